@@ -1,0 +1,59 @@
+# `make compare` and `make test` set up everything they need; see README.md.
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?=
+ARGS ?=
+# One thread a process: parallelism comes from processes, and two OpenMP threads on a busy machine can stall.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help compare test test-system soak bench lint types imports check format lock clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.runtime: pyproject.toml constraints.txt scripts/setup.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh runtime
+
+$(VENV)/.dev: pyproject.toml constraints.txt scripts/setup.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh dev
+
+compare: $(VENV)/.runtime ## compare the losses on the sample, or on DATA=path/or/glob.parquet (more flags: ARGS="...")
+	@$(BIN)/jade compare $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+test: $(VENV)/.dev ## the quick tests
+	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-system: $(VENV)/.dev ## the tests that need servers, a browser, sshd or kill processes
+	@sh scripts/system_packages.sh
+	@$(BIN)/python -m pytest -m system --timeout 600 $(ARGS)
+
+soak: $(VENV)/.dev ## the long studies
+	@$(BIN)/python -m pytest -m soak --timeout 7200 $(ARGS)
+
+bench: $(VENV)/.dev ## every benchmark beside its peer, one table
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	@$(BIN)/lint-imports
+
+check: lint types imports ## lint, types and import contracts
+
+format: $(VENV)/.dev ## rewrite the sources in the house's layout
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: ## refresh constraints.txt from what resolves today
+	@PYTHON="$(PYTHON)" sh scripts/lock.sh
+
+clean: ## remove the environment and caches, keep artifacts
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,112 @@
+"""`jade <command>`: finds the command, runs it, and turns every known error into a message and an exit code.
+
+Exit codes: 0 done, 1 the run failed, 2 bad usage or bad input. Results go to standard output, everything else to
+standard error. Nothing heavy is imported here, so that `jade --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "compare": "Train the losses, compare them, write the report.",
+    "train": "Train one loss on a data file.",
+    "optimize-threshold": "Find the best threshold of a trained model.",
+    "predict": "Find spans in new windows with a trained model.",
+    "report": "Write a run's report again.",
+    "diff": "Say what differs between two runs.",
+    "validate": "Check a data file against the contract.",
+    "window": "Cut raw bars into windows.",
+    "sample": "Write the built-in sample data.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the command, or None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"flows.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; offer the closest name for a wrong one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"no command {args[0]!r}.{hint} `jade --help` lists them.", ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done, 1 the run failed, 2 bad usage or bad input.",
+)
+@click.version_option(package_name="jade-expansions", prog_name="jade")
+def jade() -> None:
+    """Train and compare span losses on windows of price bars."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; return the exit code."""
+    wants_json = "--json" in arguments
+    try:
+        # Outside of its standalone mode, click returns the code of a command that exits early.
+        left_with = jade.main(arguments, prog_name="jade", standalone_mode=False)
+    except click.UsageError as error:
+        return _complain(error.format_message(), kind="UsageError", code=2, wants_json=wants_json, context=error.ctx)
+    except click.ClickException as error:
+        return _complain(error.format_message(), kind=type(error).__name__, code=2, wants_json=wants_json)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", kind="Interrupted", code=1, wants_json=wants_json)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; Python would complain about the flush at exit
+        return 1
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        return _complain(str(error), kind=type(error).__name__, code=code, wants_json=wants_json)
+    return left_with if isinstance(left_with, int) else 0
+
+
+def _complain(message: str, *, kind: str, code: int, wants_json: bool, context: click.Context | None = None) -> int:
+    if wants_json:
+        click.echo(json.dumps({"error": kind, "message": message, "exit_code": code}), err=True)
+    else:
+        if context is not None:
+            click.echo(context.get_usage(), err=True)
+        click.echo(f"error: {message}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""`jade compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from flows.commands.common import print_json, print_table
+from flows.parameters import CompareParameters
+from tasks.progress import terminal_is_live
+from tasks.settings import prepare_prefect
+
+
+def _parameter_options() -> list[click.Option]:
+    """Make one option of each parameter: the model is the only place that names them."""
+    return [_option(name, field) for name, field in CompareParameters.model_fields.items()]
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return click.Option([flag, name], is_flag=True, default=None, help=field.description)
+    several = isinstance(field.get_default(call_default_factory=True), list)
+    default = field.default
+    shown = "" if default in (None, []) else f"  [default: {', '.join(default) if several else default}]"
+    return click.Option([flag, name], multiple=several, help=f"{field.description}{shown}", metavar=name.upper())
+
+
+def _compare(*, as_json: bool, **flags: Any) -> None:
+    parameters = _parameters(flags)
+    prepare_prefect(quiet=as_json or terminal_is_live())
+    from flows.compare import compare
+
+    folder = Path(compare(parameters))
+    comparison = json.loads((folder / "comparison.json").read_text())
+    if as_json:
+        print_json(
+            {
+                "run_id": folder.name,
+                "folder": str(folder),
+                "report": str(folder / "report" / "index.html"),
+                "verdict": comparison["verdict"],
+            }
+        )
+        return
+    from tasks.publishing import comparison_table
+
+    rows = comparison_table(comparison)
+    print_table(None, list(rows[0]), [[str(value) for value in row.values()] for row in rows], numeric_from=2)
+    click.echo(comparison["verdict"]["reason"])
+    click.echo(f"\nReport: {_nearby(folder / 'report' / 'index.html')}")
+
+
+def _parameters(flags: dict[str, Any]) -> CompareParameters:
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in flags.items()
+        if value not in (None, ())
+    }
+    if "arms" in given:
+        given["arms"] = [arm for value in given["arms"] for arm in value.replace(",", " ").split()]
+    try:
+        return CompareParameters.model_validate(given)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            flag = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
+            problems.append(f"{flag}{problem['msg']} (given: {problem['input']!r})" if flag else problem["msg"])
+        raise click.UsageError("; ".join(problems)) from error
+
+
+def _nearby(path: Path) -> Path:
+    """Return the path relative to the working folder where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+command = click.Command(
+    "compare",
+    callback=_compare,
+    params=[
+        *_parameter_options(),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON, for scripts."),
+    ],
+    help="""Train the losses, compare them, write the report.
+
+    Without --data, the built-in sample is used. A training that an earlier run finished is kept, not repeated.
+    """,
+)

@@ -1,0 +1,87 @@
+"""`jade predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flows.commands.common import json_option, print_json
+from jade_model.decoding import DECODERS, DecoderChoice, DecoderName
+from tasks.predicting import open_model, predict_file
+
+
+@click.command("predict")
+@click.option(
+    "--model-path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A checkpoint, or a training's folder.",
+)
+@click.option(
+    "--data-path",
+    required=True,
+    metavar="DATA",
+    help="Windows: a file, folder or glob; needs only window_id and features.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="predictions.parquet",
+    show_default=True,
+    help="Ends in .parquet or .csv.",
+)
+@click.option("--decoder", type=click.Choice(DECODERS), help="Instead of the one chosen when the model was evaluated.")
+@click.option("--threshold", type=float, help="Cut-off of the decoder, likewise.")
+@click.option("--min-span-length", type=click.IntRange(1), help="Drop shorter spans, in bars.")
+@click.option("--merge-gap", type=click.IntRange(0), help="Close gaps up to this many bars.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@json_option
+def command(
+    *,
+    model_path: Path,
+    data_path: str,
+    out: Path,
+    decoder: DecoderName | None,
+    threshold: float | None,
+    min_span_length: int | None,
+    merge_gap: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Find spans in new windows with a trained model; one row a span, inclusive bounds, with its probability."""
+    predictor, decoding = open_model(model_path, device=device)
+    if decoding is None:
+        chosen = DecoderChoice("one_span", 0.0)
+        temperature = 1.0
+        click.echo(
+            "note: this model was not evaluated here (no decoding.json): one span a window, temperature 1",
+            err=True,
+        )
+    else:
+        chosen, temperature = decoding.choice, decoding.temperature
+    if decoder is not None and decoder != chosen.decoder:
+        if threshold is None and decoder != "viterbi":
+            raise click.UsageError(f"--decoder {decoder} needs its --threshold (`jade optimize-threshold` finds it)")
+        chosen = DecoderChoice(decoder, threshold)
+    choice = DecoderChoice(
+        chosen.decoder,
+        chosen.cutoff if threshold is None else threshold,
+        min_span_length or chosen.min_span_length,
+        chosen.merge_gap if merge_gap is None else merge_gap,
+        chosen.gain,
+    )
+    numbers = predict_file(predictor, choice, temperature, data_path, out)
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                **numbers,
+                "decoder": choice.decoder,
+                "threshold": choice.cutoff,
+                "temperature": temperature,
+            }
+        )
+    else:
+        how = f"{choice.decoder}, temperature {temperature:.3g}"
+        click.echo(f"{out}: {numbers['num_spans']} spans in {numbers['num_windows']} windows ({how})")

@@ -1,0 +1,98 @@
+"""`jade train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from flows.commands.common import artifacts_option, json_option, print_json
+from jade_model.checkpoint import load_checkpoint
+from jade_model.config import LOSSES, Loss
+from jade_model.worker import files_of
+from tasks.errors import TrainingFailed
+from tasks.jobs import POLL_S, TrainingJob, parts_of, running_job
+from tasks.planning import Plan, load_data, remember_trainings, reuse_trainings, write_job
+from tasks.runs import recorded_run
+
+
+@click.command("train")
+@click.option("--loss", type=click.Choice(LOSSES), required=True, help="Which loss.")
+@click.option("--data-path", metavar="DATA", help="Labelled windows; the built-in sample if not given.")
+@click.option("--recipe", type=click.Choice(["jade", "seed"]), default="jade", show_default=True)
+@click.option("--epochs", type=click.IntRange(1, 10_000), help="Instead of the recipe's.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Train so many, seeds 0, 1, ...",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["grouped", "seed"]),
+    default="grouped",
+    show_default=True,
+    help="60/20/20, or the original's.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--fresh", is_flag=True, help="Train even if the same training is kept from an earlier run.")
+@artifacts_option
+@json_option
+def command(
+    *,
+    loss: Loss,
+    data_path: str | None,
+    recipe: str,
+    epochs: int | None,
+    seeds: int,
+    split: Literal["grouped", "seed"],
+    device: str,
+    fresh: bool,
+    artifacts: str,
+    as_json: bool,
+) -> None:
+    """Train one loss on a data file, without a comparison."""
+    plan = Plan({loss: f"{recipe}_{loss}"}, epochs, seeds=seeds, folds=1, split=split, ensemble=1)
+    given: dict[str, Any] = {
+        "loss": loss,
+        "data": [data_path] if data_path else [],
+        "recipe": recipe,
+        "epochs": epochs,
+    }
+    given |= {"seeds": seeds, "split": split, "device": device}
+    with recorded_run(Path(artifacts), "train", given) as run:
+        data = load_data(given["data"])
+        run.record["data"] = [{"name": item.name, "path": item.path, "sha256": item.sha256} for item in data]
+        job = write_job(run.layout, data, plan)
+        if not fresh:
+            reuse_trainings(job, run.layout, run.layout.root.parent)
+        with run.phase("train"), running_job(run.layout.root, device=device, workers=None) as running:
+            _wait(running)
+        remember_trainings(job, run.layout, run.layout.root.parent)
+    trained = [_trained(files_of(training, run.layout.root).last) for training in job.trainings]
+    if as_json:
+        print_json({"run_id": run.layout.run_id, "folder": str(run.layout.root), "trainings": trained})
+    else:
+        for entry in trained:
+            shown = "" if entry["validation_loss"] is None else f", val_loss={entry['validation_loss']:.4f}"
+            click.echo(f"{entry['checkpoint']}: train_loss={entry['train_loss']:.4f}{shown}")
+
+
+def _wait(running: TrainingJob) -> None:
+    while not running.ended:
+        running.wait_for_change(POLL_S)
+    if running.exit_status != 0:
+        parts = ", ".join(part.name for part in parts_of(running.job))
+        raise TrainingFailed(f"train {parts}", running.exit_status, running.stderr_tail)
+
+
+def _trained(checkpoint: Path) -> dict[str, Any]:
+    history = load_checkpoint(checkpoint).history
+    return {
+        "checkpoint": str(checkpoint),
+        "epochs": len(history),
+        "train_loss": history[-1]["train_loss"],
+        "validation_loss": history[-1]["validation_loss"],
+    }

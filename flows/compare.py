@@ -1,0 +1,112 @@
+"""The flow `compare`: from labelled windows to a report that says which loss is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.parameters import CompareParameters
+from tasks.evaluation import EvaluationSettings, evaluate_run
+from tasks.jobs import parts_of
+from tasks.layout import RunLayout
+from tasks.planning import Plan, load_data, remember_trainings, reuse_trainings, write_job
+from tasks.publishing import publish_comparison
+from tasks.reporting import write_run_report
+from tasks.runs import Run, recorded_run
+from tasks.training import follow_training, training_job
+
+CONFIDENCE = 0.95
+# Tasks that follow a part wait rather than work: let there be one for each.
+MAX_PARTS = 128
+
+
+def flow_run_name() -> str:
+    """Return what the run is called in the UI: `compare-2026-11-23-btcusd`."""
+    parameters = flow_run.parameters["parameters"]
+    sources = parameters.data if isinstance(parameters, CompareParameters) else parameters.get("data", [])
+    named = Path(sources[0]).stem.strip("*") if sources else "sample"
+    return f"compare-{flow_run.scheduled_start_time:%Y-%m-%d}-{named or 'data'}"
+
+
+@flow(
+    name="compare",
+    flow_run_name=flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS),  # type: ignore[arg-type]
+)
+def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa: B008 - frozen, and shown by the UI
+    """Train every arm on the same splits, choose thresholds, compare, and write the report.
+
+    Returns:
+        The run's folder.
+    """
+    with recorded_run(parameters.artifacts_folder, "compare", parameters.model_dump(mode="json")) as run:
+        folder = str(run.layout.root)
+        with run.phase("prepare"):
+            run.record["data"] = prepare_data(folder, parameters)
+            run.save()
+        with (
+            run.phase("train"),
+            training_job(run.layout.root, device=parameters.device, workers=parameters.workers) as job,
+        ):
+            followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
+            for future in followed:
+                future.result()
+            remember_trainings(job.job, run.layout, run.layout.root.parent)
+        with run.phase("evaluate"):
+            evaluate(folder, parameters, run.record["started_at"])
+        finish(run)
+    return folder
+
+
+@task(name="prepare-data", task_run_name="prepare-data", cache_policy=NO_CACHE)
+def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, Any]]:
+    """Load, check, split, write the job, take over earlier trainings; return what `run.json` says of the data."""
+    layout = RunLayout(Path(folder))
+    data = load_data(parameters.data)
+    plan = Plan(
+        arms={arm: parameters.recipe_name(arm) for arm in parameters.arms},
+        epochs=parameters.epochs,
+        seeds=parameters.seeds,
+        folds=parameters.num_folds,
+        split=parameters.split,
+        ensemble=parameters.ensemble,
+    )
+    job = write_job(layout, data, plan)
+    if not parameters.fresh:
+        reuse_trainings(job, layout, parameters.artifacts_folder.resolve())
+    return [{"name": item.name, "path": item.path, "sha256": item.sha256} for item in data]
+
+
+@task(name="evaluate", task_run_name="optimise-thresholds-and-compare", cache_policy=NO_CACHE)
+def evaluate(folder: str, parameters: CompareParameters, created_at: str) -> None:
+    """Choose temperatures and thresholds, score the held-out windows, decide."""
+    settings = EvaluationSettings(
+        checkpoint=parameters.checkpoint,
+        margin=parameters.margin,
+        confidence=CONFIDENCE,
+        min_span_length=parameters.min_span_length,
+        merge_gap=parameters.merge_gap,
+        split=parameters.split,
+        num_folds=parameters.num_folds,
+        ensemble=parameters.ensemble,
+    )
+    evaluate_run(RunLayout(Path(folder)), settings, created_at=created_at)
+
+
+@task(name="report", task_run_name="write-report", cache_policy=NO_CACHE)
+def report(folder: str) -> None:
+    """Write Markdown, HTML and figures from the run's files."""
+    write_run_report(RunLayout(Path(folder)))
+
+
+def finish(run: Run) -> None:
+    """Write the report and show it in the UI."""
+    run.save()
+    with run.phase("report"):
+        report(str(run.layout.root))
+        publish_comparison(str(run.layout.root))

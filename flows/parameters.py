@@ -1,0 +1,124 @@
+"""What a user may set on `compare`: one model for the command line, the deployment's form and `run.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from jade_model.config import LOSSES, Loss
+
+ALL_ARMS: list[Loss] = list(LOSSES)
+
+
+class CompareParameters(BaseModel):
+    """Which arms are compared, on what data, how often, and where the results go."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: list[str] = Field(
+        default=[],
+        title="Data",
+        description="Parquet files, folders or globs of labelled windows, pooled. Empty: the built-in sample.",
+    )
+    arms: list[Loss] = Field(
+        default=ALL_ARMS,
+        title="Arms",
+        description="Losses to compare, in order: a difference is first minus second.",
+        min_length=2,
+    )
+    recipe: Literal["jade", "seed"] = Field(
+        default="jade",
+        title="Recipe",
+        description="`jade`: the best recipe known for each arm. `seed`: the original's settings, faithfully.",
+    )
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None,
+        title="Epochs",
+        description="Passes over the training windows; empty: the recipe's (50).",
+    )
+    seeds: int = Field(default=1, ge=1, le=100, title="Seeds", description="Repetitions with fresh splits and weights.")
+    folds: int = Field(
+        default=5,
+        ge=1,
+        le=50,
+        title="Folds",
+        description="Folds of the grouped cross-validation; 1 is a single 60/20/20 split.",
+    )
+    split: Literal["grouped", "seed"] = Field(
+        default="grouped",
+        title="Split",
+        description="`grouped`: no bar on two sides. `seed`: the original's leaking 80/20, for old numbers only.",
+    )
+    ensemble: int = Field(default=1, ge=1, le=20, title="Ensemble", description="Members whose marginals are averaged.")
+    checkpoint: Literal["last", "best"] = Field(
+        default="last",
+        title="Checkpoint",
+        description="Score the last epoch's weights, or those of the best validation loss.",
+    )
+    margin: float = Field(
+        default=0.03,
+        gt=0,
+        lt=1,
+        title="Margin",
+        description="Differences in F1 up to this count as equivalent.",
+    )
+    min_span_length: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        title="Minimum span length",
+        description="Shorter predicted spans are dropped, in bars.",
+    )
+    merge_gap: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        title="Merge gap",
+        description="Gaps up to this many bars between spans are closed.",
+    )
+    device: Literal["cpu", "cuda"] = Field(default="cpu", title="Device", description="Where the training runs.")
+    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, title="Workers", description="Training processes at once; empty: one a core."
+    )
+    artifacts: str = Field(default="artifacts", title="Artifacts", description="Folder that keeps the runs.")
+    fresh: bool = Field(
+        default=False,
+        title="Fresh",
+        description="Train again even where the same training is kept from an earlier run.",
+    )
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_once(cls, arms: list[Loss]) -> list[Loss]:
+        if len(set(arms)) != len(arms):
+            raise ValueError(f"each arm may be named once, not {arms}")
+        return arms
+
+    @field_validator("artifacts")
+    @classmethod
+    def _artifacts_named(cls, artifacts: str) -> str:
+        if not artifacts.strip():
+            raise ValueError("name a folder")
+        return artifacts
+
+    @model_validator(mode="after")
+    def _seed_split_is_one_split(self) -> CompareParameters:
+        if self.split == "seed" and "folds" in self.model_fields_set and self.folds != 1:
+            raise ValueError("split `seed` is a single split: leave folds empty or set it to 1")
+        return self
+
+    @property
+    def num_folds(self) -> int:
+        """Folds a seed: the seed's split has one."""
+        return 1 if self.split == "seed" else self.folds
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """The folder that keeps the runs."""
+        return Path(self.artifacts).expanduser()
+
+    def recipe_name(self, arm: Loss) -> str:
+        """Return the name of the recipe that an arm is trained with."""
+        return f"{self.recipe}_{arm}"

@@ -1,0 +1,98 @@
+"""The 17 displacement features: how far price has moved, in units of the volatility before the move.
+
+Legend: N windows, T bars, P = T + 1 points of the price path: the first bar's open, then every close.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.rolling import trailing_sum, true_range
+
+RETURN_LAGS: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 10, 14)
+EFFICIENCY_LAGS: tuple[int, ...] = (3, 4, 5, 7, 10, 14)
+
+DISPLACEMENT_NAMES: tuple[str, ...] = (
+    "body",
+    "range",
+    "atr_change",
+    *(f"return_{lag}" for lag in RETURN_LAGS),
+    *(f"efficiency_{lag}" for lag in EFFICIENCY_LAGS),
+)
+
+ATR_BARS = 14
+LIMIT = 8.0
+# Volatility never counts as less than this share of the window's average so far, nor than this share of the
+# price: the first move after a flat stretch would be as good as infinite otherwise.
+FLOOR_OF_MEAN_RANGE = 0.1
+FLOOR_OF_PRICE = 1e-6
+
+
+def displacement_features(
+    open_TN: NDArray[np.float64],
+    high_TN: NDArray[np.float64],
+    low_TN: NDArray[np.float64],
+    close_TN: NDArray[np.float64],
+) -> list[NDArray[np.float64]]:
+    """Compute body, range, change of the ATR, returns over lags in units of the ATR before, efficiency ratios.
+
+    The return over k bars is (close[t] - close[t - k]) / (ATR[t - k] sqrt(k)), where ATR[j] is the mean true range
+    of the 14 bars up to j; the efficiency ratio over k bars is that net move over the sum of its absolute steps,
+    with its sign. Body and range are in units of the previous bar's ATR; the ATR's change is the logarithm of this
+    bar's over that of 14 bars before.
+
+    Near the window's start a lag is cut to the t + 1 bars there are, the path beginning at the first open, and
+    the ATR is that of the window's first bars, 14 or as many as have closed, be they before the move or in it.
+
+    Args:
+        open_TN: Opens.
+        high_TN: Highs.
+        low_TN: Lows.
+        close_TN: Closes.
+
+    Returns:
+        One float64 [T, N] a feature, in the order of DISPLACEMENT_NAMES, finite, within +-8.
+    """
+    bars_T = np.arange(len(close_TN))
+    path_PN = np.concatenate([open_TN[:1], close_TN])
+    step_TN = np.abs(np.diff(path_PN, axis=0))
+    atr_TN = _floored_atr(high_TN, low_TN, close_TN, path_PN[:-1])
+
+    def atr_before(lag: int) -> NDArray[np.float64]:
+        return atr_TN[np.maximum(bars_T - lag, np.minimum(bars_T, ATR_BARS - 1))]
+
+    def net_move(lag: int) -> NDArray[np.float64]:
+        return close_TN - path_PN[np.maximum(bars_T + 1 - lag, 0)]
+
+    def displacement(lag: int) -> NDArray[np.float64]:
+        num_bars_T1 = np.minimum(bars_T + 1, lag)[:, None]
+        return np.clip(net_move(lag) / (atr_before(lag) * np.sqrt(num_bars_T1)), -LIMIT, LIMIT)
+
+    def efficiency(lag: int) -> NDArray[np.float64]:
+        net_TN, travelled_TN = net_move(lag), trailing_sum(step_TN, lag)
+        ratio_TN = np.divide(net_TN, travelled_TN, out=np.zeros_like(net_TN), where=travelled_TN > 0)
+        return np.clip(ratio_TN, -1, 1)
+
+    return [
+        np.clip((close_TN - open_TN) / atr_before(1), -LIMIT, LIMIT),
+        np.clip((high_TN - low_TN) / atr_before(1), 0, LIMIT),
+        np.clip(np.log(atr_TN / atr_before(ATR_BARS)), -LIMIT, LIMIT),
+        *(displacement(lag) for lag in RETURN_LAGS),
+        *(efficiency(lag) for lag in EFFICIENCY_LAGS),
+    ]
+
+
+def _floored_atr(
+    high_TN: NDArray[np.float64],
+    low_TN: NDArray[np.float64],
+    close_TN: NDArray[np.float64],
+    previous_close_TN: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Mean true range of the last 14 bars, or as many as there are, kept clear of 0."""
+    true_range_TN = true_range(high_TN, low_TN, previous_close_TN)
+    count_T1 = np.arange(1, len(close_TN) + 1)[:, None]
+    mean_so_far_TN = np.cumsum(true_range_TN, axis=0) / count_T1
+    atr_TN = trailing_sum(true_range_TN, ATR_BARS) / np.minimum(count_T1, ATR_BARS)
+    floor_TN = np.maximum(FLOOR_OF_MEAN_RANGE * mean_so_far_TN, FLOOR_OF_PRICE * np.abs(close_TN))
+    return np.maximum(atr_TN, floor_TN)

@@ -1,0 +1,154 @@
+"""The four tasks' losses, and how learned uncertainties weigh them.
+
+Legend: B windows, T bars, M spans a window at most, K span scores a bar. A vector of four is in the order
+    of config.TASKS.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, assert_never
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jade_model.config import TASKS, TrainingConfig
+from jade_model.model import JadeCompact, JadeOutput
+from jade_model.windows import NO_TYPE
+
+POINTER_DELTA = 0.08
+COUNTDOWN_DELTA = 1.0
+
+
+class Labels(NamedTuple):
+    """What B windows should give; see targets.Targets.
+
+    Attributes:
+        membership_BT: Soft span membership in [0, 1], float32.
+        in_span_BT: The same, 0 or 1, int64.
+        pointers_B2: Centre and length of the span, as fractions of T; anything where there is no span.
+        countdown_BT: Bars until the span starts, clipped; anything where there is no span.
+        type_B: Class, or schema.NO_TYPE, int64.
+        span_BM2: Start and end of each span, half-open, ascending, int64; anything past a window's number
+            of them.
+        num_spans_B: Spans of the window, int64.
+    """
+
+    membership_BT: Tensor
+    in_span_BT: Tensor
+    pointers_B2: Tensor
+    countdown_BT: Tensor
+    type_B: Tensor
+    span_BM2: Tensor
+    num_spans_B: Tensor
+
+
+def task_losses(model: JadeCompact, output: JadeOutput, labels: Labels, config: TrainingConfig) -> Tensor:
+    """Return the tasks' losses, each a mean over what is labelled, as one vector of four."""
+    has_span_B = labels.num_spans_B > 0
+    return torch.stack(
+        [
+            masked_huber(output.pointers_B2, labels.pointers_B2, has_span_B, delta=POINTER_DELTA),
+            type_loss(output.type_logits_B3, labels.type_B),
+            span_loss(model, output.span_scores_BTK, labels, config),
+            masked_huber(output.countdown_BT, labels.countdown_BT, has_span_B, delta=COUNTDOWN_DELTA),
+        ]
+    )
+
+
+def span_loss(model: JadeCompact, scores_BTK: Tensor, labels: Labels, config: TrainingConfig) -> Tensor:
+    """Return the span task's loss: nats a bar (soft span) or nats a window (CRF, single span)."""
+    match model.loss:
+        case "soft_span":
+            return soft_span_loss(
+                scores_BTK.squeeze(-1),
+                labels.membership_BT,
+                positive_weight=config.positive_weight,
+                dice_weight=config.dice_weight,
+            )
+        case "crf":
+            assert model.crf is not None  # noqa: S101 - the constructor pairs them
+            log_likelihood: Tensor = model.crf(scores_BTK, labels.in_span_BT, reduction="mean")
+            return -log_likelihood
+        case "single_span":
+            assert model.single_span is not None  # noqa: S101 - the constructor pairs them
+            loss_B = model.single_span.loss_of_sets(
+                scores_BTK,
+                labels.span_BM2,
+                labels.num_spans_B,
+                boundary_smoothing_bars=config.boundary_smoothing,
+            )
+            return loss_B.mean()
+        case unknown:
+            assert_never(unknown)
+
+
+def soft_span_loss(
+    logits_BT: Tensor, targets_BT: Tensor, *, positive_weight: float = 1.0, dice_weight: float = 0.0
+) -> Tensor:
+    """Weighted cross-entropy against soft span membership, mixed with a Dice term.
+
+    Args:
+        logits_BT: Unnormalised scores, float.
+        targets_BT: Membership in [0, 1].
+        positive_weight: Factor on the in-span term, > 0.
+        dice_weight: Share of the Dice term in the sum, [0, 1].
+
+    Returns:
+        (1 - dice_weight) * nats per bar, averaged over bars and windows, + dice_weight * mean over windows of
+        1 - Dice; a scalar.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if logits_BT.shape != targets_BT.shape:
+        raise ValueError(f"logits are {tuple(logits_BT.shape)}, targets {tuple(targets_BT.shape)}")
+    weight = None if positive_weight == 1.0 else logits_BT.new_tensor(positive_weight)
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits_BT, targets_BT, pos_weight=weight)
+    if dice_weight == 0:
+        return cross_entropy
+    return (1 - dice_weight) * cross_entropy + dice_weight * dice_loss(torch.sigmoid(logits_BT), targets_BT).mean()
+
+
+def dice_loss(probability_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """1 - soft Dice overlap, one value a window, [B] in [0, 1] (Milletari et al. 2016, without squares).
+
+    One bar is added to both halves, so that a window without a span gives a gradient towards marking nothing.
+    """
+    shared_B = (probability_BT * targets_BT).sum(1)
+    total_B = probability_BT.sum(1) + targets_BT.sum(1)
+    return 1 - (2 * shared_B + 1) / (total_B + 1)
+
+
+def masked_huber(predicted: Tensor, target: Tensor, counts_B: Tensor, *, delta: float) -> Tensor:
+    """Mean Huber loss over the windows that count; 0 where none does.
+
+    Args:
+        predicted: [B, ...].
+        target: [B, ...], same shape.
+        counts_B: bool.
+        delta: Where the square turns into a line, in the values' unit.
+    """
+    loss_B = functional.huber_loss(predicted, target, reduction="none", delta=delta).flatten(1).mean(1)
+    return torch.where(counts_B, loss_B, 0.0).sum() / counts_B.sum().clamp_min(1)
+
+
+def type_loss(logits_B3: Tensor, type_B: Tensor) -> Tensor:
+    """Mean cross-entropy over the windows with a type, nats; 0 where none has one."""
+    total = functional.cross_entropy(logits_B3, type_B, ignore_index=NO_TYPE, reduction="sum")
+    return total / (type_B != NO_TYPE).sum().clamp_min(1)
+
+
+def uncertainty_weighted(losses_4: Tensor, log_sigma_4: Tensor) -> Tensor:
+    """Sum over tasks of L / (2 sigma^2) + log sigma (Kendall, Gal and Cipolla 2018)."""
+    return (losses_4 * torch.exp(-2 * log_sigma_4) / 2 + log_sigma_4).sum()
+
+
+def sigmas(model: JadeCompact) -> dict[str, float]:
+    """Return each task's learned sigma."""
+    return dict(zip(TASKS, model.log_sigma.detach().exp().tolist(), strict=True))
+
+
+def task_weights(model: JadeCompact) -> dict[str, float]:
+    """Return each task's share of the weights, (1 / sigma^2) / sum of (1 / sigma^2); they add up to 1."""
+    return dict(zip(TASKS, torch.softmax(-2 * model.log_sigma.detach().double(), 0).tolist(), strict=True))

@@ -1,0 +1,17 @@
+"""Numbers to a report that one can act on: Markdown, a self-contained page, and figures."""
+
+from __future__ import annotations
+
+from jade_model.report.inputs import Curve, GalleryWindow, ReportInput, RunHistory, TrendPoint
+from jade_model.report.writing import ReportFiles, markdown_for_artifact, write_report
+
+__all__ = [
+    "Curve",
+    "GalleryWindow",
+    "ReportFiles",
+    "ReportInput",
+    "RunHistory",
+    "TrendPoint",
+    "markdown_for_artifact",
+    "write_report",
+]

@@ -1,0 +1,239 @@
+"""Probabilities: where they lie, whether they come true, and what a cut-off makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from jade_model.report.canvas import INK, MUTED, SOFT, SURFACE, WIDTH, export, few_ticks, panels
+from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.figure import FigureFile
+from jade_model.report.figures_training import grid_shape
+from jade_model.report.inputs import Curve
+from jade_model.report.naming import decoder_name
+from jade_model.report.numbers import number
+
+Shares = NDArray[np.float64]
+
+MOST_POINTS = 400
+BARS = 25
+
+
+def probabilities(facts: Facts) -> FigureFile | None:
+    """Draw how probabilities are spread inside and outside the labelled spans."""
+    arms = [arm for arm in facts.arms if sum(arm.arm["summary"]["histogram"]["out_of_span"]) > 0]
+    if not arms:
+        return None
+    rows, columns = grid_shape(len(arms))
+    figure, grid = panels(rows, columns, panel_height=2.1, gap_x=0.45, top=0.5, left=0.6)
+    cells = [axes for row in grid for axes in row]
+    reach = max(_reach(arm) for arm in arms)
+    for axes, arm in zip(cells, arms, strict=False):
+        _distribution(axes, arm, reach)
+    for axes in cells[len(arms) :]:
+        axes.set_axis_off()
+    alt = "; ".join(
+        f"{arm.name}: in-span mean {number(arm.arm['summary']['separation']['in_span_mean'])}, out-of-span "
+        f"mean {number(arm.arm['summary']['separation']['out_of_span_mean'])}"
+        for arm in arms
+    )
+    caption = (
+        "Share of bars by probability: coloured inside labelled spans, grey outside; the lines are the "
+        "means. Two heaps apart is a model that knows; two heaps on top of each other is one that does not."
+    )
+    return export(figure, "probabilities", f"Probability distributions. {alt}.", caption, facts.styles)
+
+
+def _reach(arm: ArmFacts) -> float:
+    histogram = arm.arm["summary"]["histogram"]
+    total = np.asarray(histogram["in_span"]) + np.asarray(histogram["out_of_span"])
+    filled = np.flatnonzero(total > 0.002 * total.sum())
+    return float(histogram["edges"][int(filled[-1]) + 1]) if filled.size else 1.0
+
+
+def _distribution(axes: Axes, arm: ArmFacts, reach: float) -> None:
+    histogram, means = arm.arm["summary"]["histogram"], arm.arm["summary"]["separation"]
+    edges = np.asarray(histogram["edges"], dtype=float)
+    heights = []
+    for counts, colour, alpha in (
+        (histogram["out_of_span"], MUTED, 0.35),
+        (histogram["in_span"], arm.style.colour, 0.5),
+    ):
+        shown, limits = _coarser(np.asarray(counts, dtype=float), edges, reach)
+        share = 100 * shown / max(shown.sum(), 1)
+        axes.stairs(share, limits, fill=True, color=colour, alpha=alpha, lw=0)
+        axes.stairs(share, limits, color=colour, lw=1.2)
+        heights.append(share)
+    note = f"separation {number(means['separation'])}"
+    ceiling = _ceiling(heights[0], heights[1])
+    if ceiling is not None:
+        axes.set_ylim(0, ceiling)
+        note += f"; tallest grey bar: {heights[0].max():.0f} %"
+    for mean, colour, dashes in (
+        (means["out_of_span_mean"], MUTED, "--"),
+        (means["in_span_mean"], arm.style.colour, "-"),
+    ):
+        if mean is not None:
+            axes.axvline(mean, color=colour, ls=dashes, lw=1.4)
+    axes.set_title(f"{arm.name}\n", pad=4)
+    axes.annotate(
+        note,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 7),
+        textcoords="offset points",
+        fontsize=8,
+        color=MUTED,
+        annotation_clip=False,
+    )
+    axes.set_xlim(0, reach * 1.02)
+    axes.set_xlabel("probability of being in a span")
+    axes.set_ylabel("% of bars")
+    few_ticks(axes, x=5, y=5)
+
+
+def _ceiling(outside: Shares, inside: Shares) -> float | None:
+    """Where to cut a heap of sure "no" outside spans that would flatten everything else, or None."""
+    ceiling = 1.5 * float(inside.max())
+    return ceiling if 0 < ceiling < 0.6 * float(outside.max()) else None
+
+
+def _coarser(counts: Shares, edges: Shares, reach: float) -> tuple[Shares, Shares]:
+    """Join neighbouring bins until some 25 are left in view."""
+    in_view = int(np.searchsorted(edges, reach + 1e-9)) - 1
+    factor = max(1, in_view // BARS)
+    starts = np.arange(0, counts.size, factor)
+    return np.add.reduceat(counts, starts), np.append(edges[starts], edges[-1])
+
+
+def reliability(facts: Facts) -> FigureFile | None:
+    """Draw how often probabilities come true."""
+    arms = [arm for arm in facts.arms if arm.arm["summary"]["calibration"]["reliability"]]
+    if not arms:
+        return None
+    rows, columns = grid_shape(len(arms))
+    figure, grid = panels(rows, columns, panel_height=2.3, gap_x=0.5, top=0.5, left=0.6)
+    cells = [axes for row in grid for axes in row]
+    for axes, arm in zip(cells, arms, strict=False):
+        found = arm.arm["summary"]["calibration"]
+        bins = [
+            (item["mean_probability"], item["observed_rate"], item["num_bars"])
+            for item in found["reliability"]
+            if item["num_bars"] > 0 and item["mean_probability"] is not None and item["observed_rate"] is not None
+        ]
+        axes.plot([0, 1], [0, 1], color=MUTED, ls=":", lw=1.1)
+        if bins:
+            x, y, size = (np.asarray(column, dtype=float) for column in zip(*bins, strict=True))
+            axes.plot(x, y, color=arm.style.colour, lw=1.2, alpha=0.8)
+            area = 12 + 130 * np.sqrt(size / size.max())
+            axes.scatter(
+                x,
+                y,
+                s=area,
+                color=arm.style.colour,
+                marker=arm.style.marker,
+                edgecolors=SURFACE,
+                linewidths=0.7,
+                zorder=3,
+            )
+        axes.set_xlim(-0.02, 1.04)
+        axes.set_ylim(-0.04, 1.06)
+        axes.set_title(f"{arm.name}\n", pad=4)
+        axes.annotate(
+            f"ECE {number(found['ece'])}, Brier {number(found['brier'])}, T {number(found['temperature'], 2)}",
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 7),
+            textcoords="offset points",
+            fontsize=8,
+            color=MUTED,
+            annotation_clip=False,
+        )
+        axes.set_xlabel("probability")
+        axes.set_ylabel("came true")
+        few_ticks(axes, x=5, y=5)
+    for axes in cells[len(arms) :]:
+        axes.set_axis_off()
+    alt = "; ".join(
+        f"{arm.name}: expected calibration error {number(arm.arm['summary']['calibration']['ece'])}" for arm in arms
+    )
+    caption = (
+        "Points on the dotted diagonal are probabilities that can be taken at their word; below it the "
+        "model is too sure, above it too shy. A mark's area grows with the number of bars it stands for."
+    )
+    return export(figure, "reliability", f"Reliability. {alt}.", caption, facts.styles)
+
+
+def thresholds(facts: Facts) -> FigureFile | None:
+    """Draw precision, recall and F1 over each decoder's cut-off."""
+    cells_of = [
+        (arm, decoder, curve)
+        for arm in facts.arms
+        for decoder, curve in facts.report.curves.get(arm.key, {}).items()
+        if len(curve.threshold) > 1
+    ]
+    if not cells_of:
+        return None
+    rows, columns = grid_shape(len(cells_of))
+    figure, grid = panels(rows, columns, panel_height=1.9, gap_x=0.45, gap_y=0.95, top=0.65, left=0.55)
+    cells = [axes for row in grid for axes in row]
+    for axes, (arm, decoder, curve) in zip(cells, cells_of, strict=False):
+        _curve(axes, facts, arm, decoder, curve)
+    for axes in cells[len(cells_of) :]:
+        axes.set_axis_off()
+    height = figure.get_figheight()
+    legend = (("F1", "-", 2.0), ("precision", ":", 1.3), ("recall", "--", 1.3), ("mark every bar", (0, (1, 3)), 1.0))
+    for name, dashes, width in legend:
+        cells[0].plot([], [], color=MUTED, ls=dashes, lw=width, label=name)
+    handles, labels = cells[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="upper left", ncols=4, bbox_to_anchor=(0.55 / WIDTH, 1 - 0.02 / height), borderaxespad=0.0
+    )
+    alt = "; ".join(
+        f"{arm.name} by {decoder_name(decoder)}: best F1 {number(float(np.nanmax(curve.f1)))} at {number(curve.chosen)}"
+        for arm, decoder, curve in cells_of
+    )
+    caption = (
+        "How the scores move with the cut-off; the mark is the one in use. A broad hump forgives a cut-off "
+        "that is a little off, a sharp one does not; F1 flat along the dotted floor means that no cut-off "
+        "helps."
+    )
+    return export(figure, "thresholds", f"Threshold curves. {alt}.", caption, facts.styles)
+
+
+def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) -> None:
+    keep = _thinned(curve)
+    x = curve.threshold[keep]
+    axes.plot(x, curve.recall[keep], color=MUTED, ls="--", lw=1.1)
+    axes.plot(x, curve.precision[keep], color=MUTED, ls=":", lw=1.3)
+    axes.plot(x, curve.f1[keep], color=arm.style.colour, lw=2.0)
+    if facts.all_positive is not None:
+        axes.axhline(facts.all_positive, color=SOFT, ls=(0, (1, 3)), lw=1.2)
+    if curve.chosen is not None:
+        height = float(np.interp(curve.chosen, curve.threshold, curve.f1))
+        axes.plot([curve.chosen], [height], marker=arm.style.marker, ms=7, color=arm.style.colour, mec=SURFACE, mew=1.0)
+        is_right = curve.chosen > x[0] + 0.6 * (x[-1] - x[0])
+        axes.annotate(
+            f"{number(curve.chosen, 2)}",
+            (curve.chosen, height),
+            xytext=(-7 if is_right else 7, 5),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right" if is_right else "left",
+            color=INK,
+            fontweight="bold",
+        )
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(f"{arm.name}: {decoder_name(decoder).lower()}")
+    axes.set_xlabel("cut-off (nats)" if decoder == "score_margin" else "cut-off")
+    few_ticks(axes, x=5, y=4)
+
+
+def _thinned(curve: Curve) -> NDArray[np.intp]:
+    """Indices of at most some 400 points, evenly spread over the axis, the best one among them."""
+    if len(curve.threshold) <= MOST_POINTS:
+        return np.arange(len(curve.threshold))
+    targets = np.linspace(curve.threshold[0], curve.threshold[-1], MOST_POINTS)
+    indices = np.searchsorted(curve.threshold, targets).clip(0, len(curve.threshold) - 1)
+    return np.unique(np.append(indices, np.nanargmax(curve.f1)))

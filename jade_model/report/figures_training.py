@@ -1,0 +1,217 @@
+"""Training over epochs: losses, learned uncertainties, task weights.
+
+Legend: E epochs, R runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from numpy.typing import NDArray
+
+from jade_model.report.canvas import (
+    INK,
+    MUTED,
+    SURFACE,
+    TASK_COLOURS,
+    TASK_LINES,
+    export,
+    few_ticks,
+    panels,
+    spread,
+)
+from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.figure import FigureFile
+from jade_model.report.inputs import RunHistory
+from jade_model.report.naming import in_order, task_name
+from jade_model.report.numbers import number, percent
+from jade_model.report.section_training import mean_curve
+
+COLUMNS = 3
+MOST_LINES = 60
+
+
+def grid_shape(count: int, most_columns: int = COLUMNS) -> tuple[int, int]:
+    """Return rows and columns for a number of panels."""
+    # A lone panel takes half of the width: stretched, its slopes would look flat.
+    columns = min(max(count, 2), most_columns)
+    return -(-count // columns), columns
+
+
+def losses(facts: Facts) -> FigureFile | None:
+    """Draw training and validation loss, an axis of its own for each arm."""
+    arms = [arm for arm in facts.arms if np.isfinite(arm.train_RE).any()]
+    if not arms:
+        return None
+    rows, columns = grid_shape(len(arms))
+    figure, grid = panels(rows, columns, panel_height=2.3, gap_x=0.55, top=0.35, left=0.6)
+    cells = [axes for row in grid for axes in row]
+    for axes, arm in zip(cells, arms, strict=False):
+        _arm_losses(axes, arm)
+    for axes in cells[len(arms) :]:
+        axes.set_axis_off()
+    alt = "; ".join(_losses_in_words(arm) for arm in arms)
+    several = " Thin lines are single runs." if facts.num_runs > len(arms) else ""
+    caption = (
+        "Solid: validation, dashed: training; the dotted line marks the best epoch. Look at each panel's shape: "
+        f"a validation curve that turns up is overfitting. **Heights are not comparable between panels.**{several}"
+    )
+    return export(figure, "losses", f"Loss curves. {alt}.", caption, facts.styles)
+
+
+def _losses_in_words(arm: ArmFacts) -> str:
+    if not arm.has_validation:
+        return f"{arm.name}: training loss only"
+    return f"{arm.name}: validation loss falls by {percent(arm.reduction)}, best at epoch {number(arm.best_epoch, 0)}"
+
+
+def _arm_losses(axes: Axes, arm: ArmFacts) -> None:
+    epochs_E = np.arange(1, arm.train_RE.shape[1] + 1)
+    for table_RE, dashes, width in ((arm.train_RE, "--", 1.3), (arm.validation_RE, "-", 1.9)):
+        if not np.isfinite(table_RE).any():
+            continue
+        if 1 < table_RE.shape[0] <= MOST_LINES:
+            lines = [np.column_stack([epochs_E[: row.size], row])[np.isfinite(row)] for row in table_RE]
+            axes.add_collection(LineCollection(lines, colors=arm.style.colour, linewidths=0.5, alpha=0.25))
+        mean_E = mean_curve(table_RE)
+        axes.plot(epochs_E[: mean_E.size], mean_E, color=arm.style.colour, ls=dashes, lw=width)
+        label = "validation" if dashes == "-" else "training"
+        # Losses fall: above the curve's first third there is room.
+        at = mean_E.size // 4
+        axes.annotate(
+            label,
+            (at + 1, mean_E[at]),
+            xytext=(4, 3),
+            textcoords="offset points",
+            ha="left",
+            va="bottom",
+            fontsize=7.5,
+            color=MUTED,
+        )
+    if arm.best_epoch is not None:
+        axes.axvline(arm.best_epoch, color=MUTED, ls=":", lw=1.1)
+        is_late = arm.best_epoch > 0.6 * arm.epochs
+        axes.annotate(
+            f"best {number(arm.best_epoch, 0)}",
+            (arm.best_epoch, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4 if is_late else 4, 0),
+            textcoords="offset points",
+            ha="right" if is_late else "left",
+            va="top",
+            fontsize=7.5,
+            color=MUTED,
+        )
+    axes.set_title(arm.name)
+    axes.set_xlabel("epoch")
+    axes.margins(y=0.08)
+    few_ticks(axes, x=5, y=5, whole_x=True)
+
+
+def sigma(facts: Facts) -> FigureFile | None:
+    """Draw each task's learned sigma over epochs."""
+    curves = {arm.key: _sigma_curves(facts.report.histories.get(arm.key, ())) for arm in facts.arms}
+    arms = [arm for arm in facts.arms if curves[arm.key]]
+    if not arms:
+        return None
+    rows, columns = grid_shape(len(arms))
+    figure, grid = panels(rows, columns, panel_height=2.0, gap_x=0.85, top=0.35, right=0.85, left=0.55, share_y=True)
+    cells = [axes for row in grid for axes in row]
+    everything = np.concatenate([values for by_task in curves.values() for values in by_task.values()])
+    gap = 0.075 * float(np.ptp(everything) or 1.0)
+    for axes, arm in zip(cells, arms, strict=False):
+        by_task = curves[arm.key]
+        ends = spread([float(values[-1]) for values in by_task.values()], gap)
+        for (task, values), end in zip(by_task.items(), ends, strict=True):
+            colour = TASK_COLOURS.get(task, INK)
+            axes.plot(np.arange(1, values.size + 1), values, color=colour, ls=TASK_LINES.get(task, "-"))
+            axes.annotate(
+                task_name(task),
+                (1.02, end),
+                xycoords=("axes fraction", "data"),
+                fontsize=7.5,
+                color=colour,
+                va="center",
+                annotation_clip=False,
+            )
+        axes.set_title(arm.name)
+        axes.set_xlabel("epoch")
+        few_ticks(axes, x=4, y=5, whole_x=True)
+    for axes in cells[len(arms) :]:
+        axes.set_axis_off()
+    alt = "; ".join(
+        f"{arm.name}: " + ", ".join(f"{task_name(task)} {number(arm.sigmas[task], 2)}" for task in arm.sigmas)
+        for arm in arms
+    )
+    caption = "Learned uncertainty σ of each task (mean over runs). A falling line is a task that gains weight."
+    return export(figure, "sigma", f"Sigma over epochs; last values: {alt}.", caption, facts.styles)
+
+
+def _sigma_curves(histories: Sequence[RunHistory]) -> dict[str, NDArray[np.float64]]:
+    usable = [history.epochs for history in histories if history.epochs and history.epochs[0].get("sigma")]
+    if not usable:
+        return {}
+    shortest = min(len(epochs) for epochs in usable)
+    tasks = in_order(usable[0][0]["sigma"])
+    return {
+        task: np.mean([[epoch["sigma"][task] for epoch in epochs[:shortest]] for epochs in usable], axis=0)
+        for task in tasks
+    }
+
+
+def weights(facts: Facts) -> FigureFile | None:
+    """Draw each arm's final task weights as one bar."""
+    arms = [arm for arm in facts.arms if arm.weights]
+    if not arms:
+        return None
+    figure, grid = panels(1, 1, panel_height=0.42 * len(arms), left=1.3, right=0.25, top=0.38, bottom=0.45)
+    axes = grid[0][0]
+    for y, arm in enumerate(arms):
+        start = 0.0
+        for task, share in arm.weights.items():
+            axes.barh(
+                y, share, left=start, height=0.66, color=TASK_COLOURS.get(task, MUTED), edgecolor=SURFACE, linewidth=1.2
+            )
+            if share >= 0.06:
+                axes.text(
+                    start + share / 2,
+                    y,
+                    percent(share),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=SURFACE,
+                    fontweight="bold",
+                )
+            start += share
+    seen = in_order({task for arm in arms for task in arm.weights})
+    for index, task in enumerate(seen):
+        axes.annotate(
+            f"■ {task_name(task)}",
+            (index * 0.17, 1.0),
+            xycoords="axes fraction",
+            xytext=(0, 5),
+            textcoords="offset points",
+            fontsize=8,
+            color=TASK_COLOURS.get(task, MUTED),
+            annotation_clip=False,
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    alt = "; ".join(
+        f"{arm.name}: " + ", ".join(f"{task_name(task)} {percent(share)}" for task, share in arm.weights.items())
+        for arm in arms
+    )
+    caption = (
+        "Share of the loss that each task ends up with. A thin Span segment is a model that is trained for "
+        "something else."
+    )
+    return export(figure, "weights", f"Task weights. {alt}.", caption, facts.styles)

@@ -1,0 +1,175 @@
+"""The first five lines: the verdict for a reader who never heard of a bootstrap."""
+
+from __future__ import annotations
+
+from jade_model.report.document import plain
+from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.naming import contestant
+from jade_model.report.numbers import count, interval, is_number, join, number, percent, plural
+
+
+def title(facts: Facts) -> str:
+    """Return the report's first heading."""
+    epochs = max((arm.epochs for arm in facts.arms), default=0)
+    names = " vs ".join(arm.name for arm in facts.arms)
+    if len(facts.arms) == 1:
+        return f"{plain(names)}: {epochs}-Epoch Training Report"
+    return f"{plain(names)}: {epochs}-Epoch Training Comparison"
+
+
+def badge(facts: Facts) -> tuple[str, str]:
+    """Return the verdict in two or three words, and its kind: winner, equivalent, undecided or alone."""
+    verdict = facts.numbers["verdict"]
+    if len(facts.arms) == 1:
+        return "One arm, nothing compared", "alone"
+    match verdict["outcome"]:
+        case "winner":
+            return f"{contestant(verdict['winner'], facts.styles)} is better", "winner"
+        case "equivalent":
+            return "No difference that matters", "equivalent"
+        case _:
+            return "Undecided", "undecided"
+
+
+def headline(facts: Facts) -> list[str]:
+    """Return four lines: who is better, how sure, whether training pays at all, how far to trust it."""
+    return [_who(facts), _how_sure(facts), _against_rule(facts), _how_far(facts)]
+
+
+def _who(facts: Facts) -> str:
+    verdict = facts.numbers["verdict"]
+    scores = join([f"{arm.name} {number(arm.decoder['f1'])}" for arm in facts.ranking()])
+    meaning = "(F1: 1 is every bar marked right, 0 is none)"
+    if len(facts.arms) == 1:
+        return (
+            f"**Who is better?** Only {facts.arms[0].name} was trained, so nothing was compared. It scores "
+            f"{number(facts.arms[0].decoder['f1'])} {meaning}."
+        )
+    match verdict["outcome"]:
+        case "winner":
+            loser = verdict["second"] if verdict["winner"] == verdict["first"] else verdict["first"]
+            lead = number(abs(verdict["difference"] or 0.0))
+            others = "" if len(facts.arms) == 2 else f" over {contestant(loser, facts.styles)}, the next best"
+            return (
+                f"**Who is better?** **{contestant(verdict['winner'], facts.styles)}**, by {lead}{others}: "
+                f"{scores} {meaning}."
+            )
+        case "equivalent":
+            pair = f"{contestant(verdict['first'], facts.styles)} and {contestant(verdict['second'], facts.styles)}"
+            return (
+                f"**Who is better?** **Neither of the best two, as far as it matters:** {pair} are within "
+                f"{number(verdict['margin'], 2)} of each other: {scores} {meaning}."
+            )
+        case _:
+            return f"**Who is better?** **These data cannot tell.** The scores are {scores} {meaning}."
+
+
+def _how_sure(facts: Facts) -> str:
+    verdict = facts.numbers["verdict"]
+    settings = facts.numbers["settings"]
+    lead = "**How sure is that?**"
+    if len(facts.arms) == 1 or not is_number(verdict["difference"]):
+        bounds = facts.arms[0].decoder["confidence_interval"]
+        return f"{lead} With other windows like these its F1 would mostly lie within {interval(bounds)}."
+    low, high = _lead_bounds(facts)
+    likely = percent(settings["confidence"], 0)
+    if low is None or high is None:
+        return f"{lead} No interval could be computed for the difference."
+    trailing = contestant(verdict["second"], facts.styles)
+    ahead = contestant(verdict["first"], facts.styles)
+    if (verdict["difference"] or 0.0) < 0:
+        ahead, trailing = trailing, ahead
+    if verdict["outcome"] == "winner":
+        return (
+            f"{lead} Luck in which windows were drawn and how training went could make the lead anything "
+            f"from {number(low)} to {number(high)} ({likely} interval); it stays above 0, so luck alone "
+            "does not explain it."
+        )
+    if verdict["outcome"] == "equivalent":
+        return (
+            f"{lead} Allowing for luck ({likely} interval), {ahead} is between {number(low)} and "
+            f"{number(high)} above {trailing}; all of that is inside the margin of "
+            f"{number(verdict['margin'], 2)} that was set beforehand."
+        )
+    return (
+        f"{lead} {ahead} is {number(abs(verdict['difference'] or 0.0))} ahead of {trailing}, but luck alone "
+        f"could make that anything from {number(low)} to {number(high)} ({likely} interval), which includes "
+        "no lead at all." + _needed(facts)
+    )
+
+
+def _needed(facts: Facts) -> str:
+    more = facts.numbers["verdict"]["groups_needed"]
+    return "" if more is None else f" About {count(more)} more base windows would settle it."
+
+
+def _lead_bounds(facts: Facts) -> tuple[float | None, float | None]:
+    """The interval of the lead of the better of the two, not of first minus second."""
+    verdict = facts.numbers["verdict"]
+    bounds = verdict["confidence_interval"] or [None, None]
+    low, high = bounds[0], bounds[1]
+    if low is None or high is None:
+        return None, None
+    return (low, high) if (verdict["difference"] or 0.0) >= 0 else (-high, -low)
+
+
+def _against_rule(facts: Facts) -> str:
+    lead = "**Is training worth it?**"
+    rule = facts.rule
+    bars = facts.numbers["baselines"]["largest_move"].get("bars")
+    move = "move" if bars is None else f"{bars}-bar move"
+    what = f'the untrained rule "mark the largest {move}", which scores {number(rule)}'
+    tested = [arm for arm in facts.arms if facts.beats_rule(arm.key) is not None]
+    if not tested:
+        return f"{lead} It was not tested against {what}."
+    winners = [arm.name for arm in tested if facts.beats_rule(arm.key)]
+    losers = [arm for arm in tested if not facts.beats_rule(arm.key)]
+    if not losers:
+        return (
+            f"{lead} Yes: {join(winners)} "
+            f"{'beats' if len(winners) == 1 else 'all beat' if len(winners) > 2 else 'both beat'} {what}."
+        )
+    if winners:
+        return (
+            f"{lead} {join(winners)} {'beats' if len(winners) == 1 else 'beat'} {what}; "
+            f"{join([_short(facts, a) for a in losers])}."
+        )
+    return f"{lead} **No: nothing trained here is shown to beat** {what}" + _floor(facts, losers) + "."
+
+
+def _short(facts: Facts, arm: ArmFacts) -> str:
+    return f"{arm.name} {'falls short of it' if facts.falls_short_of_rule(arm.key) else 'is not shown to'}"
+
+
+def _floor(facts: Facts, arms: list[ArmFacts]) -> str:
+    under = [arm.name for arm in arms if not facts.beats_all_positive(arm)]
+    if not under:
+        return ""
+    return (
+        f"; {join(under)} {'is' if len(under) == 1 else 'are'} not even shown to beat marking every bar "
+        f"({number(facts.all_positive)})"
+    )
+
+
+def _how_far(facts: Facts) -> str:
+    settings = facts.numbers["settings"]
+    num_seeds = len(settings["seeds"])
+    parts = "one split" if settings["num_folds"] <= 1 else plural(settings["num_folds"], "fold")
+    basis = (
+        f"{plural(facts.num_windows, 'window')} in {plural(facts.num_groups, 'independent group')}, "
+        f"{plural(num_seeds, 'seed')} x {parts}"
+    )
+    if facts.leaks:
+        return (
+            f"**How far to trust it?** **Not far, the split leaks: {facts.leak_sentence}; scores are too "
+            f"high** ({basis})."
+        )
+    if num_seeds <= 1:
+        return (
+            "**How far to trust it?** As far as one seed goes, which is little: a repetition with other "
+            f"seeds may shift the scores ({basis}); a leak between training and scored windows is excluded."
+        )
+    return (
+        f"**How far to trust it?** It rests on {basis}; no bar was both trained on and scored, and cut-offs "
+        "were chosen without the scored windows."
+    )

@@ -1,0 +1,141 @@
+"""What a report is made of: numbers that somebody else computed, read from nowhere here.
+
+Legend: T bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.report.contract import Comparison
+from jade_model.report.contract_check import check_comparison
+
+GalleryKind = Literal["best", "median", "worst", "disagreement", "error"]
+Spans = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """One training, epoch by epoch.
+
+    Attributes:
+        dataset: Name of the data set.
+        seed: Seed of the run.
+        fold: Fold of the run.
+        epochs: One record an epoch, as in `history.jsonl`: epoch (1-based), train_loss, validation_loss or None,
+            losses and validation_losses by task, sigma and task_weight by task, learning_rate, gradient_norm, seconds.
+    """
+
+    dataset: str
+    seed: int
+    fold: int
+    epochs: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """How the scores move with the cut-off, on the windows that the cut-off was chosen on or swept over.
+
+    Attributes:
+        threshold: Cut-offs, ascending: a probability, or nats for the score margin.
+        precision: Bar-level, one a cut-off.
+        recall: Likewise.
+        f1: Likewise.
+        chosen: The cut-off in use (the mean over folds), or None where the decoder has none.
+        selected_on: Which windows the curve and the choice come from: "validation windows".
+    """
+
+    threshold: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+    chosen: float | None
+    selected_on: str
+
+
+@dataclass(frozen=True, eq=False)
+class GalleryWindow:
+    """One scored window with what was labelled and what each arm found.
+
+    Attributes:
+        window_id: As in the data file; any text.
+        bars_T4: Open, high, low, close.
+        true_spans: Half-open.
+        predicted: Arm -> half-open spans.
+        probability: Arm -> P(bar in a span), shape [T].
+        confidence: Arm -> how sure the arm is of what it marked, [0, 1].
+        f1: Arm -> bar-level F1 of this window.
+        kind: Why it is shown.
+    """
+
+    window_id: str
+    bars_T4: NDArray[np.float64]
+    true_spans: Spans
+    predicted: Mapping[str, Spans]
+    probability: Mapping[str, NDArray[np.float64]]
+    confidence: Mapping[str, float]
+    f1: Mapping[str, float]
+    kind: GalleryKind
+
+
+@dataclass(frozen=True)
+class TrendPoint:
+    """One arm in one earlier comparison.
+
+    Attributes:
+        run_id: The comparison.
+        created_at: UTC, ISO 8601.
+        arm: Its name.
+        f1: Bar-level, of its best decoder.
+        confidence_interval: Low and high, or None.
+        separation: Mean probability in-span minus out-of-span.
+        seconds: Training, all runs together.
+        cost_usd: What rented hosts cost, or None.
+    """
+
+    run_id: str
+    created_at: str
+    arm: str
+    f1: float
+    confidence_interval: tuple[float, float] | None = None
+    separation: float | None = None
+    seconds: float | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInput:
+    """Everything a report shows.
+
+    Attributes:
+        comparison: `comparison.json`.
+        run: `run.json`: run_id, started_at, finished_at, parameters, code_version, versions, host, seconds by phase,
+            overhead (seconds beside training; a number, or numbers by what took them).
+        histories: Arm -> one history a run; may be empty.
+        curves: Arm -> decoder -> its threshold curve; may be empty.
+        gallery: Windows to draw; may be empty.
+        files: Path relative to the run folder, bytes, what it is.
+        trend: Earlier comparisons, oldest first.
+
+    Raises:
+        UserError: (on `numbers`) the comparison lacks fields; all are named.
+    """
+
+    comparison: Mapping[str, Any]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    histories: Mapping[str, Sequence[RunHistory]] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    gallery: Sequence[GalleryWindow] = ()
+    files: Sequence[tuple[str, int, str]] = ()
+    trend: Sequence[TrendPoint] | None = None
+
+    @cached_property
+    def numbers(self) -> Comparison:
+        """The comparison, checked against its contract."""
+        return check_comparison(self.comparison)

@@ -1,0 +1,235 @@
+"""Rules on what one arm's probabilities and decoded spans are worth.
+
+A rule that finds nothing returns None.
+"""
+
+from __future__ import annotations
+
+from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.insight import (
+    CLEAR_SEPARATION,
+    DECODER_GAP,
+    MARKS_NOTHING_RECALL,
+    NO_SEPARATION,
+    POOR_ECE,
+    WIDE_INTERVAL,
+    ArmRule,
+    Insight,
+)
+from jade_model.report.numbers import interval, is_number, number, with_interval
+
+
+def no_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """Probabilities inside and outside spans differ by less than 0.05 on average."""
+    found = arm.arm["summary"]["separation"]
+    if found["separation"] is None or not is_number(found["separation"]) or found["separation"] >= NO_SEPARATION:
+        return None
+    is_seed = arm.arm["recipe"].startswith("seed_")
+    remedy = (
+        "Train with the `jade` recipe (displacement features, Dice or structured loss, mirror "
+        "augmentation): the original's 12 features never say how far price has moved."
+        if is_seed
+        else "Try the feature set `displacement-17`, a positive weight or more Dice in the loss, more epochs, or the "
+        "single-span loss; check that the labels fit the bars (`jade validate`)."
+    )
+    return Insight(
+        "no_separation",
+        "critical",
+        f"**{arm.name}: separation about 0. The model has not learned to tell in-span from out-of-span.**",
+        f"mean probability {number(found['in_span_mean'])} inside spans, "
+        f"{number(found['out_of_span_mean'])} outside, separation {number(found['separation'])}",
+        f"No cut-off can help a model that gives every bar the same probability. {remedy}",
+        arm.key,
+    )
+
+
+def clear_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """Probabilities inside and outside spans differ by 0.4 or more."""
+    found = arm.arm["summary"]["separation"]
+    if found["separation"] is None or not found["separation"] >= CLEAR_SEPARATION:
+        return None
+    return Insight(
+        "clear_separation",
+        "good",
+        f"**{arm.name} tells in-span from out-of-span clearly.**",
+        f"separation {number(found['separation'])}: {number(found['in_span_mean'])} inside, "
+        f"{number(found['out_of_span_mean'])} outside",
+        arm=arm.key,
+        group="**These arms tell in-span from out-of-span clearly.**",
+    )
+
+
+def below_all_positive(facts: Facts, arm: ArmFacts) -> Insight | None:
+    """The interval of F1 reaches down to what marking every bar gives."""
+    f1, floor = arm.decoder["f1"], facts.all_positive
+    if f1 is None or floor is None or facts.beats_all_positive(arm):
+        return None
+    return Insight(
+        "below_all_positive",
+        "critical",
+        f"**{arm.name} {'does not beat' if f1 <= floor else 'is not shown to beat'} marking every bar.**",
+        f"F1 {with_interval(f1, arm.decoder['confidence_interval'])}; marking everything gives "
+        f"{number(floor)} (2p / (1 + p) at p = {number(facts.in_span_rate)} of bars in-span)",
+        "Read nothing into its F1. The causes to look at first are separation and features.",
+        arm.key,
+    )
+
+
+def below_untrained(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """F1 is no higher than the same network before training."""
+    f1, before = arm.decoder["f1"], arm.arm["summary"]["untrained"]["f1"]
+    if f1 is None or before is None or f1 > before:
+        return None
+    return Insight(
+        "below_untrained",
+        "critical",
+        f"**Training brought {arm.name} nothing:** the same network before training does as well.",
+        f"F1 {number(f1)} trained, {number(before)} untrained",
+        arm=arm.key,
+    )
+
+
+def beats_rule(facts: Facts, arm: ArmFacts) -> Insight | None:
+    """Whether the arm beats the best untrained rule, by the verdict's own test."""
+    beats = facts.beats_rule(arm.key)
+    if beats is None:
+        return None
+    evidence = f"F1 {number(arm.decoder['f1'])} against {number(facts.rule)}"
+    if beats:
+        return Insight(
+            "beats_rule",
+            "good",
+            f"**{arm.name} beats the untrained rule.**",
+            evidence,
+            arm=arm.key,
+            group="**These arms beat the untrained rule.**",
+        )
+    falls_short = facts.falls_short_of_rule(arm.key)
+    return Insight(
+        "not_beating_rule",
+        "critical" if falls_short else "warning",
+        f"**{arm.name} {'falls short of' if falls_short else 'is not shown to beat'} the untrained rule** "
+        f"(mark the largest {_bars(facts)} move).",
+        evidence,
+        "Until it does, the rule is the better tool: it needs no training.",
+        arm.key,
+    )
+
+
+def _bars(facts: Facts) -> str:
+    bars = facts.numbers["baselines"]["largest_move"].get("bars")
+    return "few-bar" if bars is None else f"{bars}-bar"
+
+
+def marks_everything(facts: Facts, arm: ArmFacts) -> Insight | None:
+    """Precision is within 1.5 times the in-span rate while recall exceeds one half."""
+    precision, recall = arm.decoder["precision"], arm.decoder["recall"]
+    if precision is None or recall is None or recall <= 0.5 or precision >= 1.5 * facts.in_span_rate:
+        return None
+    return Insight(
+        "marks_everything",
+        "critical",
+        f"**{arm.name} marks nearly everything.**",
+        f"precision {number(precision)} at {number(facts.in_span_rate)} of bars in-span, recall {number(recall)}",
+        "Its recall is bought by marking bars blindly, not by finding spans.",
+        arm.key,
+    )
+
+
+def marks_nothing(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """Recall is below 0.02."""
+    recall = arm.decoder["recall"]
+    if recall is None or recall >= MARKS_NOTHING_RECALL:
+        return None
+    return Insight(
+        "marks_nothing",
+        "critical",
+        f"**{arm.name} finds no spans.**",
+        f"recall {number(recall)}",
+        "Its probabilities stay below the cut-off everywhere: see separation.",
+        arm.key,
+    )
+
+
+def decoder_gap(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """Viterbi and posterior marginals differ by more than 0.03 in F1."""
+    decoders = arm.arm["summary"]["decoders"]
+    if not {"viterbi", "marginal"} <= set(decoders):
+        return None
+    path, marginal = decoders["viterbi"]["f1"], decoders["marginal"]["f1"]
+    if path is None or marginal is None or abs(path - marginal) <= DECODER_GAP:
+        return None
+    better, why = (
+        ("posterior marginals", "The single best path drops spans whose probability is spread over several positions.")
+        if marginal > path
+        else ("the Viterbi path", "The marginals' cut-off does not carry over from the windows it was chosen on.")
+    )
+    return Insight(
+        "decoder_gap",
+        "note",
+        f"**{arm.name} is read out better through {better}.**",
+        f"F1 {number(path)} by Viterbi path, {number(marginal)} by posterior marginals",
+        why,
+        arm.key,
+    )
+
+
+def wide_interval(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """The 95 % interval of F1 is wider than 0.15."""
+    bounds = arm.decoder["confidence_interval"]
+    if bounds is None or bounds[0] is None or bounds[1] is None or bounds[1] - bounds[0] <= WIDE_INTERVAL:
+        return None
+    return Insight(
+        "wide_interval",
+        "warning",
+        f"**{arm.name}'s F1 is known only roughly.**",
+        f"interval {interval(bounds)}, {number(bounds[1] - bounds[0], 2)} wide",
+        "More base windows narrow it with the square root of their number; more folds score more of those there are.",
+        arm.key,
+    )
+
+
+def blurred_boundaries(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """F1 over IoU 0.5 to 0.95 is less than 0.6 of that at IoU 0.5, which is itself above 0.2."""
+    found, exact = arm.decoder["span_f1_iou50"], arm.decoder["span_f1_iou50_95"]
+    if found is None or exact is None or found < 0.2 or exact >= 0.6 * found:
+        return None
+    return Insight(
+        "blurred_boundaries",
+        "note",
+        f"**{arm.name} finds spans but misses their edges.**",
+        f"event F1 {number(found)} at IoU 0.5, {number(exact)} over IoU 0.5 to 0.95",
+        "Look at the gallery: a constant shift is a labelling convention, a scattered one is noise.",
+        arm.key,
+    )
+
+
+def poor_calibration(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """The expected calibration error exceeds 0.05."""
+    calibration = arm.arm["summary"]["calibration"]
+    if calibration["ece"] is None or not calibration["ece"] > POOR_ECE:
+        return None
+    return Insight(
+        "poor_calibration",
+        "warning",
+        f"**{arm.name}'s probabilities cannot be taken at their word.**",
+        f"expected calibration error {number(calibration['ece'])}, Brier score "
+        f"{number(calibration['brier'])}, temperature {number(calibration['temperature'], 2)}",
+        "Use its cut-off, not its probabilities, or fit the temperature on more validation windows.",
+        arm.key,
+    )
+
+
+SCORE_RULES: tuple[ArmRule, ...] = (
+    no_separation,
+    below_all_positive,
+    below_untrained,
+    marks_everything,
+    marks_nothing,
+    beats_rule,
+    clear_separation,
+    wide_interval,
+    poor_calibration,
+    decoder_gap,
+    blurred_boundaries,
+)

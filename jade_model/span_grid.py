@@ -1,0 +1,134 @@
+"""All spans of a window as one grid: log potentials, their sum, and what that says of each bar.
+
+Plain torch on any device, no loop over bars, float64 inside.
+
+Legend: B windows, T bars, L lengths of a span (index l is length l + 1), 3 scores a bar (inside, start,
+last).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+# Minus infinity would turn differences into NaN. In float64 this is as good: no finite score makes up for it.
+IMPOSSIBLE = -1e30
+
+
+@dataclass(frozen=True, eq=False)
+class SpanCounts:
+    """Expected numbers of spans; probabilities, since spans are disjoint.
+
+    Attributes:
+        in_span_BT: P(the bar lies in a span).
+        start_BT: P(a span starts at the bar).
+        last_BT: P(a span's last bar is the bar).
+        length_BL: Expected number of spans of length l + 1.
+    """
+
+    in_span_BT: Tensor
+    start_BT: Tensor
+    last_BT: Tensor
+    length_BL: Tensor
+
+
+def edge_scores(scores_BT3: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Split a span's score into what its first and what its last bar decide.
+
+    Args:
+        scores_BT3: Inside, start and last score of each bar, float64; anything finite on masked bars.
+        length_B: Bars that count in each window, from the first; None if all do.
+
+    Returns:
+        left_BT and right_BT: `left[s] + right[e]` is the sum of the inside scores from s to e, both included,
+        plus the start score of s plus the last score of e. right_BT is IMPOSSIBLE on masked bars.
+    """
+    inside_BT, start_BT, last_BT = scores_BT3.unbind(dim=2)
+    summed_BT = inside_BT.cumsum(dim=1)
+    right_BT = last_BT + summed_BT
+    if length_B is not None:
+        bars_T = torch.arange(scores_BT3.shape[1], device=scores_BT3.device)
+        right_BT = right_BT.masked_fill(bars_T >= length_B[:, None], IMPOSSIBLE)
+    return start_BT - (summed_BT - inside_BT), right_BT
+
+
+def span_grid(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor) -> Tensor:
+    """Return the log potential of each span by length and start, [B, L, T]; IMPOSSIBLE past the window."""
+    # Windows of T over the padded bars: row l shows right[s + l] at s, without a copy.
+    right_BLT = pad(right_BT, (0, len(length_bias_L) - 1), value=IMPOSSIBLE).unfold(1, left_BT.shape[1], 1)
+    return right_BLT + left_BT[:, None] + length_bias_L[:, None]
+
+
+def single_posterior(grid_BLT: Tensor, none_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise over all spans, and the outcome that there is none. Overwrites the grid.
+
+    Args:
+        grid_BLT: Log potentials of the spans, float64.
+        none_B: Log potential of there being no span, float64.
+
+    Returns:
+        Log partition [B], nats; P(none) [B]; P(span) [B, L, T].
+    """
+    largest_B = torch.maximum(grid_BLT.amax(dim=(1, 2)), none_B)
+    span_BLT = grid_BLT.sub_(largest_B[:, None, None]).exp_()
+    none_weight_B = (none_B - largest_B).exp()
+    total_B = span_BLT.sum(dim=(1, 2)) + none_weight_B
+    return total_B.log() + largest_B, none_weight_B / total_B, span_BLT.div_(total_B[:, None, None])
+
+
+def count_lasts(span_BLT: Tensor) -> Tensor:
+    """Sum over spans that share their last bar, [B, T]."""
+    _, max_length, num_bars = span_BLT.shape
+    width = num_bars + max_length
+    padded_BLW = pad(span_BLT, (0, max_length)).contiguous()
+    # Reading rows that are one shorter than those written shifts row l by l bars; the padding shifts in
+    # zeros.
+    return padded_BLW.as_strided(span_BLT.shape, (max_length * width, width - 1, 1)).sum(dim=1)
+
+
+def count_spans(span_BLT: Tensor) -> SpanCounts:
+    """Sum the expected number of each span, [B, L, T], by bar, first bar, last bar and length."""
+    start_BT, last_BT = span_BLT.sum(dim=1), count_lasts(span_BLT)
+    started_before_ended_BT = start_BT.cumsum(dim=1) - last_BT.cumsum(dim=1) + last_BT
+    return SpanCounts(started_before_ended_BT.clamp(min=0), start_BT, last_BT, span_BLT.sum(dim=2))
+
+
+def single_log_partition(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor) -> Tensor:
+    """Sum over all single spans and none; differentiable once.
+
+    Args:
+        left_BT: As edge_scores returns it.
+        right_BT: As edge_scores returns it.
+        length_bias_L: Log potential of each length, float64.
+        none_B: Log potential of there being no span, float64.
+
+    Returns:
+        Log partition, nats, float64 [B].
+    """
+    result: Tensor = _SinglePartition.apply(left_BT, right_BT, length_bias_L, none_B)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _SinglePartition(torch.autograd.Function):
+    """By hand, because the gradient is sums of the very probabilities that the value needs."""
+
+    @staticmethod
+    def forward(ctx: Any, left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor) -> Tensor:
+        log_partition_B, no_span_B, span_BLT = single_posterior(
+            span_grid(left_BT, right_BT, length_bias_L), none_B
+        )
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(span_BLT.sum(dim=1), count_lasts(span_BLT), span_BLT.sum(dim=2), no_span_B)
+        return log_partition_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, ...]:
+        start_BT, last_BT, length_BL, no_span_B = ctx.saved_tensors
+        weight_B1 = grad_B[:, None]
+        return start_BT * weight_B1, last_BT * weight_B1, grad_B @ length_BL, no_span_B * grad_B

@@ -1,0 +1,98 @@
+"""What the network is to say of each window: span membership, pointers, countdown, type.
+
+Legend: N windows, T bars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.windows import Windows
+
+COUNTDOWN_LIMIT = 20
+IGNORED_TYPE = -1
+
+# How far an annotator's own word for a label's quality is trusted; any other word, and none, counts in full.
+QUALITY_WEIGHTS = {"auto": 1.0, "high": 1.0, "good": 1.0, "medium": 0.8, "fair": 0.8, "low": 0.6, "poor": 0.6}
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Training targets of N windows.
+
+    Pointers, countdown and span_N2 speak of one span a window: the longest, of equally long ones the first.
+
+    Attributes:
+        in_span_NT: 1 where the bar lies in a span, else 0, float32.
+        membership_NT: Soft span target in [0, 1], float32; in_span_NT unless softened.
+        pointers_N2: Span's centre and length as fractions of T, float32; 0 where there is no span.
+        countdown_NT: Bars until the span starts, clipped to [-20, 20], float32; 20 where there is no span.
+        type_N: Index of the type, int64; IGNORED_TYPE where none is given.
+        span_N2: Start and end, half-open, int64; -1, -1 where there is no span.
+        num_spans_N: Number of spans, int64.
+        has_span_N: Whether there is one; pointers and countdown count only there, bool.
+    """
+
+    in_span_NT: NDArray[np.float32]
+    membership_NT: NDArray[np.float32]
+    pointers_N2: NDArray[np.float32]
+    countdown_NT: NDArray[np.float32]
+    type_N: NDArray[np.int64]
+    span_N2: NDArray[np.int64]
+    num_spans_N: NDArray[np.int64]
+    has_span_N: NDArray[np.bool_]
+
+
+def build_targets(windows: Windows, *, softened: bool = False) -> Targets:
+    """Derive all targets from the labelled spans.
+
+    With s and e the span's first and last bar (inclusive): centre (s + e) / 2 / T, length (e - s) / T,
+    countdown clip(s - t, -20, 20). Softened membership is in_span * overlap_fraction * quality weight: a span
+    of which the window shows only a part, or that was labelled with doubt, pulls less towards 1.
+
+    Args:
+        windows: Labelled windows.
+        softened: Whether overlap fraction and annotation quality soften membership_NT.
+
+    Returns:
+        Targets in the windows' order.
+    """
+    length = windows.window_length
+    in_span_NT = windows.in_span_NT()
+    span_N2 = _longest_spans(windows)
+    has_span_N = windows.num_spans_N > 0
+    start_N, last_N = span_N2[:, 0], span_N2[:, 1] - 1
+    centre_N, extent_N = (start_N + last_N) / 2 / length, (last_N - start_N) / length
+    countdown_NT = np.clip(start_N[:, None] - np.arange(length), -COUNTDOWN_LIMIT, COUNTDOWN_LIMIT)
+    membership_NT = in_span_NT * (_trust(windows)[:, None] if softened else 1.0)
+    return Targets(
+        in_span_NT=in_span_NT.astype(np.float32),
+        membership_NT=membership_NT.astype(np.float32),
+        pointers_N2=np.where(has_span_N[:, None], np.stack((centre_N, extent_N), axis=1), 0).astype(np.float32),
+        countdown_NT=np.where(has_span_N[:, None], countdown_NT, COUNTDOWN_LIMIT).astype(np.float32),
+        type_N=windows.type_N,
+        span_N2=span_N2,
+        num_spans_N=windows.num_spans_N,
+        has_span_N=has_span_N,
+    )
+
+
+def _longest_spans(windows: Windows) -> NDArray[np.int64]:
+    start_S, end_S = windows.spans_S2.T
+    row_S = windows.span_row_S
+    # Rows ascending, longest first, then earliest: the first of each row is the one.
+    order_S = np.lexsort((start_S, start_S - end_S, row_S))
+    rows, firsts = np.unique(row_S[order_S], return_index=True)
+    span_N2 = np.full((windows.num_windows, 2), -1, dtype=np.int64)
+    span_N2[rows] = windows.spans_S2[order_S[firsts]]
+    return span_N2
+
+
+def _trust(windows: Windows) -> NDArray[np.float64]:
+    names, index_N = np.unique(windows.quality_N, return_inverse=True)
+    weight = np.array([QUALITY_WEIGHTS.get(str(name).strip().lower(), 1.0) for name in names])
+    trust_N: NDArray[np.float64] = windows.overlap_fraction_N * weight[index_N]
+    return trust_N

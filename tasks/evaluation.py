@@ -1,0 +1,223 @@
+"""Score what was trained, and compose the comparison."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jade_model.checkpoint import load_checkpoint, model_of
+from jade_model.contract import write_comparison
+from jade_model.decoding import DecoderName
+from jade_model.document import ArmTraining, DataSet, EvaluatedArm, compose_comparison
+from jade_model.evaluation import Cleanup, DataEvaluation, FoldEvaluation, evaluate_fold, evaluate_rule
+from jade_model.features import feature_set
+from jade_model.files import atomic_path, write_atomically
+from jade_model.gallery import compose_gallery
+from jade_model.job import Job, Training, load_job
+from jade_model.metrics import truth_of
+from jade_model.predict import Predictor, untrained_predictor
+from jade_model.split_files import load_split
+from jade_model.splits import Split, group_windows
+from jade_model.windows import Windows, load_arrays
+from jade_model.worker import files_of
+from tasks.jobs import checkpoint_of
+from tasks.layout import RunLayout
+from tasks.planning import MEMBER_SEED_STEP
+from tasks.predicting import Decoding, save_decoding
+from tasks.settings import available_cores
+
+CURVE_COLUMNS = ("decoder", "dataset", "seed", "fold", "threshold", "precision", "recall", "f1", "chosen")
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How trained models are scored.
+
+    Attributes:
+        checkpoint: `last` or `best`.
+        margin: F1 differences up to this are equivalent.
+        confidence: Of every interval.
+        min_span_length: Shorter predicted spans are dropped, in bars.
+        merge_gap: Gaps up to this many bars are closed.
+        split: `grouped` or `seed`.
+        num_folds: Of the cross-validation.
+        ensemble: Members a model.
+        decoder: `auto`, or the one that arms are judged by.
+    """
+
+    checkpoint: str
+    margin: float
+    confidence: float
+    min_span_length: int
+    merge_gap: int
+    split: str
+    num_folds: int
+    ensemble: int
+    decoder: str = "auto"
+
+
+def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at: str) -> dict[str, Any]:
+    """Score every arm of a trained run; write `comparison.json`, threshold curves, predictions and the gallery.
+
+    Returns:
+        `comparison.json`.
+    """
+    job = load_job(layout.job_json)
+    windows = {item.name: load_arrays(layout.root / item.arrays) for item in job.data}
+    splits = {name: _splits(layout, job, name) for name in windows}
+    data = []
+    for name, item in windows.items():
+        rule, rule_bars = evaluate_rule(item, splits[name])
+        data.append(DataSet(item, group_windows(item), splits[name], rule, rule_bars))
+    arms = [
+        _evaluate_arm(layout, job, arm, windows, splits, settings)
+        for arm in dict.fromkeys(training.arm for training in job.trainings)
+    ]
+    comparison = compose_comparison(
+        {"run_id": layout.run_id, "created_at": created_at},
+        {
+            "seeds": sorted({split.seed for found in splits.values() for split in found}),
+            **vars(settings),
+        },
+        data,
+        arms,
+    )
+    for arm in arms:
+        _write_curves(layout, arm)
+        _write_decodings(layout, job, arm, comparison["arms"][arm.name]["summary"]["best_decoder"], settings.checkpoint)
+        _write_predictions(layout, arm, comparison["arms"][arm.name]["summary"]["best_decoder"])
+    judged = {name: arm["summary"]["best_decoder"] for name, arm in comparison["arms"].items()}
+    gallery = compose_gallery({arm.name: arm.evaluations for arm in arms}, judged)
+    write_atomically(layout.gallery_json, json.dumps(gallery) + "\n")
+    write_comparison(layout.comparison_json, comparison)
+    return comparison
+
+
+def _splits(layout: RunLayout, job: Job, dataset: str) -> list[Split]:
+    paths = dict.fromkeys(training.rows for training in job.trainings if training.dataset == dataset)
+    found = [load_split(layout.root / path) for path in paths]
+    return sorted(found, key=lambda split: (split.seed, split.fold))
+
+
+def _evaluate_arm(
+    layout: RunLayout,
+    job: Job,
+    arm: str,
+    windows: Mapping[str, Windows],
+    splits: Mapping[str, Sequence[Split]],
+    settings: EvaluationSettings,
+) -> EvaluatedArm:
+    runs: list[ArmTraining] = []
+    evaluations: list[DataEvaluation] = []
+    num_parameters = 0
+    for name, item in windows.items():
+        units = []
+        for split in splits[name]:
+            members = members_of(job, arm, name, split.seed, split.fold)
+            predictor, run = _load_members(layout, members, split, settings.checkpoint)
+            num_parameters = predictor.models[0].num_parameters()
+            runs.append(run)
+            units.append((predictor, untrained_predictor(members[0].recipe, seed=members[0].seed), split))
+        score = partial(_score_unit, item, Cleanup(settings.min_span_length, settings.merge_gap))
+        # numpy and torch let go of the interpreter for most of it.
+        with ThreadPoolExecutor(available_cores()) as pool:
+            evaluations.append(DataEvaluation(item, truth_of(item), list(pool.map(score, units))))
+    return EvaluatedArm(arm, runs, evaluations, settings.ensemble, num_parameters)
+
+
+def _score_unit(windows: Windows, cleanup: Cleanup, unit: tuple[Predictor, Predictor, Split]) -> FoldEvaluation:
+    trained, untrained, split = unit
+    return evaluate_fold(trained, untrained, windows, split, cleanup=cleanup)
+
+
+def _load_members(
+    layout: RunLayout, members: Sequence[Training], split: Split, which: str
+) -> tuple[Predictor, ArmTraining]:
+    paths = [checkpoint_of(files_of(training, layout.root), which) for training in members]
+    checkpoints = [load_checkpoint(path, feature_set_name=members[0].recipe.feature_set) for path in paths]
+    predictor = Predictor(tuple(model_of(item) for item in checkpoints), feature_set(members[0].recipe.feature_set))
+    first = members[0]
+    return predictor, ArmTraining(
+        first.dataset, split.seed, split.fold, checkpoints[0], paths[0].relative_to(layout.root).as_posix()
+    )
+
+
+def _write_curves(layout: RunLayout, arm: EvaluatedArm) -> None:
+    """Write the selection windows' threshold curves, thinned for figures; `chosen` marks the cut-off in use."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CURVE_COLUMNS)
+    for evaluation in arm.evaluations:
+        for fold in evaluation.folds:
+            for name, curve in fold.curves.items():
+                writer.writerows(_curve_rows(evaluation, fold, name, curve.thinned(CURVE_POINTS)))
+    layout.thresholds(arm.name).parent.mkdir(exist_ok=True)
+    write_atomically(layout.thresholds(arm.name), text.getvalue())
+
+
+def _curve_rows(evaluation: DataEvaluation, fold: FoldEvaluation, name: Any, curve: Any) -> list[tuple[Any, ...]]:
+    key = (name, evaluation.windows.name, fold.seed, fold.fold)
+    chosen = fold.choices[name].cutoff
+    columns = (curve.threshold_D, curve.precision_D, curve.recall_D, curve.f1_D)
+    return [(*key, *(f"{value:.6g}" for value in row), chosen) for row in zip(*columns, strict=True)][::-1]
+
+
+def _write_decodings(layout: RunLayout, job: Job, arm: EvaluatedArm, decoder: DecoderName, which: str) -> None:
+    """Leave beside each model how its output is decoded, for `jade predict`."""
+    folds = {(item.windows.name, fold.seed, fold.fold): fold for item in arm.evaluations for fold in item.folds}
+    for run in arm.trainings:
+        members = members_of(job, arm.name, run.dataset, run.seed, run.fold)
+        folder = layout.root / members[0].output_dir
+        fold = folds[run.dataset, run.seed, run.fold]
+        paths = [checkpoint_of(files_of(training, layout.root), which) for training in members]
+        relative = tuple(path.relative_to(folder).as_posix() for path in paths)
+        save_decoding(Decoding(fold.choices[decoder], fold.temperature, relative), folder)
+
+
+def members_of(job: Job, arm: str, dataset: str, seed: int, fold: int) -> list[Training]:
+    """Return the trainings that make up one model of the comparison: one, or an ensemble's members."""
+    return [
+        training
+        for training in job.trainings
+        if (training.arm, training.dataset, training.seed % MEMBER_SEED_STEP, training.fold)
+        == (arm, dataset, seed, fold)
+    ]
+
+
+def _write_predictions(layout: RunLayout, arm: EvaluatedArm, decoder: Any) -> None:
+    """Write what the arm said of every scored window: one row a window and seed."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("window_id", "dataset", "seed", "fold", "temperature")}
+    probability, predicted = [], []
+    for evaluation in arm.evaluations:
+        for fold in evaluation.folds:
+            number = len(fold.rows_M)
+            columns["window_id"] += evaluation.windows.window_id_N[fold.rows_M].tolist()
+            columns["dataset"] += [evaluation.windows.name] * number
+            columns["seed"] += [fold.seed] * number
+            columns["fold"] += [fold.fold] * number
+            columns["temperature"] += [fold.temperature] * number
+            probability.append(fold.predictions.probability_NT.astype(np.float32))
+            predicted.append(fold.predicted[decoder])
+    longest = max(item.shape[1] for item in probability)
+    padded = [np.pad(item, ((0, 0), (0, longest - item.shape[1])), constant_values=np.nan) for item in probability]
+    marked = [np.pad(item, ((0, 0), (0, longest - item.shape[1]))) for item in predicted]
+    arrays: dict[str, Any] = {name: np.array(values) for name, values in columns.items()}
+    layout.predictions(arm.name).parent.mkdir(exist_ok=True)
+    with atomic_path(layout.predictions(arm.name)) as temporary, Path(temporary).open("wb") as file:
+        np.savez_compressed(
+            file,
+            **arrays,
+            probability=np.concatenate(padded),
+            predicted=np.concatenate(marked),
+            decoder=np.array(decoder),
+        )

@@ -1,0 +1,145 @@
+"""A file on its way to this machine: hidden and partial until its size and SHA-256 are the manifest's."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import IO, NoReturn, Self
+
+from tasks.hosts.base import FileEntry, check_no_duplicates
+from tasks.hosts.errors import NameRefused, NoSpaceLeft, TransferCorrupted
+
+_READ_BYTES = 2**20
+
+
+def part_name(entry: FileEntry) -> str:
+    """Where an unfinished copy lies: beside the file, hidden.
+
+    The digest in the name keeps bytes of different contents apart, here and on a host.
+    """
+    path = PurePosixPath(entry.path)
+    return str(path.with_name(f".{path.name[:60]}.{entry.sha256[:16]}.part"))
+
+
+class IncomingFile:
+    """Takes the bytes of one file; what an earlier, cut transfer left is kept and counted.
+
+    Args:
+        entry: What it must become.
+        into: The folder that it goes to.
+
+    Attributes:
+        num_there: Bytes that are here.
+    """
+
+    def __init__(self, entry: FileEntry, into: Path) -> None:
+        self.entry = entry
+        self.num_there = 0
+        self._target = into / entry.path
+        self._part = into / part_name(entry)
+        self._digest = hashlib.sha256()
+        self._file: IO[bytes] | None = None
+
+    @property
+    def num_missing(self) -> int:
+        """Bytes still to come."""
+        return self.entry.size - self.num_there
+
+    def is_here(self) -> bool:
+        """Whether the file is here already under its name, and whole."""
+        if self._target.is_symlink() or not self._target.is_file():
+            return False
+        if self._target.stat().st_size != self.entry.size:
+            return False
+        with self._target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self.entry.sha256
+
+    def num_resumable(self) -> int:
+        """Bytes that an earlier call left; what cannot be a part of this file is removed."""
+        if self._part.is_symlink() or (self._part.exists() and self._part.stat().st_size > self.entry.size):
+            self._part.unlink()
+        return self._part.stat().st_size if self._part.exists() else 0
+
+    def __enter__(self) -> Self:
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._part.open("a+b", buffering=0)
+        self._file.seek(0)
+        while chunk := self._file.read(_READ_BYTES):
+            self._digest.update(chunk)
+            self.num_there += len(chunk)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            TransferCorrupted: They are more than the manifest says.
+            NoSpaceLeft: Of this machine.
+        """
+        assert self._file is not None, "used outside its with block"  # noqa: S101
+        if len(data) > self.num_missing:
+            self.discard(f"{self.entry.size} bytes", "more")
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as problem:
+            if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise NoSpaceLeft("this machine", f"{self._target}: {problem.strerror}") from problem
+            raise
+        self._digest.update(data)
+        self.num_there += len(data)
+
+    def publish(self) -> None:
+        """Give the file its name, if it is what the manifest says.
+
+        Raises:
+            TransferCorrupted: Size or digest differ; the part is removed.
+        """
+        assert self._file is not None, "used outside its with block"  # noqa: S101
+        if self.num_missing:
+            self.discard(f"{self.entry.size} bytes", f"{self.num_there} bytes")
+        found = self._digest.hexdigest()
+        if found != self.entry.sha256:
+            self.discard(self.entry.sha256, found)
+        os.fsync(self._file.fileno())
+        self._part.replace(self._target)
+        _sync_folder(self._target.parent)
+
+    def discard(self, expected: str, found: str) -> NoReturn:
+        """Remove the part and say what was wrong with it."""
+        self._part.unlink(missing_ok=True)
+        raise TransferCorrupted(str(self._target), expected, found)
+
+
+def open_incoming(entries: Sequence[FileEntry], into: Path) -> list[IncomingFile]:
+    """The files of a manifest on their way into a folder.
+
+    Raises:
+        NameRefused: A name is listed twice, or a link in the folder would lead out of it.
+    """
+    check_no_duplicates([entry.path for entry in entries])
+    into.mkdir(parents=True, exist_ok=True)
+    inside = into.resolve()
+    for entry in entries:
+        if not (into / entry.path).parent.resolve().is_relative_to(inside):
+            raise NameRefused(entry.path, f"a link in {into} leads out of it")
+    return [IncomingFile(entry, into) for entry in entries]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,219 @@
+"""The training job of a run: one process group on this machine, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from jade_model.job import Job, Training, load_job
+from jade_model.worker import TrainingFiles
+from tasks.planning import MEMBER_SEED_STEP
+from tasks.progress import TrainingBars
+from tasks.settings import training_environment
+
+STOP_GRACE_S = 10.0
+POLL_S = 1.0
+STDERR_LINES = 40
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """One arm and seed of a run, all folds and members: what one Prefect task follows."""
+
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As people see it: `crf-seed0`."""
+        return f"{self.arm.replace('_', '-')}-seed{self.seed}"
+
+
+@dataclass
+class PartState:
+    """How far a part is.
+
+    Attributes:
+        trainings: How many belong to it.
+        epochs: Of all its trainings together.
+        epochs_done: Of them.
+        finished: Trainings that are done.
+        latest: Line about its newest epoch.
+    """
+
+    trainings: int = 0
+    epochs: int = 0
+    epochs_done: int = 0
+    finished: int = 0
+    latest: str = ""
+    done_by_training: dict[str, int] = field(default_factory=dict)
+
+
+def part_of(training: Training) -> Part:
+    """Return the part that a training belongs to."""
+    return Part(training.arm, training.seed % MEMBER_SEED_STEP)
+
+
+def parts_of(job: Job) -> list[Part]:
+    """Return the job's parts, in the order in which they are trained."""
+    return list(dict.fromkeys(part_of(training) for training in job.trainings))
+
+
+class TrainingJob:
+    """`python -m jade_model train` on a run's folder, and what it has said so far."""
+
+    def __init__(self, folder: Path, *, device: str, workers: int | None) -> None:
+        self.job = load_job(folder / "job.json")
+        self.folder = folder
+        self.state: dict[Part, PartState] = {}
+        for training in self.job.trainings:
+            part = self.state.setdefault(part_of(training), PartState())
+            part.trainings += 1
+            part.epochs += training.recipe.training.epochs
+        self.changed = threading.Condition()
+        self.exit_status: int | None = None
+        self.ended = False
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        command = [sys.executable, "-m", "jade_model", "train", str(folder / "job.json")]
+        command += ["--device", device, "--resume", "--progress", "json"]
+        if workers is not None:
+            command += ["--workers", str(workers)]
+        # A group of its own, so that stopping it reaches the worker processes too.
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=training_environment(),
+            start_new_session=True,
+        )
+        self._readers = [
+            threading.Thread(target=self._read_events, args=(self.process.stdout,), daemon=True),
+            threading.Thread(target=self._read_errors, args=(self.process.stderr,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        self._waiter = threading.Thread(target=self._wait, daemon=True)
+        self._waiter.start()
+
+    def stop(self) -> None:
+        """End the process group: TERM, then KILL; returns once nothing of it runs."""
+        if self.process.poll() is None:
+            self._signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+                self.process.wait()
+        # Workers outlive a leader that died alone.
+        self._signal(signal.SIGKILL)
+        self._waiter.join(STOP_GRACE_S)
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last lines that the process wrote on standard error."""
+        return "\n".join(self._stderr)
+
+    def wait_for_change(self, timeout_s: float) -> None:
+        """Return when something has happened, or after the time."""
+        with self.changed:
+            self.changed.wait(timeout_s)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return
+
+    def _wait(self) -> None:
+        status = self.process.wait()
+        for reader in self._readers:
+            reader.join(STOP_GRACE_S)
+        with self.changed:
+            self.exit_status, self.ended = status, True
+            self.changed.notify_all()
+
+    def _read_events(self, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    self._stderr.append(line.rstrip())
+                    continue
+                if isinstance(event, dict) and "arm" in event:
+                    self._take(event)
+
+    def _read_errors(self, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                self._stderr.append(line.rstrip())
+
+    def _take(self, event: dict[str, Any]) -> None:
+        with self.changed:
+            state = self.state[Part(event["arm"], event["seed"] % MEMBER_SEED_STEP)]
+            training = f"{event['dataset']}/{event['seed']}/{event['fold']}"
+            match event["event"]:
+                case "epoch":
+                    state.done_by_training[training] = event["epoch"]
+                    validation = event["validation_loss"]
+                    shown = "" if validation is None else f", val_loss={validation:.4f}"
+                    state.latest = (
+                        f"fold {event['fold']}: Epoch {event['epoch']}: train_loss={event['train_loss']:.4f}{shown}"
+                    )
+                case "training_done" | "training_skipped":
+                    state.finished += 1
+                    state.done_by_training[training] = next(
+                        item.recipe.training.epochs for item in self.job.trainings if item.run_key == event["run_key"]
+                    )
+                    if event["event"] == "training_skipped":
+                        state.latest = f"fold {event['fold']}: kept from an earlier run"
+            state.epochs_done = sum(state.done_by_training.values())
+            self.changed.notify_all()
+
+
+@contextmanager
+def running_job(folder: Path, *, device: str, workers: int | None) -> Iterator[TrainingJob]:
+    """Run the job of a run while the block lasts; whatever happens, nothing of it runs afterwards.
+
+    Args:
+        folder: The run's.
+        device: Where it trains.
+        workers: Trainings at once; None: one a core.
+    """
+    job = TrainingJob(folder, device=device, workers=workers)
+    stop_drawing = threading.Event()
+    drawer = threading.Thread(target=_draw, args=(job, stop_drawing), daemon=True)
+    drawer.start()
+    try:
+        yield job
+    finally:
+        job.stop()
+        stop_drawing.set()
+        drawer.join()
+
+
+def checkpoint_of(files: TrainingFiles, which: str = "last") -> Path:
+    """Return the checkpoint that is scored: of the last epoch, or of the best validation loss."""
+    return files.best if which == "best" else files.last
+
+
+def _draw(job: TrainingJob, stop: threading.Event) -> None:
+    with TrainingBars() as bars:
+        for part, state in job.state.items():
+            bars.expect(part.name, state.epochs)
+        while not stop.is_set():
+            job.wait_for_change(POLL_S)
+            for part, state in job.state.items():
+                bars.show(part.name, state.epochs_done, state.latest)

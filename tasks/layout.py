@@ -1,0 +1,91 @@
+"""Where everything of a run lies. The one home of these names; documented in docs/runs.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REPORT_NAME = "SOFT_SPAN_VS_CRF_COMPARISON.md"
+
+
+def training_folder(arm: str, dataset: str | None, seed: int, fold: int, member: int = 0) -> str:
+    """Return a training's folder relative to the run.
+
+    The first training of an arm lies in the arm's own folder, so that a run with one training an arm has the plain
+    `<arm>/checkpoint_<loss>_<epochs>.pt`; the others lie below it.
+
+    Args:
+        arm: The arm's name.
+        dataset: The data set's name if the run has several, else None.
+        seed: Seed of the training.
+        fold: Fold that is held out.
+        member: Member of an ensemble.
+    """
+    parts = [arm] if dataset is None else [arm, dataset]
+    if seed or fold:
+        parts.append(f"seed{seed}-fold{fold}")
+    if member:
+        parts.append(f"member{member}")
+    return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths of one run.
+
+    Attributes:
+        root: The run's folder.
+    """
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.root.name
+
+    @property
+    def run_json(self) -> Path:
+        """Parameters, data, code, versions, host and times."""
+        return self.root / "run.json"
+
+    @property
+    def job_json(self) -> Path:
+        """What `python -m jade_model train` reads."""
+        return self.root / "job.json"
+
+    @property
+    def comparison_json(self) -> Path:
+        """The result, as a contract."""
+        return self.root / "comparison.json"
+
+    @property
+    def failed_json(self) -> Path:
+        """Where and why the run failed; absent otherwise."""
+        return self.root / "FAILED.json"
+
+    def arrays(self, dataset: str) -> Path:
+        """Return the windows of a data set as arrays."""
+        return self.root / "arrays" / f"{dataset}.npz"
+
+    def split(self, dataset: str, seed: int, fold: int) -> Path:
+        """Return the rows of one split of a data set."""
+        return self.root / "splits" / f"{dataset}-seed{seed}-fold{fold}.npz"
+
+    def predictions(self, arm: str) -> Path:
+        """Return an arm's predictions on the scored windows."""
+        return self.root / "predictions" / f"{arm}.npz"
+
+    def thresholds(self, arm: str) -> Path:
+        """Return an arm's threshold curves."""
+        return self.root / "thresholds" / f"{arm}.csv"
+
+    @property
+    def gallery_json(self) -> Path:
+        """The windows that the report draws."""
+        return self.root / "predictions" / "gallery.json"
+
+    @property
+    def report(self) -> Path:
+        """The report's folder."""
+        return self.root / "report"

@@ -1,0 +1,198 @@
+"""Before anything is trained: load and check the data, split it, and write the job."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, assert_never
+
+from jade_model.config import Loss, Recipe
+from jade_model.files import sha256_file, write_atomically
+from jade_model.job import Job, JobData, Training, run_key, save_job
+from jade_model.recipes import recipe
+from jade_model.sample import sample_windows
+from jade_model.schema import load_windows
+from jade_model.split_files import save_split
+from jade_model.splits import Grouping, Split, group_windows, grouped_folds, holdout_split, seed_split
+from jade_model.train import fitted_recipe
+from jade_model.windows import Windows, save_arrays
+from jade_model.worker import MANIFEST_NAME
+from tasks.errors import BadRequest
+from tasks.layout import RunLayout, training_folder
+
+FOLD_VALIDATION_FRACTION = 0.1
+"""Share of a fold's training windows whose loss is watched but not fitted."""
+
+KEPT_TRAININGS = ".trainings"
+"""Index of finished trainings in the artifacts folder: one file a run key."""
+
+MEMBER_SEED_STEP = 1_000_000
+"""Seeds of an ensemble's members lie this far apart, out of the way of the runs' own."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison trains.
+
+    Attributes:
+        arms: Arm -> name of its recipe, in the order of the comparison.
+        epochs: Instead of the recipes', or None.
+        seeds: Number of repetitions.
+        folds: Number of folds; 1 is a single hold-out split.
+        split: How windows are divided.
+        ensemble: Members a model.
+    """
+
+    arms: dict[Loss, str]
+    epochs: int | None
+    seeds: int
+    folds: int
+    split: Literal["grouped", "seed"]
+    ensemble: int
+
+    def recipe_of(self, arm: Loss) -> Recipe:
+        """Return the recipe that an arm is trained by."""
+        chosen = recipe(self.arms[arm])
+        if self.epochs is None:
+            return chosen
+        return replace(chosen, training=replace(chosen.training, epochs=self.epochs))
+
+
+def load_data(sources: list[str]) -> list[Windows]:
+    """Load every data set, or the built-in sample if none is named.
+
+    Raises:
+        DataError: A file breaks the contract.
+        BadRequest: Two data sets share a name, or one has no span at all.
+    """
+    if not sources:
+        return [sample_windows()]
+    data = [load_windows(source) for source in sources]
+    names = [windows.name for windows in data]
+    again = sorted(name for name, times in Counter(names).items() if times > 1)
+    if again:
+        raise BadRequest(f"data sets are told apart by their files' names; {', '.join(again)} occurs twice")
+    for windows in data:
+        if len(windows.spans_S2) == 0:
+            raise BadRequest(f"no window of {windows.name} has a span: there is nothing to learn or to score")
+    return data
+
+
+def write_job(layout: RunLayout, data: list[Windows], plan: Plan) -> Job:
+    """Write the windows as arrays, the splits, and `job.json`.
+
+    Raises:
+        DataError: A data set has too few groups for the folds.
+    """
+    datasets, trainings = [], []
+    for windows in data:
+        arrays = layout.arrays(windows.name)
+        arrays.parent.mkdir(parents=True, exist_ok=True)
+        save_arrays(windows, arrays)
+        datasets.append(JobData(windows.name, _relative(layout, arrays), windows.sha256, sha256_file(arrays)))
+        shown = windows.name if len(data) > 1 else None
+        for split in make_splits(windows, group_windows(windows), plan):
+            path = layout.split(windows.name, split.seed, split.fold)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_split(split, path)
+            trainings += [
+                _training(layout, windows, split, path, plan, arm, member, shown)
+                for arm in plan.arms
+                for member in range(plan.ensemble)
+            ]
+    # Seeds first: when a run is cut short, whole seeds are there rather than one fold of each.
+    trainings.sort(key=lambda training: (training.seed % MEMBER_SEED_STEP, training.fold))
+    job = Job(layout.run_id, tuple(datasets), tuple(trainings))
+    save_job(job, layout.job_json)
+    return job
+
+
+def make_splits(windows: Windows, grouping: Grouping, plan: Plan) -> list[Split]:
+    """Return the splits of every seed, in the order of seeds and folds."""
+    match plan.split:
+        case "seed":
+            return [replace(seed_split(windows.num_windows), seed=seed) for seed in range(plan.seeds)]
+        case "grouped":
+            splits: list[Split] = []
+            for seed in range(plan.seeds):
+                if plan.folds == 1:
+                    splits.append(holdout_split(windows, grouping, seed=seed))
+                else:
+                    splits += grouped_folds(
+                        windows,
+                        grouping,
+                        num_folds=plan.folds,
+                        seed=seed,
+                        validation_fraction=FOLD_VALIDATION_FRACTION,
+                    )
+            return splits
+        case _:
+            assert_never(plan.split)
+
+
+def remember_trainings(job: Job, layout: RunLayout, artifacts: Path) -> None:
+    """Note where each finished training lies, so that a later run with the same run key takes it over."""
+    index = artifacts / KEPT_TRAININGS
+    index.mkdir(exist_ok=True)
+    for training in job.trainings:
+        write_atomically(index / training.run_key, f"{layout.run_id}/{training.output_dir}\n")
+
+
+def reuse_trainings(job: Job, layout: RunLayout, artifacts: Path) -> int:
+    """Take over finished trainings of earlier runs that have the same run key; return how many.
+
+    What is copied is only a candidate: the training job verifies it against its manifest before it skips the training.
+    """
+    taken = 0
+    for training in job.trainings:
+        entry = artifacts / KEPT_TRAININGS / training.run_key
+        if not entry.is_file():
+            continue
+        source = (artifacts / entry.read_text().strip()).resolve()
+        if not (source.is_relative_to(artifacts) and (source / MANIFEST_NAME).is_file()):
+            continue
+        target = layout.root / training.output_dir
+        target.mkdir(parents=True, exist_ok=True)
+        for file in source.iterdir():
+            if file.is_file():
+                shutil.copy2(file, target / file.name)
+        taken += 1
+    return taken
+
+
+def _training(
+    layout: RunLayout,
+    windows: Windows,
+    split: Split,
+    rows: Path,
+    plan: Plan,
+    arm: Loss,
+    member: int,
+    shown_dataset: str | None,
+) -> Training:
+    # Both arms and folds see all of a data set's spans here: only the head's size depends on it.
+    chosen = fitted_recipe(plan.recipe_of(arm), windows)
+    seed = split.seed + member * MEMBER_SEED_STEP
+    return Training(
+        arm=arm,
+        dataset=windows.name,
+        seed=seed,
+        fold=split.fold,
+        recipe=chosen,
+        rows=_relative(layout, rows),
+        output_dir=training_folder(arm, shown_dataset, split.seed, split.fold, member),
+        run_key=run_key(
+            data_sha256=windows.sha256,
+            recipe=chosen,
+            seed=seed,
+            fold=split.fold,
+            train_rows=split.train_rows,
+            validation_rows=split.validation_rows,
+        ),
+    )
+
+
+def _relative(layout: RunLayout, path: Path) -> str:
+    return path.relative_to(layout.root).as_posix()

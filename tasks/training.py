@@ -1,0 +1,78 @@
+"""The Prefect tasks that follow a training job: one for each arm and seed, so that the UI shows them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from jade_model.worker import files_of
+from tasks.errors import TrainingFailed
+from tasks.jobs import POLL_S, Part, TrainingJob, checkpoint_of, part_of, running_job
+
+LOG_EVERY_EPOCHS = 10
+PROGRESS_STEP_PERCENT = 5.0
+
+_followed: dict[str, TrainingJob] = {}
+"""Jobs of this process by run folder: tasks take paths, never live objects."""
+
+
+@contextmanager
+def training_job(folder: Path, *, device: str, workers: int | None) -> Iterator[TrainingJob]:
+    """Run the job of a run while the block lasts, for tasks to follow; nothing of it runs afterwards."""
+    with running_job(folder, device=device, workers=workers) as job:
+        _followed[str(folder)] = job
+        try:
+            yield job
+        finally:
+            del _followed[str(folder)]
+
+
+@task(name="train", task_run_name="train-{part}", cache_policy=NO_CACHE)
+def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
+    """Follow one arm and seed of the run's training job to its end.
+
+    Args:
+        folder: The run's.
+        part: Its name, for the UI.
+        arm: Which arm.
+        seed: Which seed.
+
+    Returns:
+        The checkpoints' paths relative to the run's folder.
+
+    Raises:
+        TrainingFailed: The job ended before this part was done.
+    """
+    logger = get_run_logger()
+    job, key = _followed[folder], Part(arm, seed)
+    artifact = cast("UUID", create_progress_artifact(0.0, key=f"train-{part}", description=f"Epochs of {part}"))
+    logged, shown = -1, 0.0
+    state = job.state[key]
+    while state.finished < state.trainings:
+        if job.ended:
+            raise TrainingFailed(f"train-{part}", job.exit_status, job.stderr_tail)
+        job.wait_for_change(POLL_S)
+        step = state.epochs_done // LOG_EVERY_EPOCHS
+        if step != logged and state.latest:
+            logger.info("%s (%d of %d epochs)", state.latest, state.epochs_done, state.epochs)
+            logged = step
+        done = 100.0 * state.epochs_done / state.epochs
+        # Every update is a request to the server: a coarse step is smooth enough.
+        if done - shown >= PROGRESS_STEP_PERCENT:
+            update_progress_artifact(artifact, done)
+            shown = done
+    update_progress_artifact(artifact, 100.0)
+    logger.info("done: %d trainings, %d epochs", state.trainings, state.epochs)
+    return [
+        checkpoint_of(files_of(training, job.folder)).relative_to(job.folder).as_posix()
+        for training in job.job.trainings
+        if part_of(training) == key
+    ]

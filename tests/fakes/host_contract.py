@@ -1,0 +1,313 @@
+"""What every host must do, whatever is behind it: subclasses give the `host` and a folder that both sides see."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.hosts.base import FileEntry, Host
+from tasks.hosts.errors import (
+    CommandFailed,
+    CommandTimedOut,
+    HostToolMissing,
+    NameRefused,
+    NoSpaceLeft,
+    OutputTooLong,
+    RemoteFileMissing,
+    RemotePermissionDenied,
+    TransferCorrupted,
+)
+from tasks.hosts.incoming import part_name
+from tasks.hosts.transfer import describe_files, list_files
+
+SMALL_BYTES = 100_000
+
+UNSAFE_NAMES = ["../up", "a/../../up", "/absolute", "", ".", "a//b", "a/./b", "a\\b", "line\nbreak", "x" * 2000]
+
+
+def processes_with(text: str) -> list[int]:
+    """Live processes on this machine whose command line has `text` in it; not the caller."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if text in (folder / "cmdline").read_text() and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+def wait_until_none(text: str, limit_s: float = 5.0) -> list[int]:
+    """What is left of such processes after some time; empty as soon as none are."""
+    deadline = time.monotonic() + limit_s
+    while (left := processes_with(text)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+class CommandContract:
+    """`Host.run`."""
+
+    def test_run_gives_status_and_both_streams(self, host: Host) -> None:
+        result = host.run("printf 'a\\0b'; echo oh >&2; exit 3", timeout_s=10, check=False)
+        assert (result.exit_status, result.stdout, result.stderr) == (3, b"a\0b", "oh")
+
+    def test_run_feeds_standard_input_while_it_reads_output(self, host: Host) -> None:
+        data = os.urandom(3 * 2**20)
+        assert host.run("cat", timeout_s=30, stdin=data).stdout == data
+
+    def test_input_that_nobody_reads_does_no_harm(self, host: Host) -> None:
+        assert host.run("echo done", timeout_s=10, stdin=b"x" * 2**20).text == "done\n"
+
+    def test_a_failed_command_carries_its_evidence(self, host: Host) -> None:
+        with pytest.raises(CommandFailed) as caught:
+            host.run("echo first; echo why >&2; exit 7", timeout_s=10)
+        assert caught.value.exit_status == 7
+        assert caught.value.stderr_tail == "why"
+        assert "why" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("message", "kind"),
+        [
+            ("No space left on device", NoSpaceLeft),
+            ("Permission denied", RemotePermissionDenied),
+            ("No such file or directory", RemoteFileMissing),
+            ("jade: needs setsid", HostToolMissing),
+        ],
+    )
+    def test_a_telling_message_becomes_its_own_error(
+        self, host: Host, message: str, kind: type[Exception]
+    ) -> None:
+        with pytest.raises(kind, match=message):
+            host.run(f"echo 'prog: {message}' >&2; exit 1", timeout_s=10)
+
+    def test_a_full_disk_is_told_as_such(self, host: Host) -> None:
+        with pytest.raises(NoSpaceLeft):
+            host.run("export LC_ALL=C; echo x > /dev/full", timeout_s=10)
+        with pytest.raises(NoSpaceLeft):
+            host.run("export LC_ALL=C; echo x | cat > /dev/full", timeout_s=10)
+
+    def test_a_command_past_its_time_is_ended_with_all_that_it_started(self, host: Host) -> None:
+        started = time.monotonic()
+        with pytest.raises(CommandTimedOut):
+            host.run("sleep 87654 & sleep 87654; echo never", timeout_s=0.5)
+        assert time.monotonic() - started < 8
+        assert wait_until_none("sleep\x0087654") == []
+
+    def test_endless_output_is_stopped(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tasks.hosts.shell.MAX_OUTPUT_BYTES", 2**20)
+        with pytest.raises(OutputTooLong):
+            host.run("exec cat /dev/zero", timeout_s=20)
+
+    def test_standard_error_is_kept_at_its_end(self, host: Host) -> None:
+        result = host.run("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo end >&2", timeout_s=20)
+        assert result.stderr.endswith("end")
+        assert len(result.stderr) <= 2**16
+
+    def test_closing_twice_does_nothing(self, host: Host) -> None:
+        host.close()
+        host.close()
+
+
+class TransferContract:
+    """`Host.put` and `Host.get`."""
+
+    @pytest.fixture(autouse=True)
+    def _large_files_are_not_that_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tasks.hosts.upload.SMALL_BYTES", SMALL_BYTES)
+
+    def test_what_was_put_comes_back_as_it_was(self, host: Host, place: Path, tmp_path: Path) -> None:
+        files = _sample_files(tmp_path / "here")
+        entries = host.put(files, str(place / "some where"), timeout_s=60)
+        assert entries == describe_files(files)
+        host.get(entries, str(place / "some where"), tmp_path / "back", timeout_s=60)
+        for name, path in files.items():
+            assert (tmp_path / "back" / name).read_bytes() == path.read_bytes()
+            assert (place / "some where" / name).read_bytes() == path.read_bytes()
+        assert not list(place.rglob("*.part"))
+        assert not list((tmp_path / "back").rglob("*.part"))
+
+    def test_progress_ends_with_all_bytes_and_never_goes_back(
+        self, host: Host, place: Path, tmp_path: Path
+    ) -> None:
+        files = _sample_files(tmp_path / "here")
+        told: list[tuple[int, int]] = []
+        entries = host.put(files, str(place), timeout_s=60, progress=lambda *now: told.append(now))
+        total = sum(entry.size for entry in entries)
+        assert told[-1] == (total, total)
+        assert told == sorted(told)
+        told.clear()
+        host.get(
+            entries, str(place), tmp_path / "back", timeout_s=60, progress=lambda *now: told.append(now)
+        )
+        assert told[-1] == (total, total)
+
+    def test_what_is_there_is_not_sent_again(self, host: Host, place: Path, tmp_path: Path) -> None:
+        files = _sample_files(tmp_path / "here")
+        entries = host.put(files, str(place), timeout_s=60)
+        before = {entry.path: (place / entry.path).stat().st_mtime_ns for entry in entries}
+        assert host.put(files, str(place), timeout_s=60) == entries
+        assert {entry.path: (place / entry.path).stat().st_mtime_ns for entry in entries} == before
+
+    def test_an_upload_goes_on_where_it_was_cut(self, host: Host, place: Path, tmp_path: Path) -> None:
+        files = large_file(tmp_path)
+        (entry,) = describe_files(files)
+        (place / part_name(entry)).write_bytes(files["large"].read_bytes()[: SMALL_BYTES // 2])
+        told: list[int] = []
+        host.put(files, str(place), timeout_s=60, progress=lambda done, total: told.append(done))
+        assert told[0] == SMALL_BYTES // 2
+        assert (place / "large").read_bytes() == files["large"].read_bytes()
+
+    def test_a_damaged_part_is_found_out_and_the_next_try_succeeds(
+        self, host: Host, place: Path, tmp_path: Path
+    ) -> None:
+        files = large_file(tmp_path)
+        (entry,) = describe_files(files)
+        (place / part_name(entry)).write_bytes(b"rubbish")
+        with pytest.raises(TransferCorrupted, match=entry.sha256) as caught:
+            host.put(files, str(place), timeout_s=60)
+        assert caught.value.is_transient
+        assert not list(place.iterdir())
+        host.put(files, str(place), timeout_s=60)
+        assert (place / "large").read_bytes() == files["large"].read_bytes()
+
+    def test_a_changed_file_replaces_the_old_one(self, host: Host, place: Path, tmp_path: Path) -> None:
+        source = tmp_path / "source"
+        for contents in (b"first", b"other"):
+            source.write_bytes(contents)
+            host.put({"file": source}, str(place), timeout_s=60)
+            assert (place / "file").read_bytes() == contents
+
+    def test_a_download_goes_on_where_it_was_cut(self, host: Host, place: Path, tmp_path: Path) -> None:
+        files = {**large_file(tmp_path), **_sample_files(tmp_path / "here")}
+        entries = host.put(files, str(place), timeout_s=60)
+        back = tmp_path / "back"
+        back.mkdir()
+        (back / part_name(entries[0])).write_bytes(files["large"].read_bytes()[:90_000])
+        told: list[int] = []
+        host.get(
+            entries, str(place), back, timeout_s=60, progress=lambda done, total: told.append(done)
+        )
+        assert told[0] == 90_000
+        for name, path in files.items():
+            assert (back / name).read_bytes() == path.read_bytes()
+
+    def test_wrong_bytes_never_get_the_files_name(self, host: Host, place: Path, tmp_path: Path) -> None:
+        (place / "file").write_bytes(b"what came")
+        wanted = FileEntry("file", 9, "0" * 64)
+        with pytest.raises(TransferCorrupted, match=wanted.sha256):
+            host.get([wanted], str(place), tmp_path / "back", timeout_s=60)
+        assert not list((tmp_path / "back").iterdir())
+
+    @pytest.mark.parametrize("size", [3, 300], ids=["longer", "shorter"])
+    def test_a_file_of_another_size_than_the_manifests_is_refused(
+        self, host: Host, place: Path, tmp_path: Path, size: int
+    ) -> None:
+        (place / "file").write_bytes(b"x" * 100)
+        with pytest.raises(TransferCorrupted):
+            host.get([FileEntry("file", size, "0" * 64)], str(place), tmp_path / "back", timeout_s=60)
+        assert not list((tmp_path / "back").iterdir())
+
+    def test_a_missing_file_is_named(self, host: Host, place: Path, tmp_path: Path) -> None:
+        with pytest.raises(RemoteFileMissing, match="nowhere"):
+            host.get([FileEntry("nowhere", 3, "0" * 64)], str(place), tmp_path, timeout_s=60)
+
+    def test_a_link_is_not_followed(self, host: Host, place: Path, tmp_path: Path) -> None:
+        (place / "secret").write_bytes(b"abc")
+        (place / "link").symlink_to("secret")
+        (entry,) = describe_files({"link": place / "secret"})
+        with pytest.raises(NameRefused, match="link"):
+            host.get([entry], str(place), tmp_path / "back", timeout_s=60)
+
+    def test_a_local_link_cannot_lead_a_download_astray(
+        self, host: Host, place: Path, tmp_path: Path
+    ) -> None:
+        (place / "sub").mkdir()
+        (place / "sub" / "file").write_bytes(b"abc")
+        (entry,) = describe_files({"sub/file": place / "sub" / "file"})
+        outside, back = tmp_path / "outside", tmp_path / "back"
+        outside.mkdir()
+        back.mkdir()
+        (back / "sub").symlink_to(outside)
+        with pytest.raises(NameRefused, match="leads out"):
+            host.get([entry], str(place), back, timeout_s=60)
+        assert not list(outside.iterdir())
+
+    @pytest.mark.parametrize("name", UNSAFE_NAMES)
+    def test_names_that_could_leave_the_folder_are_refused(
+        self, host: Host, place: Path, tmp_path: Path, name: str
+    ) -> None:
+        source = tmp_path / "source"
+        source.write_bytes(b"x")
+        with pytest.raises(NameRefused):
+            host.put({name: source}, str(place), timeout_s=60)
+        with pytest.raises(NameRefused):
+            FileEntry(name, 1, "0" * 64)
+        assert not list(place.iterdir())
+
+    def test_a_name_listed_twice_is_refused(self, host: Host, place: Path, tmp_path: Path) -> None:
+        entry = FileEntry("file", 1, "0" * 64)
+        with pytest.raises(NameRefused, match="twice"):
+            host.get([entry, entry], str(place), tmp_path / "back", timeout_s=60)
+
+    def test_nothing_to_move_is_no_error(self, host: Host, place: Path, tmp_path: Path) -> None:
+        assert host.put({}, str(place), timeout_s=60) == ()
+        host.get([], str(place), tmp_path / "back", timeout_s=60)
+
+
+class ListingContract:
+    """`list_files`, which needs a shell."""
+
+    def test_a_listing_is_a_manifest_of_what_is_there(self, host: Host, place: Path, tmp_path: Path) -> None:
+        files = _sample_files(tmp_path / "here")
+        entries = host.put(files, str(place), timeout_s=60)
+        (place / ".unfinished.part").write_bytes(b"x")
+        found = list_files(host, str(place), timeout_s=60)
+        assert found == tuple(sorted(entries, key=lambda entry: entry.path))
+
+    def test_a_listing_refuses_links_and_line_breaks(self, host: Host, place: Path) -> None:
+        (place / "link").symlink_to("/etc/hostname")
+        with pytest.raises(NameRefused, match="link"):
+            list_files(host, str(place), timeout_s=60)
+        (place / "link").unlink()
+        (place / "two\nlines").write_bytes(b"x")
+        with pytest.raises(NameRefused):
+            list_files(host, str(place), timeout_s=60)
+
+    def test_a_listing_has_bounds(self, host: Host, place: Path) -> None:
+        (place / "one").write_bytes(b"12345")
+        (place / "two").write_bytes(b"12345")
+        with pytest.raises(NameRefused, match="2 files"):
+            list_files(host, str(place), timeout_s=60, max_files=1)
+        with pytest.raises(NameRefused, match="10 bytes"):
+            list_files(host, str(place), timeout_s=60, max_bytes=9)
+
+    def test_a_listing_of_no_folder_is_an_error(self, host: Host, place: Path) -> None:
+        with pytest.raises(RemoteFileMissing):
+            list_files(host, str(place / "nowhere"), timeout_s=60)
+
+
+def _sample_files(folder: Path) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "empty": b"",
+        "plain.txt": b"hello\n",
+        "sub/deeper/with space.bin": os.urandom(70_000),
+        "sub/é ü 'quoted' \"$HOME\" -n.json": b"{}",
+        "-starts-with-a-dash": b"-",
+    }
+    files = {}
+    for number, (name, data) in enumerate(contents.items()):
+        files[name] = folder / str(number)
+        files[name].write_bytes(data)
+    return files
+
+
+def large_file(folder: Path, num_bytes: int = 3 * SMALL_BYTES) -> dict[str, Path]:
+    """A file that goes up by itself, under the name `large`."""
+    source = folder / "large-source"
+    source.write_bytes(os.urandom(num_bytes))
+    return {"large": source}

@@ -1,0 +1,289 @@
+"""An SSH server inside the test's process, with a real shell behind it and faults on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import paramiko
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tasks.hosts.keys import load_private_key
+
+logging.getLogger("fake-ssh-server").propagate = False
+logging.getLogger("fake-ssh-server").addHandler(logging.NullHandler())
+
+
+def write_private_key(path: Path, passphrase: str | None = None) -> paramiko.PKey:
+    """A new Ed25519 key in OpenSSH's format at `path`."""
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase.encode())
+    data = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, encryption
+    )
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return load_private_key(path, passphrase)
+
+
+class FakeSshServer:
+    """Listens on a free loopback port; every connection has its threads.
+
+    Args:
+        home: Where commands start and SFTP's relative paths begin.
+        user_keys: Public keys that are let in.
+        host_keys: Private keys of the server, of different kinds; None makes one.
+
+    Attributes:
+        has_shell: Whether commands run.
+        startup_noise: Printed before each command, as some start-up files do.
+        commands: All that was asked to run.
+        logins: User and fingerprint of every attempt.
+        change_output: Applied to what commands print, for damage on the way.
+        cut_after_bytes: Cut all connections once this many more bytes of input and output went by.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        user_keys: list[paramiko.PKey],
+        host_keys: list[paramiko.PKey] | None = None,
+    ) -> None:
+        self.home = home
+        self.has_shell = True
+        self.startup_noise = b""
+        self.commands: list[str] = []
+        self.logins: list[tuple[str, str]] = []
+        self.change_output: Callable[[str, bytes], bytes] = lambda command, data: data
+        self.cut_after_bytes: int | None = None
+        self.user_blobs = {key.asbytes() for key in user_keys}
+        self.host_keys = host_keys or [paramiko.ECDSAKey.generate()]
+        self._transports: list[paramiko.Transport] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the first host key."""
+        return self.host_keys[0].fingerprint
+
+    @property
+    def known_hosts_line(self) -> str:
+        key = self.host_keys[0]
+        return f"[127.0.0.1]:{self.port} {key.get_name()} {key.get_base64()}\n"
+
+    def cut(self) -> int:
+        """Close every connection without a word."""
+        with self._lock:
+            victims, self._transports = self._transports, []
+        for transport in victims:
+            transport.close()
+        return len(victims)
+
+    def close(self) -> None:
+        # Closing alone does not wake a thread that waits in accept().
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def count(self, num_bytes: int) -> None:
+        if self.cut_after_bytes is None:
+            return
+        self.cut_after_bytes -= num_bytes
+        if self.cut_after_bytes <= 0:
+            self.cut_after_bytes = None
+            self.cut()
+
+    def remember(self, process: subprocess.Popen[bytes]) -> None:
+        self._processes.append(process)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            transport = paramiko.Transport(connection)
+            transport.set_log_channel("fake-ssh-server")
+            for key in self.host_keys:
+                transport.add_server_key(key)
+            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files, self)
+            with self._lock:
+                self._transports.append(transport)
+            with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+                # With an event it returns at once; a client that goes away must not end this loop.
+                transport.start_server(event=threading.Event(), server=_Session(self, transport))
+
+
+class _Session(paramiko.ServerInterface):
+    def __init__(self, server: FakeSshServer, transport: paramiko.Transport) -> None:
+        self._server, self._transport = server, transport
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        self._server.logins.append((username, key.fingerprint))
+        is_known = key.asbytes() in self._server.user_blobs
+        return paramiko.AUTH_SUCCESSFUL if is_known else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        if not self._server.has_shell:
+            return False
+        self._server.commands.append(command.decode())
+        threading.Thread(target=self._serve, args=(channel, command.decode()), daemon=True).start()
+        return True
+
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
+        threading.Thread(target=self._relay, args=(destination,), daemon=True).start()
+        return paramiko.OPEN_SUCCEEDED
+
+    def _relay(self, destination: tuple[str, int]) -> None:
+        channel = self._transport.accept(5)
+        if channel is None:
+            return
+        with socket.create_connection(destination) as onward:
+            back = threading.Thread(target=_pump, args=(onward.recv, channel.sendall), daemon=True)
+            back.start()
+            _pump(channel.recv, onward.sendall)
+        channel.close()
+
+    def _serve(self, channel: paramiko.Channel, command: str) -> None:
+        process = subprocess.Popen(
+            ["sh", "-c", command],
+            cwd=self._server.home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._server.remember(process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+
+        def send(data: bytes) -> None:
+            self._server.count(len(data))
+            channel.sendall(self._server.change_output(command, data))
+
+        def receive(data: bytes) -> None:
+            self._server.count(len(data))
+            stdin.write(data)
+
+        feeder = threading.Thread(target=_feed, args=(channel, receive, stdin), daemon=True)
+        errors = threading.Thread(target=_pump, args=(stderr.read, channel.sendall_stderr), daemon=True)
+        feeder.start()
+        errors.start()
+        with stdout, stderr, contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            if self._server.startup_noise:
+                channel.sendall(self._server.startup_noise)
+            _pump(stdout.read, send)
+            status = process.wait()
+            errors.join()
+            if status >= 0:
+                channel.send_exit_status(status)
+            channel.close()
+
+
+def _feed(channel: paramiko.Channel, receive: Callable[[bytes], object], stdin: IO[bytes]) -> None:
+    _pump(channel.recv, receive)
+    with contextlib.suppress(OSError):
+        stdin.close()
+
+
+def _pump(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
+    with contextlib.suppress(paramiko.SSHException, EOFError, OSError, ValueError):
+        while chunk := read(2**15):
+            write(chunk)
+
+
+class _Files(paramiko.SFTPServerInterface):
+    """SFTP over the folder `home` and absolute paths."""
+
+    def __init__(self, server: paramiko.ServerInterface, fake: FakeSshServer) -> None:
+        super().__init__(server)
+        self._home = fake.home
+
+    def canonicalize(self, path: str) -> str:
+        return os.path.normpath(self._home / path)
+
+    def lstat(self, path: str) -> paramiko.SFTPAttributes | int:
+        try:
+            return paramiko.SFTPAttributes.from_stat((self._home / path).lstat())
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+
+    def stat(self, path: str) -> paramiko.SFTPAttributes | int:
+        try:
+            return paramiko.SFTPAttributes.from_stat((self._home / path).stat())
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+
+    def mkdir(self, path: str, attr: paramiko.SFTPAttributes) -> int:
+        return self._done((self._home / path).mkdir)
+
+    def remove(self, path: str) -> int:
+        return self._done((self._home / path).unlink)
+
+    def posix_rename(self, oldpath: str, newpath: str) -> int:
+        return self._done(lambda: (self._home / oldpath).replace(self._home / newpath))
+
+    def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
+        mode = "rb"
+        if flags & os.O_APPEND:
+            mode = "ab"
+        elif flags & os.O_WRONLY:
+            mode = "wb"
+        try:
+            file = (self._home / path).open(mode)
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+        handle = paramiko.SFTPHandle(flags)
+        handle.readfile = handle.writefile = file  # type: ignore[attr-defined]
+        return handle
+
+    @staticmethod
+    def _done(action: Callable[[], object]) -> int:
+        try:
+            action()
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+        return paramiko.SFTP_OK
+
+
+@contextlib.contextmanager
+def running_fake_server(
+    home: Path, user_keys: list[paramiko.PKey], host_keys: list[paramiko.PKey] | None = None
+) -> Iterator[FakeSshServer]:
+    """A server that is closed on leaving, with all that it started."""
+    home.mkdir(parents=True, exist_ok=True)
+    server = FakeSshServer(home, user_keys, host_keys)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,84 @@
+"""`jade compare` as a person runs it: its own ephemeral server, an empty home."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.processes import leaders_named, processes_of_group
+from helpers.servers import ROOT, wait_until
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An empty home and no Prefect settings."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    (tmp_path / "home").mkdir()
+    return {**env, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+
+
+def jade(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", *arguments]
+
+
+def test_compare_prints_the_verdict_and_repeats_it_without_training_again(
+    small_file: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    flags = ["--data", str(small_file), "--epochs", "2", "--folds", "2", "--artifacts", str(tmp_path / "a"), "--json"]
+    results = []
+    for _ in range(2):
+        done = subprocess.run(
+            jade("compare", *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        results.append(json.loads(done.stdout))
+    first, second = (json.loads((Path(item["folder"]) / "comparison.json").read_text()) for item in results)
+    assert first["verdict"] == second["verdict"] == results[1]["verdict"]
+    log = (Path(results[0]["folder"]) / "crf" / "manifest.json").read_bytes()
+    assert (Path(results[1]["folder"]) / "crf" / "manifest.json").read_bytes() == log
+
+
+def test_bad_data_exit_with_2_before_anything_is_trained(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"nothing of the kind")
+    flags = ["--data", str(tmp_path / "bad.parquet"), "--artifacts", str(tmp_path / "a")]
+    done = subprocess.run(
+        jade("compare", *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    assert "bad.parquet" in done.stderr
+    assert done.stdout == ""
+    (failed,) = (tmp_path / "a").glob("*/FAILED.json")
+    assert "bad.parquet" in json.loads(failed.read_text())["message"]
+    assert not list((tmp_path / "a").glob("*/job.json"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ending_compare_in_the_middle_leaves_no_training_process(
+    small_file: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals
+) -> None:
+    artifacts = tmp_path / "a"
+    flags = ["--data", str(small_file), "--epochs", "5000", "--folds", "2", "--artifacts", str(artifacts)]
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(
+            jade("compare", *flags), cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            wait_until(lambda: bool(list(artifacts.glob("*/*/history.jsonl"))), 200, (tmp_path / "log").read_text)
+            (group,) = leaders_named("jade_model", str(artifacts))
+            assert len(processes_of_group(group)) > 1
+            running.send_signal(number)
+            running.wait(60)
+        finally:
+            running.kill()
+            running.wait()
+    wait_until(lambda: not processes_of_group(group), 60, lambda: str(processes_of_group(group)))
+    if number == signal.SIGINT:
+        (failed,) = artifacts.glob("*/FAILED.json")
+        assert json.loads(failed.read_text())["error"] in {"KeyboardInterrupt", "TerminationSignal", "CancelledError"}

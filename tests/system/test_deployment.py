@@ -1,0 +1,74 @@
+"""`prefect deployment run compare/nightly` on a real server and worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.servers import PrefectServer
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def nightly(deployed: PrefectServer, small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Run the deployment on small data; return the flow run's id and the artifacts folder."""
+    artifacts = tmp_path_factory.mktemp("nightly")
+    parameters = {"data": [str(small_file)], "epochs": 2, "seeds": 1, "folds": 2, "artifacts": str(artifacts)}
+    given = f"parameters={json.dumps(parameters)}"
+    deployed.prefect("deployment", "run", "compare/nightly", "--watch", "--param", given, timeout_s=400)
+    (run,) = deployed.read("flow_runs", flow_runs={"state": {"type": {"any_": ["COMPLETED"]}}})
+    return str(run["id"]), artifacts
+
+
+def test_it_completes_and_leaves_a_report(nightly: tuple[str, Path]) -> None:
+    (run,) = [path for path in nightly[1].iterdir() if not path.name.startswith(".")]
+    assert json.loads((run / "run.json").read_text())["state"] == "completed"
+    assert (run / "report" / "index.html").is_file()
+    assert set(json.loads((run / "comparison.json").read_text())["arms"]) == {"soft_span", "crf", "single_span"}
+
+
+def test_the_ui_shows_tasks_that_a_person_recognises(deployed: PrefectServer, nightly: tuple[str, Path]) -> None:
+    found = deployed.read("task_runs", flow_runs={"id": {"any_": [nightly[0]]}})
+    assert {str(task["name"]) for task in found} == {
+        "prepare-data",
+        "train-soft-span-seed0",
+        "train-crf-seed0",
+        "train-single-span-seed0",
+        "optimise-thresholds-and-compare",
+        "write-report",
+        "publish-report",
+    }
+    assert {task["state_type"] for task in found} == {"COMPLETED"}
+
+
+def test_report_table_link_and_progress_are_artifacts(deployed: PrefectServer, nightly: tuple[str, Path]) -> None:
+    found = {str(item["key"]): item for item in deployed.read("artifacts", flow_runs={"id": {"any_": [nightly[0]]}})}
+    assert {"comparison-report", "comparison", "html-report", "train-crf-seed0"} <= set(found)
+    assert found["comparison-report"]["type"] == "markdown"
+    assert "Verdict" in str(found["comparison-report"]["data"])
+    assert found["train-crf-seed0"]["data"] == 100.0
+
+
+def test_the_deployment_is_scheduled_and_limited_to_one_at_a_time(deployed: PrefectServer) -> None:
+    (deployment,) = [item for item in deployed.read("deployments") if item["name"] == "nightly"]
+    assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"  # type: ignore[index]
+    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"  # type: ignore[index]
+    assert "parameters" in deployment["parameter_openapi_schema"]["properties"]  # type: ignore[index]
+
+
+def test_the_run_page_shows_in_a_browser(
+    deployed: PrefectServer, nightly: tuple[str, Path], browse: Callable[[str], str]
+) -> None:
+    page = browse(f"{deployed.url.removesuffix('/api')}/runs/flow-run/{nightly[0]}")
+    assert "compare-" in page
+    assert "Completed" in page
+
+
+def test_the_html_report_shows_in_a_browser(nightly: tuple[str, Path], browse: Callable[[str], str]) -> None:
+    (report,) = nightly[1].glob("*/report/index.html")
+    page = browse(report.as_uri())
+    for words in ("Verdict", "single_span", "largest move"):
+        assert words.replace("_", " ") in page.replace("_", " ")

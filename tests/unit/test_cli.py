@@ -1,0 +1,188 @@
+"""Commands: what they print, where errors go, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows.cli import COMMANDS, run
+from tasks.layout import RunLayout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom flows.cli import run\nassert run(['--help']) == 0\n"
+        "heavy = {'torch', 'prefect', 'pandas', 'numpy', 'pydantic', 'rich'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_explains_itself_and_speaks_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compere"], "Did you mean 'compare'?"),
+        (["compare", "--epochs", "0"], "--epochs: Input should be greater than or equal to 1 (given: '0')"),
+        (["compare", "--arms", "crf,lstm"], "--arms"),
+        (["compare", "--arms", "crf"], "--arms"),
+        (["compare", "--split", "seed", "--folds", "5"], "split `seed` is a single split"),
+        (["train"], "--loss"),
+        (["validate", "nowhere.parquet"], "nowhere.parquet"),
+        (["report", "nowhere"], "no run called 'nowhere'"),
+        (["predict", "--model-path", "nowhere.pt", "--data-path", "x.parquet"], "nowhere.pt"),
+        (["window", "nowhere.csv", "out.parquet"], "nowhere.csv"),
+    ],
+)
+def test_bad_usage_and_input_exit_with_2_and_say_why_on_standard_error(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+
+
+def test_an_error_is_json_where_json_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", "nowhere", "--json"]) == 2
+    error = json.loads(capsys.readouterr().err)
+    assert (error["error"], error["exit_code"]) == ("RunNotFound", 2)
+
+
+def test_the_sample_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sample.parquet"
+    assert run(["sample", str(out), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert run(["validate", str(out), "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["valid"] is True
+    assert checked["num_windows"] == written["num_windows"] >= 200
+
+
+def test_validate_lists_every_violation_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(b"PAR1 but not really")
+    assert run(["validate", str(bad), "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["valid"] is False
+    assert answer["violations"][0]["file"] == str(bad)
+
+
+def test_report_can_be_written_again_from_the_files(
+    small_run: RunLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / small_run.run_id
+    shutil.copytree(small_run.root, copy)
+    before = (copy / "report" / "SOFT_SPAN_VS_CRF_COMPARISON.md").read_text()
+    shutil.rmtree(copy / "report")
+    assert run(["report", small_run.run_id[:12], "--artifacts", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run_id"] == small_run.run_id
+    assert (copy / "report" / "SOFT_SPAN_VS_CRF_COMPARISON.md").read_text() == before
+
+
+def test_diff_of_a_run_with_itself_is_empty(small_run: RunLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["diff", str(small_run.root), str(small_run.root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(("mode", "loss"), [("soft", "soft_span"), ("crf", "crf")])
+def test_optimize_threshold_takes_the_seeds_flags(
+    small_run: RunLayout, small_file: Path, capsys: pytest.CaptureFixture[str], mode: str, loss: str
+) -> None:
+    flags = ["--data-path", str(small_file), "--model-path", str(small_run.root / loss / f"checkpoint_{loss}_2.pt")]
+    grid = ["--min-threshold", "0.4", "--max-threshold", "0.6", "--step", "0.1", "--min-span-length", "2"]
+    assert run(["optimize-threshold", *flags, "--mode", mode, "--device", "cpu", *grid, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [point["threshold"] for point in result["grid"]] == [0.4, 0.5, 0.6]
+    assert result["how"] == "chosen on the model's validation windows, scored on windows it never saw"
+    assert result["num_chosen_on"] > 0
+    assert result["num_scored"] > 0
+    assert run(["optimize-threshold", *flags, "--mode", mode]) == 0
+    assert "mark everything" in capsys.readouterr().out
+
+
+def test_optimize_threshold_refuses_the_wrong_mode(
+    small_run: RunLayout, small_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_run.root / "crf" / "checkpoint_crf_2.pt"
+    flags = ["--data-path", str(small_file), "--model-path", str(model)]
+    assert run(["optimize-threshold", *flags, "--mode", "soft"]) == 2
+    assert "was trained with crf; use --mode crf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_predict_writes_every_window_with_spans_inside_it(
+    small_run: RunLayout, small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    bare = tmp_path / "bare.parquet"
+    pq.write_table(pq.read_table(small_file).select(["window_id", "features"]), bare)
+    out = tmp_path / f"out.{ending}"
+    arguments = ["predict", "--model-path", str(small_run.root / "crf"), "--data-path", str(bare), "--out", str(out)]
+    assert run([*arguments, "--decoder", "marginal", "--threshold", "0.2", "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    import pandas as pd
+
+    table = pd.read_parquet(out) if ending == "parquet" else pd.read_csv(out)
+    assert table["window_id"].nunique() == numbers["num_windows"] == pq.read_table(bare).num_rows
+    spans = table.dropna(subset=["expansion_start"])
+    assert len(spans) == numbers["num_spans"]
+    assert spans["expansion_start"].between(0, spans["expansion_end"]).all()
+    assert spans["expansion_end"].between(0, 104).all()
+    assert spans["probability"].between(0, 1).all()
+
+
+def test_predict_uses_what_the_evaluation_chose(
+    small_run: RunLayout, small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = json.loads((small_run.root / "soft_span" / "decoding.json").read_text())
+    out = tmp_path / "out.csv"
+    arguments = ["predict", "--model-path", str(small_run.root / "soft_span"), "--data-path", str(small_file)]
+    assert run([*arguments, "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["decoder"], told["threshold"]) == (chosen["decoder"], chosen["cutoff"])
+    assert told["temperature"] == chosen["temperature"]
+
+
+def test_a_decoding_that_points_out_of_its_folder_is_refused(
+    small_run: RunLayout, small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "crf"
+    shutil.copytree(small_run.root / "crf", folder)
+    chosen = json.loads((folder / "decoding.json").read_text())
+    (folder / "decoding.json").write_text(json.dumps({**chosen, "members": ["../../secret.pt"]}))
+    assert run(["predict", "--model-path", str(folder), "--data-path", str(small_file)]) == 2
+    assert "relative path inside" in capsys.readouterr().err
+
+
+def test_train_leaves_a_run_that_optimize_threshold_reads(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--loss", "crf", "--recipe", "seed", "--epochs", "1", "--data-path", str(small_file)]
+    assert run([*arguments, "--artifacts", str(tmp_path), "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    checkpoint = trained["trainings"][0]["checkpoint"]
+    assert Path(checkpoint).name == "checkpoint_crf_1.pt"
+    flags = ["--data-path", str(small_file), "--model-path", checkpoint]
+    assert run(["optimize-threshold", *flags, "--mode", "crf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mode"] == "crf"
+
+
+def test_a_failed_command_leaves_its_folder_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--loss", "crf", "--data-path", str(tmp_path / "none.parquet")]
+    assert run([*arguments, "--artifacts", str(tmp_path / "a")]) == 2
+    assert "none.parquet" in capsys.readouterr().err
+    (failed,) = (tmp_path / "a").glob("*/FAILED.json")
+    assert json.loads(failed.read_text())["error"] == "DataError"

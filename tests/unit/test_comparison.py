@@ -1,0 +1,488 @@
+"""Scores, differences and verdicts against slow sums, closed forms and small simulations."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from jade_model.comparison import Comparison, compare_arms
+from jade_model.errors import ConfigError
+from jade_model.metrics import f1_of
+from jade_model.power import detectable_difference, groups_needed
+from jade_model.scored_windows import ArmCounts, ScoredWindows
+from jade_model.student import student_cdf, student_quantile
+from jade_model.verdict import Difference, Outcome, decide, outcome_of
+
+IntArray = NDArray[np.int64]
+
+
+def study(
+    rng: np.random.Generator,
+    skills: tuple[float, ...],
+    *,
+    num_groups: int = 60,
+    num_seeds: int = 2,
+    num_folds: int = 3,
+    training_noise: float = 0.2,
+) -> tuple[list[ArmCounts], IntArray, IntArray]:
+    """Return arms that find spans where skill, window and training add up to more than 0; groups; folds."""
+    group_N = np.repeat(np.arange(num_groups), rng.integers(1, 4, num_groups))
+    ease_N = rng.normal(0, 1, num_groups)[group_N]
+    length_N = rng.integers(4, 9, len(group_N))
+    fold_SN = np.stack([(rng.permutation(num_groups) % num_folds)[group_N] for _ in range(num_seeds)])
+    arms = []
+    for index, skill in enumerate(skills):
+        luck_SF = rng.normal(0, training_noise, (num_seeds, num_folds))
+        luck_SN = np.take_along_axis(luck_SF, fold_SN, axis=1)
+        hit_SN = skill + ease_N + luck_SN + rng.normal(0, 0.7, fold_SN.shape) > 0
+        found_SN = np.where(hit_SN, length_N - rng.binomial(2, 0.3, fold_SN.shape), 0)
+        vain_SN = np.where(hit_SN, rng.binomial(2, 0.3, fold_SN.shape), rng.integers(0, 7, fold_SN.shape))
+        bars = np.stack([found_SN, vain_SN, length_N - found_SN], axis=2)
+        events = np.stack([hit_SN, ~hit_SN & (vain_SN > 0), ~hit_SN], axis=2).astype(np.int64)
+        arms.append(ArmCounts("abcdef"[index], bars, events))
+    return arms, group_N, fold_SN
+
+
+def compared(*skills: float, seed: int = 0, baseline: bool = False, **options: Any) -> Comparison:
+    arms, group_N, fold_SN = study(np.random.default_rng(seed), skills, **options)
+    *arms, rule = arms if baseline else [*arms, arms[0]]
+    windows = ScoredWindows(group_N, fold_SN, num_draws=1000)
+    return compare_arms(arms, windows, baseline=rule if baseline else None)
+
+
+# --- Student's t
+
+
+@pytest.mark.parametrize("degrees", [1.0, 1.7, 4.0, 30.5, 104.0, 1e4, 1e7])
+def test_student_agrees_with_scipy(degrees: float) -> None:
+    for x in (-6.0, -1.5, 0.0, 0.3, 2.0, 5.0, 40.0):
+        assert student_cdf(x, degrees) == pytest.approx(stats.t.cdf(x, degrees), abs=2e-8)
+    for probability in (0.001, 0.3, 0.5, 0.8, 0.975, 0.9995):
+        assert student_quantile(probability, degrees) == pytest.approx(
+            stats.t.ppf(probability, degrees), abs=1e-6
+        )
+
+
+def test_student_knows_its_ends() -> None:
+    assert (student_cdf(float("inf"), 3), student_cdf(float("-inf"), 3)) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="inside"):
+        student_quantile(1.0, 3)
+
+
+# --- scores
+
+
+def test_a_score_is_the_micro_f1_of_each_seed_averaged_over_seeds() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(0), (0.5, 1.0))
+    scores = {(s.arm, s.metric): s.value for s in ScoredWindows(group_N, fold_SN).scores(arms)}
+    for arm in arms:
+        assert scores[arm.name, "f1"] == pytest.approx(f1_of(arm.bar_counts_SN3.sum(axis=1)).mean())
+        assert scores[arm.name, "span_f1_iou50"] == pytest.approx(
+            f1_of(arm.event_counts_SN3.sum(axis=1)).mean()
+        )
+
+
+def test_with_equal_windows_the_standard_error_is_that_of_a_mean() -> None:
+    # One window a group, as many bars marked as labelled, 10 in all of them: the F1 is then a mean.
+    rng = np.random.default_rng(1)
+    hits = rng.integers(0, 11, 80)
+    bars = np.stack([hits, 10 - hits, 10 - hits], axis=1)[None]
+    windows = ScoredWindows(np.arange(80), np.arange(80)[None] % 8, num_draws=20_000)
+    score = windows.scores([ArmCounts("a", bars, bars)])[0]
+    without_training = score.standard_error * np.sqrt(1 - score.training_share)
+    assert without_training == pytest.approx(np.std(hits / 10, ddof=1) / np.sqrt(80), rel=0.03)
+
+
+def test_windows_of_one_group_count_as_one_observation() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(2), (0.5, 0.5))
+    twice = [
+        ArmCounts(a.name, *(np.repeat(c, 2, axis=1) for c in (a.bar_counts_SN3, a.event_counts_SN3)))
+        for a in arms
+    ]
+    once = ScoredWindows(group_N, fold_SN).scores(arms)
+    doubled = ScoredWindows(np.repeat(group_N, 2), np.repeat(fold_SN, 2, axis=1)).scores(twice)
+    for a, b in zip(once, doubled, strict=True):
+        assert (b.value, b.standard_error) == pytest.approx((a.value, a.standard_error))
+
+
+def test_intervals_stay_within_what_an_f1_can_be() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(3), (-3.0, 4.0), num_groups=8)
+    for score in ScoredWindows(group_N, fold_SN).scores(arms):
+        low, high = score.confidence_interval
+        assert 0 <= low <= score.value <= high <= 1
+
+
+def test_windows_that_nobody_scored_change_nothing() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(4), (0.5, 1.0))
+    longer = [
+        ArmCounts(
+            a.name, *(np.pad(c, ((0, 0), (0, 40), (0, 0))) for c in (a.bar_counts_SN3, a.event_counts_SN3))
+        )
+        for a in arms
+    ]
+    unscored = np.full((len(fold_SN), 40), -1)
+    windows = ScoredWindows(np.r_[group_N, 1000 + np.arange(40)], np.hstack([fold_SN, unscored]))
+    assert windows.num_groups == 60
+    assert compare_arms(longer, windows) == compare_arms(arms, ScoredWindows(group_N, fold_SN))
+
+
+def test_data_sets_are_scored_alone_and_pooled() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(5), (0.5, 1.0))
+    dataset_N = np.where(group_N < 20, 0, 1)
+    windows = ScoredWindows(group_N, fold_SN, dataset_N=dataset_N, dataset_names=("x", "y"), num_draws=500)
+    comparison = compare_arms(arms, windows)
+    for index, name in enumerate(("x", "y")):
+        inside = arms[0].bar_counts_SN3[:, dataset_N == index]
+        assert comparison.score("a", dataset=name).value == pytest.approx(f1_of(inside.sum(axis=1)).mean())
+    assert comparison.score("a").value == pytest.approx(f1_of(arms[0].bar_counts_SN3.sum(axis=1)).mean())
+    assert {(d.metric, d.dataset) for d in comparison.differences} == set(
+        itertools.product(("f1", "span_f1_iou50"), (None, "x", "y"))
+    )
+    with pytest.raises(KeyError):
+        comparison.score("a", dataset="z")
+
+
+# --- variance
+
+
+def slow_variance(
+    bars_ASN3: IntArray, group_N: IntArray, dataset_N: IntArray, training_SN: IntArray
+) -> tuple[float, float]:
+    """Linearised variance of first minus second: between groups, and what trainings add; loops only."""
+    num_seeds, num_windows = training_SN.shape
+    terms = np.stack(
+        [2 * bars_ASN3[..., 0], 2 * bars_ASN3[..., 0] + bars_ASN3[..., 1] + bars_ASN3[..., 2]], -1
+    )
+    totals = terms.sum(axis=2)
+    f1 = (totals[..., 0] / totals[..., 1]).mean(axis=1)
+    cells: dict[tuple[int, int, int, int], float] = {}
+    for s in range(num_seeds):
+        for n in range(num_windows):
+            part = 0.0
+            for arm, sign in ((0, 1), (1, -1)):
+                above, below = terms[arm, s, n]
+                part += sign * (above - f1[arm] * below) / totals[arm, s, 1] / num_seeds
+            key = (int(dataset_N[n]), s, int(training_SN[s, n]), int(group_N[n]))
+            cells[key] = cells.get(key, 0.0) + part
+    by_group: dict[tuple[int, int], float] = {}
+    by_training: dict[tuple[int, int, int], float] = {}
+    within = 0.0
+    for (d, s, t, g), part in cells.items():
+        peers = [value for key, value in cells.items() if key[0] == d]
+        centred = part - sum(peers) / len(peers)
+        within += centred**2
+        by_group[d, g] = by_group.get((d, g), 0.0) + part
+        by_training[d, s, t] = by_training.get((d, s, t), 0.0) + centred
+    groups = 0.0
+    for d in set(dataset_N.tolist()):
+        values = [value for key, value in by_group.items() if key[0] == d]
+        groups += float(np.var(values, ddof=1)) * len(values)
+    num_datasets = len(set(dataset_N.tolist()))
+    spread = (
+        sum(value**2 for value in by_training.values()) * len(by_training) / (len(by_training) - num_datasets)
+    )
+    return groups, max(0.0, spread - within * len(cells) / (len(cells) - num_datasets))
+
+
+@pytest.mark.parametrize("num_datasets", [1, 2])
+@pytest.mark.parametrize("training_noise", [0.0, 0.8])
+def test_the_variance_is_that_of_groups_plus_what_trainings_add(
+    training_noise: float, num_datasets: int
+) -> None:
+    arms, group_N, fold_SN = study(
+        np.random.default_rng(6), (0.8, 0.8), num_groups=150, num_seeds=3, training_noise=training_noise
+    )
+    dataset_N = group_N % num_datasets
+    training_SN = fold_SN + 10 * dataset_N
+    windows = ScoredWindows(
+        group_N, training_SN, dataset_N=dataset_N, dataset_names=("x", "y")[:num_datasets], num_draws=20_000
+    )
+    found = compare_arms(arms, windows).differences[0]
+    groups, trainings = slow_variance(
+        np.stack([a.bar_counts_SN3 for a in arms]), group_N, dataset_N, training_SN
+    )
+    variance = found.standard_error**2
+    assert variance * (1 - found.training_share) == pytest.approx(groups, rel=0.06)
+    assert variance * found.training_share == pytest.approx(trainings, rel=0.06)
+
+
+def test_what_is_hard_for_all_arms_cancels() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(7), (0.5, 0.6), num_groups=200, training_noise=0.0)
+    windows = ScoredWindows(group_N, fold_SN)
+    difference = compare_arms(arms, windows).differences[0]
+    alone = [score.standard_error for score in windows.scores(arms)[:2]]
+    assert difference.standard_error < 0.8 * float(np.hypot(alone[0], alone[1]))
+
+
+def test_one_training_says_nothing_of_training_noise_and_doubles_the_variance() -> None:
+    comparison = compared(0.5, 0.5, num_seeds=1, num_folds=1)
+    assert comparison.differences[0].training_share == pytest.approx(0.5)
+    assert any("trained once" in caveat for caveat in comparison.verdict.caveats)
+
+
+def test_one_seed_with_folds_is_a_caveat() -> None:
+    caveats = compared(0.5, 0.5, num_seeds=1, num_folds=5).verdict.caveats
+    assert [caveat for caveat in caveats if caveat.startswith("One seed only")]
+
+
+# --- differences
+
+
+def test_swapping_two_arms_mirrors_everything() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(8), (0.4, 0.9, 0.6))
+    windows = ScoredWindows(group_N, fold_SN)
+    forward = {(d.first, d.second, d.metric): d for d in compare_arms(arms, windows).differences}
+    for d in compare_arms(arms[::-1], windows).differences:
+        other = forward[d.second, d.first, d.metric]
+        assert d.difference == pytest.approx(-other.difference)
+        assert d.confidence_interval == pytest.approx(tuple(-x for x in reversed(other.confidence_interval)))
+        assert (d.p_value, d.adjusted_p_value) == pytest.approx((other.p_value, other.adjusted_p_value))
+        assert d.outcome == other.outcome
+
+
+def test_a_copy_of_an_arm_is_equivalent_to_it() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(9), (0.5,))
+    copy = ArmCounts("copy", arms[0].bar_counts_SN3, arms[0].event_counts_SN3)
+    comparison = compare_arms([*arms, copy], ScoredWindows(group_N, fold_SN))
+    assert comparison.verdict.outcome == "equivalent"
+    assert comparison.verdict.difference == 0
+    assert comparison.differences[0].adjusted_p_value == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), gap=st.sampled_from([0.0, 0.3, 0.6]))
+def test_the_interval_leaves_zero_out_exactly_where_the_adjusted_test_says_so(seed: int, gap: float) -> None:
+    for d in compared(0.5, 0.5 + gap, 0.2, seed=seed, num_groups=25).differences:
+        low, high = d.confidence_interval
+        assert (low > 0 or high < 0) == (d.adjusted_p_value <= 0.05)
+        assert d.p_value <= d.adjusted_p_value
+        assert low <= d.difference <= high
+
+
+def test_the_p_value_is_near_that_of_flipping_signs() -> None:
+    # Equal windows make the F1 a mean, whose exact test flips the signs of the differences.
+    rng = np.random.default_rng(10)
+    hits_AN = np.repeat(rng.integers(0, 11, (1, 60)), 2, axis=0)
+    hits_AN[1] = np.clip(hits_AN[1] + rng.integers(-2, 4, 60), 0, 10)
+    arms = [
+        ArmCounts(name, bars, bars)
+        for name, hits in zip("ab", hits_AN, strict=True)
+        for bars in [np.stack([hits, 10 - hits, 10 - hits], axis=1)[None]]
+    ]
+    windows = ScoredWindows(np.arange(60), np.arange(60)[None] % 30, num_draws=20_000)
+    found = compare_arms(arms, windows).differences[0]
+    gaps = hits_AN[0] - hits_AN[1]
+    flipped = np.abs((rng.choice([-1, 1], (20_000, 60)) * gaps).sum(axis=1))
+    # Sums are whole numbers: those as large as the one found count half.
+    expected = np.mean(flipped > abs(gaps.sum())) + np.mean(flipped == abs(gaps.sum())) / 2
+    assert found.training_share == 0
+    assert found.p_value == pytest.approx(expected, abs=0.015)
+    assert 0.02 < found.p_value < 0.5
+
+
+def test_fewer_than_six_groups_show_nothing() -> None:
+    comparison = compared(-3.0, 4.0, num_groups=5)
+    assert comparison.verdict.outcome == "undecided"
+    assert comparison.verdict.confidence_interval[0] == -1
+    assert "Only 5 base windows were scored: they show nothing." in comparison.verdict.caveats
+
+
+def test_the_same_arms_give_the_same_answer_again() -> None:
+    assert compared(0.4, 0.7) == compared(0.4, 0.7)
+
+
+# --- calibration, small (benchmarks/verdict_calibration.py has the large one)
+
+
+def repeated(skills: tuple[float, float], times: int, num_groups: int) -> list[Difference]:
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(times):
+        arms, group_N, fold_SN = study(rng, skills, num_groups=num_groups)
+        windows = ScoredWindows(group_N, fold_SN, num_draws=400)
+        found.append(windows.differences(arms, [(0, 1)], margin=0.03)[0])
+    return found
+
+
+def test_equal_arms_seldom_have_a_winner() -> None:
+    outcomes = [item.outcome for item in repeated((0.7, 0.7), times=200, num_groups=50)]
+    # 5 % of 200 is 10; 18 or more have a chance of 1 %.
+    assert outcomes.count("winner") <= 17
+
+
+def test_a_difference_that_is_said_to_be_detectable_is_seen_four_times_in_five() -> None:
+    found = repeated((0.5, 1.0), times=200, num_groups=80)
+    true = -np.mean([item.difference for item in found])
+    claimed = np.mean([item.detectable_difference for item in found])
+    assert true == pytest.approx(claimed, rel=0.05)
+    assert 0.7 < np.mean([item.better == "b" for item in found]) < 0.9
+
+
+# --- power
+
+
+def test_four_times_the_groups_halve_the_detectable_difference() -> None:
+    few = compared(0.5, 0.5, num_groups=50, num_folds=10, training_noise=0.0).differences[0]
+    many = compared(0.5, 0.5, num_groups=200, num_folds=10, training_noise=0.0).differences[0]
+    assert many.detectable_difference == pytest.approx(few.detectable_difference / 2, rel=0.3)
+
+
+def test_detectable_difference_adds_the_two_quantiles() -> None:
+    assert detectable_difference(0.01, 1.96, 1e9) == pytest.approx(0.01 * (1.96 + 0.8416), rel=1e-3)
+    assert detectable_difference(1.0, 12.7, 1) == 1.0
+
+
+def test_groups_needed_takes_the_nearer_goal() -> None:
+    # 0.04 is to be shown, 0.08 can be: four times the groups.
+    assert groups_needed(-0.04, 0.08, 0.03, 100) == 300
+    # 0 is observed: to show that it lies within 0.02.
+    assert groups_needed(0.0, 0.04, 0.02, 100) == 300
+    assert groups_needed(0.5, 0.1, 0.03, 100) == 1
+
+
+# --- verdict
+
+
+def pair(first: str, second: str, value: float, half: float, margin: float = 0.03) -> Difference:
+    interval = (value - half, value + half)
+    outcome = outcome_of(interval, margin)
+    return Difference(
+        first, second, "f1", None, value, interval, 0.5, 0.5, outcome, half / 2, 0.6, 1.4 * half,
+        None if outcome != "undecided" else 77,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((0.001, 0.2), "winner"),
+        ((-0.2, -0.001), "winner"),
+        ((0.001, 0.02), "winner"),
+        ((-0.03, 0.03), "equivalent"),
+        ((-0.001, 0.029), "equivalent"),
+        ((-0.031, 0.01), "undecided"),
+        ((-0.01, 0.04), "undecided"),
+        ((0.0, 0.04), "undecided"),
+    ],
+)
+def test_outcome_of_an_interval(interval: tuple[float, float], expected: Outcome) -> None:
+    assert outcome_of(interval, 0.03) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "halves", "outcome", "winner", "rival"),
+    [
+        ((0.8, 0.7), {"ab": 0.05}, "winner", "a", "b"),
+        ((0.7, 0.8), {"ab": 0.05}, "winner", "b", "a"),
+        ((0.8, 0.7), {"ab": 0.15}, "undecided", None, "b"),
+        ((0.80, 0.79), {"ab": 0.015}, "equivalent", None, "b"),
+        ((0.7, 0.7), {"ab": 0.02}, "equivalent", None, "b"),
+        ((0.6, 0.7, 0.8), {"ab": 0.05, "ac": 0.05, "bc": 0.05}, "winner", "c", "b"),
+        # The best two are alike, the third is beaten.
+        ((0.80, 0.79, 0.5), {"ab": 0.015, "ac": 0.05, "bc": 0.05}, "equivalent", None, "b"),
+        # All alike.
+        ((0.80, 0.79, 0.795), {"ab": 0.015, "ac": 0.015, "bc": 0.015}, "equivalent", None, "c"),
+        # The next best is beaten; a noisier third is not.
+        ((0.80, 0.70, 0.69), {"ab": 0.05, "ac": 0.2, "bc": 0.2}, "undecided", None, "c"),
+        # The next best is as good; whether the third is, is open.
+        ((0.80, 0.79, 0.78), {"ab": 0.015, "ac": 0.05, "bc": 0.05}, "undecided", None, "c"),
+    ],
+)
+def test_verdict_rules(
+    values: tuple[float, ...], halves: dict[str, float], outcome: Outcome, winner: str | None, rival: str
+) -> None:
+    named = dict(zip("abc", values, strict=False))
+    pairs = [pair(both[0], both[1], named[both[0]] - named[both[1]], half) for both, half in halves.items()]
+    verdict = decide(named, pairs, margin=0.03, confidence=0.95, num_groups=100)
+    best = max(named, key=lambda name: named[name])
+    assert (verdict.outcome, verdict.winner) == (outcome, winner)
+    assert {verdict.first, verdict.second} == {best, rival}
+    assert verdict.first < verdict.second
+    assert verdict.difference == pytest.approx(named[verdict.first] - named[verdict.second])
+    assert verdict.groups_needed == (77 if outcome == "undecided" else None)
+    assert best in verdict.reason
+    assert rival in verdict.reason
+
+
+def test_the_reason_speaks_from_the_better_arms_side() -> None:
+    verdict = decide(
+        {"a": 0.6, "b": 0.7}, [pair("a", "b", -0.1, 0.05)], margin=0.03, confidence=0.95, num_groups=9
+    )
+    assert verdict.reason == (
+        "b is better than a: 0.700 against 0.600 bar F1 on the same windows, and the true difference lies "
+        "between 0.050 and 0.150 (95 % interval)."
+    )
+
+
+def test_an_undecided_reason_says_what_could_be_seen_and_what_it_would_take() -> None:
+    verdict = decide(
+        {"a": 0.7, "b": 0.6}, [pair("a", "b", 0.1, 0.2)], margin=0.03, confidence=0.9, num_groups=43
+    )
+    assert "43 base windows" in verdict.reason
+    assert "between -0.100 and 0.300 (90 % interval)" in verdict.reason
+    assert "under 0.280 cannot be seen" in verdict.reason
+    assert "about 77 more base windows would decide" in verdict.reason
+    assert [c for c in verdict.caveats if "more seeds" in c]
+
+
+def test_a_win_by_less_than_the_margin_is_said_to_hardly_matter() -> None:
+    verdict = decide(
+        {"a": 0.7, "b": 0.69}, [pair("a", "b", 0.01, 0.005)], margin=0.03, confidence=0.95, num_groups=9
+    )
+    assert verdict.outcome == "winner"
+    assert any("hardly matters" in caveat for caveat in verdict.caveats)
+
+
+def test_an_arm_that_does_not_beat_the_rule_is_called_so() -> None:
+    comparison = compared(0.5, 2.0, 0.5, baseline=True)
+    assert comparison.verdict.beats_baseline == {"a": False, "b": True}
+    assert [c for c in comparison.verdict.caveats if c.startswith("a does not beat the untrained rule c")]
+    assert not [c for c in comparison.verdict.caveats if c.startswith("b does not beat")]
+
+
+def test_a_baseline_of_one_seed_stands_for_all() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(13), (0.5, 1.0, 0.7))
+    rule = ArmCounts("rule", arms[2].bar_counts_SN3[:1], arms[2].event_counts_SN3[:1])
+    full = ArmCounts("rule", *(np.repeat(c, 2, axis=0) for c in (rule.bar_counts_SN3, rule.event_counts_SN3)))
+    windows = ScoredWindows(group_N, fold_SN)
+    assert compare_arms(arms[:2], windows, baseline=rule) == compare_arms(arms[:2], windows, baseline=full)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        ("a", {}, "two arms"),
+        ("aa", {}, "name of its own"),
+        ("ab", {"margin": 0.0}, "margin"),
+        ("ab", {"confidence": 1.0}, "confidence"),
+    ],
+)
+def test_settings_out_of_range_are_named(names: str, options: dict[str, float], message: str) -> None:
+    counts = np.ones((1, 8, 3), dtype=np.int64)
+    windows = ScoredWindows(np.arange(8), np.zeros((1, 8), dtype=np.int64), num_draws=50)
+    with pytest.raises(ConfigError, match=message):
+        compare_arms([ArmCounts(name, counts, counts) for name in names], windows, **options)  # type: ignore[arg-type]
+
+
+def test_counts_of_other_windows_are_refused() -> None:
+    windows = ScoredWindows(np.arange(8), np.zeros((2, 8), dtype=np.int64), num_draws=50)
+    counts = np.ones((2, 9, 3), dtype=np.int64)
+    with pytest.raises(ValueError, match=r"counts of a: found \(2, 9, 3\); expected \(2, 8, 3\)"):
+        windows.scores([ArmCounts("a", counts, counts)])
+
+
+def test_windows_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        ScoredWindows(np.arange(8), np.zeros((2, 9), dtype=np.int64))
+    with pytest.raises(ValueError, match="no window was scored"):
+        ScoredWindows(np.arange(8), np.full((2, 8), -1))

@@ -1,0 +1,449 @@
+"""The CRF against enumeration of all paths (small) and pytorch-crf (large).
+
+Legend: B windows, T bars, K tags, N paths a window, P paths enumerated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torchcrf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+from torch.testing import assert_close
+
+from jade_model.crf import CRF
+from jade_model.crf_scan import ChainScores
+from jade_model.crf_tree import ChainTensors, tree_log_partition
+
+EXACT = {"atol": 1e-10, "rtol": 1e-10}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_peer() -> Iterator[None]:
+    """pytorch-crf selects with a uint8 mask, of which torch warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "where received a uint8 condition")
+        yield
+
+
+def build(num_tags: int, *, scale: float = 1.0, seed: int = 0, **options: object) -> CRF:
+    torch.manual_seed(seed)
+    crf = CRF(num_tags, batch_first=True, **options).double()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in crf.parameters():
+            parameter.copy_(scale * torch.randn_like(parameter))
+    return crf
+
+
+def peer_of(crf: CRF, *, batch_first: bool = True) -> torchcrf.CRF:
+    peer = torchcrf.CRF(crf.num_tags, batch_first=batch_first).to(crf.transitions.dtype)
+    peer.load_state_dict(crf.state_dict())
+    return peer
+
+
+def prefix_mask(lengths: list[int] | Tensor, num_bars: int) -> Tensor:
+    return torch.arange(num_bars) < torch.as_tensor(lengths)[:, None]
+
+
+def enumerate_paths(crf: CRF, emissions_TK: Tensor) -> tuple[Tensor, Tensor]:
+    """Every allowed path [P, T] and its score [P], the slow way."""
+    paths, scores = [], []
+    for path in itertools.product(range(crf.num_tags), repeat=len(emissions_TK)):
+        moves = list(itertools.pairwise(path))
+        if crf.forbidden_starts_K[path[0]] or crf.forbidden_ends_K[path[-1]]:
+            continue
+        if any(crf.forbidden_transitions_KK[move] for move in moves):
+            continue
+        score = crf.start_transitions[path[0]] + crf.end_transitions[path[-1]]
+        score = score + sum(emissions_TK[bar, tag] for bar, tag in enumerate(path))
+        score = score + sum((crf.transitions[move] for move in moves), torch.zeros(()))
+        paths.append(path)
+        scores.append(score)
+    return torch.tensor(paths), torch.stack(scores).detach()
+
+
+CONSTRAINTS = {"forbidden_transitions": [(0, 1), (2, 2)], "forbidden_starts": [1], "forbidden_ends": [0]}
+
+
+@pytest.mark.parametrize(
+    ("num_tags", "num_bars", "constrained"),
+    [(1, 3, False), (2, 1, False), (2, 7, False), (3, 5, False), (4, 4, False), (3, 5, True), (4, 4, True)],
+)
+def test_everything_equals_enumeration(num_tags: int, num_bars: int, constrained: bool) -> None:
+    crf = build(num_tags, **(CONSTRAINTS if constrained else {}))
+    lengths = [num_bars, max(1, num_bars - 2), 1] if not constrained else [num_bars, num_bars - 1, 2]
+    emissions_BTK = 2 * torch.randn(3, num_bars, num_tags, dtype=torch.float64)
+    mask_BT = prefix_mask(lengths, num_bars)
+    log_partition_B = crf.log_partition(emissions_BTK, mask_BT)
+    marginals_BTK = crf.marginals(emissions_BTK, mask_BT)
+    cold_BTK = crf.marginals(emissions_BTK, mask_BT, temperature=0.7)
+    best = crf.viterbi(emissions_BTK, mask_BT)
+    k_best = crf.k_best(emissions_BTK, 6, mask_BT)
+    for row, length in enumerate(lengths):
+        path_PT, score_P = enumerate_paths(crf, emissions_BTK[row, :length])
+        assert_close(log_partition_B[row], torch.logsumexp(score_P, 0), **EXACT)
+        one_hot_PTK = torch.nn.functional.one_hot(path_PT, num_tags).double()
+        for got_TK, temperature in ((marginals_BTK[row], 1.0), (cold_BTK[row], 0.7)):
+            probability_P = torch.softmax(score_P / temperature, 0)
+            assert_close(got_TK[:length], torch.einsum("p,ptk->tk", probability_P, one_hot_PTK), **EXACT)
+            assert not got_TK[length:].any()
+        order_P = score_P.argsort(descending=True)[:6]
+        count = len(order_P)
+        assert_close(k_best.score_BN[row, :count], score_P[order_P], **EXACT)
+        assert torch.equal(k_best.paths_BNT[row, :count, :length], path_PT[order_P])
+        assert (k_best.score_BN[row, count:] == -torch.inf).all()
+        assert torch.equal(best.paths_BT[row, :length], path_PT[order_P[0]])
+        assert not best.paths_BT[row, length:].any()
+        assert_close(best.score_B[row], score_P[order_P[0]], **EXACT)
+        zeros = (path_PT == 0).all(dim=1)
+        none = score_P[zeros][0] if zeros.any() else torch.tensor(-torch.inf)
+        assert_close(best.margin_B[row], score_P[order_P[0]] - none, **EXACT)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("num_tags", "num_bars", "batch"), [(2, 105, 32), (5, 40, 7), (3, 1, 4)])
+def test_value_gradient_and_path_equal_pytorch_crf(
+    num_tags: int, num_bars: int, batch: int, masked: bool, batch_first: bool
+) -> None:
+    ours = build(num_tags)
+    ours.batch_first = batch_first
+    peer = peer_of(ours, batch_first=batch_first)
+    shape = (batch, num_bars) if batch_first else (num_bars, batch)
+    emissions = 3 * torch.randn(*shape, num_tags, dtype=torch.float64)
+    tags = torch.randint(0, num_tags, shape)
+    mask = None
+    if masked:
+        mask = prefix_mask(torch.randint(1, num_bars + 1, (batch,)), num_bars)
+        mask = mask if batch_first else mask.T
+    weight_B = torch.randn(batch, dtype=torch.float64)
+    results = []
+    for crf in (ours, peer):
+        leaf = emissions.clone().requires_grad_()
+        crf.zero_grad()
+        value_B = crf(leaf, tags, mask, "none")
+        (value_B * weight_B).sum().backward()
+        gradients = [torch.zeros(1) if p.grad is None else p.grad for p in crf.parameters()]
+        results.append([value_B.detach(), leaf.grad, *gradients[: None if num_bars > 1 else 2]])
+    for got, expected in zip(*results, strict=True):
+        assert_close(got, expected, **EXACT)
+    for reduction in ("sum", "mean", "token_mean"):
+        got, expected = (crf(emissions, tags, mask, reduction) for crf in (ours, peer))
+        assert_close(got, expected, atol=1e-10, rtol=1e-7 if reduction == "token_mean" else 1e-10)
+    assert ours.decode(emissions, mask) == peer.decode(emissions, mask)
+
+
+def test_long_windows_equal_pytorch_crf() -> None:
+    ours = build(2, scale=3)
+    peer = peer_of(ours)
+    emissions_BTK = 5 * torch.randn(3, 1024, 2, dtype=torch.float64)
+    tags_BT = torch.randint(0, 2, (3, 1024))
+    gradients = []
+    for crf in (ours, peer):
+        leaf_BTK = emissions_BTK.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(crf(leaf_BTK, tags_BT), [leaf_BTK, *crf.parameters()]))
+    assert_close(ours(emissions_BTK, tags_BT), peer(emissions_BTK, tags_BT), **EXACT)
+    for got, expected in zip(*gradients, strict=True):
+        assert_close(got, expected, atol=1e-9, rtol=1e-9)  # pytorch-crf adds 1,024 rounded logs
+    assert ours.decode(emissions_BTK) == peer.decode(emissions_BTK)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_tags=st.integers(1, 5),
+    num_bars=st.integers(1, 30),
+    batch=st.integers(1, 5),
+    emission_scale=st.sampled_from([1e-3, 1.0, 30.0, 1e3, 1e5]),
+    transition_scale=st.sampled_from([0.0, 1.0, 15.0, 100.0, 1e3]),
+    seed=st.integers(0, 10**6),
+)
+def test_scan_tree_and_pytorch_crf_agree_at_any_shape_mask_and_scale(
+    num_tags: int, num_bars: int, batch: int, emission_scale: float, transition_scale: float, seed: int
+) -> None:
+    ours = build(num_tags, scale=transition_scale, seed=seed)
+    emissions_BTK = emission_scale * torch.randn(batch, num_bars, num_tags, dtype=torch.float64)
+    length_B = torch.randint(1, num_bars + 1, (batch,))
+    mask_BT = prefix_mask(length_B, num_bars)
+    tags_BT = torch.randint(0, num_tags, (batch, num_bars))
+    size = (emission_scale + transition_scale) * num_bars
+    tolerance = {"atol": max(1e-10, 1e-14 * size), "rtol": 1e-10}
+    peer = peer_of(ours)
+    gradients = []
+    for crf in (ours, peer):
+        leaf_BTK = emissions_BTK.clone().requires_grad_()
+        (gradient_BTK,) = torch.autograd.grad(crf(leaf_BTK, tags_BT, mask_BT), leaf_BTK)
+        gradients.append(gradient_BTK)
+    assert_close(gradients[0], gradients[1], atol=max(1e-10, 1e-13 * size), rtol=0)
+    value_B = ours(emissions_BTK, tags_BT, mask_BT, "none")
+    assert_close(value_B, peer(emissions_BTK, tags_BT, mask_BT, "none"), **tolerance)
+    chain = ChainTensors(ours.start_transitions, ours.transitions, ours.end_transitions)
+    tree_B = tree_log_partition(emissions_BTK, chain, length_B)
+    assert_close(ours.log_partition(emissions_BTK, mask_BT), tree_B, **tolerance)
+    best = ours.viterbi(emissions_BTK, mask_BT)
+    assert_close(best.score_B, ours.path_score(emissions_BTK, best.paths_BT, mask_BT), **tolerance)
+    assert_close(best.score_B, ours.k_best(emissions_BTK, 1, mask_BT).score_BN[:, 0], **tolerance)
+    assert ours.decode(emissions_BTK, mask_BT) == peer.decode(emissions_BTK, mask_BT)
+
+
+@pytest.mark.parametrize("transitions", [[[0, 0], [0, 0]], [[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, 2], [1, 1]]])
+def test_of_equally_good_paths_the_one_of_pytorch_crf_is_chosen(transitions: list[list[float]]) -> None:
+    ours = build(2, scale=0)
+    with torch.no_grad():
+        ours.transitions.copy_(torch.tensor(transitions))
+    emissions_BTK = torch.randint(0, 2, (200, 9, 2)).double()
+    mask_BT = prefix_mask(torch.randint(1, 10, (200,)), 9)
+    assert ours.decode(emissions_BTK, mask_BT) == peer_of(ours).decode(emissions_BTK, mask_BT)
+
+
+def test_gradients_pass_gradcheck_on_every_path() -> None:
+    mask_BT = prefix_mask([4, 2], 4)
+    tags_BT = torch.tensor([[2, 0, 1, 1], [0, 2, 0, 0]])
+    for options, scale in (({}, 1.0), ({}, 100.0), ({"forbidden_transitions": [(1, 2)]}, 1.0)):
+        crf = build(3, scale=scale, seed=1, **options)
+        leaf_BTK = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+        names = [name for name, _ in crf.named_parameters()]
+
+        def likelihood(emissions_BTK: Tensor, *values: Tensor, crf: CRF = crf, names=names) -> Tensor:  # type: ignore[no-untyped-def]
+            named = dict(zip(names, values, strict=True))
+            return torch.func.functional_call(crf, named, (emissions_BTK, tags_BT, mask_BT, "none"))
+
+        if scale == 1.0:
+            assert torch.autograd.gradcheck(likelihood, (leaf_BTK, *crf.parameters()))
+        assert torch.autograd.gradcheck(lambda e, crf=crf: crf.log_partition(e, mask_BT), leaf_BTK)
+
+
+@pytest.mark.parametrize("span", [99.0, 400.0, 5000.0])
+def test_scores_far_apart_lose_nothing(span: float) -> None:
+    """A state that is hopeless bar by bar, but that the transitions then make the only way on."""
+    crf = build(2)
+    with torch.no_grad():
+        crf.transitions.copy_(torch.tensor([[0.0, -span], [-span, 0.0]]))
+    emissions_BTK = torch.zeros(1, 8, 2, dtype=torch.float64)
+    emissions_BTK[0, :4, 1] = -1000.0
+    emissions_BTK[0, 4:, 0] = -1000.0
+    _, score_P = enumerate_paths(crf, emissions_BTK[0])
+    assert_close(crf.log_partition(emissions_BTK)[0], torch.logsumexp(score_P, 0), **EXACT)
+    tags_BT = torch.ones(1, 8, dtype=torch.int64)
+    expected = crf.path_score(emissions_BTK, tags_BT)[0] - torch.logsumexp(score_P, 0)
+    assert_close(crf(emissions_BTK, tags_BT), expected, **EXACT)
+
+
+def test_the_scan_knows_its_limit() -> None:
+    near = ChainScores(np.zeros(2), np.array([[0.0, -99.0], [0.0, 0.0]]), np.zeros(2))
+    far = ChainScores(np.zeros(2), np.array([[0.0, -101.0], [0.0, 0.0]]), np.zeros(2))
+    unknown = ChainScores(np.zeros(2), np.full((2, 2), math.nan), np.zeros(2))
+    assert near.fits()
+    assert not far.fits()
+    assert not unknown.fits()
+
+
+def test_samples_come_with_the_posterior_frequencies() -> None:
+    for options in ({}, CONSTRAINTS):
+        crf = build(3, **options)
+        emissions_BTK = torch.randn(2, 3, 3, dtype=torch.float64)
+        mask_BT = prefix_mask([3, 2], 3)
+        generator = torch.Generator().manual_seed(7)
+        samples_BNT = crf.sample(emissions_BTK, 20_000, generator, mask_BT)
+        for row, length in enumerate((3, 2)):
+            assert not samples_BNT[row, :, length:].any()
+            path_PT, score_P = enumerate_paths(crf, emissions_BTK[row, :length])
+            is_path_NP = (samples_BNT[row, :, None, :length] == path_PT).all(dim=2)
+            assert is_path_NP.any(dim=1).all(), "a forbidden path was drawn"
+            expected_P = 20_000 * torch.softmax(score_P, 0)
+            often = expected_P > 5
+            test = stats.chisquare(
+                is_path_NP.sum(dim=0)[often].numpy(),
+                (expected_P[often] * is_path_NP[:, often].sum() / expected_P[often].sum()).numpy(),
+            )
+            assert test.pvalue > 1e-3
+
+
+def test_the_same_generator_draws_the_same_samples() -> None:
+    crf, emissions_BTK = build(2), torch.randn(2, 9, 2)
+    one, two = (crf.sample(emissions_BTK, 5, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.shape == (2, 5, 9)
+
+
+def test_constraints_refuse_forbidden_paths_and_stay_out_of_the_state_dict() -> None:
+    crf = build(3, **CONSTRAINTS)
+    emissions_BTK = torch.randn(1, 4, 3, dtype=torch.float64)
+    assert set(crf.state_dict()) == set(torchcrf.CRF(3).state_dict())
+    for forbidden in ([0, 1, 1, 1], [1, 1, 1, 1], [0, 2, 1, 0]):
+        with pytest.raises(ValueError, match="a given path is forbidden"):
+            crf(emissions_BTK, torch.tensor([forbidden]))
+        assert crf.path_score(emissions_BTK, torch.tensor([forbidden])).item() == -math.inf
+    assert crf(emissions_BTK, torch.tensor([[0, 2, 1, 1]])).item() < 0
+    assert crf.viterbi(emissions_BTK).margin_B.item() == math.inf
+    with pytest.raises(ValueError, match=r"constraints name tags \[3\]"):
+        CRF(3, forbidden_starts=[3])
+
+
+def test_constraints_that_leave_no_path_are_an_error() -> None:
+    crf = build(2, forbidden_starts=[0], forbidden_transitions=[(1, 1), (1, 0)])
+    emissions_BTK = torch.randn(1, 2, 2, dtype=torch.float64)
+    for decode in (crf.decode, crf.log_partition, crf.marginals, crf.viterbi, lambda e: crf.sample(e, 1)):
+        with pytest.raises(ValueError, match="without any path"):
+            decode(emissions_BTK)
+    assert crf.decode(emissions_BTK[:, :1]) == [[1]]
+
+
+def test_gaps_in_a_mask_are_refused_and_named() -> None:
+    crf = build(2)
+    emissions_BTK = torch.randn(3, 4, 2, dtype=torch.float64)
+    mask_BT = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+    for function in (crf.log_partition, crf.marginals, crf.decode, crf.viterbi):
+        with pytest.raises(ValueError, match=r"gaps in windows \[1\]"):
+            function(emissions_BTK, mask_BT)
+
+
+def refusal(crf: torch.nn.Module, *arguments: object) -> str:
+    with pytest.raises(ValueError) as caught:
+        crf(*arguments)
+    return str(caught.value)
+
+
+def test_bad_input_is_refused_in_the_words_of_pytorch_crf() -> None:
+    ours, peer = build(2), torchcrf.CRF(2, batch_first=True).double()
+    emissions, tags = torch.zeros(3, 4, 2, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.int64)
+    late = torch.tensor([[0, 1, 1, 1]] * 3, dtype=torch.bool)
+    for arguments in (
+        (emissions[0], tags),
+        (emissions[..., :1], tags),
+        (emissions, tags[:2]),
+        (emissions, tags, late[:2]),
+        (emissions, tags, late),
+        (emissions, tags, None, "median"),
+    ):
+        assert refusal(ours, *arguments) == refusal(peer, *arguments)
+    with pytest.raises(ValueError, match="invalid number of tags: 0"):
+        CRF(0)
+    assert repr(ours) == repr(peer)
+
+
+def test_what_pytorch_crf_lets_pass_is_refused() -> None:
+    crf = build(2)
+    emissions = torch.zeros(3, 4, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="tags must lie in 0 to 1 on bars that count, got -1 to 2"):
+        crf(emissions, torch.tensor([[-1, 2, 0, 0]] * 3))
+    with pytest.raises(ValueError, match="at least one bar"):
+        crf.decode(emissions[:, :0])
+    with pytest.raises(ValueError, match="temperature is 0"):
+        crf.marginals(emissions, temperature=0)
+    with pytest.raises(ValueError, match="k is 0"):
+        crf.k_best(emissions, 0)
+    with pytest.raises(ValueError, match="n is 0"):
+        crf.sample(emissions, 0)
+
+
+def test_what_stands_on_masked_bars_does_not_matter() -> None:
+    crf = build(2)
+    emissions_BTK = torch.randn(2, 6, 2, dtype=torch.float64)
+    tags_BT = torch.randint(0, 2, (2, 6))
+    mask_BT = prefix_mask([6, 3], 6)
+    spoilt_BTK, spoilt_BT = emissions_BTK.clone(), tags_BT.clone()
+    spoilt_BTK[1, 3:], spoilt_BT[1, 3:] = math.nan, -100
+    gradients = []
+    for given_BTK, given_BT in ((emissions_BTK, tags_BT), (spoilt_BTK, spoilt_BT)):
+        leaf_BTK = given_BTK.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(crf(leaf_BTK, given_BT, mask_BT), leaf_BTK)[0])
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(crf.marginals(spoilt_BTK, mask_BT), crf.marginals(emissions_BTK, mask_BT))
+    assert crf.decode(spoilt_BTK, mask_BT) == crf.decode(emissions_BTK, mask_BT)
+
+
+def test_state_dicts_interchange_and_initial_values_are_pytorch_crfs() -> None:
+    torch.manual_seed(5)
+    ours = CRF(4)
+    torch.manual_seed(5)
+    peer = torchcrf.CRF(4)
+    for name, value in peer.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value)
+    other = CRF(4, batch_first=True, forbidden_starts=[1])
+    other.load_state_dict(peer.state_dict())
+    peer.load_state_dict(other.state_dict())
+    assert torch.equal(other.transitions, ours.transitions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_results_have_the_emissions_dtype(dtype: torch.dtype) -> None:
+    crf = CRF(2, batch_first=True)
+    emissions_BTK = torch.randn(2, 5, 2).to(dtype).requires_grad_()
+    tags_BT = torch.zeros(2, 5, dtype=torch.int64)
+    value = crf(emissions_BTK, tags_BT)
+    value.backward()
+    assert value.dtype == dtype
+    assert emissions_BTK.grad is not None
+    assert emissions_BTK.grad.dtype == dtype
+    assert crf.transitions.grad is not None
+    assert crf.transitions.grad.dtype == torch.float32
+    best = crf.viterbi(emissions_BTK)
+    others = (crf.log_partition(emissions_BTK), crf.marginals(emissions_BTK), best.score_B, best.margin_B)
+    assert {result.dtype for result in others} == {dtype}
+
+
+def test_single_precision_emissions_are_summed_in_double() -> None:
+    crf = CRF(2, batch_first=True)
+    emissions_BTK = 10 * torch.randn(4, 1024, 2)
+    tags_BT = torch.randint(0, 2, (4, 1024))
+    exact_B = crf.double()(emissions_BTK.double(), tags_BT, None, "none")
+    assert_close(crf.float()(emissions_BTK, tags_BT, None, "none").double(), exact_B, atol=0, rtol=1e-6)
+
+
+def test_not_a_number_comes_out_as_not_a_number() -> None:
+    crf = build(2)
+    emissions_BTK = torch.zeros(2, 5, 2, dtype=torch.float64)
+    for bad in (math.nan, math.inf):
+        emissions_BTK[0, 2, 1] = bad
+        value_B = crf(emissions_BTK, torch.zeros(2, 5, dtype=torch.int64), None, "none")
+        assert value_B.isfinite().tolist() == [False, True]
+    with torch.no_grad():
+        crf.transitions[0, 0] = math.nan
+    assert crf(emissions_BTK, torch.zeros(2, 5, dtype=torch.int64)).isnan()
+
+
+def test_one_backward_pass_can_follow_another() -> None:
+    crf, emissions_BTK = build(2), torch.randn(2, 5, 2, dtype=torch.float64, requires_grad=True)
+    value = crf(emissions_BTK, torch.ones(2, 5, dtype=torch.int64))
+    (first,) = torch.autograd.grad(value, emissions_BTK, retain_graph=True)
+    (second,) = torch.autograd.grad(value, emissions_BTK)
+    assert torch.equal(first, second)
+
+
+def test_empty_batches_are_fine() -> None:
+    crf = build(2)
+    emissions_BTK = torch.zeros(0, 5, 2, dtype=torch.float64)
+    assert crf(emissions_BTK, torch.zeros(0, 5, dtype=torch.int64)).item() == 0
+    assert crf.decode(emissions_BTK) == []
+    assert crf.marginals(emissions_BTK).shape == (0, 5, 2)
+
+
+@pytest.mark.gpu
+def test_a_gpu_agrees_without_synchronising() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    crf = build(2)
+    emissions_BTK = torch.randn(8, 105, 2, dtype=torch.float64)
+    tags_BT = torch.randint(0, 2, (8, 105))
+    expected = [crf(emissions_BTK, tags_BT), crf.marginals(emissions_BTK), crf.viterbi(emissions_BTK).paths_BT]
+    crf, emissions_BTK, tags_BT = crf.cuda(), emissions_BTK.cuda().requires_grad_(), tags_BT.cuda()
+    crf(emissions_BTK, tags_BT).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value = crf(emissions_BTK, tags_BT)
+        value.backward()
+        marginals_BTK = crf.marginals(emissions_BTK)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    results = [value.detach(), marginals_BTK, crf.viterbi(emissions_BTK.detach()).paths_BT]
+    for got, wanted in zip(results, expected, strict=True):
+        assert_close(got.cpu(), wanted.detach(), **EXACT)

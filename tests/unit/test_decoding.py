@@ -1,0 +1,199 @@
+"""Decoders and clean-up against slow truths."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from jade_model.config import LOSSES, Loss
+from jade_model.decoding import (
+    DecoderChoice,
+    DecoderName,
+    SpanGain,
+    best_spans,
+    choice_from_json,
+    choice_to_json,
+    clean_up,
+    decode,
+    decoders_of,
+)
+from jade_model.errors import ConfigError
+from jade_model.predictions import Predictions
+
+Probabilities = NDArray[np.float64]
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 12))
+# Few distinct values: ties are the hard part.
+levels = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0])
+probabilities = shapes.flatmap(lambda shape: hnp.arrays(np.float64, shape, elements=levels))
+
+
+def predictions_of(loss: Loss, probability: Probabilities, **changes: Any) -> Predictions:
+    shape = probability.shape
+    made = Predictions(
+        loss=loss,
+        temperature=1.0,
+        probability_NT=probability,
+        path_NT=probability > 0.5,
+        margin_N=np.zeros(shape[0]),
+        type_probability_N3=np.zeros((shape[0], 3)),
+        pointers_N2=np.zeros((shape[0], 2)),
+        countdown_NT=np.zeros(shape),
+        posterior_pointers_N2=np.zeros((shape[0], 2)),
+        posterior_countdown_NT=np.zeros(shape),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def cleaned(row: list[bool], min_span_length: int, merge_gap: int) -> list[bool]:
+    """Close gaps, then drop short runs, by hand."""
+    runs = [(value, len(list(group))) for value, group in itertools.groupby(row)]
+    inner = range(1, len(runs) - 1)
+    runs = [(value or (index in inner and length <= merge_gap), length) for index, (value, length) in enumerate(runs)]
+    closed = [value for value, length in runs for _ in range(length)]
+    kept = [
+        (value and length >= min_span_length, length)
+        for value, length in ((v, len(list(g))) for v, g in itertools.groupby(closed))
+    ]
+    return [value for value, length in kept for _ in range(length)]
+
+
+@given(probabilities, st.integers(1, 6), st.integers(0, 20), levels)
+def test_cleaning_probabilities_and_thresholding_commute(
+    probability: Probabilities, min_span_length: int, merge_gap: int, cutoff: float
+) -> None:
+    min_span_length = min(min_span_length, probability.shape[1])
+    expected = [cleaned(row, min_span_length, merge_gap) for row in (probability >= cutoff).tolist()]
+    from_mask = clean_up(probability >= cutoff, min_span_length, merge_gap)
+    np.testing.assert_array_equal(from_mask, expected)
+    np.testing.assert_array_equal(clean_up(probability, min_span_length, merge_gap) >= cutoff, expected)
+    assert from_mask.dtype == np.bool_
+
+
+def test_gaps_at_the_edge_stay_open_and_gaps_close_before_short_runs_go() -> None:
+    row = np.array([[False, True, False, True, False, False, True, False]])
+    np.testing.assert_array_equal(clean_up(row, 3, 1), [[False, True, True, True, False, False, False, False]])
+
+
+def expected_gain(row: Probabilities, start: int, end: int, gain: SpanGain) -> float:
+    mass, total = float(row[start:end].sum()), float(row.sum())
+    whole = end - start + total
+    return 2 * mass / whole if gain == "f1" else mass / (whole - mass)
+
+
+@given(probabilities, st.integers(1, 4), st.sampled_from(["f1", "iou"]))
+def test_one_span_is_the_best_of_all_spans(probability: Probabilities, min_span_length: int, gain: SpanGain) -> None:
+    num_bars = probability.shape[1]
+    min_span_length = min(min_span_length, num_bars)
+    spans = best_spans(probability, min_span_length, gain)
+    for index, row in enumerate(probability):
+        gains = {
+            (start, start + length): expected_gain(row, start, start + length, gain)
+            for length in range(min_span_length, num_bars + 1)
+            for start in range(num_bars - length + 1)
+        }
+        best = max(gains.values())
+        assert spans.gain_N[index] == pytest.approx(best, abs=1e-12)
+        if best == 0:
+            assert spans.start_N[index] == spans.end_N[index]
+        else:
+            found = (int(spans.start_N[index]), int(spans.end_N[index]))
+            assert gains[found] == pytest.approx(best, abs=1e-12)
+
+
+def test_of_equal_spans_the_shortest_and_then_the_earliest_is_taken() -> None:
+    spans = best_spans(np.array([[0.0, 1.0, 0.0, 1.0, 0.0]]))
+    # One bar: 2 / (1 + 2). All three: 4 / (3 + 2), which is more. With a longer gap, one bar ties with
+    # nothing else.
+    assert (spans.start_N[0], spans.end_N[0]) == (1, 4)
+    spans = best_spans(np.array([[0.0, 1.0, 0.0, 0.0, 0.0, 1.0]]))
+    assert (spans.start_N[0], spans.end_N[0]) == (1, 2)
+
+
+def test_one_window_decodes_alike_alone_and_among_many() -> None:
+    probability = np.random.default_rng(3).random((2000, 50)) ** 6
+    together = best_spans(probability)
+    alone = best_spans(probability[1234:1235])
+    assert (alone.start_N[0], alone.end_N[0], alone.gain_N[0]) == (
+        together.start_N[1234],
+        together.end_N[1234],
+        together.gain_N[1234],
+    )
+
+
+def test_f1_of_a_sharp_posterior_is_found_exactly() -> None:
+    probability = np.zeros((1, 20))
+    probability[0, 5:9] = 1
+    spans = best_spans(probability)
+    assert (spans.start_N[0], spans.end_N[0], spans.gain_N[0]) == (5, 9, 1.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_decoder_of_a_loss_decodes(loss: Loss) -> None:
+    probability = np.array([[0.1, 0.9, 0.8, 0.2], [0.1, 0.2, 0.1, 0.0]])
+    predictions = predictions_of(loss, probability, margin_N=np.array([2.0, 0.0]))
+    for decoder in decoders_of(loss):
+        choice = DecoderChoice(decoder, None if decoder == "viterbi" else 0.5)
+        np.testing.assert_array_equal(
+            decode(predictions, choice), [[False, True, True, False], [False] * 4], err_msg=decoder
+        )
+
+
+def test_a_path_below_the_margin_is_dropped_whole() -> None:
+    probability = np.array([[0.9, 0.9, 0.1], [0.1, 0.9, 0.9]])
+    predictions = predictions_of("crf", probability, margin_N=np.array([1.5, 3.0]))
+    marked = decode(predictions, DecoderChoice("score_margin", 2.0))
+    np.testing.assert_array_equal(marked, [[False] * 3, [False, True, True]])
+
+
+def test_one_span_respects_the_shortest_length_and_its_cutoff() -> None:
+    probability = np.array([[0.0, 0.0, 1.0, 0.0, 0.0], [0.0] * 5])
+    predictions = predictions_of("soft_span", probability)
+    marked = decode(predictions, DecoderChoice("one_span", 0.0, min_span_length=3))
+    np.testing.assert_array_equal(marked, [[True, True, True, False, False], [False] * 5])
+    assert not decode(predictions, DecoderChoice("one_span", 0.6, min_span_length=3)).any()
+
+
+@pytest.mark.parametrize(("loss", "decoder"), [("soft_span", "marginal"), ("crf", "threshold")])
+def test_a_decoder_of_another_loss_is_refused(loss: Loss, decoder: DecoderName) -> None:
+    with pytest.raises(ConfigError, match=f"a {loss} model has no decoder '{decoder}'"):
+        decode(predictions_of(loss, np.zeros((1, 4))), DecoderChoice(decoder, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decoder": "best", "cutoff": 0.5}, "choose one of"),
+        ({"decoder": "viterbi", "cutoff": 0.5}, "viterbi takes none"),
+        ({"decoder": "threshold", "cutoff": None}, "the others need one"),
+        ({"decoder": "threshold", "cutoff": float("nan")}, "finite"),
+        ({"decoder": "threshold", "cutoff": 0.5, "min_span_length": 0}, "at least 1"),
+        ({"decoder": "threshold", "cutoff": 0.5, "merge_gap": -1}, "not be negative"),
+        ({"decoder": "one_span", "cutoff": 0.5, "gain": "dice"}, "gain"),
+        ({"decoder": "one_span", "cutoff": 0.5, "gap": 1}, "unknown decoder field gap"),
+        ({"cutoff": 0.5}, "decoder"),
+    ],
+)
+def test_a_bad_choice_is_refused_with_its_reason(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choice_from_json(settings)
+
+
+def test_a_shortest_length_beyond_the_window_is_refused() -> None:
+    for decoder in decoders_of("soft_span"):
+        choice = DecoderChoice(decoder, None if decoder == "viterbi" else 0.5, min_span_length=5)
+        with pytest.raises(ConfigError, match="5 bars, the windows have 4"):
+            decode(predictions_of("soft_span", np.zeros((1, 4))), choice)
+
+
+def test_a_choice_survives_json() -> None:
+    choice = DecoderChoice("one_span", 0.1 + 0.2, min_span_length=2, merge_gap=1, gain="iou")
+    assert choice_from_json(json.loads(json.dumps(choice_to_json(choice)))) == choice

@@ -1,0 +1,135 @@
+"""Diagnostics on cases small enough to work out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from jade_model.diagnostics import (
+    LossCourse,
+    Separation,
+    histogram,
+    loss_course,
+    posterior_errors,
+    separation,
+    trained_head_errors,
+    type_scores,
+)
+from jade_model.predictions import Predictions
+from jade_model.targets import Targets
+
+NUM_BARS = 40
+
+
+def targets_of(spans: list[tuple[int, int] | None], types: list[int]) -> Targets:
+    span_N2 = np.array([span or (-1, -1) for span in spans], dtype=np.int64)
+    has_span_N = span_N2[:, 0] >= 0
+    start_N, last_N = span_N2[:, 0], span_N2[:, 1] - 1
+    bar_T = np.arange(NUM_BARS)
+    mask_NT = (bar_T >= span_N2[:, :1]) & (bar_T < span_N2[:, 1:])
+    pointers_N2 = np.stack([(start_N + last_N) / 2, last_N - start_N], axis=1) / NUM_BARS
+    return Targets(
+        in_span_NT=mask_NT.astype(np.float32),
+        membership_NT=mask_NT.astype(np.float32),
+        pointers_N2=np.where(has_span_N[:, None], pointers_N2, 0).astype(np.float32),
+        countdown_NT=np.clip(start_N[:, None] - bar_T, -20, 20).astype(np.float32),
+        type_N=np.array(types, dtype=np.int64),
+        span_N2=span_N2,
+        num_spans_N=has_span_N.astype(np.int64),
+        has_span_N=has_span_N,
+    )
+
+
+def predictions_of(targets: Targets, *, bars_off: float, type_probability: NDArray[np.float64]) -> Predictions:
+    """Posterior readings are right, trained heads are off by some bars."""
+    shape = targets.in_span_NT.shape
+    return Predictions(
+        loss="crf",
+        temperature=1.0,
+        probability_NT=np.zeros(shape),
+        path_NT=np.zeros(shape, dtype=bool),
+        margin_N=np.zeros(shape[0]),
+        type_probability_N3=type_probability,
+        pointers_N2=targets.pointers_N2 + np.array([bars_off, -2 * bars_off]) / NUM_BARS,
+        countdown_NT=targets.countdown_NT.astype(np.float64) + bars_off / 2,
+        posterior_pointers_N2=targets.pointers_N2.astype(np.float64),
+        posterior_countdown_NT=targets.countdown_NT.astype(np.float64),
+    )
+
+
+def test_separation_is_the_difference_of_the_two_means() -> None:
+    probability = np.array([[0.8, 0.6, 0.1], [0.2, 0.3, 0.1]])
+    truth = np.array([[True, True, False], [False, False, True]])
+    found = separation(probability, truth)
+    assert (found.in_span_mean, found.out_of_span_mean) == pytest.approx((0.5, 0.2))
+    assert found.separation == pytest.approx(0.3)
+
+
+def test_separation_is_zero_for_a_model_that_says_the_same_of_every_bar() -> None:
+    truth = np.eye(4, dtype=bool)
+    assert separation(np.full((4, 4), 0.25), truth) == Separation(0.25, 0.25, 0.0)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_separation_needs_bars_of_both_kinds(value: bool) -> None:
+    with pytest.raises(ValueError, match="no separation without both"):
+        separation(np.zeros((2, 3)), np.full((2, 3), value))
+
+
+def test_histogram_counts_every_bar_once_edges_included() -> None:
+    probability = np.array([[0.0, 0.05, 0.1, 0.999, 1.0, 1.0 + 1e-16, -1e-17]])
+    truth = np.array([[False, False, True, True, True, False, False]])
+    found = histogram(probability, truth, num_bins=10)
+    assert found.in_span_K.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert found.out_of_span_K.tolist() == [3, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(found.edges_P, np.linspace(0, 1, 11))
+
+
+def test_head_errors_are_in_bars_and_only_over_windows_with_a_span() -> None:
+    targets = targets_of([(10, 16), None, (30, 33)], [0, 1, -1])
+    predictions = predictions_of(targets, bars_off=3.0, type_probability=np.eye(3))
+    predictions.pointers_N2[1] += 7
+    predictions.countdown_NT[1] += 7
+    trained = trained_head_errors(predictions, targets)
+    assert (trained.center, trained.length, trained.countdown) == pytest.approx((3, 6, 1.5), rel=1e-5)
+    posterior = posterior_errors(predictions, targets)
+    assert (posterior.center, posterior.length, posterior.countdown) == (0, 0, 0)
+
+
+def test_head_errors_need_a_span() -> None:
+    targets = targets_of([None, None], [0, 0])
+    with pytest.raises(ValueError, match="no window has a span"):
+        posterior_errors(predictions_of(targets, bars_off=0, type_probability=np.zeros((2, 3))), targets)
+
+
+def test_head_errors_refuse_other_windows() -> None:
+    targets, others = targets_of([(1, 2)], [0]), targets_of([(1, 2), (3, 5)], [0, 0])
+    predictions = predictions_of(targets, bars_off=0, type_probability=np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="countdowns have shape"):
+        trained_head_errors(predictions, others)
+
+
+def test_type_accuracy_ignores_windows_without_a_type() -> None:
+    targets = targets_of([(1, 3)] * 5, [0, 0, 0, 1, -1])
+    said = np.eye(3)[[0, 1, 0, 1, 2]]
+    found = type_scores(predictions_of(targets, bars_off=0, type_probability=said), targets)
+    assert found is not None
+    assert (found.accuracy, found.majority_accuracy) == (0.75, 0.75)
+
+
+def test_without_any_type_there_is_no_accuracy() -> None:
+    targets = targets_of([(1, 3)], [-1])
+    assert type_scores(predictions_of(targets, bars_off=0, type_probability=np.zeros((1, 3))), targets) is None
+
+
+def test_loss_course_counts_epochs_from_one_and_takes_the_first_of_equals() -> None:
+    assert loss_course([2.0, 1.0, 1.0, 1.5]) == LossCourse(best_epoch=2, reduction=0.25, rise_since_best=0.5)
+    assert loss_course([1.0, 3.0]) == LossCourse(best_epoch=1, reduction=-2.0, rise_since_best=2.0)
+    assert loss_course([0.7]) == LossCourse(best_epoch=1, reduction=0.0, rise_since_best=0.0)
+
+
+@pytest.mark.parametrize("losses", [[], [1.0, 0.0], [float("nan")]])
+def test_a_loss_that_fractions_make_no_sense_of_is_refused(losses: list[float]) -> None:
+    with pytest.raises(ValueError, match="loss"):
+        loss_course(losses)

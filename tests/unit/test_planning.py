@@ -1,0 +1,109 @@
+"""What is trained follows from the data and the plan, and what was trained before is not trained again."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jade_model.job import load_job
+from jade_model.schema import write_windows
+from jade_model.split_files import load_split
+from jade_model.splits import group_windows, straddling_groups
+from jade_model.windows import Windows
+from jade_model.worker import files_of, is_done
+from tasks.errors import BadRequest
+from tasks.layout import RunLayout
+from tasks.planning import MEMBER_SEED_STEP, Plan, load_data, make_splits, reuse_trainings, write_job
+
+PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=2, folds=3, split="grouped", ensemble=2)
+
+
+def test_every_arm_seed_fold_and_member_is_trained_once_on_the_same_splits(
+    small_windows: Windows, tmp_path: Path
+) -> None:
+    layout = RunLayout(tmp_path)
+    job = write_job(layout, [small_windows], PLAN)
+    assert load_job(layout.job_json) == job
+    assert len(job.trainings) == 2 * 2 * 3 * 2
+    assert len({training.run_key for training in job.trainings}) == len(job.trainings)
+    rows = {}
+    for training in job.trainings:
+        rows.setdefault((training.seed % MEMBER_SEED_STEP, training.fold), set()).add(training.rows)
+    assert all(len(paths) == 1 for paths in rows.values())
+    assert {training.recipe.training.epochs for training in job.trainings} == {2}
+
+
+def test_whole_seeds_come_before_the_next_seed(small_windows: Windows, tmp_path: Path) -> None:
+    seeds = [item.seed % MEMBER_SEED_STEP for item in write_job(RunLayout(tmp_path), [small_windows], PLAN).trainings]
+    assert seeds == sorted(seeds)
+
+
+def test_each_window_is_scored_once_a_seed_and_no_group_straddles(small_windows: Windows) -> None:
+    grouping = group_windows(small_windows)
+    splits = make_splits(small_windows, grouping, PLAN)
+    for seed in range(2):
+        tested = np.concatenate([split.test_rows for split in splits if split.seed == seed])
+        assert sorted(tested) == list(range(small_windows.num_windows))
+    assert all(straddling_groups(split, grouping) == 0 for split in splits)
+
+
+def test_splits_survive_the_disk(small_windows: Windows, tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    write_job(layout, [small_windows], PLAN)
+    for split in make_splits(small_windows, group_windows(small_windows), PLAN):
+        again = load_split(layout.split(small_windows.name, split.seed, split.fold))
+        assert (again.seed, again.fold, again.kind) == (split.seed, split.fold, split.kind)
+        for name in ("train_rows", "validation_rows", "test_rows"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(split, name))
+
+
+def test_data_sets_of_one_name_are_refused(small_windows: Windows, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_windows(small_windows, tmp_path / folder / "same.parquet")
+    with pytest.raises(BadRequest, match="same occurs twice"):
+        load_data([str(tmp_path / "a" / "same.parquet"), str(tmp_path / "b" / "same.parquet")])
+
+
+def test_data_without_any_span_are_refused_before_training(small_windows: Windows, tmp_path: Path) -> None:
+    empty = replace(
+        small_windows,
+        span_offsets_N1=np.zeros_like(small_windows.span_offsets_N1),
+        spans_S2=small_windows.spans_S2[:0],
+    )
+    write_windows(empty, tmp_path / "empty.parquet")
+    with pytest.raises(BadRequest, match="no window of empty has a span"):
+        load_data([str(tmp_path / "empty.parquet")])
+
+
+def test_a_finished_training_is_taken_over_by_its_run_key(
+    small_run: RunLayout, small_file: Path, tmp_path: Path
+) -> None:
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(small_run.root.parent, artifacts)
+    layout = RunLayout(artifacts / "new")
+    layout.root.mkdir()
+    plan = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
+    job = write_job(layout, load_data([str(small_file)]), plan)
+    assert reuse_trainings(job, layout, artifacts) == 4
+    assert all(is_done(training, files_of(training, layout.root)) for training in job.trainings)
+    longer = write_job(layout, load_data([str(small_file)]), replace(plan, epochs=3))
+    assert reuse_trainings(longer, layout, artifacts) == 0
+
+
+def test_an_index_entry_that_leads_out_of_the_artifacts_is_ignored(
+    small_windows: Windows, tmp_path: Path
+) -> None:
+    artifacts, outside = tmp_path / "artifacts", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "manifest.json").write_text("{}")
+    layout = RunLayout(artifacts / "run")
+    job = write_job(layout, [small_windows], replace(PLAN, ensemble=1))
+    (artifacts / ".trainings").mkdir()
+    for training in job.trainings:
+        (artifacts / ".trainings" / training.run_key).write_text("../outside\n")
+    assert reuse_trainings(job, layout, artifacts.resolve()) == 0

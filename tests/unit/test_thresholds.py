@@ -1,0 +1,390 @@
+"""Sweeps against re-evaluation at every cut-off."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from jade_model.components import components
+from jade_model.config import Loss
+from jade_model.decoding import DecoderName, clean_up, decode, decoders_of
+from jade_model.errors import ConfigError
+from jade_model.metrics import (
+    Truth,
+    bar_counts_N3,
+    event_counts_NJ3,
+    f1_of,
+    macro_f1,
+    precision_of,
+    recall_of,
+    spans_from_mask,
+    truth_from_mask,
+)
+from jade_model.predictions import Predictions
+from jade_model.thresholds import (
+    CSV_COLUMNS,
+    Objective,
+    ThresholdCurve,
+    best_bar_f1,
+    choose_cutoff,
+    csv_rows,
+    sweep,
+    sweep_bars,
+    sweep_events,
+    sweep_macro,
+    threshold_grid,
+)
+
+Probabilities = NDArray[np.float64]
+levels = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0])
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Probabilities, Truth]:
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 11)))
+    elements = draw(st.sampled_from([levels, st.floats(0, 1), st.just(0.3)]))
+    mask = draw(hnp.arrays(bool, shape, elements=draw(st.sampled_from([st.booleans(), st.just(False)]))))
+    truth = truth_from_mask(mask)
+    if draw(st.booleans()):
+        truth = split_longest(truth)
+    return draw(hnp.arrays(np.float64, shape, elements=elements)), truth
+
+
+def split_longest(truth: Truth) -> Truth:
+    """Part the longest span in two that touch, which a mask can't say."""
+    lengths = truth.spans_S2[:, 1] - truth.spans_S2[:, 0]
+    if lengths.size == 0 or lengths.max() < 2:
+        return truth
+    index = int(lengths.argmax())
+    start, end = truth.spans_S2[index]
+    parts = [[start, (start + end) // 2], [(start + end) // 2, end]]
+    spans = np.concatenate([truth.spans_S2[:index], parts, truth.spans_S2[index + 1 :]]).astype(np.int64)
+    offsets = truth.span_offsets_N1 + (truth.span_offsets_N1 > index)
+    return Truth(truth.mask_NT, offsets, spans)
+
+
+def predictions_of(loss: Loss, probability: Probabilities, seed: int = 0) -> Predictions:
+    rng = np.random.default_rng(seed)
+    num_windows, num_bars = probability.shape
+    path = probability > 0.4
+    return Predictions(
+        loss=loss,
+        temperature=1.0,
+        probability_NT=probability,
+        path_NT=path,
+        margin_N=np.where(path.any(axis=1), rng.integers(0, 4, num_windows).astype(float), 0.0),
+        type_probability_N3=np.zeros((num_windows, 3)),
+        pointers_N2=np.zeros((num_windows, 2)),
+        countdown_NT=np.zeros((num_windows, num_bars)),
+        posterior_pointers_N2=np.zeros((num_windows, 2)),
+        posterior_countdown_NT=np.zeros((num_windows, num_bars)),
+    )
+
+
+def slow_f1(marked: NDArray[np.bool_], truth: Truth, objective: Objective, iou: float = 0.5) -> float:
+    match objective:
+        case "f1":
+            return float(f1_of(bar_counts_N3(marked, truth.mask_NT).sum(axis=0)))
+        case "macro_f1":
+            return macro_f1(bar_counts_N3(marked, truth.mask_NT))
+        case "event_f1":
+            counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (iou,))
+            return float(f1_of(counts.sum(axis=(0, 1))))
+
+
+def assert_is_exact(curve: ThresholdCurve, probability: Probabilities) -> None:
+    """The sweep holds every distinct value once, descending, below one point that marks nothing."""
+    distinct = np.unique(probability)[::-1]
+    np.testing.assert_array_equal(curve.threshold_D[1:], distinct)
+    assert curve.threshold_D[0] == np.nextafter(distinct[0], np.inf)
+
+
+@given(cases())
+def test_bar_sweep_equals_reevaluating_every_cutoff(case: tuple[Probabilities, Truth]) -> None:
+    probability, truth = case
+    curve = sweep_bars(probability, truth.mask_NT)
+    assert_is_exact(curve, probability)
+    for index, threshold in enumerate(curve.threshold_D):
+        counts = bar_counts_N3(probability >= threshold, truth.mask_NT).sum(axis=0)
+        assert curve.f1_D[index] == f1_of(counts)
+        assert curve.precision_D[index] == precision_of(counts)
+        assert curve.recall_D[index] == recall_of(counts)
+
+
+@given(cases())
+def test_macro_sweep_equals_reevaluating_every_cutoff(case: tuple[Probabilities, Truth]) -> None:
+    probability, truth = case
+    curve = sweep_macro(probability, truth.mask_NT)
+    assert_is_exact(curve, probability)
+    for index, threshold in enumerate(curve.threshold_D):
+        counts = bar_counts_N3(probability >= threshold, truth.mask_NT)
+        assert curve.f1_D[index] == pytest.approx(macro_f1(counts), abs=2e-12)
+        assert curve.precision_D[index] == pytest.approx(precision_of(counts).mean(), abs=2e-12)
+        assert curve.recall_D[index] == pytest.approx(recall_of(counts).mean(), abs=2e-12)
+
+
+@given(cases(), st.sampled_from([0.5, 0.6, 0.75, 1.0]))
+def test_event_sweep_equals_reevaluating_every_cutoff(case: tuple[Probabilities, Truth], iou: float) -> None:
+    probability, truth = case
+    curve = sweep_events(probability, truth, iou=iou)
+    assert_is_exact(curve, probability)
+    for index, threshold in enumerate(curve.threshold_D):
+        marked = probability >= threshold
+        counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (iou,)).sum(axis=(0, 1))
+        assert curve.f1_D[index] == f1_of(counts)
+        assert curve.precision_D[index] == precision_of(counts)
+        assert curve.recall_D[index] == recall_of(counts)
+
+
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 17)).flatmap(
+        lambda shape: hnp.arrays(np.int64, shape, elements=st.integers(0, 6))
+    )
+)
+def test_components_are_the_runs_of_every_level_once(level: NDArray[np.int64]) -> None:
+    found = components(level)
+    for cutoff in range(8):
+        stands = (found.death_C < cutoff) & (cutoff <= found.birth_C)
+        runs = sorted(zip(found.row_C[stands], found.start_C[stands], found.end_C[stands], strict=True))
+        assert runs == list(zip(*spans_from_mask(level >= cutoff), strict=True))
+
+
+def test_components_are_found_in_pieces_like_in_one() -> None:
+    level = np.random.default_rng(0).integers(0, 50, (3000, 100))
+    found = components(level)
+    stands = (found.death_C < 25) & (found.birth_C >= 25)
+    assert int(stands.sum()) == spans_from_mask(level >= 25)[0].size
+    assert found.row_C.max() == 2999
+
+
+@given(cases())
+def test_fast_best_bar_f1_equals_the_sweeps_best(case: tuple[Probabilities, Truth]) -> None:
+    probability, truth = case
+    assert best_bar_f1(probability, truth.mask_NT) == sweep_bars(probability, truth.mask_NT).best()
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda size: st.tuples(
+            hnp.arrays(np.float64, (1, size), elements=st.floats(allow_nan=False)),
+            hnp.arrays(bool, (1, size)),
+        )
+    )
+)
+def test_fast_best_bar_f1_takes_any_scores(case: tuple[Probabilities, NDArray[np.bool_]]) -> None:
+    assert best_bar_f1(*case) == sweep_bars(*case).best()
+
+
+@pytest.mark.parametrize("nan", [np.nan, -np.nan])
+@pytest.mark.parametrize("size", [5, 90_000])
+def test_nan_of_either_sign_is_refused(nan: float, size: int) -> None:
+    probability = np.linspace(0, 1, size)[None]
+    probability[0, 1] = nan
+    truth = probability > 0.5
+    for search in (best_bar_f1, sweep_bars, sweep_macro):
+        with pytest.raises(ValueError, match="not a number"):
+            search(probability, truth)
+    with pytest.raises(ValueError, match="not a number"):
+        sweep_events(probability, truth_from_mask(truth))
+
+
+MANY = (700, 120)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda rng, truth: rng.random(MANY),
+        lambda rng, truth: rng.random(MANY) ** 9 + 0.4 * truth,
+        lambda rng, truth: np.round(rng.random(MANY) * 0.8 + 0.2 * truth, 2),
+        lambda rng, truth: np.full(MANY, 0.25),
+        lambda rng, truth: np.where(truth, 1e-300, np.where(rng.random(MANY) < 0.5, 0.0, 1.0)),
+        lambda rng, truth: rng.normal(size=MANY) + truth,
+        lambda rng, truth: -0.0 * rng.random(MANY),
+        lambda rng, truth: np.where(truth & (rng.random(MANY) < 0.5), np.inf, rng.random(MANY)),
+        lambda rng, truth: 1 - rng.random(MANY) * 0.2 * truth,
+    ],
+    ids=["noise", "skewed", "ties", "constant", "lowest", "negative", "minus zero", "infinite", "worst"],
+)
+@pytest.mark.parametrize("rate", [0.0005, 0.05, 0.9])
+def test_fast_best_bar_f1_of_many_bars_equals_the_sweeps_best(
+    values: Callable[[np.random.Generator, NDArray[np.bool_]], Probabilities], rate: float
+) -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.random(MANY) < rate
+    probability = values(rng, truth)
+    assert best_bar_f1(probability, truth) == sweep_bars(probability, truth).best()
+
+
+def test_best_bar_f1_agrees_with_scikit_learns_curve() -> None:
+    from sklearn.metrics import precision_recall_curve
+
+    rng = np.random.default_rng(11)
+    truth = rng.random((60, 40)) < 0.1
+    probability = np.asarray(np.round(rng.random((60, 40)) * 0.7 + 0.3 * truth, 3), dtype=np.float64)
+    precision, recall, thresholds = precision_recall_curve(truth.ravel(), probability.ravel())
+    curve = sweep_bars(probability, truth)
+    # scikit-learn ascends and ends with a point that marks nothing, of precision 1.
+    np.testing.assert_array_equal(curve.threshold_D[1:], thresholds[::-1])
+    np.testing.assert_allclose(curve.precision_D[1:], precision[-2::-1], rtol=1e-15)
+    np.testing.assert_allclose(curve.recall_D[1:], recall[-2::-1], rtol=1e-15)
+    f1 = 2 * precision * recall / (precision + recall)
+    assert best_bar_f1(probability, truth).f1 == pytest.approx(f1[:-1].max(), rel=1e-14)
+    assert best_bar_f1(probability, truth).threshold == thresholds[f1[:-1].argmax()]
+
+
+@given(
+    cases(),
+    st.sampled_from(["soft_span", "crf"]),
+    st.sampled_from(["f1", "macro_f1", "event_f1"]),
+    st.integers(1, 3),
+    st.integers(0, 3),
+)
+def test_the_chosen_cutoff_is_as_good_as_any(
+    case: tuple[Probabilities, Truth], loss: Loss, objective: Objective, min_span_length: int, merge_gap: int
+) -> None:
+    probability, truth = case
+    min_span_length = min(min_span_length, probability.shape[1])
+    predictions = predictions_of(loss, probability)
+    for decoder in decoders_of(loss):
+        if decoder == "viterbi":
+            continue
+        settings = {"objective": objective, "min_span_length": min_span_length, "merge_gap": merge_gap}
+        choice = choose_cutoff(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
+        curve = sweep(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
+        reached = slow_f1(decode(predictions, choice), truth, objective)
+        assert reached == pytest.approx(curve.f1_D.max(), abs=2e-12)
+        for threshold, f1 in zip(curve.threshold_D, curve.f1_D, strict=True):
+            tried = type(choice)(decoder, float(threshold), min_span_length, merge_gap)
+            assert slow_f1(decode(predictions, tried), truth, objective) == pytest.approx(f1, abs=2e-12)
+
+
+def test_a_cutoff_lies_half_way_to_the_next_smaller_value() -> None:
+    probability = np.array([[0.1, 0.8, 0.6, 0.2]])
+    truth = truth_from_mask(np.array([[False, True, True, False]]))
+    choice = choose_cutoff(predictions_of("soft_span", probability), truth, "threshold")
+    assert choice.cutoff == pytest.approx(0.4)
+
+
+def test_where_marking_everything_is_best_the_cutoff_is_zero() -> None:
+    probability = np.array([[0.5, 0.8, 0.6]])
+    truth = truth_from_mask(np.ones((1, 3), dtype=bool))
+    assert choose_cutoff(predictions_of("crf", probability), truth, "marginal").cutoff == 0
+    assert choose_cutoff(predictions_of("crf", probability), truth, "one_span").cutoff == 0
+
+
+def test_neighbouring_floats_still_part() -> None:
+    low = 0.5
+    high = np.nextafter(low, 1)
+    truth = truth_from_mask(np.array([[True, False]]))
+    predictions = predictions_of("soft_span", np.array([[high, low]]))
+    choice = choose_cutoff(predictions, truth, "threshold")
+    np.testing.assert_array_equal(decode(predictions, choice), truth.mask_NT)
+
+
+def test_an_infinite_margin_gets_a_finite_cutoff() -> None:
+    truth = truth_from_mask(np.array([[True, True], [False, True], [False, False]]))
+    margin = np.array([np.inf, 2.0, 1.0])
+    for labels in (truth, truth.take(np.array([0, 2, 2]))):
+        path = np.ones((3, 2), dtype=bool)
+        predictions = dataclasses.replace(predictions_of("crf", path * 0.9), path_NT=path, margin_N=margin)
+        choice = choose_cutoff(predictions, labels, "score_margin", objective="event_f1")
+        expected = sweep(predictions, labels, "score_margin", objective="event_f1").f1_D.max()
+        assert slow_f1(decode(predictions, choice), labels, "event_f1") == expected
+
+
+def test_where_nothing_is_labelled_nothing_is_marked() -> None:
+    probability = np.random.default_rng(0).random((3, 8))
+    truth = truth_from_mask(np.zeros((3, 8), dtype=bool))
+    for objective in ("f1", "macro_f1", "event_f1"):
+        predictions = predictions_of("soft_span", probability)
+        for decoder in ("threshold", "one_span"):
+            choice = choose_cutoff(predictions, truth, decoder, objective=objective)
+            assert not decode(predictions, choice).any()
+
+
+def test_of_equally_good_thresholds_the_largest_is_best() -> None:
+    curve = ThresholdCurve(*np.array([[0.9, 0.7, 0.5], [0, 1, 1], [0, 1, 1], [0.2, 0.6, 0.6]]))
+    assert curve.best().threshold == 0.7
+
+
+def test_viterbi_has_no_cutoff() -> None:
+    predictions = predictions_of("crf", np.full((2, 5), 0.7))
+    truth = truth_from_mask(np.ones((2, 5), dtype=bool))
+    assert choose_cutoff(predictions, truth, "viterbi", min_span_length=2).cutoff is None
+    with pytest.raises(ConfigError, match="no cut-off"):
+        sweep(predictions, truth, "viterbi")
+
+
+@given(cases(), st.lists(st.floats(-0.5, 1.5), min_size=1, max_size=6))
+def test_a_curve_knows_every_cutoff_between_its_points(
+    case: tuple[Probabilities, Truth], thresholds: list[float]
+) -> None:
+    probability, truth = case
+    at = sweep_bars(probability, truth.mask_NT).at(np.array(thresholds))
+    np.testing.assert_array_equal(at.threshold_D, thresholds)
+    for threshold, f1 in zip(thresholds, at.f1_D, strict=True):
+        assert f1 == slow_f1(probability >= threshold, truth, "f1")
+
+
+def test_the_default_grid_is_the_originals() -> None:
+    assert threshold_grid().tolist() == [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7]
+    assert threshold_grid(0.2, 0.5, 0.2).tolist() == [0.2, 0.4]
+    assert threshold_grid(0.4, 0.4).tolist() == [0.4]
+
+
+@pytest.mark.parametrize("grid", [(0.7, 0.3, 0.05), (0.3, 0.7, 0.0), (0.3, float("inf"), 0.1)])
+def test_an_empty_or_endless_grid_is_refused(grid: tuple[float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="threshold grid"):
+        threshold_grid(*grid)
+
+
+def test_rows_for_a_file_ascend_and_hold_both_levels() -> None:
+    probability = np.array([[0.1, 0.8, 0.6, 0.2]])
+    truth = truth_from_mask(np.array([[False, True, True, False]]))
+    bars, spans = sweep_bars(probability, truth.mask_NT), sweep_events(probability, truth)
+    rows = list(csv_rows(bars, spans))
+    assert len(CSV_COLUMNS) == len(rows[0])
+    assert rows[2] == (0.6, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert rows[0] == (0.1, 0.5, 1.0, 2 / 3, 1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="different thresholds"):
+        list(csv_rows(bars, sweep_events(probability + 0.01, truth)))
+
+
+def test_a_thinned_curve_keeps_its_ends_and_its_best() -> None:
+    rng = np.random.default_rng(2)
+    curve = sweep_bars(rng.random((20, 50)), rng.random((20, 50)) < 0.1)
+    thin = curve.thinned(50)
+    assert thin.threshold_D.size <= 50
+    assert thin.best().f1 == curve.best().f1
+    assert thin.threshold_D[[0, -1]].tolist() == curve.threshold_D[[0, -1]].tolist()
+
+
+@pytest.mark.parametrize("decoder", ["threshold", "one_span"])
+def test_no_windows_other_shapes_and_nan_are_refused(decoder: DecoderName) -> None:
+    truth = truth_from_mask(np.zeros((1, 4), dtype=bool))
+    none = truth.take(np.array([], dtype=np.intp))
+    with pytest.raises(ValueError, match="nothing to choose"):
+        choose_cutoff(predictions_of("soft_span", np.zeros((0, 4))), none, decoder)
+    with pytest.raises(ValueError, match="shape"):
+        choose_cutoff(predictions_of("soft_span", np.zeros((2, 4))), truth, decoder)
+    wrong = predictions_of("soft_span", np.array([[0.1, np.nan, 0.2, 0.3]]))
+    for objective in ("f1", "macro_f1", "event_f1"):
+        with pytest.raises(ValueError, match="not a number"):
+            choose_cutoff(wrong, truth, decoder, objective=objective)
+
+
+def test_sweeps_of_cleaned_probabilities_equal_cleaning_every_mask() -> None:
+    rng = np.random.default_rng(8)
+    probability, truth = rng.random((10, 40)), truth_from_mask(rng.random((10, 40)) < 0.2)
+    curve = sweep(predictions_of("soft_span", probability), truth, "threshold", min_span_length=3, merge_gap=2)
+    for threshold in np.unique(probability)[::17]:
+        marked = clean_up(probability >= threshold, 3, 2)
+        assert curve.at(np.array([threshold])).f1_D[0] == slow_f1(marked, truth, "f1")
