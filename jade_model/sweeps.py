@@ -33,8 +33,11 @@ Objective = Literal["f1", "macro_f1", "event_f1"]
 # Means over windows are summed change by change; what that leaves of rounding must not decide between equals.
 _MACRO_DECIMALS = 12
 
-# From so many values on, more bins cost less than the sorting that they save.
+# From so many values on, finer bins cost less than the sorting that they save.
 _MANY = 1 << 16
+# Lower bits cut off, which leaves 256 or 16 bins from each power of 2 to the next; and how many bins there are.
+_FINE, _COARSE = (44, 1 << 14), (48, 1 << 8)
+_BITS_OF_INFINITY = 0x7FF0_0000_0000_0000
 
 
 @dataclass(frozen=True)
@@ -132,28 +135,26 @@ def best_bar_f1(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]
         ValueError: The shapes differ, there is no bar, or a value is NaN.
     """
     _check_bars(probability_NT, truth_NT)
-    value_I, truth_I = probability_NT.ravel(), truth_NT.ravel()
+    value_I, truth_I = probability_NT.ravel().astype(np.float64, copy=False), truth_NT.ravel()
     num_true = int(np.count_nonzero(truth_I))
-    lowest, highest = float(value_I.min()), float(value_I.max())
+    highest = value_I.max()
     if math.isnan(highest):
         raise ValueError("a probability is not a number")
     if num_true == 0:
-        return Best(_above(highest), highest, 1.0, 1.0, 1.0)
-    scale, bin_dtype = _binning(lowest, highest, value_I.size)
-    if scale is None:
+        return Best(_above(float(highest)), float(highest), 1.0, 1.0, 1.0)
+    bin_I = _bins(value_I, highest)
+    if bin_I is None:
         return _best_among(value_I.copy(), truth_I, 0, 0, num_true)
-    bin_I = (value_I * scale).astype(bin_dtype)
-    all_B = np.bincount(bin_I)[::-1]
-    hits_B = np.bincount(bin_I[truth_I], minlength=all_B.size)[::-1]
-    # Bars, and hits, in the bin or one above; bins descend.
+    all_B = np.bincount(bin_I)
+    hits_B = np.bincount(bin_I[truth_I], minlength=all_B.size)
+    # Bars, and hits, in the bin or one above it; bins descend.
     marked_B, found_B = all_B.cumsum(), hits_B.cumsum()
     cases_B = marked_B + num_true
     # Half of F1: within a bin it reaches what all of it gives, and is at most what its hits give before all else.
     reached = (found_B / cases_B).max()
     candidates = (found_B / (cases_B - all_B + hits_B) >= reached).nonzero()[0]
-    first, last = int(candidates[0]), int(candidates[-1])
-    top = all_B.size - 1
-    inside = ((bin_I <= top - first) & (bin_I >= top - last)).nonzero()[0]
+    first, last = candidates[0], candidates[-1]
+    inside = ((bin_I >= first) & (bin_I <= last)).nonzero()[0]
     best = _best_among(
         value_I[inside],
         truth_I[inside],
@@ -162,7 +163,7 @@ def best_bar_f1(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]
         num_true,
     )
     if best.lower is None and marked_B[last] < value_I.size:
-        return replace(best, lower=float(value_I[bin_I < top - last].max()))
+        return replace(best, lower=float(value_I[bin_I > last].max()))
     return best
 
 
@@ -284,13 +285,18 @@ def sweep_windows(
     return _curve_of_counts(value_I[last_D], hit_D, marked_D, int((counts_N3[:, 0] + counts_N3[:, 2]).sum()))
 
 
-def _binning(
-    lowest: float, highest: float, num_values: int
-) -> tuple[float | None, type[np.uint8 | np.uint16]]:
-    """Return the factor that spreads values over the integers of a type; None where no factor does."""
-    bin_dtype = np.uint16 if num_values >= _MANY else np.uint8
-    scale = float(np.iinfo(bin_dtype).max) / highest if lowest >= 0 and highest > 0 else 0.0
-    return (scale if 0 < scale < math.inf else None), bin_dtype
+def _bins(value_I: NDArray[np.float64], highest: np.float64) -> NDArray[np.int64] | None:
+    """Sort values into bins that descend from 0, the highest's; None if that is negative or infinite."""
+    # Read as integers, floats that are not negative keep their order; their upper bits are equal bins of each
+    # power of 2. All that lies far below the highest value, or below 0, shares the last bin.
+    shift, num_bins = _FINE if value_I.size >= _MANY else _COARSE
+    top = int(highest.view(np.int64)) >> shift
+    if not 0 <= top < _BITS_OF_INFINITY >> shift:
+        return None
+    bin_I = value_I.view(np.int64) >> shift
+    np.subtract(top, bin_I, out=bin_I)
+    np.minimum(bin_I, min(top, num_bins - 1), out=bin_I)
+    return bin_I
 
 
 def _best_among(

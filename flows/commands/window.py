@@ -54,6 +54,7 @@ def command(
         stride=stride,
         overlap_offsets=shifts,
         instrument=instrument,
+        seed=seed,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_windows(windows, out)

@@ -18,7 +18,8 @@ from tasks.layout import RunLayout
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom flows.cli import run\nassert run(['--help']) == 0\n"
-        "heavy = {'torch', 'prefect', 'pandas', 'numpy', 'pydantic', 'rich'} & set(sys.modules)\nassert not heavy, heavy"
+        "heavy = {'torch', 'prefect', 'pandas', 'numpy', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
