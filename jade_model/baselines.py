@@ -6,7 +6,7 @@ Legend: N windows, T bars, M starts, 4 open, high, low, close.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, assert_never
+from typing import Literal, assert_never, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from jade_model.metrics import Counts, Scores, Truth, count
 
 MoveUnit = Literal["price", "atr"]
+MOVE_UNITS: tuple[MoveUnit, ...] = get_args(MoveUnit)
 
 LONGEST_MOVE = 32
 ATR_BARS = 14

@@ -41,7 +41,7 @@ class CRF(nn.Module):
 
     Parameters, their names and initial values, `forward` and `decode` are pytorch-crf's, so state dicts
     interchange. The other methods take emissions and masks in the same layout, and return their results batch
-    first.
+    first. On a GPU nothing waits for the device but decoding, and looking at masks and constraints.
 
     Args:
         num_tags: K, at least 1.
@@ -124,7 +124,7 @@ class CRF(nn.Module):
         if reduction not in get_args(Reduction):
             raise ValueError(f"invalid reduction: {reduction}")
         tags_BT = zero_masked(tags if self.batch_first else tags.transpose(0, 1), length_B)
-        if not emissions.is_cuda:
+        if emissions.is_cpu:
             check_tags(tags_BT, self.num_tags)
         chain = self._scannable(emissions)
         if chain is not None:
@@ -145,6 +145,7 @@ class CRF(nn.Module):
             case _:
                 assert_never(reduction)
 
+    @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor | None = None) -> list[list[int]]:
         """Find the most probable tags of each window; arguments and errors as of log_partition.
 
@@ -309,7 +310,7 @@ class CRF(nn.Module):
 
     def _scannable(self, emissions: Tensor, temperature: float = 1.0) -> ChainScores | None:
         """Return the scores in numpy if the scan is exact for them, else None: then the tree must do."""
-        if emissions.is_cuda or self._constrained:
+        if self._constrained or not emissions.is_cpu:
             return None
         chain = self._chain(temperature)
         return chain if chain.fits() else None

@@ -67,9 +67,7 @@ def tree_log_partition(emissions_BTK: Tensor, chain: ChainTensors, length_B: Ten
     return torch.logsumexp(first_KB[:, None] + product_KKTB[:, :, 0] + chain.end_K[:, None], dim=(0, 1))
 
 
-def path_score(
-    emissions_BTK: Tensor, tags_BT: Tensor, chain: ChainTensors, length_B: Tensor | None
-) -> Tensor:
+def path_score(emissions_BTK: Tensor, tags_BT: Tensor, chain: ChainTensors, length_B: Tensor | None) -> Tensor:
     """Sum the log potentials along given paths.
 
     Args:

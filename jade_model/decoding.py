@@ -264,8 +264,9 @@ def _search(
     row_M, sums_T1M = np.arange(num_windows), sums_T1N
     for length in range(min_span_length, num_bars + 1):
         total_M = sums_T1M[-1]
-        # No span of this length or longer, once longer than the mass, can hold more than all of it.
-        is_open_M = (length <= total_M) | (_expected(total_M, length, total_M, gain) > gain_N[row_M])
+        # What a span of this length gains if it holds all mass: more than 1 while it is shorter than the mass, then
+        # falling, so that no longer span can do better either.
+        is_open_M = _expected(total_M, length, total_M, gain) > gain_N[row_M]
         if 2 * np.count_nonzero(is_open_M) <= row_M.size:
             row_M, sums_T1M, total_M = row_M[is_open_M], sums_T1M[:, is_open_M], total_M[is_open_M]
             if row_M.size == 0:

@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 from jade_model.rolling import trailing_sum, true_range
 
 RETURN_LAGS: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 10, 14)
-EFFICIENCY_LAGS: tuple[int, ...] = (3, 4, 5, 7, 10, 14)
+EFFICIENCY_LAGS: tuple[int, ...] = (5, 10)
+EFFICIENT_RETURN_LAGS: tuple[int, ...] = (3, 4, 5, 7, 10)
 
 DISPLACEMENT_NAMES: tuple[str, ...] = (
     "body",
     "range",
-    "atr_change",
     *(f"return_{lag}" for lag in RETURN_LAGS),
     *(f"efficiency_{lag}" for lag in EFFICIENCY_LAGS),
+    *(f"efficient_return_{lag}" for lag in EFFICIENT_RETURN_LAGS),
 )
 
 ATR_BARS = 14
-LIMIT = 8.0
+# Far enough out that only freaks touch it: which of two strong moves is the stronger must stay visible, and a
+# tighter limit, or a logarithm or root instead, did measurably worse.
+LIMIT = 20.0
 # Volatility never counts as less than this share of the window's average so far, nor than this share of the
 # price: the first move after a flat stretch would be as good as infinite otherwise.
 FLOOR_OF_MEAN_RANGE = 0.1
@@ -35,15 +38,16 @@ def displacement_features(
     low_TN: NDArray[np.float64],
     close_TN: NDArray[np.float64],
 ) -> list[NDArray[np.float64]]:
-    """Compute body, range, change of the ATR, returns over lags in units of the ATR before, efficiency ratios.
+    """Compute body, range and returns over lags in units of the ATR before, and how straight the way was.
 
-    The return over k bars is (close[t] - close[t - k]) / (ATR[t - k] sqrt(k)), where ATR[j] is the mean true range
-    of the 14 bars up to j; the efficiency ratio over k bars is that net move over the sum of its absolute steps,
-    with its sign. Body and range are in units of the previous bar's ATR; the ATR's change is the logarithm of this
-    bar's over that of 14 bars before.
+    The return over k bars is (close[t] - close[t - k]) / (ATR[t - k] sqrt(k)), where ATR[j] is the mean true
+    range of the 14 bars up to j. The efficiency ratio over k bars is that net move over the sum of its absolute
+    steps, with its sign; the efficient return is the return times the ratio's size. Body and range are in units
+    of the previous bar's ATR.
 
     Near the window's start a lag is cut to the t + 1 bars there are, the path beginning at the first open, and
-    the ATR is that of the window's first bars, 14 or as many as have closed, be they before the move or in it.
+    the ATR is that of the window's first bars, 14 or as many as have closed, be they before the move or in it:
+    an average over the one or two bars before it would be so uncertain that quiet openings looked like moves.
 
     Args:
         open_TN: Opens.
@@ -52,7 +56,7 @@ def displacement_features(
         close_TN: Closes.
 
     Returns:
-        One float64 [T, N] a feature, in the order of DISPLACEMENT_NAMES, finite, within +-8.
+        One float64 [T, N] a feature, in the order of DISPLACEMENT_NAMES, finite, within +-20.
     """
     bars_T = np.arange(len(close_TN))
     path_PN = np.concatenate([open_TN[:1], close_TN])
@@ -60,14 +64,15 @@ def displacement_features(
     atr_TN = _floored_atr(high_TN, low_TN, close_TN, path_PN[:-1])
 
     def atr_before(lag: int) -> NDArray[np.float64]:
-        return atr_TN[np.maximum(bars_T - lag, np.minimum(bars_T, ATR_BARS - 1))]
+        before_TN: NDArray[np.float64] = atr_TN[np.maximum(bars_T - lag, np.minimum(bars_T, ATR_BARS - 1))]
+        return before_TN
 
     def net_move(lag: int) -> NDArray[np.float64]:
         return close_TN - path_PN[np.maximum(bars_T + 1 - lag, 0)]
 
-    def displacement(lag: int) -> NDArray[np.float64]:
+    def unlimited_return(lag: int) -> NDArray[np.float64]:
         num_bars_T1 = np.minimum(bars_T + 1, lag)[:, None]
-        return np.clip(net_move(lag) / (atr_before(lag) * np.sqrt(num_bars_T1)), -LIMIT, LIMIT)
+        return net_move(lag) / (atr_before(lag) * np.sqrt(num_bars_T1))
 
     def efficiency(lag: int) -> NDArray[np.float64]:
         net_TN, travelled_TN = net_move(lag), trailing_sum(step_TN, lag)
@@ -75,12 +80,16 @@ def displacement_features(
         return np.clip(ratio_TN, -1, 1)
 
     return [
-        np.clip((close_TN - open_TN) / atr_before(1), -LIMIT, LIMIT),
-        np.clip((high_TN - low_TN) / atr_before(1), 0, LIMIT),
-        np.clip(np.log(atr_TN / atr_before(ATR_BARS)), -LIMIT, LIMIT),
-        *(displacement(lag) for lag in RETURN_LAGS),
+        _limited((close_TN - open_TN) / atr_before(1)),
+        _limited((high_TN - low_TN) / atr_before(1)),
+        *(_limited(unlimited_return(lag)) for lag in RETURN_LAGS),
         *(efficiency(lag) for lag in EFFICIENCY_LAGS),
+        *(_limited(unlimited_return(lag) * np.abs(efficiency(lag))) for lag in EFFICIENT_RETURN_LAGS),
     ]
+
+
+def _limited(values_TN: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip(values_TN, -LIMIT, LIMIT)
 
 
 def _floored_atr(

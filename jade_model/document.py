@@ -326,7 +326,7 @@ def _baselines(data: Sequence[DataSet], compared: Comparison) -> dict[str, Any]:
             "f1": rule.value,
             "span_f1_iou50": spans.value,
             "confidence_interval": list(rule.confidence_interval),
-            "bars": float(np.mean([item.rule_bars for item in data])),
+            "bars": round(float(np.mean([item.rule_bars for item in data])), 1),
         },
     }
 

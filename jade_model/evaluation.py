@@ -13,7 +13,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.baselines import choose_move_length, mark_largest_move
+from jade_model.baselines import MOVE_UNITS, MoveUnit, choose_move_length, mark_largest_move
 from jade_model.calibration import fit_temperature
 from jade_model.decoding import DecoderChoice, DecoderName, decode, decoders_of
 from jade_model.metrics import Counts, Truth, count, truth_of
@@ -149,18 +149,28 @@ def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) ->
 def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[tuple[Split, Counts]], float]:
     """Score the best untrained rule (mark the largest move) on the same splits.
 
+    How many bars a move spans, and whether moves are compared in price or in units of the range before them, is chosen
+    on each split's selection windows.
+
     Returns:
         Each split with the counts of its scored windows, ascending by row; and the mean length marked, in bars.
     """
     truth = truth_of(windows)
     scored, lengths = [], []
     for split in splits:
-        chosen_on = selection_rows(split)
-        length = choose_move_length(windows.bars_NT4[chosen_on], truth.take(chosen_on))
+        length, unit = _best_rule(windows, truth, selection_rows(split))
         rows = np.sort(split.test_rows)
-        scored.append((split, count(mark_largest_move(windows.bars_NT4[rows], length), truth.take(rows))))
+        marked_MT = mark_largest_move(windows.bars_NT4[rows], length, unit=unit)
+        scored.append((split, count(marked_MT, truth.take(rows))))
         lengths.append(length)
     return scored, float(np.mean(lengths))
+
+
+def _best_rule(windows: Windows, truth: Truth, rows: NDArray[np.intp]) -> tuple[int, MoveUnit]:
+    bars_QT4, known = windows.bars_NT4[rows], truth.take(rows)
+    rules = [(choose_move_length(bars_QT4, known, unit=unit), unit) for unit in MOVE_UNITS]
+    f1 = [count(mark_largest_move(bars_QT4, length, unit=unit), known).scores().f1 for length, unit in rules]
+    return rules[int(np.argmax(f1))]
 
 
 def _calibrated(

@@ -28,10 +28,6 @@ from jade_model.windows import Windows
 
 IOU_50_TO_95: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
-# An IoU is a ratio of two small integers; levels such as 0.55 have no exact float. Ratios of spans of up to
-# 1,024 bars that differ at all differ by far more than this.
-_IOU_SLACK = 1e-9
-
 
 @dataclass(frozen=True, eq=False)
 class Truth:
@@ -193,7 +189,8 @@ def event_counts_NJ3(
     true_N = np.diff(span_offsets_N1)
     counts_NJ3 = np.empty((num_windows, len(ious_J), 3), dtype=np.int64)
     for level, iou in enumerate(ious_J):
-        hit_N = np.bincount(rows_P[reaches(iou_P, iou)], minlength=num_windows)
+        # A ratio of whole numbers and the decimal of the same value round to the same float.
+        hit_N = np.bincount(rows_P[iou_P >= iou], minlength=num_windows)
         counts_NJ3[:, level, 0] = hit_N
         counts_NJ3[:, level, 1] = marked_N - hit_N
         counts_NJ3[:, level, 2] = true_N - hit_N
@@ -239,11 +236,6 @@ def best_ious(
         union_P = (ends_P - starts_P) + (end_P - start_P) - shared_P
         np.maximum(best_P, shared_P / union_P, out=best_P)
     return best_P
-
-
-def reaches(iou_P: NDArray[np.float64], level: float) -> NDArray[np.bool_]:
-    """Return where an IoU is at least the level, as if the level's decimals were exact."""
-    return np.asarray(iou_P >= level - _IOU_SLACK)
 
 
 def check_ious(ious_J: tuple[float, ...]) -> None:

@@ -69,7 +69,7 @@ def _jade(loss: Loss, *, dice_weight: float = 0.0) -> Recipe:
         name=f"jade_{loss}",
         loss=loss,
         feature_set="displacement-17",
-        model=ModelConfig(input_dropout=0.1, head_dropout=0.3, type_pooling="span"),
+        model=ModelConfig(input_dropout=0.05, head_dropout=0.15, type_pooling="span"),
         training=TrainingConfig(
             learning_rate=4e-3,
             schedule="one_cycle",

@@ -13,13 +13,13 @@ labels hold windows with several spans, only there:
 
 * Off (the default), such a window in training is an error, and one met in prediction yields its strongest
   span: the posterior divides the probability 1 among the candidates, so each of two equals gets 0.5.
-* On, windows with 0, 1 and more spans are all trained and decoded; the cost is a loop over bars, some 20
+* On, windows with 0, 1 and more spans are all trained and decoded; the cost is a loop over bars, some ten
   times the time, and a posterior less sharp where one span is the truth, for the model no longer knows that.
 
 A labelled span longer than max_span_length has probability 0 and is refused, never clipped.
 
 Legend: B windows, T bars, L lengths of a span (index l is length l + 1), M spans labelled a window at most, N
-spans kept a window, R offsets by which a boundary is smoothed, 3 scores a bar (inside, start, last).
+spans kept a window, X outcomes, 3 scores a bar (inside, start, last).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class SingleSpan(nn.Module):
         given = self._potentials(scores_BT3, mask_BT)
         counts_BM = torch.arange(span_BM2.shape[1], device=span_BM2.device) < num_spans_B[:, None]
         room_BM2 = territories(span_BM2, counts_BM, given.length_B, scores_BT3.shape[1])
-        if not scores_BT3.is_cuda:
+        if scores_BT3.is_cpu:
             check_spans(span_BM2, counts_BM, room_BM2, self.max_span_length)
         score_BM = expected_span_score(
             *given[:3], span_BM2, counts_BM, room_BM2, smoothing_bars=boundary_smoothing_bars

@@ -37,6 +37,15 @@ class SpanCounts:
     length_BL: Tensor
 
 
+def running_sum(values_BT: Tensor) -> Tensor:
+    """Sum each row up to and including each bar."""
+    if values_BT.is_cpu:
+        return values_BT.cumsum(dim=1)
+    # On a GPU, torch refuses to accumulate floats in deterministic mode.
+    ones_TT = torch.ones(values_BT.shape[1], values_BT.shape[1], dtype=values_BT.dtype, device=values_BT.device)
+    return values_BT @ ones_TT.triu()
+
+
 def edge_scores(scores_BT3: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
     """Split a span's score into what its first and what its last bar decide.
 
@@ -49,7 +58,7 @@ def edge_scores(scores_BT3: Tensor, length_B: Tensor | None) -> tuple[Tensor, Te
         plus the start score of s plus the last score of e. right_BT is IMPOSSIBLE on masked bars.
     """
     inside_BT, start_BT, last_BT = scores_BT3.unbind(dim=2)
-    summed_BT = inside_BT.cumsum(dim=1)
+    summed_BT = running_sum(inside_BT)
     right_BT = last_BT + summed_BT
     if length_B is not None:
         bars_T = torch.arange(scores_BT3.shape[1], device=scores_BT3.device)
@@ -94,8 +103,8 @@ def count_lasts(span_BLT: Tensor) -> Tensor:
 def count_spans(span_BLT: Tensor) -> SpanCounts:
     """Sum the expected number of each span, [B, L, T], by bar, first bar, last bar and length."""
     start_BT, last_BT = span_BLT.sum(dim=1), count_lasts(span_BLT)
-    started_before_ended_BT = start_BT.cumsum(dim=1) - last_BT.cumsum(dim=1) + last_BT
-    return SpanCounts(started_before_ended_BT.clamp(min=0), start_BT, last_BT, span_BLT.sum(dim=2))
+    started_not_ended_BT = running_sum(start_BT - last_BT) + last_BT
+    return SpanCounts(started_not_ended_BT.clamp(min=0), start_BT, last_BT, span_BLT.sum(dim=2))
 
 
 def single_log_partition(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor) -> Tensor:
@@ -119,9 +128,7 @@ class _SinglePartition(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor) -> Tensor:
-        log_partition_B, no_span_B, span_BLT = single_posterior(
-            span_grid(left_BT, right_BT, length_bias_L), none_B
-        )
+        log_partition_B, no_span_B, span_BLT = single_posterior(span_grid(left_BT, right_BT, length_bias_L), none_B)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(span_BLT.sum(dim=1), count_lasts(span_BLT), span_BLT.sum(dim=2), no_span_B)
         return log_partition_B

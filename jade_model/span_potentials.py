@@ -47,9 +47,7 @@ class Biases(NamedTuple):
     further: Tensor | float
 
 
-def potentials(
-    scores_BT3: Tensor, biases: Biases, mask_BT: Tensor | None, *, temperature: float = 1.0
-) -> Potentials:
+def potentials(scores_BT3: Tensor, biases: Biases, mask_BT: Tensor | None, *, temperature: float = 1.0) -> Potentials:
     """Check and combine the network's scores and the layer's parameters.
 
     Args:

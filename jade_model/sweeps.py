@@ -8,13 +8,13 @@ Legend: N windows, T bars, I items with a value each (bars or windows), D distin
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jade_model.best_cutoff import Best, just_above, require_values
 from jade_model.components import components
 from jade_model.metrics import (
     Truth,
@@ -24,7 +24,6 @@ from jade_model.metrics import (
     event_counts_NJ3,
     f1_of,
     precision_of,
-    reaches,
     recall_of,
 )
 
@@ -32,46 +31,6 @@ Objective = Literal["f1", "macro_f1", "event_f1"]
 
 # Means over windows are summed change by change; what that leaves of rounding must not decide between equals.
 _MACRO_DECIMALS = 12
-
-# From so many values on, finer bins cost less than the sorting that they save.
-_MANY = 1 << 16
-# Lower bits cut off, which leaves 256 or 16 bins from each power of 2 to the next; and how many bins there are.
-_FINE, _COARSE = (44, 1 << 14), (48, 1 << 8)
-_BITS_OF_INFINITY = 0x7FF0_0000_0000_0000
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best point of a sweep.
-
-    Attributes:
-        threshold: The value that attains it.
-        lower: The next smaller value there is, or None where `threshold` is the smallest.
-        precision: At the threshold.
-        recall: At the threshold.
-        f1: At the threshold.
-    """
-
-    threshold: float
-    lower: float | None
-    precision: float
-    recall: float
-    f1: float
-
-    @property
-    def cutoff(self) -> float:
-        """The cut-off to use on other windows.
-
-        Half-way to the next smaller value, which marks the same here and leaves room for values a little
-        smaller; 0 (or the threshold, if negative) where everything is marked. Always finite: values may be
-        infinite (the margin of a path whose rivals are forbidden), a decoder's cut-off may not.
-        """
-        if self.lower is None:
-            return min(0.0, self.threshold)
-        if np.isinf(self.threshold):
-            return _above(self.lower)
-        middle = self.lower + (self.threshold - self.lower) / 2
-        return middle if middle > self.lower else self.threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,53 +79,6 @@ class ThresholdCurve:
         return ThresholdCurve(threshold_D, self.precision_D[index], self.recall_D[index], self.f1_D[index])
 
 
-def best_bar_f1(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> Best:
-    """Return sweep_bars(...).best(), only faster.
-
-    Raising a cut-off to the next in-span value loses no hit, so the best cut-off is an in-span bar's value (or
-    marks nothing): sort the values alone, and look up those few. A histogram first tells in which bins the best can
-    lie at all, and only their values are sorted.
-
-    Args:
-        probability_NT: Any scores, no NaN, float64.
-        truth_NT: Bar in a labelled span, bool.
-
-    Raises:
-        ValueError: The shapes differ, there is no bar, or a value is NaN.
-    """
-    _check_bars(probability_NT, truth_NT)
-    value_I, truth_I = probability_NT.ravel().astype(np.float64, copy=False), truth_NT.ravel()
-    num_true = int(np.count_nonzero(truth_I))
-    highest = value_I.max()
-    if math.isnan(highest):
-        raise ValueError("a probability is not a number")
-    if num_true == 0:
-        return Best(_above(float(highest)), float(highest), 1.0, 1.0, 1.0)
-    bin_I = _bins(value_I, highest)
-    if bin_I is None:
-        return _best_among(value_I.copy(), truth_I, 0, 0, num_true)
-    all_B = np.bincount(bin_I)
-    hits_B = np.bincount(bin_I[truth_I], minlength=all_B.size)
-    # Bars, and hits, in the bin or one above it; bins descend.
-    marked_B, found_B = all_B.cumsum(), hits_B.cumsum()
-    cases_B = marked_B + num_true
-    # Half of F1: within a bin it reaches what all of it gives, and is at most what its hits give before all else.
-    reached = (found_B / cases_B).max()
-    candidates = (found_B / (cases_B - all_B + hits_B) >= reached).nonzero()[0]
-    first, last = candidates[0], candidates[-1]
-    inside = ((bin_I >= first) & (bin_I <= last)).nonzero()[0]
-    best = _best_among(
-        value_I[inside],
-        truth_I[inside],
-        int(marked_B[first] - all_B[first]),
-        int(found_B[first] - hits_B[first]),
-        num_true,
-    )
-    if best.lower is None and marked_B[last] < value_I.size:
-        return replace(best, lower=float(value_I[bin_I > last].max()))
-    return best
-
-
 def sweep_bars(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> ThresholdCurve:
     """Score bars, micro-averaged, at every cut-off.
 
@@ -177,7 +89,7 @@ def sweep_bars(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_])
     Raises:
         ValueError: The shapes differ, there is no bar, or a value is NaN.
     """
-    _check_bars(probability_NT, truth_NT)
+    require_values(probability_NT, truth_NT)
     value_I = np.sort(probability_NT, axis=None)
     hit_I = np.sort(probability_NT[truth_NT])
     # Sorting values alone is several times quicker than sorting places: the hits' places are looked up.
@@ -194,7 +106,7 @@ def sweep_macro(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]
 
     Averages are exact to 12 decimals.
     """
-    _check_bars(probability_NT, truth_NT)
+    require_values(probability_NT, truth_NT)
     order_NT = np.argsort(-probability_NT, axis=1)
     value_NT = np.take_along_axis(probability_NT, order_NT, axis=1)
     hit_NT = np.cumsum(np.take_along_axis(truth_NT, order_NT, axis=1), axis=1)
@@ -216,7 +128,7 @@ def sweep_macro(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]
         total_D = unmarked_N.sum() + np.cumsum((score_I - before_I)[order_I])[last_D]
         mean_D = np.append(unmarked_N.sum(), total_D) / value_NT.shape[0]
         means.append(np.round(mean_D, _MACRO_DECIMALS))
-    threshold_D = np.append(_above(value_I[0]), value_I[last_D])
+    threshold_D = np.append(just_above(value_I[0]), value_I[last_D])
     return ThresholdCurve(threshold_D, *means)
 
 
@@ -234,14 +146,14 @@ def sweep_events(probability_NT: NDArray[np.float64], truth: Truth, *, iou: floa
     Raises:
         ValueError: The shapes differ, there is no bar, a value is NaN, or the IoU is out of range.
     """
-    _check_bars(probability_NT, truth.mask_NT)
+    require_values(probability_NT, truth.mask_NT)
     check_ious((iou,))
     value_D, level = np.unique(probability_NT, return_inverse=True)
     if np.isnan(value_D[-1]):
         raise ValueError("a probability is not a number")
     runs = components(level.reshape(probability_NT.shape).astype(np.int64, copy=False))
     iou_C = best_ious(runs.row_C, runs.start_C, runs.end_C, truth.span_offsets_N1, truth.spans_S2)
-    is_hit_C = reaches(iou_C, iou)
+    is_hit_C = iou_C >= iou
     marked_D = _standing(runs.birth_C, runs.death_C, value_D.size)
     hit_D = _standing(runs.birth_C[is_hit_C], runs.death_C[is_hit_C], value_D.size)
     return _curve_of_counts(value_D[::-1], hit_D, marked_D, truth.spans_S2.shape[0])
@@ -267,7 +179,7 @@ def sweep_windows(
     Raises:
         ValueError: The shapes differ, there are no windows, a score is NaN, or the IoU is out of range.
     """
-    _check_bars(score_N, score_N)
+    require_values(score_N, score_N)
     order = np.argsort(-score_N)
     value_I = score_N[order]
     last_D = _last_of_equals(value_I)
@@ -285,43 +197,6 @@ def sweep_windows(
     return _curve_of_counts(value_I[last_D], hit_D, marked_D, int((counts_N3[:, 0] + counts_N3[:, 2]).sum()))
 
 
-def _bins(value_I: NDArray[np.float64], highest: np.float64) -> NDArray[np.int64] | None:
-    """Sort values into bins that descend from 0, the highest's; None if that is negative or infinite."""
-    # Read as integers, floats that are not negative keep their order; their upper bits are equal bins of each
-    # power of 2. All that lies far below the highest value, or below 0, shares the last bin.
-    shift, num_bins = _FINE if value_I.size >= _MANY else _COARSE
-    top = int(highest.view(np.int64)) >> shift
-    if not 0 <= top < _BITS_OF_INFINITY >> shift:
-        return None
-    bin_I = value_I.view(np.int64) >> shift
-    np.subtract(top, bin_I, out=bin_I)
-    np.minimum(bin_I, min(top, num_bins - 1), out=bin_I)
-    return bin_I
-
-
-def _best_among(
-    value_I: NDArray[np.float64], truth_I: NDArray[np.bool_], num_above: int, hits_above: int, num_true: int
-) -> Best:
-    """Find the best in-span value among these, with so many bars and hits above them all; sorts in place."""
-    hit_I = value_I[truth_I]
-    hit_I.sort()
-    value_I.sort()
-    first_I = value_I.searchsorted(hit_I)
-    # Of equal in-span values the first counts all of them, the others fewer: they never win.
-    num_hit_I = np.arange(hits_above + hit_I.size, hits_above, -1)
-    f1_I = 2 * num_hit_I / ((num_above + value_I.size + num_true) - first_I)
-    # The last of the greatest: the largest threshold.
-    index = hit_I.size - 1 - int(f1_I[::-1].argmax())
-    first, num_hit = int(first_I[index]), int(num_hit_I[index])
-    return Best(
-        threshold=float(hit_I[index]),
-        lower=float(value_I[first - 1]) if first else None,
-        precision=num_hit / (num_above + value_I.size - first),
-        recall=num_hit / num_true,
-        f1=float(f1_I[index]),
-    )
-
-
 def _mean_over_accepted(
     threshold_D: NDArray[np.float64],
     counts_N3: NDArray[np.int64],
@@ -336,7 +211,7 @@ def _mean_over_accepted(
         change_D = np.cumsum((score(counts_N3) - unmarked_N)[order])[last_D]
         mean_D = (unmarked_N.sum() + np.append(0.0, change_D)) / counts_N3.shape[0]
         means.append(np.round(mean_D, _MACRO_DECIMALS))
-    return ThresholdCurve(np.append(_above(threshold_D[0]), threshold_D), *means)
+    return ThresholdCurve(np.append(just_above(threshold_D[0]), threshold_D), *means)
 
 
 def _curve_of_counts(
@@ -344,7 +219,7 @@ def _curve_of_counts(
 ) -> ThresholdCurve:
     hit_D, marked_D = np.append(0, hit_D), np.append(0, marked_D)
     counts_D3 = np.stack([hit_D, marked_D - hit_D, num_true - hit_D], axis=1)
-    threshold_D = np.append(_above(threshold_D[0]), threshold_D)
+    threshold_D = np.append(just_above(threshold_D[0]), threshold_D)
     return ThresholdCurve(threshold_D, precision_of(counts_D3), recall_of(counts_D3), f1_of(counts_D3))
 
 
@@ -360,15 +235,3 @@ def _last_of_equals(value_I: NDArray[np.float64]) -> NDArray[np.intp]:
     if np.isnan(value_I[-1]):
         raise ValueError("a value to be thresholded is not a number")
     return np.append(np.flatnonzero(value_I[1:] != value_I[:-1]), value_I.size - 1)
-
-
-def _above(value: float) -> float:
-    """Return the smallest float that is greater, or infinity for infinity."""
-    return math.nextafter(value, math.inf)
-
-
-def _check_bars(value: NDArray[np.float64], truth: NDArray[np.generic]) -> None:
-    if value.shape != truth.shape:
-        raise ValueError(f"probabilities have shape {value.shape}, labels {truth.shape}")
-    if value.size == 0:
-        raise ValueError("there is nothing to choose a cut-off on")

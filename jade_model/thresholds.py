@@ -11,15 +11,14 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from jade_model.best_cutoff import Best, best_bar_f1
 from jade_model.decoding import DecoderChoice, DecoderName, SpanGain, best_spans, clean_up, require_decoder
 from jade_model.errors import ConfigError
 from jade_model.metrics import Truth
 from jade_model.predictions import Predictions
 from jade_model.sweeps import (
-    Best,
     Objective,
     ThresholdCurve,
-    best_bar_f1,
     sweep_bars,
     sweep_events,
     sweep_macro,

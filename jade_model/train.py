@@ -10,7 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import numpy as np
@@ -22,11 +22,22 @@ from torch.nn.utils import clip_grad_norm_
 from jade_model.checkpoint import Checkpoint, build_model, current_versions
 from jade_model.config import TASKS, Recipe, TrainingConfig
 from jade_model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged, Violation
-from jade_model.features import feature_set, mirror_bars
+from jade_model.features import feature_set
 from jade_model.losses import Labels, sigmas, task_losses, task_weights, uncertainty_weighted
 from jade_model.model import JadeCompact
-from jade_model.targets import build_targets
-from jade_model.windows import Windows
+from jade_model.training_data import PreparedWindows, fitted_recipe, labels_to, prepare, take_labels
+
+__all__ = [
+    "EpochRecord",
+    "OnEpoch",
+    "PreparedWindows",
+    "evaluate",
+    "fitted_recipe",
+    "learning_rate_at",
+    "prepare",
+    "train",
+    "usable_device",
+]
 
 EVALUATION_BATCH = 256
 _WARM_UP_SHARE, _INITIAL_DIVISOR, _FINAL_DIVISOR = 0.3, 25.0, 1e4
@@ -62,79 +73,8 @@ class EpochRecord:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedWindows:
-    """A data set as one recipe trains on it, on the CPU.
-
-    Attributes:
-        name: Short name of the data set.
-        sha256: Digest of the data set's files.
-        x_VNTF: Features; V is 2 with mirror augmentation (as they are, upside down), else 1.
-        labels: Of N windows.
-    """
-
-    name: str
-    sha256: str
-    x_VNTF: Tensor
-    labels: Labels
-
-    @property
-    def num_windows(self) -> int:
-        """N."""
-        return int(self.x_VNTF.shape[1])
-
-
 # Called after each epoch with its record and a function that takes a checkpoint of this moment.
 OnEpoch = Callable[[EpochRecord, Callable[[], Checkpoint]], None]
-
-
-def fitted_recipe(recipe: Recipe, windows: Windows) -> Recipe:
-    """Return the recipe with a single-span head that can express every label of the windows.
-
-    The head then allows the longest labelled span and, where a window has several, more than one span. The
-    other losses take any labels, and their recipes are returned as they are.
-    """
-    if recipe.loss != "single_span":
-        return recipe
-    longest = int(np.diff(windows.spans_S2, axis=1).max(initial=1))
-    model = replace(
-        recipe.model,
-        max_span_length=max(recipe.model.max_span_length, longest),
-        several_spans=bool((windows.num_spans_N > 1).any()),
-    )
-    return replace(recipe, model=model)
-
-
-def prepare(windows: Windows, recipe: Recipe) -> PreparedWindows:
-    """Compute features (mirrored ones too, if the recipe shows them) and targets of every window, once.
-
-    Raises:
-        ConfigError: The recipe's model can't express the labels; fitted_recipe gives one that can.
-    """
-    needed = fitted_recipe(recipe, windows).model
-    if needed.max_span_length > recipe.model.max_span_length or needed.several_spans > recipe.model.several_spans:
-        raise ConfigError(
-            f"{windows.name} has spans of {needed.max_span_length} bars"
-            f"{', several in a window' if needed.several_spans else ''}; the recipe {recipe.name} allows "
-            f"{recipe.model.max_span_length}{'' if recipe.model.several_spans else ', one in a window'}: "
-            "train with fitted_recipe(recipe, windows)"
-        )
-    features = feature_set(recipe.feature_set)
-    views = [windows.bars_NT4]
-    if recipe.training.mirror:
-        views.append(mirror_bars(windows.bars_NT4))
-    targets = build_targets(windows, softened=recipe.training.softened_targets)
-    labels = Labels(
-        membership_BT=torch.tensor(targets.membership_NT),
-        in_span_BT=torch.tensor(targets.in_span_NT.astype(np.int64)),
-        pointers_B2=torch.tensor(targets.pointers_N2),
-        countdown_BT=torch.tensor(targets.countdown_NT),
-        type_B=torch.tensor(targets.type_N),
-        span_BM2=torch.from_numpy(_padded_spans(windows)),
-        num_spans_B=torch.tensor(targets.num_spans_N),
-    )
-    x_VNTF = torch.from_numpy(np.stack([features.compute(bars_NT4) for bars_NT4 in views]))
-    return PreparedWindows(windows.name, windows.sha256, x_VNTF, labels)
 
 
 def train(
@@ -182,7 +122,7 @@ def train(
     history: list[EpochRecord] = []
     if resume is not None:
         history = _resume(state, resume, recipe, seed=seed, run_key=run_key)
-    x_VNTF, labels = data.x_VNTF.to(state.device), _labels_to(data.labels, state.device)
+    x_VNTF, labels = data.x_VNTF.to(state.device), labels_to(data.labels, state.device)
     # Both views are rows of one array: mirroring a window is then an addition to its row number.
     x_RTF = x_VNTF.flatten(0, 1)
     train_rows_on_device = torch.as_tensor(train_rows, dtype=torch.int64, device=state.device)
@@ -221,7 +161,7 @@ def train(
                 group["lr"] = learning_rate
             x_BTF = x_RTF[_maybe_mirrored(rows, data, state)]
             output = state.model(x_BTF, state.generator)
-            losses_4 = task_losses(state.model, output, _take(labels, rows), config)
+            losses_4 = task_losses(state.model, output, take_labels(labels, rows), config)
             total = uncertainty_weighted(losses_4 / state.loss_scale_4, state.model.log_sigma)
             state.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(total)
@@ -260,7 +200,7 @@ def evaluate(model: JadeCompact, x_NTF: Tensor, labels: Labels, rows: Tensor, co
     model.eval()
     sums_4 = torch.zeros(len(TASKS), device=x_NTF.device)
     for batch in torch.split(rows, EVALUATION_BATCH):
-        sums_4 += task_losses(model, model(x_NTF[batch]), _take(labels, batch), config) * len(batch)
+        sums_4 += task_losses(model, model(x_NTF[batch]), take_labels(labels, batch), config) * len(batch)
     model.train(was_training)
     return sums_4 / len(rows)
 
@@ -328,7 +268,7 @@ def _start(
     loss_scale_4 = torch.ones(len(TASKS), device=device)
     if config.normalise_losses:
         rows = torch.as_tensor(train_rows, dtype=torch.int64, device=device)
-        first_4 = evaluate(model, data.x_VNTF[0].to(device), _labels_to(data.labels, device), rows, config)
+        first_4 = evaluate(model, data.x_VNTF[0].to(device), labels_to(data.labels, device), rows, config)
         loss_scale_4 = torch.where(first_4 > 0, first_4, 1.0)
     return _State(
         device=device,
@@ -375,17 +315,6 @@ def _resume(state: _State, checkpoint: Checkpoint, recipe: Recipe, *, seed: int,
     return [EpochRecord(**record) for record in checkpoint.history]
 
 
-def _padded_spans(windows: Windows) -> NDArray[np.int64]:
-    """Return every window's spans, int64 [N, M, 2], M at least 1; where it has fewer, its last bar."""
-    num_spans_N = windows.num_spans_N
-    # A span that exists, whatever comes before it: its weight of 0 then meets no NaN in the gradient.
-    last_bar = (windows.window_length - 1, windows.window_length)
-    spans_NM2 = np.tile(np.array(last_bar), (windows.num_windows, int(num_spans_N.max(initial=1)), 1))
-    rank_S = np.arange(len(windows.spans_S2)) - np.repeat(windows.span_offsets_N1[:-1], num_spans_N)
-    spans_NM2[windows.span_row_S, rank_S] = windows.spans_S2
-    return spans_NM2
-
-
 def _permutation(count: int, state: _State) -> Tensor:
     return torch.randperm(count, generator=state.generator, device=state.device)
 
@@ -418,14 +347,6 @@ def _finite_means(step_values: Tensor, epoch: int) -> dict[str, float]:
 
 def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _take(labels: Labels, rows: Tensor) -> Labels:
-    return Labels(*(values[rows] for values in labels))
-
-
-def _labels_to(labels: Labels, device: torch.device) -> Labels:
-    return Labels(*(values.to(device) for values in labels))
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

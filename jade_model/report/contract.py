@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-SCHEMA_VERSION = 1
 RULE = "largest_move"
 
 Outcome = Literal["winner", "equivalent", "undecided"]

@@ -72,9 +72,9 @@ class ArmFacts:
 
     @property
     def loss_range(self) -> tuple[float, float] | None:
-        """Lowest and highest loss of any run and epoch, training and validation."""
-        losses = np.concatenate([self.train_RE.ravel(), self.validation_RE.ravel()])
-        losses = losses[np.isfinite(losses)]
+        """Lowest and highest validation loss of any run and epoch; of training losses where there is none."""
+        table_RE = self.validation_RE if self.has_validation else self.train_RE
+        losses = table_RE[np.isfinite(table_RE)]
         return (float(losses.min()), float(losses.max())) if losses.size else None
 
     @property
@@ -117,6 +117,12 @@ class Facts:
         return self.numbers["baselines"]["largest_move"]["f1"]
 
     @property
+    def rule_move(self) -> str:
+        """What the untrained rule marks: `5-bar move`; the length is a mean where folds chose differently."""
+        bars = self.numbers["baselines"]["largest_move"].get("bars")
+        return "move" if bars is None else f"{round(bars, 1):g}-bar move"
+
+    @property
     def num_groups(self) -> int:
         """Base windows over all data sets."""
         return sum(data["num_groups"] for data in self.numbers["data"])
@@ -150,6 +156,16 @@ class Facts:
     def num_runs(self) -> int:
         """Trainings over all arms."""
         return sum(len(facts.arm["runs"]) for facts in self.arms)
+
+    @property
+    def training_share(self) -> float | None:
+        """Share of the variance of the verdict's difference that is training noise, where it is known."""
+        verdict = self.numbers["verdict"]
+        sought = (verdict["first"], verdict["second"], verdict["metric"], None)
+        for item in self.numbers["differences"]:
+            if (item["first"], item["second"], item["metric"], item["dataset"]) == sought:
+                return item.get("training_share")
+        return None
 
     def beats_rule(self, arm: str) -> bool | None:
         """Whether the arm beats the untrained rule; None if that was not tested."""

@@ -23,7 +23,7 @@ from jade_model.report.canvas import (
     panels,
     spread,
 )
-from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.facts import ArmFacts, Curves, Facts
 from jade_model.report.figure import FigureFile
 from jade_model.report.inputs import RunHistory
 from jade_model.report.naming import in_order, task_name
@@ -42,22 +42,34 @@ def grid_shape(count: int, most_columns: int = COLUMNS) -> tuple[int, int]:
 
 
 def losses(facts: Facts) -> FigureFile | None:
-    """Draw training and validation loss, an axis of its own for each arm."""
+    """Draw each arm's validation loss and, below it, its training loss, every panel with an axis of its own."""
     arms = [arm for arm in facts.arms if np.isfinite(arm.train_RE).any()]
     if not arms:
         return None
     rows, columns = grid_shape(len(arms))
-    figure, grid = panels(rows, columns, panel_height=2.3, gap_x=0.55, top=0.35, left=0.6)
-    cells = [axes for row in grid for axes in row]
-    for axes, arm in zip(cells, arms, strict=False):
-        _arm_losses(axes, arm)
-    for axes in cells[len(arms) :]:
-        axes.set_axis_off()
+    figure, grid = panels(
+        2 * rows,
+        columns,
+        panel_height=1.45,
+        gap_x=0.55,
+        gap_y=0.42,
+        top=0.35,
+        left=0.6,
+        height_ratios=[1.5, 0.9] * rows,
+    )
+    for index in range(rows * columns):
+        upper, lower = (grid[2 * (index // columns) + half][index % columns] for half in (0, 1))
+        if index < len(arms):
+            _arm_losses(upper, lower, arms[index])
+        else:
+            upper.set_axis_off()
+            lower.set_axis_off()
     alt = "; ".join(_losses_in_words(arm) for arm in arms)
-    several = " Thin lines are single runs." if facts.num_runs > len(arms) else ""
+    several = " Thin lines are single runs." if facts.num_runs > len(facts.arms) else ""
     caption = (
-        "Solid: validation, dashed: training; the dotted line marks the best epoch. Look at each panel's shape: "
-        f"a validation curve that turns up is overfitting. **Heights are not comparable between panels.**{several}"
+        "Above: validation loss, with the best epoch; below: training loss. A validation curve that turns "
+        "up while the training loss goes on falling is overfitting. Look at shapes: **heights are not "
+        f"comparable between panels.**{several}"
     )
     return export(figure, "losses", f"Loss curves. {alt}.", caption, facts.styles)
 
@@ -68,33 +80,21 @@ def _losses_in_words(arm: ArmFacts) -> str:
     return f"{arm.name}: validation loss falls by {percent(arm.reduction)}, best at epoch {number(arm.best_epoch, 0)}"
 
 
-def _arm_losses(axes: Axes, arm: ArmFacts) -> None:
-    epochs_E = np.arange(1, arm.train_RE.shape[1] + 1)
-    for table_RE, dashes, width in ((arm.train_RE, "--", 1.3), (arm.validation_RE, "-", 1.9)):
-        if not np.isfinite(table_RE).any():
-            continue
-        if 1 < table_RE.shape[0] <= MOST_LINES:
-            lines = [np.column_stack([epochs_E[: row.size], row])[np.isfinite(row)] for row in table_RE]
-            axes.add_collection(LineCollection(lines, colors=arm.style.colour, linewidths=0.5, alpha=0.25))
-        mean_E = mean_curve(table_RE)
-        axes.plot(epochs_E[: mean_E.size], mean_E, color=arm.style.colour, ls=dashes, lw=width)
-        label = "validation" if dashes == "-" else "training"
-        # Losses fall: above the curve's first third there is room.
-        at = mean_E.size // 4
-        axes.annotate(
-            label,
-            (at + 1, mean_E[at]),
-            xytext=(4, 3),
-            textcoords="offset points",
-            ha="left",
-            va="bottom",
-            fontsize=7.5,
-            color=MUTED,
-        )
+def _arm_losses(upper: Axes, lower: Axes, arm: ArmFacts) -> None:
+    upper.set_title(arm.name)
+    if arm.has_validation:
+        _loss_curve(upper, arm, arm.validation_RE, "validation")
+        _loss_curve(lower, arm, arm.train_RE, "training")
+        upper.tick_params(axis="x", labelbottom=False)
+        lower.set_xlabel("epoch")
+    else:
+        _loss_curve(upper, arm, arm.train_RE, "training")
+        upper.set_xlabel("epoch")
+        lower.set_axis_off()
     if arm.best_epoch is not None:
-        axes.axvline(arm.best_epoch, color=MUTED, ls=":", lw=1.1)
+        upper.axvline(arm.best_epoch, color=MUTED, ls=":", lw=1.1)
         is_late = arm.best_epoch > 0.6 * arm.epochs
-        axes.annotate(
+        upper.annotate(
             f"best {number(arm.best_epoch, 0)}",
             (arm.best_epoch, 0.98),
             xycoords=("data", "axes fraction"),
@@ -105,10 +105,18 @@ def _arm_losses(axes: Axes, arm: ArmFacts) -> None:
             fontsize=7.5,
             color=MUTED,
         )
-    axes.set_title(arm.name)
-    axes.set_xlabel("epoch")
-    axes.margins(y=0.08)
-    few_ticks(axes, x=5, y=5, whole_x=True)
+
+
+def _loss_curve(axes: Axes, arm: ArmFacts, table_RE: Curves, label: str) -> None:
+    epochs_E = np.arange(1, table_RE.shape[1] + 1)
+    if 1 < table_RE.shape[0] <= MOST_LINES:
+        lines = [np.column_stack([epochs_E, row])[np.isfinite(row)] for row in table_RE]
+        axes.add_collection(LineCollection(lines, colors=arm.style.colour, linewidths=0.5, alpha=0.3))
+    axes.plot(epochs_E, mean_curve(table_RE), color=arm.style.colour, lw=1.9)
+    axes.set_ylabel(label)
+    axes.set_xlim(0.5, arm.epochs + 0.5)
+    axes.margins(y=0.1)
+    few_ticks(axes, x=5, y=4, whole_x=True)
 
 
 def sigma(facts: Facts) -> FigureFile | None:

@@ -100,7 +100,11 @@ def _how_sure(facts: Facts) -> str:
 
 def _needed(facts: Facts) -> str:
     more = facts.numbers["verdict"]["groups_needed"]
-    return "" if more is None else f" About {count(more)} more base windows would settle it."
+    if more is None:
+        return ""
+    if (facts.training_share or 0.0) > 0.5:
+        return " Most of that is luck in training: more seeds would settle it sooner than more windows."
+    return f" About {count(more)} more base windows would settle it."
 
 
 def _lead_bounds(facts: Facts) -> tuple[float | None, float | None]:
@@ -116,9 +120,7 @@ def _lead_bounds(facts: Facts) -> tuple[float | None, float | None]:
 def _against_rule(facts: Facts) -> str:
     lead = "**Is training worth it?**"
     rule = facts.rule
-    bars = facts.numbers["baselines"]["largest_move"].get("bars")
-    move = "move" if bars is None else f"{bars}-bar move"
-    what = f'the untrained rule "mark the largest {move}", which scores {number(rule)}'
+    what = f'the untrained rule "mark the largest {facts.rule_move}", which scores {number(rule)}'
     tested = [arm for arm in facts.arms if facts.beats_rule(arm.key) is not None]
     if not tested:
         return f"{lead} It was not tested against {what}."
@@ -130,15 +132,20 @@ def _against_rule(facts: Facts) -> str:
             f"{'beats' if len(winners) == 1 else 'all beat' if len(winners) > 2 else 'both beat'} {what}."
         )
     if winners:
-        return (
-            f"{lead} {join(winners)} {'beats' if len(winners) == 1 else 'beat'} {what}; "
-            f"{join([_short(facts, a) for a in losers])}."
-        )
+        return f"{lead} {join(winners)} {'beats' if len(winners) == 1 else 'beat'} {what}; {_failing(facts, losers)}."
     return f"{lead} **No: nothing trained here is shown to beat** {what}" + _floor(facts, losers) + "."
 
 
-def _short(facts: Facts, arm: ArmFacts) -> str:
-    return f"{arm.name} {'falls short of it' if facts.falls_short_of_rule(arm.key) else 'is not shown to'}"
+def _failing(facts: Facts, arms: list[ArmFacts]) -> str:
+    """Say who falls short of the rule for sure, and of whom it is not known."""
+    short = [arm.name for arm in arms if facts.falls_short_of_rule(arm.key)]
+    unsure = [arm.name for arm in arms if arm.name not in short]
+    parts = []
+    if short:
+        parts.append(f"{join(short)} {'falls' if len(short) == 1 else 'fall'} short of it")
+    if unsure:
+        parts.append(f"{join(unsure)} {'is' if len(unsure) == 1 else 'are'} not shown to")
+    return join(parts)
 
 
 def _floor(facts: Facts, arms: list[ArmFacts]) -> str:

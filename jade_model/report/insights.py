@@ -31,9 +31,9 @@ def find_insights(facts: Facts) -> list[Insight]:
 
 def merged(insights: list[Insight], facts: Facts) -> list[Insight]:
     """Return the insights with those that say the same of several arms made one, at the place of the first."""
-    together: dict[tuple[str, str], list[Insight]] = {}
+    together: dict[tuple[str, str, str], list[Insight]] = {}
     for index, insight in enumerate(insights):
-        together.setdefault((insight.rule, insight.group or str(index)), []).append(insight)
+        together.setdefault((insight.rule, insight.group or str(index), insight.remedy), []).append(insight)
     return [
         alike[0]
         if len(alike) == 1
@@ -164,21 +164,16 @@ def fold_spread(facts: Facts) -> Insight | None:
 
 def training_noise(facts: Facts) -> Insight | None:
     """More than half of the verdict's variance comes from training, not from the choice of windows."""
-    verdict = facts.numbers["verdict"]
-    for item in facts.numbers["differences"]:
-        share = item.get("training_share")
-        is_verdict = (item["first"], item["second"]) == (verdict["first"], verdict["second"])
-        if not is_verdict or item["metric"] != verdict["metric"] or item["dataset"] is not None:
-            continue
-        if share is not None and share > 0.5:
-            return Insight(
-                "training_noise",
-                "note",
-                "**Training luck, not the choice of windows, is the larger part of the doubt.**",
-                f"{percent(share, 0)} of the variance of the difference is training noise",
-                "More seeds (`--seeds`) or an ensemble (`--ensemble`) help more here than more windows.",
-            )
-    return None
+    share = facts.training_share
+    if share is None or share <= 0.5:
+        return None
+    return Insight(
+        "training_noise",
+        "note",
+        "**Training luck, not the choice of windows, is the larger part of the doubt.**",
+        f"{percent(share, 0)} of the variance of the difference is training noise",
+        "More seeds (`--seeds`) or an ensemble (`--ensemble`) help more here than more windows.",
+    )
 
 
 def _product(one: Difference, other: Difference) -> float:

@@ -40,6 +40,7 @@ def no_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
         f"{number(found['out_of_span_mean'])} outside, separation {number(found['separation'])}",
         f"No cut-off can help a model that gives every bar the same probability. {remedy}",
         arm.key,
+        "**Separation about 0: these models have not learned to tell in-span from out-of-span.**",
     )
 
 
@@ -64,13 +65,16 @@ def below_all_positive(facts: Facts, arm: ArmFacts) -> Insight | None:
     f1, floor = arm.decoder["f1"], facts.all_positive
     if f1 is None or floor is None or facts.beats_all_positive(arm):
         return None
+    is_close = f1 < 1.5 * floor
     return Insight(
         "below_all_positive",
-        "critical",
+        "critical" if is_close else "warning",
         f"**{arm.name} {'does not beat' if f1 <= floor else 'is not shown to beat'} marking every bar.**",
         f"F1 {with_interval(f1, arm.decoder['confidence_interval'])}; marking everything gives "
         f"{number(floor)} (2p / (1 + p) at p = {number(facts.in_span_rate)} of bars in-span)",
-        "Read nothing into its F1. The causes to look at first are separation and features.",
+        "Read nothing into its F1. The causes to look at first are separation and features."
+        if is_close
+        else "The interval is too wide to say: more seeds and folds first.",
         arm.key,
     )
 
@@ -109,16 +113,13 @@ def beats_rule(facts: Facts, arm: ArmFacts) -> Insight | None:
         "not_beating_rule",
         "critical" if falls_short else "warning",
         f"**{arm.name} {'falls short of' if falls_short else 'is not shown to beat'} the untrained rule** "
-        f"(mark the largest {_bars(facts)} move).",
+        f"(mark the largest {facts.rule_move}).",
         evidence,
-        "Until it does, the rule is the better tool: it needs no training.",
+        "Until one does, the rule is the better tool: it needs no training.",
         arm.key,
+        f"**These arms {'fall short of' if falls_short else 'are not shown to beat'} the untrained rule** "
+        f"(mark the largest {facts.rule_move}).",
     )
-
-
-def _bars(facts: Facts) -> str:
-    bars = facts.numbers["baselines"]["largest_move"].get("bars")
-    return "few-bar" if bars is None else f"{bars}-bar"
 
 
 def marks_everything(facts: Facts, arm: ArmFacts) -> Insight | None:
@@ -131,8 +132,9 @@ def marks_everything(facts: Facts, arm: ArmFacts) -> Insight | None:
         "critical",
         f"**{arm.name} marks nearly everything.**",
         f"precision {number(precision)} at {number(facts.in_span_rate)} of bars in-span, recall {number(recall)}",
-        "Its recall is bought by marking bars blindly, not by finding spans.",
+        "Recall is bought by marking bars blindly here, not by finding spans.",
         arm.key,
+        "**These arms mark nearly everything.**",
     )
 
 
@@ -201,6 +203,7 @@ def blurred_boundaries(_facts: Facts, arm: ArmFacts) -> Insight | None:
         f"event F1 {number(found)} at IoU 0.5, {number(exact)} over IoU 0.5 to 0.95",
         "Look at the gallery: a constant shift is a labelling convention, a scattered one is noise.",
         arm.key,
+        "**Spans are found, but their edges missed.**",
     )
 
 

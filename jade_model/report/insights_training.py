@@ -85,8 +85,10 @@ def type_at_majority(_facts: Facts, arm: ArmFacts) -> Insight | None:
         "warning",
         f"**{arm.name}'s classification is no better than always naming the commonest type.**",
         f"accuracy {number(accuracy)}, majority class {number(majority)}",
-        "Pool the type head over the span's posterior instead of all bars (`type_pooling` in the recipe).",
+        "A type head that pools over all bars never gets further: pool over the span's posterior "
+        "(`type_pooling` in the recipe); if it does already, train longer.",
         arm.key,
+        "**Classification is no better than always naming the commonest type.**",
     )
 
 

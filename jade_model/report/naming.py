@@ -118,6 +118,6 @@ def contestant(key: str | None, styles: dict[str, ArmStyle]) -> str:
 
 def spelled_out(text: str, styles: dict[str, ArmStyle]) -> str:
     """Return a sentence in which the keys of arms and of the rule are replaced by their names."""
-    names = {key: style.name for key, style in styles.items()} | {RULE: "the untrained rule"}
+    names = {key: style.name for key, style in styles.items()} | {RULE: "(largest move)"}
     keys = sorted(names, key=len, reverse=True)
     return re.sub(rf"\b(?:{'|'.join(map(re.escape, keys))})\b", lambda found: names[found.group()], text)

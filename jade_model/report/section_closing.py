@@ -73,7 +73,7 @@ def reproducibility(facts: Facts) -> Section:
     identity = [
         ["Run", code(numbers["run_id"])],
         ["Compared", moment(numbers["created_at"])],
-        ["Code", code(run.get("code_version") or "not recorded")],
+        *[[plain(name), code(value)] for name, value in _flat(_version(run), "Code")],
         ["Seeds", ", ".join(map(str, settings["seeds"]))],
         ["Folds", "single split" if settings["num_folds"] <= 1 else str(settings["num_folds"])],
         ["Split", code(settings["split"])],
@@ -82,8 +82,8 @@ def reproducibility(facts: Facts) -> Section:
         ["Minimum span length, merged gap", f"{settings['min_span_length']}, {settings['merge_gap']} bars"],
         ["Margin, confidence", f"{number(settings['margin'], 3)}, {percent(settings['confidence'], 0)}"],
         *[["Recipe of " + arm.name, code(arm.arm["recipe"])] for arm in facts.arms],
-        *[[plain(name).capitalize(), plain(value)] for name, value in _flat(run.get("host"))],
-        *[[f"Version of {plain(name)}", plain(value)] for name, value in _flat(run.get("versions"))],
+        *[[plain(name), plain(value)] for name, value in _flat(run.get("host"), "Host")],
+        *[[plain(name), plain(value)] for name, value in _flat(run.get("versions"), "Version of")],
     ]
     data = Table(
         [
@@ -128,15 +128,22 @@ def reproducibility(facts: Facts) -> Section:
     )
 
 
-def _flat(value: Mapping[str, Any] | str | None, prefix: str = "") -> list[tuple[str, str]]:
-    if value is None:
-        return []
+def _version(run: Mapping[str, Any]) -> Mapping[str, Any] | str:
+    found = run.get("code_version") or run.get("code") or "not recorded"
+    return (
+        {name: value for name, value in found.items() if value is not None}
+        if isinstance(found, Mapping)
+        else str(found)
+    )
+
+
+def _flat(value: Mapping[str, Any] | str | None, label: str) -> list[tuple[str, str]]:
     if not isinstance(value, Mapping):
-        return [(prefix or "host", str(value))]
+        return [] if value is None else [(label, str(value))]
     return [
         pair
         for key, item in value.items()
-        for pair in _flat(item if isinstance(item, Mapping) else str(item), f"{prefix} {key}".strip())
+        for pair in _flat(item if isinstance(item, Mapping) else str(item), f"{label} {key}")
     ]
 
 

@@ -35,10 +35,12 @@ def threshold_section(facts: Facts) -> Section:
         ),
         _decoder_table(facts),
     ]
-    selected = {curve.selected_on for curves in facts.report.curves.values() for curve in curves.values()}
+    selected = {
+        curve.selected_on.removeprefix("the ") for curves in facts.report.curves.values() for curve in curves.values()
+    }
     if selected:
         blocks.append(
-            Text(f"The curves below are those of the {plain(join(sorted(selected)))}: a cut-off is read off them.")
+            Text(f"The curves below are those of the {plain(join(sorted(selected)))}: the cut-off is read off them.")
         )
     blocks.append(FigureBlock("thresholds"))
     questions = Section("What Training Brought", [_questions_table(facts), Bullets(_answers(facts))])
@@ -59,8 +61,8 @@ def _advice(facts: Facts, arm: ArmFacts) -> str:
     good = np.flatnonzero(curve.f1 >= np.nanmax(curve.f1) - FORGIVING)
     low, high = curve.threshold[good[0]], curve.threshold[good[-1]]
     return (
-        f"{text}; on the {plain(curve.selected_on)} cut-offs from {number(low, 2)} to {number(high, 2)} "
-        f"hold a place within {FORGIVING} F1 of the best"
+        f"{text}; on the {plain(curve.selected_on.removeprefix('the '))} cut-offs from {number(low, 2)} to "
+        f"{number(high, 2)} hold a place within {FORGIVING} F1 of the best"
     )
 
 
@@ -141,9 +143,9 @@ def _answers(facts: Facts) -> list[str]:
 def _extracts(facts: Facts, arm: ArmFacts) -> str:
     if marks_nothing(facts, arm) is not None:
         return "No, it marks next to nothing"
-    if marks_everything(facts, arm) is not None or not facts.beats_all_positive(arm):
+    if marks_everything(facts, arm) is not None:
         return "No, it marks bars blindly"
-    return "Yes"
+    return "Yes" if facts.beats_all_positive(arm) else "Not shown, its interval reaches down to marking every bar"
 
 
 def _answer(f1: float | None, before: float | None) -> str:

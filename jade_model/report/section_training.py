@@ -19,8 +19,10 @@ def loss_section(facts: Facts) -> Section:
     """Return each arm's losses as text and figure, with what characterises them."""
     blocks: list[Block] = [
         Text(
-            "Each arm has its own axis and its own units: the heights of two panels say nothing about "
-            "which arm is better."
+            "Each arm has its own units: the heights of two panels say nothing about which arm is better. "
+            "Within an arm, the training loss is what is minimised (weighted by the learned "
+            "uncertainties), the validation loss the plain sum of the four tasks' losses: compare their "
+            "shapes, not their heights."
             + (" Losses are means over an arm's runs." if facts.num_runs > len(facts.arms) else "")
         ),
         FigureBlock("losses"),

@@ -130,7 +130,6 @@ def _outcome(facts: Facts, item: Difference) -> str:
 def _baselines(facts: Facts) -> Section:
     baselines = facts.numbers["baselines"]
     rule = baselines["largest_move"]
-    bars = rule.get("bars")
     rows = [
         [
             "Marking every bar",
@@ -146,7 +145,7 @@ def _baselines(facts: Facts) -> Section:
             for arm in facts.arms
         ],
         [
-            f"Untrained rule: largest {'move' if bars is None else f'{bars}-bar move'}",
+            f"Untrained rule: largest {facts.rule_move}",
             with_interval(rule["f1"], rule.get("confidence_interval")),
             number(rule["span_f1_iou50"]),
         ],

@@ -5,11 +5,12 @@ Until the server has proved the right key, nothing but the protocol's own greeti
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,8 @@ _DEFAULT_KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 ATTEMPT_S = 15.0
 _SILENCE_MS = 60_000
+
+_Candidate = tuple[str, paramiko.PKey | PassphraseRequired]
 
 # paramiko logs a traceback for every broken connection, ours are typed errors. To see its side, give this logger
 # a handler.
@@ -223,42 +226,54 @@ def _negotiate(sock: socket.socket | paramiko.Channel, families: list[str], dead
 
 
 def _log_in(transport: paramiko.Transport, access: SshAccess, deadline: float) -> None:
-    address = access.address
+    with _agent_keys(access) as agent_keys:
+        _offer(transport, access, _candidates(access, agent_keys), deadline)
+
+
+def _offer(transport: paramiko.Transport, access: SshAccess, candidates: Iterator[_Candidate], deadline: float) -> None:
+    address = str(access.address)
     tried: list[str] = []
     reason = "no key to offer"
     locked: PassphraseRequired | None = None
-    for label, key in _candidates(access):
+    for label, key in candidates:
         if isinstance(key, PassphraseRequired):
             locked = locked or key
             continue
         tried.append(f"{label} ({fingerprint(key.asbytes())})")
         transport.auth_timeout = _left_s(deadline, "log in")
         try:
-            still_wanted = transport.auth_publickey(address.user, key)
+            still_wanted = transport.auth_publickey(access.address.user, key)
         except paramiko.BadAuthenticationType as error:
-            raise AuthenticationFailed(
-                str(address), tuple(tried), f"it wants {', '.join(error.allowed_types)}, not a key"
-            ) from error
+            wanted = ", ".join(error.allowed_types)
+            raise AuthenticationFailed(address, tuple(tried), f"it wants {wanted}, not a key") from error
         except paramiko.AuthenticationException as error:
             reason = str(error).rstrip(".")
-            if not transport.is_active():
-                if len(tried) == 1:
-                    raise _NotYet("it closed the connection during the login") from error
-                break  # servers hang up after a few wrong keys
+            if transport.is_active():
+                continue
+            if len(tried) == 1:
+                raise _NotYet("it closed the connection during the login") from error
+            break  # servers hang up after a few wrong keys
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise _NotYet(f"the connection broke during the login: {error}") from error
-        else:
-            if not still_wanted:
-                return
-            raise AuthenticationFailed(str(address), tuple(tried), f"it also wants {', '.join(still_wanted)}")
+        if not still_wanted:
+            return
+        raise AuthenticationFailed(address, tuple(tried), f"it also wants {', '.join(still_wanted)}")
     if locked is not None and not tried:
         raise locked
-    raise AuthenticationFailed(str(address), tuple(tried), reason)
+    raise AuthenticationFailed(address, tuple(tried), reason)
 
 
-def _candidates(access: SshAccess) -> Iterator[tuple[str, paramiko.PKey | PassphraseRequired]]:
+@contextlib.contextmanager
+def _agent_keys(access: SshAccess) -> Iterator[tuple[paramiko.AgentKey, ...]]:
+    if not access.use_agent:
+        yield ()
+        return
+    with contextlib.closing(paramiko.Agent()) as agent:
+        yield agent.get_keys()
+
+
+def _candidates(access: SshAccess, agent_keys: Sequence[paramiko.AgentKey]) -> Iterator[_Candidate]:
     """Keys to offer, in order; in the place of a locked one, the error that says so."""
-    agent_keys = paramiko.Agent().get_keys() if access.use_agent else ()
     if access.key_file is not None:
         try:
             yield str(access.key_file), load_private_key(access.key_file, access.passphrase)

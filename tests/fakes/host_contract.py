@@ -78,9 +78,7 @@ class CommandContract:
             ("jade: needs setsid", HostToolMissing),
         ],
     )
-    def test_a_telling_message_becomes_its_own_error(
-        self, host: Host, message: str, kind: type[Exception]
-    ) -> None:
+    def test_a_telling_message_becomes_its_own_error(self, host: Host, message: str, kind: type[Exception]) -> None:
         with pytest.raises(kind, match=message):
             host.run(f"echo 'prog: {message}' >&2; exit 1", timeout_s=10)
 
@@ -130,9 +128,7 @@ class TransferContract:
         assert not list(place.rglob("*.part"))
         assert not list((tmp_path / "back").rglob("*.part"))
 
-    def test_progress_ends_with_all_bytes_and_never_goes_back(
-        self, host: Host, place: Path, tmp_path: Path
-    ) -> None:
+    def test_progress_ends_with_all_bytes_and_never_goes_back(self, host: Host, place: Path, tmp_path: Path) -> None:
         files = _sample_files(tmp_path / "here")
         told: list[tuple[int, int]] = []
         entries = host.put(files, str(place), timeout_s=60, progress=lambda *now: told.append(now))
@@ -140,9 +136,7 @@ class TransferContract:
         assert told[-1] == (total, total)
         assert told == sorted(told)
         told.clear()
-        host.get(
-            entries, str(place), tmp_path / "back", timeout_s=60, progress=lambda *now: told.append(now)
-        )
+        host.get(entries, str(place), tmp_path / "back", timeout_s=60, progress=lambda *now: told.append(now))
         assert told[-1] == (total, total)
 
     def test_what_is_there_is_not_sent_again(self, host: Host, place: Path, tmp_path: Path) -> None:
@@ -188,9 +182,7 @@ class TransferContract:
         back.mkdir()
         (back / part_name(entries[0])).write_bytes(files["large"].read_bytes()[:90_000])
         told: list[int] = []
-        host.get(
-            entries, str(place), back, timeout_s=60, progress=lambda done, total: told.append(done)
-        )
+        host.get(entries, str(place), back, timeout_s=60, progress=lambda done, total: told.append(done))
         assert told[0] == 90_000
         for name, path in files.items():
             assert (back / name).read_bytes() == path.read_bytes()
@@ -222,9 +214,7 @@ class TransferContract:
         with pytest.raises(NameRefused, match="link"):
             host.get([entry], str(place), tmp_path / "back", timeout_s=60)
 
-    def test_a_local_link_cannot_lead_a_download_astray(
-        self, host: Host, place: Path, tmp_path: Path
-    ) -> None:
+    def test_a_local_link_cannot_lead_a_download_astray(self, host: Host, place: Path, tmp_path: Path) -> None:
         (place / "sub").mkdir()
         (place / "sub" / "file").write_bytes(b"abc")
         (entry,) = describe_files({"sub/file": place / "sub" / "file"})

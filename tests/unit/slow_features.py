@@ -83,9 +83,7 @@ class CausalZigzag:
                 self.candidate, self.candidate_index = low, index
             retrace, candidate_retrace = close - self.extreme, high - self.candidate
         is_recent = index - self.candidate_index <= self.hybrid_lookback
-        if retrace >= self.k * self.atr or (
-            is_recent and candidate_retrace >= self.hybrid_min_retrace * self.atr
-        ):
+        if retrace >= self.k * self.atr or (is_recent and candidate_retrace >= self.hybrid_min_retrace * self.atr):
             self._confirm(index, high, low)
 
     def _confirm(self, index: int, high: float, low: float) -> None:
@@ -138,7 +136,8 @@ def slow_relativity(bars: Sequence[Bar]) -> list[list[float]]:
 
 
 RETURN_LAGS = (1, 2, 3, 4, 5, 7, 10, 14)
-EFFICIENCY_LAGS = (3, 4, 5, 7, 10, 14)
+EFFICIENCY_LAGS = (5, 10)
+EFFICIENT_RETURN_LAGS = (3, 4, 5, 7, 10)
 
 
 def slow_displacement(bars: Sequence[Bar]) -> list[list[float]]:
@@ -154,10 +153,10 @@ def slow_displacement(bars: Sequence[Bar]) -> list[list[float]]:
         """Of the bar before the move; near the window's start, of its first 14 bars or those there are."""
         return atr(max(t - lag, min(t, 13)))
 
-    def displacement(t: int, lag: int) -> float:
+    def unlimited_return(t: int, lag: int) -> float:
         num_bars = min(lag, t + 1)
         net = path[t + 1] - path[t + 1 - num_bars]
-        return clip(net / (atr_before(t, lag) * math.sqrt(num_bars)), -8, 8)
+        return net / (atr_before(t, lag) * math.sqrt(num_bars))
 
     def efficiency(t: int, lag: int) -> float:
         points = path[max(t + 1 - lag, 0) : t + 2]
@@ -166,11 +165,11 @@ def slow_displacement(bars: Sequence[Bar]) -> list[list[float]]:
 
     return [
         [
-            clip((c - o) / atr_before(t, 1), -8, 8),
-            clip((h - l) / atr_before(t, 1), 0, 8),
-            clip(math.log(atr(t) / atr_before(t, 14)), -8, 8),
-            *(displacement(t, lag) for lag in RETURN_LAGS),
+            clip((c - o) / atr_before(t, 1), -20, 20),
+            clip((h - l) / atr_before(t, 1), -20, 20),
+            *(clip(unlimited_return(t, lag), -20, 20) for lag in RETURN_LAGS),
             *(efficiency(t, lag) for lag in EFFICIENCY_LAGS),
+            *(clip(unlimited_return(t, lag) * abs(efficiency(t, lag)), -20, 20) for lag in EFFICIENT_RETURN_LAGS),
         ]
         for t, (o, h, l, c) in enumerate(bars)  # noqa: E741 - as the formulas call them
     ]

@@ -52,6 +52,14 @@ def test_the_largest_move_is_the_one_a_loop_finds(seed: int, num_bars: int, unit
     assert starts.tolist() == [slow_largest_move(window, num_bars, unit) for window in bars]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_after_a_quiet_stretch_moves_are_measured_against_the_floor(seed: int) -> None:
+    bars = random_bars(seed)
+    bars[:, :15] = 100 + (bars[:, :15] - 100) * 0.01
+    _, starts, _ = spans_from_mask(mark_largest_move(bars, 4, unit="atr"))
+    assert starts.tolist() == [slow_largest_move(window, 4, "atr") for window in bars]
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_nothing_is_marked_where_nothing_moves_and_flat_stretches_are_no_trouble(unit: MoveUnit) -> None:
     bars = random_bars(0)

@@ -65,9 +65,7 @@ def test_student_agrees_with_scipy(degrees: float) -> None:
     for x in (-6.0, -1.5, 0.0, 0.3, 2.0, 5.0, 40.0):
         assert student_cdf(x, degrees) == pytest.approx(stats.t.cdf(x, degrees), abs=2e-8)
     for probability in (0.001, 0.3, 0.5, 0.8, 0.975, 0.9995):
-        assert student_quantile(probability, degrees) == pytest.approx(
-            stats.t.ppf(probability, degrees), abs=1e-6
-        )
+        assert student_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), abs=1e-6)
 
 
 def test_student_knows_its_ends() -> None:
@@ -84,9 +82,7 @@ def test_a_score_is_the_micro_f1_of_each_seed_averaged_over_seeds() -> None:
     scores = {(s.arm, s.metric): s.value for s in ScoredWindows(group_N, fold_SN).scores(arms)}
     for arm in arms:
         assert scores[arm.name, "f1"] == pytest.approx(f1_of(arm.bar_counts_SN3.sum(axis=1)).mean())
-        assert scores[arm.name, "span_f1_iou50"] == pytest.approx(
-            f1_of(arm.event_counts_SN3.sum(axis=1)).mean()
-        )
+        assert scores[arm.name, "span_f1_iou50"] == pytest.approx(f1_of(arm.event_counts_SN3.sum(axis=1)).mean())
 
 
 def test_with_equal_windows_the_standard_error_is_that_of_a_mean() -> None:
@@ -103,8 +99,7 @@ def test_with_equal_windows_the_standard_error_is_that_of_a_mean() -> None:
 def test_windows_of_one_group_count_as_one_observation() -> None:
     arms, group_N, fold_SN = study(np.random.default_rng(2), (0.5, 0.5))
     twice = [
-        ArmCounts(a.name, *(np.repeat(c, 2, axis=1) for c in (a.bar_counts_SN3, a.event_counts_SN3)))
-        for a in arms
+        ArmCounts(a.name, *(np.repeat(c, 2, axis=1) for c in (a.bar_counts_SN3, a.event_counts_SN3))) for a in arms
     ]
     once = ScoredWindows(group_N, fold_SN).scores(arms)
     doubled = ScoredWindows(np.repeat(group_N, 2), np.repeat(fold_SN, 2, axis=1)).scores(twice)
@@ -119,12 +114,25 @@ def test_intervals_stay_within_what_an_f1_can_be() -> None:
         assert 0 <= low <= score.value <= high <= 1
 
 
+def test_the_interval_of_a_poor_arm_reaches_further_up_than_down() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(3), (-1.5,))
+    score = ScoredWindows(group_N, fold_SN).scores(arms)[0]
+    low, high = score.confidence_interval
+    assert 0 < low < score.value < 0.2
+    assert high - score.value > 1.1 * (score.value - low)
+
+
+def test_an_arm_that_never_finds_anything_scores_nought_for_certain() -> None:
+    arms, group_N, fold_SN = study(np.random.default_rng(3), (-3.0,))
+    nothing = arms[0].bar_counts_SN3 * np.array([0, 1, 1])
+    score = ScoredWindows(group_N, fold_SN).scores([ArmCounts("a", nothing, nothing)])[0]
+    assert (score.value, score.confidence_interval) == (0, (0, 0))
+
+
 def test_windows_that_nobody_scored_change_nothing() -> None:
     arms, group_N, fold_SN = study(np.random.default_rng(4), (0.5, 1.0))
     longer = [
-        ArmCounts(
-            a.name, *(np.pad(c, ((0, 0), (0, 40), (0, 0))) for c in (a.bar_counts_SN3, a.event_counts_SN3))
-        )
+        ArmCounts(a.name, *(np.pad(c, ((0, 0), (0, 40), (0, 0))) for c in (a.bar_counts_SN3, a.event_counts_SN3)))
         for a in arms
     ]
     unscored = np.full((len(fold_SN), 40), -1)
@@ -157,9 +165,7 @@ def slow_variance(
 ) -> tuple[float, float]:
     """Linearised variance of first minus second: between groups, and what trainings add; loops only."""
     num_seeds, num_windows = training_SN.shape
-    terms = np.stack(
-        [2 * bars_ASN3[..., 0], 2 * bars_ASN3[..., 0] + bars_ASN3[..., 1] + bars_ASN3[..., 2]], -1
-    )
+    terms = np.stack([2 * bars_ASN3[..., 0], 2 * bars_ASN3[..., 0] + bars_ASN3[..., 1] + bars_ASN3[..., 2]], -1)
     totals = terms.sum(axis=2)
     f1 = (totals[..., 0] / totals[..., 1]).mean(axis=1)
     cells: dict[tuple[int, int, int, int], float] = {}
@@ -185,17 +191,13 @@ def slow_variance(
         values = [value for key, value in by_group.items() if key[0] == d]
         groups += float(np.var(values, ddof=1)) * len(values)
     num_datasets = len(set(dataset_N.tolist()))
-    spread = (
-        sum(value**2 for value in by_training.values()) * len(by_training) / (len(by_training) - num_datasets)
-    )
+    spread = sum(value**2 for value in by_training.values()) * len(by_training) / (len(by_training) - num_datasets)
     return groups, max(0.0, spread - within * len(cells) / (len(cells) - num_datasets))
 
 
 @pytest.mark.parametrize("num_datasets", [1, 2])
 @pytest.mark.parametrize("training_noise", [0.0, 0.8])
-def test_the_variance_is_that_of_groups_plus_what_trainings_add(
-    training_noise: float, num_datasets: int
-) -> None:
+def test_the_variance_is_that_of_groups_plus_what_trainings_add(training_noise: float, num_datasets: int) -> None:
     arms, group_N, fold_SN = study(
         np.random.default_rng(6), (0.8, 0.8), num_groups=150, num_seeds=3, training_noise=training_noise
     )
@@ -205,9 +207,7 @@ def test_the_variance_is_that_of_groups_plus_what_trainings_add(
         group_N, training_SN, dataset_N=dataset_N, dataset_names=("x", "y")[:num_datasets], num_draws=20_000
     )
     found = compare_arms(arms, windows).differences[0]
-    groups, trainings = slow_variance(
-        np.stack([a.bar_counts_SN3 for a in arms]), group_N, dataset_N, training_SN
-    )
+    groups, trainings = slow_variance(np.stack([a.bar_counts_SN3 for a in arms]), group_N, dataset_N, training_SN)
     variance = found.standard_error**2
     assert variance * (1 - found.training_share) == pytest.approx(groups, rel=0.06)
     assert variance * found.training_share == pytest.approx(trainings, rel=0.06)
@@ -412,9 +412,7 @@ def test_verdict_rules(
 
 
 def test_the_reason_speaks_from_the_better_arms_side() -> None:
-    verdict = decide(
-        {"a": 0.6, "b": 0.7}, [pair("a", "b", -0.1, 0.05)], margin=0.03, confidence=0.95, num_groups=9
-    )
+    verdict = decide({"a": 0.6, "b": 0.7}, [pair("a", "b", -0.1, 0.05)], margin=0.03, confidence=0.95, num_groups=9)
     assert verdict.reason == (
         "b is better than a: 0.700 against 0.600 bar F1 on the same windows, and the true difference lies "
         "between 0.050 and 0.150 (95 % interval)."
@@ -422,9 +420,7 @@ def test_the_reason_speaks_from_the_better_arms_side() -> None:
 
 
 def test_an_undecided_reason_says_what_could_be_seen_and_what_it_would_take() -> None:
-    verdict = decide(
-        {"a": 0.7, "b": 0.6}, [pair("a", "b", 0.1, 0.2)], margin=0.03, confidence=0.9, num_groups=43
-    )
+    verdict = decide({"a": 0.7, "b": 0.6}, [pair("a", "b", 0.1, 0.2)], margin=0.03, confidence=0.9, num_groups=43)
     assert "43 base windows" in verdict.reason
     assert "between -0.100 and 0.300 (90 % interval)" in verdict.reason
     assert "under 0.280 cannot be seen" in verdict.reason
@@ -433,9 +429,7 @@ def test_an_undecided_reason_says_what_could_be_seen_and_what_it_would_take() ->
 
 
 def test_a_win_by_less_than_the_margin_is_said_to_hardly_matter() -> None:
-    verdict = decide(
-        {"a": 0.7, "b": 0.69}, [pair("a", "b", 0.01, 0.005)], margin=0.03, confidence=0.95, num_groups=9
-    )
+    verdict = decide({"a": 0.7, "b": 0.69}, [pair("a", "b", 0.01, 0.005)], margin=0.03, confidence=0.95, num_groups=9)
     assert verdict.outcome == "winner"
     assert any("hardly matters" in caveat for caveat in verdict.caveats)
 

@@ -406,6 +406,9 @@ def test_not_a_number_comes_out_as_not_a_number() -> None:
         emissions_BTK[0, 2, 1] = bad
         value_B = crf(emissions_BTK, torch.zeros(2, 5, dtype=torch.int64), None, "none")
         assert value_B.isfinite().tolist() == [False, True]
+        value_B.sum().backward()
+        assert crf.transitions.grad is not None
+        assert crf.transitions.grad.isnan().any()
     with torch.no_grad():
         crf.transitions[0, 0] = math.nan
     assert crf(emissions_BTK, torch.zeros(2, 5, dtype=torch.int64)).isnan()

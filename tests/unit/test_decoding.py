@@ -83,6 +83,14 @@ def test_gaps_at_the_edge_stay_open_and_gaps_close_before_short_runs_go() -> Non
     np.testing.assert_array_equal(clean_up(row, 3, 1), [[False, True, True, True, False, False, False, False]])
 
 
+@pytest.mark.parametrize("merge_gap", [9, 10, 500])
+def test_a_gap_closes_up_to_its_exact_length_however_long(merge_gap: int) -> None:
+    row = np.array([[True] + [False] * 10 + [True, False]])
+    closed = clean_up(row, 1, merge_gap)
+    assert closed[0, :12].all() == (merge_gap >= 10)
+    assert not closed[0, 12]
+
+
 def expected_gain(row: Probabilities, start: int, end: int, gain: SpanGain) -> float:
     mass, total = float(row[start:end].sum()), float(row.sum())
     whole = end - start + total

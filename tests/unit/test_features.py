@@ -72,9 +72,7 @@ def test_relativity_equals_the_originals_own_output() -> None:
         pytest.skip("the original's output is not at hand")
     parquet = pytest.importorskip("pyarrow.parquet")
     golden = np.load(golden_path)
-    table = parquet.read_table(
-        SHARED / "data" / "expansions_btcusd_m30.parquet", columns=["window_id", "features"]
-    )
+    table = parquet.read_table(SHARED / "data" / "expansions_btcusd_m30.parquet", columns=["window_id", "features"])
     rows = {row["window_id"]: row["features"] for row in table.to_pylist()}
     bars_NT4 = np.array([rows[window_id] for window_id in golden["window_id"]])
     ours = feature_set("relativity-12").compute(bars_NT4)
@@ -123,7 +121,7 @@ def test_features_are_finite_and_bounded_at_any_price_and_volatility(
     for shown_NT4 in (bars_NT4, mirror_bars(bars_NT4)):
         features_NTF = chosen.compute(shown_NT4)
         assert np.isfinite(features_NTF).all()
-        assert np.abs(features_NTF).max() <= 8
+        assert np.abs(features_NTF).max() <= 20
 
 
 def test_a_window_that_never_moves_gives_zeros(chosen: FeatureSet) -> None:
@@ -136,8 +134,8 @@ def test_the_first_move_after_a_flat_stretch_is_large_but_bounded(num_flat: int)
     bars_NT4[0, num_flat:, :] += np.arange(1, 61 - num_flat)[:, None] * 0.5
     displacement = feature_set("displacement-17")
     first_move_F = displacement.compute(bars_NT4)[0, num_flat]
-    assert 0 < first_move_F[displacement.names.index("return_1")] <= 8
-    assert first_move_F[displacement.names.index("efficiency_14")] == 1
+    assert 0 < first_move_F[displacement.names.index("return_1")] <= 20
+    assert first_move_F[displacement.names.index("efficiency_10")] == 1
 
 
 @pytest.mark.parametrize("power", [-26, -7, 3, 26])
@@ -145,9 +143,7 @@ def test_displacement_does_not_depend_on_the_price_scale(power: int) -> None:
     bars_NT4 = random_bars(2)
     compute = feature_set("displacement-17").compute
     np.testing.assert_array_equal(compute(bars_NT4 * 2.0**power), compute(bars_NT4))
-    np.testing.assert_allclose(
-        compute(bars_NT4 * 10.0 ** (power / 4)), compute(bars_NT4), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(compute(bars_NT4 * 10.0 ** (power / 4)), compute(bars_NT4), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("power", [-6, 3, 26])
@@ -161,10 +157,8 @@ def test_relativity_does_not_depend_on_the_price_scale_while_ranges_exceed_a_mil
 def test_mirrored_windows_have_mirrored_displacement() -> None:
     bars_NT4 = random_bars(3)
     displacement = feature_set("displacement-17")
-    sign_F = np.array([1.0 if name in {"range", "atr_change"} else -1.0 for name in displacement.names])
-    np.testing.assert_array_equal(
-        displacement.compute(mirror_bars(bars_NT4)), displacement.compute(bars_NT4) * sign_F
-    )
+    sign_F = np.array([1.0 if name == "range" else -1.0 for name in displacement.names])
+    np.testing.assert_array_equal(displacement.compute(mirror_bars(bars_NT4)), displacement.compute(bars_NT4) * sign_F)
 
 
 def test_mirrored_windows_have_mirrored_bar_shapes() -> None:
@@ -178,9 +172,7 @@ def test_mirrored_windows_have_mirrored_bar_shapes() -> None:
     np.testing.assert_array_equal(mirrored["upper_wick_pct"], upright["lower_wick_pct"])
     np.testing.assert_array_equal(mirrored["range_z"], upright["range_z"])
     has_range_NT = bars_NT4[..., 1] > bars_NT4[..., 2]
-    np.testing.assert_allclose(
-        mirrored["close_norm"][has_range_NT], 1 - upright["close_norm"][has_range_NT], atol=1e-6
-    )
+    np.testing.assert_allclose(mirrored["close_norm"][has_range_NT], 1 - upright["close_norm"][has_range_NT], atol=1e-6)
 
 
 def test_mirroring_keeps_bars_valid_and_undoes_itself() -> None:
@@ -202,9 +194,7 @@ def test_later_bars_change_nothing_before_them(chosen: FeatureSet, cut: int) -> 
     assert (before[:, cut:] != after[:, cut:]).any()
 
 
-def test_a_window_is_computed_alike_alone_and_among_many(
-    chosen: FeatureSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_window_is_computed_alike_alone_and_among_many(chosen: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
     bars_NT4 = random_bars(7, num_windows=11)
     together_NTF = chosen.compute(bars_NT4)
     monkeypatch.setattr(features, "BARS_PER_BLOCK", 4 * 105)

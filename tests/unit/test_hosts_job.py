@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ class TestJobsOnThisMachine(JobContract):
         programs = tmp_path / "programs"
         programs.mkdir()
         cat = programs / "cat"
-        cat.write_text("#!/bin/sh\nexec /bin/cat \"$@\" > /dev/full\n")
+        cat.write_text('#!/bin/sh\nexec /bin/cat "$@" > /dev/full\n')
         cat.chmod(0o755)
         monkeypatch.setenv("PATH", str(programs), prepend=":")
         spec = JobSpec("run", ("true",), str(place), time_limit_s=60, environment={"A": "b"})
@@ -109,7 +110,7 @@ class TestJobsOverSsh:
         spec = JobSpec("run", ("touch", "ran"), str(place), time_limit_s=60, environment=environment)
         host.run("true", timeout_s=10)
         server.cut_after_bytes = 300_000
-        with pytest.raises(Exception) as caught:  # noqa: PT011 -- which one depends on who notices first
+        with pytest.raises(Exception) as caught:
             start_job(host, str(place / "jobs"), spec)
         assert getattr(caught.value, "is_transient", False)
         job = start_job(host, str(place / "jobs"), spec)
@@ -126,9 +127,7 @@ class ScriptedHost:
         self.answers = answers
         self.commands: list[str] = []
 
-    def run(
-        self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True
-    ) -> CommandResult:
+    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
         self.commands.append(command)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -197,11 +196,7 @@ class TestLineFolder:
         whole, pieces = LineFolder(), LineFolder()
         expected = whole.add(data) + whole.finish()
         bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-        found = [
-            line
-            for start, stop in zip(bounds, bounds[1:], strict=False)
-            for line in pieces.add(data[start:stop])
-        ]
+        found = [line for start, stop in itertools.pairwise(bounds) for line in pieces.add(data[start:stop])]
         assert found + pieces.finish() == expected
         assert pieces.offset == whole.offset == len(data)
 

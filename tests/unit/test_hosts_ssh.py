@@ -79,9 +79,7 @@ class TestSshHostWithoutShell(TransferContract):
 
 
 class TestServerKey:
-    def test_an_unknown_key_is_refused_before_anything_is_sent(
-        self, server: FakeSshServer, access: SshAccess
-    ) -> None:
+    def test_an_unknown_key_is_refused_before_anything_is_sent(self, server: FakeSshServer, access: SshAccess) -> None:
         with pytest.raises(errors.HostKeyUnknown, match="trust-first-use") as caught:
             SshHost(replace(access, trust=HostTrust())).run("echo", timeout_s=10)
         assert caught.value.fingerprint == server.fingerprint
@@ -297,9 +295,7 @@ class TestConnection:
                     host.put(files, str(place), timeout_s=60, progress=lambda done, _: told.append(done))
                 else:
                     back = tmp_path / "back"
-                    host.get(
-                        entries, str(place), back, timeout_s=60, progress=lambda done, _: told.append(done)
-                    )
+                    host.get(entries, str(place), back, timeout_s=60, progress=lambda done, _: told.append(done))
             finally:
                 first_told.append(told[0])
 
@@ -363,7 +359,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
     def test_errors_survive_pickling_with_their_evidence(self, error: errors.HostError) -> None:
-        copy = pickle.loads(pickle.dumps(error))
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 -- our own bytes
         assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)
 
     def test_the_tree_in_the_docstring_names_every_error(self) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from training_windows import random_windows, rows, shortened
 
-from jade_model.__main__ import Emitter, main, selected
+from jade_model.__main__ import main, selected
 from jade_model.checkpoint import load_checkpoint
 from jade_model.errors import ConfigError
 from jade_model.files import sha256_file
 from jade_model.job import Job, JobData, Training, code_digest, load_job, load_rows, run_key, save_job, save_rows
+from jade_model.job_runner import Emitter
 from jade_model.recipes import RECIPES, recipe
 from jade_model.windows import save_arrays
 from jade_model.worker import files_of, is_done
@@ -191,7 +192,7 @@ def test_a_cut_off_training_goes_on_and_ends_as_if_nothing_had_happened(tmp_path
         tell(self, event)
 
     with monkeypatch.context() as patch:
-        patch.setattr("jade_model.__main__.Emitter.__call__", dies_in_epoch_4)
+        patch.setattr("jade_model.job_runner.Emitter.__call__", dies_in_epoch_4)
         with pytest.raises(_Killed):
             train_in(tmp_path / "cut")
     folder = tmp_path / "cut" / "crf" / "seed0"

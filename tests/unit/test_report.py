@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,11 +42,9 @@ def pathology() -> ReportInput:
 def test_every_table_says_the_same_in_markdown_and_html(good: ReportInput, pathology: ReportInput) -> None:
     for report in (good, pathology):
         markdown, page = rendered(report)
-        assert markdown_tables(markdown) == [_with_head(table) for table in Page(page).tables]
-
-
-def _with_head(table: list[list[str]]) -> list[list[str]]:
-    return table if table[0] != ["", ""] else table[1:]
+        in_markdown = [table if any(table[0]) else table[1:] for table in markdown_tables(markdown)]
+        assert len(in_markdown) > 15
+        assert in_markdown == Page(page).tables
 
 
 def test_decoder_scores_agree_with_the_comparison(good: ReportInput) -> None:
@@ -151,8 +148,8 @@ def test_epochs_worth_a_line(epochs: int, best: int, expected: list[int]) -> Non
 # The first lines
 
 
-def test_first_five_lines_hold_the_verdict(written: tuple[Path, str, str], good: ReportInput) -> None:
-    lines = written[1].splitlines()[:5]
+def test_first_five_lines_hold_the_verdict(good: ReportInput) -> None:
+    lines = markdown_for_artifact(good).splitlines()[:5]
     verdict = good.comparison["verdict"]
     low, high = sorted(abs(bound) for bound in verdict["confidence_interval"])
     assert lines[0].startswith("# Soft Span Loss vs CRF vs Single Span: 30-Epoch")

@@ -36,9 +36,7 @@ def all_spans(num_bars: int, max_length: int) -> list[Span]:
     return [(start, end) for start, end in pairs if end - start <= max_length]
 
 
-def enumerate_outcomes(
-    layer: SingleSpan, scores_T3: Tensor, *, at_most: int
-) -> dict[tuple[Span, ...], float]:
+def enumerate_outcomes(layer: SingleSpan, scores_T3: Tensor, *, at_most: int) -> dict[tuple[Span, ...], float]:
     """Log potential of every set of at most so many disjoint spans, the slow way."""
     num_bars = len(scores_T3)
     spans = all_spans(num_bars, layer.max_span_length)

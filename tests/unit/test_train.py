@@ -15,8 +15,6 @@ from jade_model.errors import CheckpointError, ConfigError, DataError, TrainingD
 from jade_model.losses import task_losses, uncertainty_weighted
 from jade_model.recipes import RECIPES, recipe
 from jade_model.train import (
-    _labels_to,
-    _take,
     evaluate,
     fitted_recipe,
     learning_rate_at,
@@ -24,6 +22,7 @@ from jade_model.train import (
     train,
     usable_device,
 )
+from jade_model.training_data import take_labels
 
 
 def tweaked(name, *, epochs=3, **changes):
@@ -117,7 +116,7 @@ def test_without_dropout_sixty_steps_equal_plain_pytorch():
     generator = torch.Generator().manual_seed(4)
     for _ in range(12):
         for batch in torch.randperm(20, generator=generator).split(4):
-            labels = _take(_labels_to(data.labels, torch.device("cpu")), batch)
+            labels = take_labels(data.labels, batch)
             losses = task_losses(model, model(data.x_VNTF[0][batch]), labels, chosen.training)
             optimizer.zero_grad()
             uncertainty_weighted(losses, model.log_sigma).backward()

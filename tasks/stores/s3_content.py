@@ -1,0 +1,170 @@
+"""Content to and from a bucket: every byte checked on both sides, cuts mended, broken uploads aborted."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from botocore import exceptions as aws
+
+from tasks.stores.address import MOST_PARTS
+from tasks.stores.base import CHUNK_BYTES, StoredFile
+from tasks.stores.errors import (
+    ArtifactCorrupted,
+    ArtifactNotFound,
+    SourceChanged,
+    StoreError,
+    StoreUnavailable,
+    TransferDamaged,
+    UploadLost,
+)
+from tasks.stores.files import disk_errors
+from tasks.stores.s3_link import S3Link
+
+
+def content_is_there(link: S3Link, key: str, file: StoredFile, doing: str) -> bool:
+    """Whether the content is stored. What lies there and is provably something else is removed."""
+    try:
+        found = link.call(doing, "head_object", Key=key, ChecksumMode="ENABLED")
+    except ArtifactNotFound:
+        return False
+    checksum = found.get("ChecksumSHA256")
+    # The checksum of what was sent in parts is one over the parts' checksums: it cannot be compared.
+    in_parts = "-" in str(found.get("ETag", "")) or "-" in str(checksum)
+    if found["ContentLength"] == file.size and (checksum is None or in_parts or checksum == _base64(file.sha256)):
+        return True
+    link.call(doing, "delete_object", Key=key)
+    return False
+
+
+def upload_content(link: S3Link, key: str, file: StoredFile, source: Path, doing: str) -> None:
+    """Store a file's content where nothing is yet; it is visible in full or not at all.
+
+    Raises:
+        ConditionRefused: Something is there.
+        SourceChanged: `source` is not what `file` says.
+    """
+    if file.size <= link.settings.part_bytes:
+        _upload_whole(link, key, file, source, doing)
+    else:
+        _upload_in_parts(link, key, file, source, doing)
+
+
+def read_content(link: S3Link, key: str, file: StoredFile, doing: str) -> Iterator[bytes]:
+    """Yield the content; after a cut, ask for the rest alone.
+
+    Raises:
+        ArtifactCorrupted: Size or digest are not the file's; after the last byte.
+    """
+    digest, offset, attempt, started = hashlib.sha256(), 0, 1, time.monotonic()
+    while True:
+        try:
+            for chunk in _stream(link, key, file, offset, doing):
+                digest.update(chunk)
+                offset += len(chunk)
+                yield chunk
+            break
+        except (aws.BotoCoreError, aws.ClientError, StoreError) as error:
+            found = error if isinstance(error, StoreError) else link.translate(error, doing)
+            if not found.is_transient or attempt >= link.settings.attempts:
+                if isinstance(found, StoreUnavailable):
+                    found = found.after(attempt, time.monotonic() - started)
+                raise found from error
+        link.pause(attempt)
+        attempt += 1
+    if digest.hexdigest() != file.sha256:
+        raise ArtifactCorrupted(f"{link.address}: {file.path}", file.sha256, digest.hexdigest())
+
+
+def _stream(link: S3Link, key: str, file: StoredFile, offset: int, doing: str) -> Iterator[bytes]:
+    settings = link.settings
+    limit_s = settings.read_timeout_s + (file.size - offset) / settings.slowest_bytes_per_s
+    deadline = time.monotonic() + limit_s
+    answer = link.get(key, Range=f"bytes={offset}-") if offset else link.get(key)
+    # A server may answer with everything when asked for the rest.
+    first = offset if answer["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
+    position = first
+    if first + answer.get("ContentLength", file.size - first) != file.size:
+        found = f"{first + answer['ContentLength']} bytes"
+        raise ArtifactCorrupted(f"{link.address}: {file.path}", f"{file.size} bytes", found)
+    for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+        position += len(chunk)
+        if position > file.size:
+            raise ArtifactCorrupted(f"{link.address}: {file.path}", f"{file.size} bytes", "more")
+        if time.monotonic() > deadline:
+            reason = f"only {position - first} bytes came in {limit_s:.0f} s"
+            raise StoreUnavailable(str(link.address), doing, reason)
+        if fresh := chunk[max(0, offset - (position - len(chunk))) :]:
+            yield fresh
+    if position < file.size:
+        raise StoreUnavailable(str(link.address), doing, f"the answer ended after {position} of {file.size} bytes")
+
+
+def _upload_whole(link: S3Link, key: str, file: StoredFile, source: Path, doing: str) -> None:
+    with disk_errors(str(source.parent), doing), source.open("rb") as opened:
+        data = opened.read(file.size + 1)
+    found = hashlib.sha256(data).hexdigest()
+    if len(data) != file.size or found != file.sha256:
+        raise SourceChanged(file.path, file.sha256, found)
+
+    def request() -> None:
+        answer = link.put(key, Body=data, ChecksumSHA256=_base64(file.sha256), IfNoneMatch="*")
+        _compare_checksum(link, key, answer, _base64(file.sha256), doing)
+
+    link.retry(doing, request)
+
+
+def _upload_in_parts(link: S3Link, key: str, file: StoredFile, source: Path, doing: str) -> None:
+    started = link.call(doing, "create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256")
+    upload = {"Key": key, "UploadId": started["UploadId"]}
+    try:
+        parts, checksum = _send_parts(link, upload, file, source, doing)
+        answer = link.call(
+            doing, "complete_multipart_upload", **upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+        )
+        _compare_checksum(link, key, answer, checksum, doing)
+    except UploadLost:
+        # Where the answer to the completion was lost, asking again finds no upload: it is completed.
+        if not content_is_there(link, key, file, doing):
+            raise
+    except BaseException:
+        link.abort_if_possible(key, started["UploadId"])
+        raise
+
+
+def _send_parts(
+    link: S3Link, upload: dict[str, str], file: StoredFile, source: Path, doing: str
+) -> tuple[list[dict[str, Any]], str]:
+    """Send all parts; return what the completion needs, and the checksum that the whole must have."""
+    part_bytes = max(link.settings.part_bytes, -(-file.size // MOST_PARTS))
+    whole, digests, parts, size = hashlib.sha256(), hashlib.sha256(), [], 0
+    with disk_errors(str(source.parent), doing), source.open("rb") as opened:
+        while data := opened.read(part_bytes):
+            size += len(data)
+            if size > file.size:
+                break
+            whole.update(data)
+            digest = hashlib.sha256(data)
+            digests.update(digest.digest())
+            part = {"PartNumber": len(parts) + 1, "ChecksumSHA256": _base64(digest.hexdigest())}
+            answer = link.call(f"{doing}, part {part['PartNumber']}", "upload_part", **upload, **part, Body=data)
+            parts.append({**part, "ETag": answer["ETag"]})
+    if whole.hexdigest() != file.sha256:
+        raise SourceChanged(file.path, file.sha256, f"{size} bytes, {whole.hexdigest()}")
+    return parts, _base64(digests.hexdigest())
+
+
+def _compare_checksum(link: S3Link, key: str, answer: dict[str, Any], expected: str, doing: str) -> None:
+    """Compare the checksum that the store says it computed; remove what it does not fit."""
+    found = str(answer.get("ChecksumSHA256") or expected).partition("-")[0]
+    if found != expected:
+        link.call(doing, "delete_object", Key=key)
+        raise TransferDamaged(str(link.address), doing, f"checksum {found} instead of {expected}")
+
+
+def _base64(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()

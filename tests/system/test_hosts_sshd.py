@@ -1,0 +1,281 @@
+"""Hosts and jobs against a real OpenSSH server on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.hosts import errors
+from tasks.hosts.base import Host, HostAddress
+from tasks.hosts.check import check_host
+from tasks.hosts.connection import SshAccess
+from tasks.hosts.job import find_job, raise_unless_success, start_job, stop_job
+from tasks.hosts.job_log import follow_log
+from tasks.hosts.job_types import Ending
+from tasks.hosts.keys import HostTrust
+from tasks.hosts.retry import retry_transient
+from tasks.hosts.ssh import SshHost
+from tests.fakes.host_contract import (
+    CommandContract,
+    ListingContract,
+    TransferContract,
+    large_file,
+    wait_until_none,
+)
+from tests.fakes.job_contract import JobContract, sh
+from tests.fakes.sshd import SSHD, Sshd, fingerprint_of, make_key, running_sshd
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(SSHD is None, reason="no sshd here; tests/unit/test_hosts_ssh.py has the in-process server"),
+]
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sftp_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    folder = tmp_path_factory.mktemp("sftp-only")
+    with running_sshd(folder, extra_config="ForceCommand internal-sftp") as server:
+        yield server
+
+
+def access_to(sshd: Sshd, *, trust: HostTrust | None = None, key_file: Path | None = None) -> SshAccess:
+    return SshAccess(
+        HostAddress("127.0.0.1", sshd.port, sshd.user),
+        trust or HostTrust(pins=(sshd.fingerprint,)),
+        key_file=key_file or sshd.user_key,
+        use_agent=False,
+    )
+
+
+@pytest.fixture
+def host(sshd: Sshd) -> Iterator[Host]:
+    host = SshHost(access_to(sshd), name="sshd")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small tmpfs needs root; /dev/full stands in for it in the contract suite")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+class TestSshd(CommandContract, TransferContract, ListingContract, JobContract):
+    pass
+
+
+class TestSshdWithSftpOnly(TransferContract):
+    @pytest.fixture
+    def host(self, sftp_only: Sshd) -> Iterator[Host]:
+        host = SshHost(access_to(sftp_only), name="sftp-only")
+        yield host
+        host.close()
+
+    def test_a_command_is_refused_with_the_reason(self, host: Host) -> None:
+        with pytest.raises(errors.NoShell):
+            host.run("echo", timeout_s=10)
+
+
+class TestServerKeys:
+    def test_a_changed_key_is_refused_with_both_shown(self, tmp_path: Path) -> None:
+        own_file = tmp_path / "known_hosts"
+        trust = HostTrust(own_file=own_file, trust_first_use=True)
+        with running_sshd(tmp_path / "first") as first:
+            SshHost(access_to(first, trust=trust)).run("echo", timeout_s=10)
+        with running_sshd(tmp_path / "second", port=first.port) as second:
+            with pytest.raises(errors.HostKeyMismatch) as caught:
+                SshHost(access_to(second, trust=trust)).run("echo", timeout_s=10)
+            assert first.fingerprint in str(caught.value)
+            assert second.fingerprint in str(caught.value)
+            assert "Accepted publickey" not in (second.folder / "sshd.log").read_text()
+
+    @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+    def test_every_kind_of_key_is_checked_and_logs_in(self, tmp_path: Path, kind: str) -> None:
+        host_key = make_key(tmp_path / "host_key", kind=kind)
+        user_key = make_key(tmp_path / "user_key", kind=kind)
+        with running_sshd(tmp_path / "sshd", host_key=host_key) as server:
+            with (server.folder / "authorized_keys").open("a") as keys:
+                keys.write(user_key.with_suffix(".pub").read_text())
+            host = SshHost(access_to(server, key_file=user_key))
+            assert host.host_key_fingerprint == fingerprint_of(host_key.with_suffix(".pub"))
+            host.close()
+
+    def test_hashed_known_hosts_of_openssh_are_read(self, sshd: Sshd, tmp_path: Path) -> None:
+        file = tmp_path / "known_hosts"
+        file.write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key}\n")
+        subprocess.run(["ssh-keygen", "-H", "-f", str(file)], check=True, capture_output=True)
+        assert "127.0.0.1" not in file.read_text()
+        host = SshHost(access_to(sshd, trust=HostTrust(user_file=file)))
+        assert host.run("echo yes", timeout_s=10).text == "yes\n"
+        host.close()
+
+
+class TestUserKeys:
+    def test_a_locked_key_is_used_through_the_agent_that_holds_it(
+        self, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        locked = tmp_path / "locked"
+        for suffix in ("", ".pub"):
+            shutil.copy(f"{sshd.user_key}{suffix}", f"{locked}{suffix}")
+        locked.chmod(0o600)
+        subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", str(locked)], check=True)
+        access = replace(access_to(sshd, key_file=locked), use_agent=True)
+        monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+        with pytest.raises(errors.PassphraseRequired):
+            SshHost(access).run("echo", timeout_s=10)
+        agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+        try:
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+            deadline = time.monotonic() + 10
+            while not (tmp_path / "agent").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            subprocess.run(["ssh-add", "-q", str(sshd.user_key)], check=True)
+            host = SshHost(access)
+            assert host.run("echo in", timeout_s=10).text == "in\n"
+            host.close()
+        finally:
+            agent.kill()
+            agent.wait()
+
+
+class TestFaults:
+    def test_training_goes_on_through_cuts_and_its_log_comes_whole(self, host: Host, sshd: Sshd, place: Path) -> None:
+        text = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i + 1)); sleep 0.05; done; echo $$ >> pids"
+        job = start_job(host, str(place / "jobs"), sh(text, place))
+        lines: list[str] = []
+        num_cuts = 0
+        for batch in follow_log(host, job, poll_s=0.2):
+            lines += batch.lines
+            num_cuts += sshd.cut() if num_cuts < 4 else 0
+        assert lines == [f"line {i}" for i in range(60)]
+        assert num_cuts == 4
+        assert batch.status.is_success
+        assert len((place / "pids").read_text().split()) == 1
+
+    def test_another_process_attaches_and_stops_what_this_one_started(
+        self, host: Host, sshd: Sshd, place: Path
+    ) -> None:
+        jobs = str(place / "jobs")
+        start_job(host, jobs, sh("sleep 98771", place))
+        sshd.cut()
+        other = SshHost(access_to(sshd), name="other")
+        job = find_job(other, jobs, "run")
+        assert job is not None
+        status = stop_job(other, job, grace_s=1)
+        assert status.ending is Ending.STOPPED
+        assert wait_until_none("sleep\x0098771") == []
+        with pytest.raises(errors.JobStopped):
+            raise_unless_success(other, job, status)
+        other.close()
+
+    def test_a_server_that_freezes_in_mid_command_is_given_up_in_time(self, host: Host, sshd: Sshd) -> None:
+        host.run("true", timeout_s=10)
+        freezer = threading.Timer(0.5, sshd.freeze)
+        freezer.start()
+        started = time.monotonic()
+        try:
+            with pytest.raises((errors.CommandTimedOut, errors.ConnectionLost)) as caught:
+                host.run("sleep 1; cat", timeout_s=2, stdin=b"x" * 20_000_000)
+        finally:
+            freezer.join()
+            sshd.thaw()
+        assert time.monotonic() - started < 15
+        assert caught.value.is_transient
+        assert host.run("echo back", timeout_s=10).text == "back\n"
+
+    @pytest.mark.parametrize("way", ["put", "get"])
+    def test_a_transfer_that_is_cut_goes_on(
+        self, host: Host, sshd: Sshd, place: Path, tmp_path: Path, way: str
+    ) -> None:
+        files = large_file(tmp_path, 60_000_000)
+        back = tmp_path / "back"
+        entries = host.put(files, str(place), timeout_s=120) if way == "get" else ()
+        told: list[list[int]] = []
+
+        def attempt() -> None:
+            told.append([])
+
+            def progress(done: int, total: int) -> None:
+                if len(told) == 1 and done > total // 2:
+                    sshd.cut()
+                told[-1].append(done)
+
+            if way == "put":
+                host.put(files, str(place), timeout_s=120, progress=progress)
+            else:
+                host.get(entries, str(place), back, timeout_s=120, progress=progress)
+
+        retry_transient(attempt, sleep=lambda _: None)
+        assert len(told) == 2
+        assert told[1][0] > 5_000_000, "the second attempt goes on where the first one stood"
+        target = place if way == "put" else back
+        assert (target / "large").read_bytes() == files["large"].read_bytes()
+
+    def test_a_full_disk_over_there_is_told_and_nothing_gets_the_files_name(
+        self, host: Host, small_disk: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(errors.NoSpaceLeft, match="No space left") as caught:
+            host.put(large_file(tmp_path, 20_000_000), str(small_disk / "sub"), timeout_s=60)
+        assert caught.value.exit_code == 2
+        assert not (small_disk / "sub" / "large").exists()
+
+    def test_a_full_disk_here_is_told_and_nothing_gets_the_files_name(
+        self, host: Host, small_disk: Path, place: Path, tmp_path: Path
+    ) -> None:
+        entries = host.put(large_file(tmp_path, 20_000_000), str(place), timeout_s=60)
+        with pytest.raises(errors.NoSpaceLeft, match="this machine"):
+            host.get(entries, str(place), small_disk / "sub", timeout_s=60)
+        assert not (small_disk / "sub" / "large").exists()
+
+    def test_a_job_on_a_full_disk_is_told_at_the_start(self, host: Host, small_disk: Path) -> None:
+        host.run(f"head -c 5000000 /dev/zero > {small_disk}/filler", timeout_s=10, check=False)
+        with pytest.raises(errors.NoSpaceLeft):
+            start_job(host, str(small_disk / "jobs"), sh("true", small_disk))
+
+    def test_a_folder_that_may_not_be_written_is_told(self, host: Host, small_disk: Path, tmp_path: Path) -> None:
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        with pytest.raises(errors.RemotePermissionDenied, match="Read-only"):
+            host.put(large_file(tmp_path), str(small_disk / "sub"), timeout_s=60)
+        with pytest.raises(errors.RemotePermissionDenied):
+            start_job(host, str(small_disk / "jobs"), sh("true", tmp_path))
+
+    def test_a_command_past_its_time_leaves_no_process_for_root_either(self, host: Host) -> None:
+        with pytest.raises(errors.CommandTimedOut):
+            host.run("trap '' TERM HUP; sleep 98772 & wait", timeout_s=1)
+        assert wait_until_none("sleep\x0098772") == []
+
+
+def test_the_check_tells_what_the_host_has(host: Host, sshd: Sshd, place: Path) -> None:
+    report = check_host(host, folder=str(place / "not" / "there" / "yet"))
+    assert report.problem is None
+    assert report.host_key == sshd.fingerprint
+    assert report.free_bytes is not None
+    assert report.missing_tools == ()
+    assert report.clock_offset_s is not None
+    assert abs(report.clock_offset_s) < 10
