@@ -68,11 +68,12 @@ def displacement_features(
         return before_TN
 
     def net_move(lag: int) -> NDArray[np.float64]:
-        return close_TN - path_PN[np.maximum(bars_T + 1 - lag, 0)]
+        begin_TN: NDArray[np.float64] = path_PN[np.maximum(bars_T + 1 - lag, 0)]
+        return close_TN - begin_TN
 
     def unlimited_return(lag: int) -> NDArray[np.float64]:
-        num_bars_T1 = np.minimum(bars_T + 1, lag)[:, None]
-        return net_move(lag) / (atr_before(lag) * np.sqrt(num_bars_T1))
+        root_T: NDArray[np.float64] = np.sqrt(np.minimum(bars_T + 1, lag))
+        return net_move(lag) / (atr_before(lag) * root_T[:, None])
 
     def efficiency(lag: int) -> NDArray[np.float64]:
         net_TN, travelled_TN = net_move(lag), trailing_sum(step_TN, lag)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.insight import NO_SEPARATION, OVERFITTING_RISE
-from jade_model.report.naming import contestant
 from jade_model.report.numbers import count, number
 
 MODES = {"soft_span": "soft"}
@@ -29,30 +28,26 @@ class Action:
 def next_actions(facts: Facts) -> list[Action]:
     """Return what the numbers call for, most urgent first."""
     settings = facts.numbers["settings"]
-    verdict = facts.numbers["verdict"]
-    actions = []
     blind = [arm for arm in facts.arms if arm.separation is not None and arm.separation < NO_SEPARATION]
-    seeds, folds = max(len(settings["seeds"]), 3), max(settings["num_folds"], 5)
+    names = ", ".join(arm.name for arm in blind)
+    recipe, repeated = _recipe(facts), _repetition(facts)
+    actions = []
     if facts.leaks:
         actions.append(
             Action(
                 "**Compare without the leak**: these scores are too high.",
-                compare_command(facts, f"--split grouped --seeds {seeds} --folds {folds}"),
+                compare_command(facts, recipe, "--split grouped", repeated),
             )
         )
-    elif len(settings["seeds"]) < 3 or settings["num_folds"] < 5:
+    elif len(settings["seeds"]) < 3:
         actions.append(
-            Action(
-                "**Repeat with more seeds and folds**: one repetition proves little.",
-                compare_command(facts, f"--seeds {seeds} --folds {folds}"),
-            )
+            Action("**Repeat with more seeds**: one or two prove little.", compare_command(facts, recipe, repeated))
         )
-    if blind and any(arm.arm["recipe"].startswith("seed_") for arm in blind):
-        names = ", ".join(arm.name for arm in blind)
+    if blind and recipe:
         actions.append(
             Action(
                 f"**Give the models something to learn from** ({names}: separation about 0).",
-                compare_command(facts, f"--recipe jade --split grouped --seeds {seeds} --folds {folds}"),
+                compare_command(facts, "--recipe jade", repeated),
             )
         )
     rising = [arm for arm in facts.arms if (arm.rise_since_best or 0.0) > OVERFITTING_RISE]
@@ -60,20 +55,18 @@ def next_actions(facts: Facts) -> list[Action]:
         actions.append(
             Action(
                 f"**Score the best epoch's weights**: {', '.join(arm.name for arm in rising)} got worse after it.",
-                compare_command(facts, f"{_repetition(facts)} --checkpoint best"),
+                compare_command(facts, recipe, repeated, "--checkpoint best"),
             )
         )
-    if len(facts.arms) > 1 and verdict["outcome"] == "undecided" and verdict["groups_needed"] is not None:
+    more = facts.numbers["verdict"]["groups_needed"]
+    if more is not None and not facts.leaks and not blind and (facts.training_share or 0.0) <= 0.5:
         actions.append(
             Action(
-                f"**Label about {count(verdict['groups_needed'])} more base windows**, or pool another "
-                f"file, to decide between {contestant(verdict['first'], facts.styles)} and "
-                f"{contestant(verdict['second'], facts.styles)}.",
-                compare_command(facts, f"--data MORE.parquet {_repetition(facts)}"),
+                f"**Label about {count(more)} more base windows**, or pool another file, to settle what is undecided.",
+                compare_command(facts, "--data MORE.parquet", recipe, repeated),
             )
         )
-    actions += _single_run_actions(facts)
-    return actions
+    return actions + _single_run_actions(facts)
 
 
 def _single_run_actions(facts: Facts) -> list[Action]:
@@ -109,10 +102,15 @@ def _single_run_actions(facts: Facts) -> list[Action]:
     return actions
 
 
-def compare_command(facts: Facts, flags: str) -> str:
+def compare_command(facts: Facts, *flags: str) -> str:
     """Return `jade compare` on the same data with other flags."""
-    data = " ".join(f"--data {shlex.quote(path)}" for path in _paths(facts))
-    return " ".join(part for part in ("jade compare", data, flags) if part)
+    data = [f"--data {shlex.quote(path)}" for path in _paths(facts)]
+    return " ".join(["jade compare", *data, *[flag for flag in flags if flag]])
+
+
+def _recipe(facts: Facts) -> str:
+    """The flag for the original's recipes, where the run used them: `jade` is the default."""
+    return "--recipe seed" if any(arm.arm["recipe"].startswith("seed_") for arm in facts.arms) else ""
 
 
 def _repetition(facts: Facts) -> str:
@@ -133,5 +131,10 @@ def _checkpoint(arm: ArmFacts) -> str | None:
 
 
 def _in_run(facts: Facts, path: str) -> str:
-    folder = str(facts.report.run.get("folder") or f"artifacts/{facts.numbers['run_id']}")
-    return f"{folder}/{path}"
+    return f"{run_folder(facts)}/{path}"
+
+
+def run_folder(facts: Facts) -> str:
+    """Return where the run lies, as the user would write it."""
+    artifacts = facts.report.run.get("parameters", {}).get("artifacts", "artifacts")
+    return f"{artifacts}/{facts.numbers['run_id']}"

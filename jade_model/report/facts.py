@@ -185,6 +185,18 @@ class Facts:
             if (item["first"], item["second"], item["metric"], item["dataset"]) == (arm, RULE, "f1", None)
         )
 
+    def against_rule(self, arm: str) -> str:
+        """Say in three or four words how the arm stands against the untrained rule."""
+        if self.beats_rule(arm) is None:
+            return "not tested against the untrained rule"
+        if self.beats_rule(arm):
+            return "beats the untrained rule"
+        return (
+            "falls short of the untrained rule"
+            if self.falls_short_of_rule(arm)
+            else "not shown to beat the untrained rule"
+        )
+
     def ranking(self) -> list[ArmFacts]:
         """Return the arms, highest F1 first."""
         return sorted(self.arms, key=lambda facts: -(facts.decoder["f1"] or 0.0))

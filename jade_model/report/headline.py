@@ -133,7 +133,9 @@ def _against_rule(facts: Facts) -> str:
         )
     if winners:
         return f"{lead} {join(winners)} {'beats' if len(winners) == 1 else 'beat'} {what}; {_failing(facts, losers)}."
-    return f"{lead} **No: nothing trained here is shown to beat** {what}" + _floor(facts, losers) + "."
+    if all(facts.falls_short_of_rule(arm.key) for arm in losers):
+        return f"{lead} **No: all that was trained here falls short of** {what}{_floor(facts, losers)}."
+    return f"{lead} **No: nothing trained here is shown to beat** {what}{_floor(facts, losers)}."
 
 
 def _failing(facts: Facts, arms: list[ArmFacts]) -> str:

@@ -103,7 +103,7 @@ def _tile(facts: Facts, arm: ArmFacts) -> dict[str, object]:
         "low": _share(low),
         "width": _share(high - low),
         "rule": None if facts.rule is None or not is_number(facts.rule) else _share(facts.rule),
-        "beats": facts.beats_rule(arm.key),
+        "against_rule": facts.against_rule(arm.key),
     }
 
 

@@ -115,8 +115,8 @@ class ReportInput:
 
     Attributes:
         comparison: `comparison.json`.
-        run: `run.json`: run_id, started_at, finished_at, parameters, code_version, versions, host, seconds by phase,
-            overhead (seconds beside training; a number, or numbers by what took them).
+        run: `run.json`: run_id, started_at, finished_at, parameters, code (or code_version), versions, host, seconds
+            by phase, overhead (seconds beside training; a number, or numbers by what took them).
         histories: Arm -> one history a run; may be empty.
         curves: Arm -> decoder -> its threshold curve; may be empty.
         gallery: Windows to draw; may be empty.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jade_model.report.actions import next_actions
+from jade_model.report.actions import next_actions, run_folder
 from jade_model.report.document import Block, Bullets, Code, Details, FigureBlock, Section, Table, Text, code, plain
 from jade_model.report.facts import Facts
 from jade_model.report.naming import contestant
@@ -23,7 +23,7 @@ def files_section(facts: Facts) -> Section | None:
     table = Table(
         ["File", "Size", "What it is"], [[code(path), size(bytes_), plain(what)] for path, bytes_, what in files], "lrl"
     )
-    folder = code(facts.report.run.get("folder") or f"artifacts/{facts.numbers['run_id']}")
+    folder = code(run_folder(facts))
     intro = Text(f"In {folder}:")
     blocks: list[Block] = (
         [intro, table] if len(files) <= MANY_FILES else [intro, Details(f"All {count(len(files))} files", [table])]

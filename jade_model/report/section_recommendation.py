@@ -128,7 +128,7 @@ def _production(facts: Facts) -> str:
     useful = [arm for arm in facts.ranking() if facts.beats_rule(arm.key)]
     if not useful:
         return (
-            f"none of these. The untrained rule (F1 {number(facts.rule)}) is not shown to be beaten, needs "
+            f"none of these. The untrained rule (F1 {number(facts.rule)}) is not beaten, needs "
             "no training and cannot overfit; use it until an arm passes it."
         )
     if facts.leaks:

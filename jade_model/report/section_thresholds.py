@@ -21,7 +21,7 @@ def threshold_section(facts: Facts) -> Section:
         "flatters every score.**"
         if settings["split"] == "seed"
         else "A cut-off is chosen on validation windows, never on those that are scored; the table gives its mean over "
-        "folds."
+        "folds. The best decoder, too, was chosen without them."
     )
     cleaning = []
     if settings["min_span_length"] > 1:
@@ -29,10 +29,7 @@ def threshold_section(facts: Facts) -> Section:
     if settings["merge_gap"] > 0:
         cleaning.append(f"gaps of up to {settings['merge_gap']} bars are closed")
     blocks: list[Block] = [
-        Text(
-            f"{where} The best decoder, too, was chosen without them."
-            + (f" {join(cleaning).capitalize()}." if cleaning else "")
-        ),
+        Text(where + (f" {join(cleaning).capitalize()}." if cleaning else "")),
         _decoder_table(facts),
     ]
     selected = {

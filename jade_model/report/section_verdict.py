@@ -17,7 +17,6 @@ from jade_model.report.numbers import (
     ABSENT,
     count,
     interval,
-    join,
     number,
     p_value,
     plural,
@@ -158,10 +157,9 @@ def _baselines(facts: Facts) -> Section:
             for arm in facts.arms
         ],
     ]
-    fails = [arm.name for arm in facts.arms if facts.beats_rule(arm.key) is False]
+    fails = [f"**{a.name}: {facts.against_rule(a.key)}**" for a in facts.arms if facts.beats_rule(a.key) is False]
     note = (
-        f"**{join(fails)} {'is' if len(fails) == 1 else 'are'} not shown to beat the untrained rule.** A "
-        "rule costs no training, so an arm that does not beat it has not earned its place."
+        f"{'; '.join(fails)}. A rule costs no training, so an arm that does not beat it has not earned its place."
         if fails
         else "What a score means shows only beside what costs nothing."
     )

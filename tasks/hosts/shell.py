@@ -150,5 +150,5 @@ _TELLING: tuple[
     (re.compile(r"No space left on device|(echo|printf): I/O error|Disk quota exceeded"), NoSpaceLeft),
     (re.compile(r"Permission denied|Operation not permitted|Read-only file system"), RemotePermissionDenied),
     (re.compile(re.escape(TOOL_MISSING)), HostToolMissing),
-    (re.compile(r"No such file|can't cd to|Directory nonexistent"), RemoteFileMissing),
+    (re.compile(r"no such file|can't cd to|directory nonexistent", re.IGNORECASE), RemoteFileMissing),
 )

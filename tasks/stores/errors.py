@@ -185,7 +185,8 @@ class ManifestCorrupted(StoreError):
     def __init__(self, path: str, reason: str, revision: int = 0) -> None:
         self.path, self.reason, self.revision = path, reason, revision
         super().__init__(
-            f"{path} is not a manifest that can be trusted: {reason}. Publish the run again from its folder, or delete it."
+            f"{path} is not a manifest that can be trusted: {reason}. "
+            "Publish the run again from its folder, or delete it."
         )
 
 

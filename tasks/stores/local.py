@@ -5,7 +5,7 @@
 <root>/<run>/manifest.json             path, size and SHA-256 of each; moved last
 <root>/.store/pointers/<name>          the run that a name stands for
 <root>/.store/staged/<run>/<digest>    content that was put and not yet committed
-<root>/.store/staged/<run>/next.json   a commit that is under way, or was cut off and will be ended by whoever comes next
+<root>/.store/staged/<run>/next.json   a commit under way; if it was cut off, whoever comes next ends it
 <root>/.store/locks/<run>              held for the time of a commit; the system lets go of it if its owner dies
 <root>/.store/trash/                   runs on their way out
 ```

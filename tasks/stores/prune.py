@@ -49,6 +49,24 @@ class PruneDecision:
     reason: str
 
 
+@dataclass(frozen=True)
+class PruneOutcome:
+    """What pruning did, or would do.
+
+    Attributes:
+        deleted: The runs that went.
+        swept_bytes: What dead writers had left; 0 in a dry run, which does not look.
+    """
+
+    deleted: tuple[PruneDecision, ...]
+    swept_bytes: int
+
+    @property
+    def freed_bytes(self) -> int:
+        """Of runs and left-overs together."""
+        return self.swept_bytes + sum(decision.size for decision in self.deleted)
+
+
 def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tuple[RunFacts, ...]:
     """Return what is known about each run of a store.
 
@@ -112,7 +130,7 @@ def prune(
     *,
     dry_run: bool = False,
     sweep_age_s: float = SWEEP_AGE_S,
-) -> tuple[PruneDecision, ...]:
+) -> PruneOutcome:
     """Delete what the plan says, and what dead writers left.
 
     Before each deletion it is asked again whether the run is running or pointed to by now.
@@ -125,7 +143,7 @@ def prune(
         sweep_age_s: See `Upkeep.sweep`.
 
     Returns:
-        What was (or would be) deleted. A run that a pointer reached meanwhile is not among them.
+        What went, or would go. A run that a pointer reached meanwhile is not among them.
     """
     gone = []
     for decision in plan:
@@ -137,10 +155,10 @@ def prune(
             except RunProtected:
                 continue
         gone.append(decision)
-    if not dry_run:
-        running = [decision.run_id for decision in plan if is_running(decision.run_id)]
-        store.sweep(older_than_s=sweep_age_s, running=running)
-    return tuple(gone)
+    if dry_run:
+        return PruneOutcome(tuple(gone), 0)
+    running = [decision.run_id for decision in plan if is_running(decision.run_id)]
+    return PruneOutcome(tuple(gone), store.sweep(older_than_s=sweep_age_s, running=running))
 
 
 def _reason_to_keep(

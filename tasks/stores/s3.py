@@ -31,7 +31,7 @@ from tasks.stores.errors import (
 )
 from tasks.stores.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest
 from tasks.stores.s3_content import content_is_there, read_content, upload_content
-from tasks.stores.s3_link import ConditionRefused, S3Link
+from tasks.stores.s3_link import ConditionRefused, S3Link, connect
 
 _KEYS_A_DELETE = 1000
 
@@ -42,6 +42,7 @@ class S3Store:
     Args:
         address: Bucket and prefix.
         settings: Endpoint, time limits and attempts.
+        client: From `connect` with the same settings; a new one if not given.
         sleep: Waits between attempts.
 
     Raises:
@@ -49,10 +50,15 @@ class S3Store:
     """
 
     def __init__(
-        self, address: S3Address, settings: S3Settings, *, sleep: Callable[[float], None] = time.sleep
+        self,
+        address: S3Address,
+        settings: S3Settings,
+        *,
+        client: Any = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.address = address
-        self._link = S3Link(address, settings, sleep=sleep)
+        self._link = S3Link(address, settings, client or connect(settings), sleep=sleep)
 
     @property
     def place(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
@@ -85,21 +86,22 @@ def _stream(link: S3Link, key: str, file: StoredFile, offset: int, doing: str) -
     limit_s = settings.read_timeout_s + (file.size - offset) / settings.slowest_bytes_per_s
     deadline = time.monotonic() + limit_s
     answer = link.get(key, Range=f"bytes={offset}-") if offset else link.get(key)
-    # A server may answer with everything when asked for the rest.
-    first = offset if answer["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
-    position = first
-    if first + answer.get("ContentLength", file.size - first) != file.size:
-        found = f"{first + answer['ContentLength']} bytes"
-        raise ArtifactCorrupted(f"{link.address}: {file.path}", f"{file.size} bytes", found)
-    for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
-        position += len(chunk)
-        if position > file.size:
-            raise ArtifactCorrupted(f"{link.address}: {file.path}", f"{file.size} bytes", "more")
-        if time.monotonic() > deadline:
-            reason = f"only {position - first} bytes came in {limit_s:.0f} s"
-            raise StoreUnavailable(str(link.address), doing, reason)
-        if fresh := chunk[max(0, offset - (position - len(chunk))) :]:
-            yield fresh
+    with contextlib.closing(answer["Body"]) as body:
+        # A server may answer with everything when asked for the rest.
+        first = offset if answer["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
+        position = first
+        if first + answer.get("ContentLength", file.size - first) != file.size:
+            found = f"{first + answer['ContentLength']} bytes"
+            raise ArtifactCorrupted(f"{link.address}: {file.path}", f"{file.size} bytes", found)
+        for chunk in body.iter_chunks(CHUNK_BYTES):
+            position += len(chunk)
+            if position > file.size:
+                raise ArtifactCorrupted(f"{link.address}: {file.path}", f"{file.size} bytes", "more")
+            if time.monotonic() > deadline:
+                reason = f"only {position - first} bytes came in {limit_s:.0f} s"
+                raise StoreUnavailable(str(link.address), doing, reason)
+            if fresh := chunk[max(0, offset - (position - len(chunk))) :]:
+                yield fresh
     if position < file.size:
         raise StoreUnavailable(str(link.address), doing, f"the answer ended after {position} of {file.size} bytes")
 
@@ -141,7 +143,8 @@ def _send_parts(
 ) -> tuple[list[dict[str, Any]], str]:
     """Send all parts; return what the completion needs, and the checksum that the whole must have."""
     part_bytes = max(link.settings.part_bytes, -(-file.size // MOST_PARTS))
-    whole, digests, parts, size = hashlib.sha256(), hashlib.sha256(), [], 0
+    whole, digests, size = hashlib.sha256(), hashlib.sha256(), 0
+    parts: list[dict[str, Any]] = []
     with disk_errors(str(source.parent), doing), source.open("rb") as opened:
         while data := opened.read(part_bytes):
             size += len(data)

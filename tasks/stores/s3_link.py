@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from tasks.stores.address import S3Address, S3Settings
 from tasks.stores.errors import (
@@ -53,34 +54,45 @@ class ConditionRefused(StoreError):
         super().__init__(f"{doing} at {place} was refused: something is there already")
 
 
+def connect(settings: S3Settings) -> Any:
+    """Return a boto3 client for an endpoint; nothing is asked of it yet. Several stores and threads may share it.
+
+    Raises:
+        AccessDenied, BadStoreAddress: Profile, region or endpoint are not usable.
+    """
+    config = Config(
+        connect_timeout=settings.connect_timeout_s,
+        read_timeout=settings.read_timeout_s,
+        # Retries are made here, where their errors have names and a cut download can go on.
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path" if settings.path_style else "auto"},
+        # Checksums are given with each upload; trailing ones break many endpoints that are not AWS.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
+        return session.client("s3", endpoint_url=settings.endpoint_url, config=config)
+    except _NO_CREDENTIALS as error:
+        raise AccessDenied(settings.endpoint_url or "AWS", "connecting", str(error)) from error
+    except (aws.BotoCoreError, ValueError) as error:
+        raise BadStoreAddress(settings.endpoint_url or "s3://", str(error)) from error
+
+
 class S3Link:
     """A bucket at an endpoint.
 
     Args:
         address: Bucket and prefix.
-        settings: Endpoint, time limits and attempts.
+        settings: Time limits and attempts.
+        client: From `connect`.
         sleep: Waits between attempts.
     """
 
     def __init__(
-        self, address: S3Address, settings: S3Settings, *, sleep: Callable[[float], None] = time.sleep
+        self, address: S3Address, settings: S3Settings, client: Any, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self.address, self.settings, self._sleep = address, settings, sleep
-        config = Config(
-            connect_timeout=settings.connect_timeout_s,
-            read_timeout=settings.read_timeout_s,
-            # Retries are made here, where their errors have names and a cut download can go on.
-            retries={"total_max_attempts": 1},
-            s3={"addressing_style": "path" if settings.path_style else "auto"},
-            # Checksums are given with each upload; trailing ones break many endpoints that are not AWS.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
-        try:
-            session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
-            self._client: Any = session.client("s3", endpoint_url=settings.endpoint_url, config=config)
-        except (aws.BotoCoreError, ValueError) as error:
-            raise self.translate(error, "opening the store") from error
+        self.address, self.settings, self._client, self._sleep = address, settings, client, sleep
 
     @property
     def endpoint(self) -> str:
@@ -174,7 +186,7 @@ class S3Link:
             return AccessDenied(place, doing, str(error))
         if isinstance(error, (*_NOT_S3, ValueError)):
             return BadStoreAddress(str(where or self.address), str(error))
-        if isinstance(error, aws.ResponseParserError):
+        if isinstance(error, ResponseParserError):
             return BadStoreAddress(str(where or self.address), f"no S3 answers there: {error}")
         # What is left are connections: refused, reset, timed out, cut in mid-answer.
         return StoreUnavailable(place, doing, f"{type(error).__name__}: {error}")

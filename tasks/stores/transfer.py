@@ -85,7 +85,17 @@ def publish_run(
     """
     with disk_errors(str(folder), "reading the run"):
         files = build_manifest(folder, run_id).files
-    manifest = _publish(store, folder, run_id, files, (), complete, may_replace, workers, progress)
+    manifest = _publish(
+        store,
+        folder,
+        run_id,
+        files,
+        lambda _: (files, complete),
+        may_be_damaged=True,
+        may_replace=may_replace,
+        workers=workers,
+        progress=progress,
+    )
     if pointer is not None:
         store.point(pointer, run_id)
     return manifest
@@ -123,7 +133,18 @@ def publish_files(
     """
     with disk_errors(str(folder), "reading files"):
         files = tuple(describe_file(folder, path) for path in paths)
-    return _publish(store, folder, run_id, files, tuple(remove), None, may_replace, workers, progress)
+    removed = frozenset(remove)
+    return _publish(
+        store,
+        folder,
+        run_id,
+        files,
+        lambda current: _merged(current, files, removed),
+        may_be_damaged=False,
+        may_replace=may_replace,
+        workers=workers,
+        progress=progress,
+    )
 
 
 def fetch_run(
@@ -219,35 +240,37 @@ def _publish(
     folder: Path,
     run_id: str,
     files: tuple[StoredFile, ...],
-    remove: tuple[str, ...],
-    complete: bool | None,
+    wanted: Callable[[Manifest | None], tuple[tuple[StoredFile, ...], bool]],
+    *,
+    may_be_damaged: bool,
     may_replace: Sequence[str],
     workers: int,
     progress: Progress | None,
 ) -> Manifest:
     """Put the files, then commit; begin again where somebody else committed meanwhile.
 
-    `complete` is None where the files are added to those that the run has.
+    `wanted` says, from what the run is now, which files it shall have and whether it is complete.
     """
-    for attempt in range(1, COMMIT_ATTEMPTS + 1):
-        current, revision = _current(store, run_id, may_be_damaged=complete is not None)
-        wanted = files if complete is not None else _merged(current, files, remove)
+    attempt = 1
+    while True:
+        current, revision = _current(store, run_id, may_be_damaged=may_be_damaged)
+        new_files, complete = wanted(current)
         if current is not None and current.complete:
-            _refuse_changes(store, current, wanted, may_replace)
+            _refuse_changes(store, current, new_files, may_replace)
+            complete = True
         stored = _for_each(files, lambda file: store.put(run_id, file, folder / file.path), workers, progress)
-        is_complete = bool(complete) or (current is not None and current.complete)
-        manifest = Manifest(run_id, revision + 1, is_complete, datetime.now(UTC), wanted)
+        manifest = Manifest(run_id, revision + 1, complete, datetime.now(UTC), new_files)
         if current is not None and not any(stored) and _says_the_same(current, manifest):
             return current
         try:
             store.commit(manifest)
         except PreconditionFailed:
-            # Whoever was quicker got on with it, so this ends; what was put by then may have gone with their commit.
+            # Whoever was quicker got on, so this comes to an end. Their commit may have taken away what was put here.
             if attempt == COMMIT_ATTEMPTS:
                 raise
+            attempt += 1
         else:
             return manifest
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _current(store: ArtifactStore, run_id: str, *, may_be_damaged: bool) -> tuple[Manifest | None, int]:
@@ -262,12 +285,12 @@ def _current(store: ArtifactStore, run_id: str, *, may_be_damaged: bool) -> tupl
     return manifest, manifest.revision
 
 
-def _merged(current: Manifest | None, files: tuple[StoredFile, ...], remove: tuple[str, ...]) -> tuple[StoredFile, ...]:
-    by_path = {file.path: file for file in current.files} if current else {}
-    for path in remove:
-        by_path.pop(path, None)
-    by_path.update({file.path: file for file in files})
-    return tuple(by_path[path] for path in sorted(by_path))
+def _merged(
+    current: Manifest | None, files: tuple[StoredFile, ...], removed: frozenset[str]
+) -> tuple[tuple[StoredFile, ...], bool]:
+    by_path = {file.path: file for file in (*(current.files if current else ()), *files)}
+    kept = tuple(by_path[path] for path in sorted(by_path) if path not in removed)
+    return kept, current is not None and current.complete
 
 
 def _refuse_changes(

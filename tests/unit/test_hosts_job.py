@@ -152,7 +152,7 @@ class TestFollowing:
 
     def test_patience_ends_and_the_last_error_is_raised(self) -> None:
         now = [0.0]
-        host = ScriptedHost([self.RUNNING, *[self.LOST] * 50])
+        host = ScriptedHost([self.RUNNING, *([self.LOST] * 50)])
         following = follow_log(
             host, self.JOB, patience_s=60, sleep=lambda s: now.__setitem__(0, now[0] + s), clock=lambda: now[0]
         )
@@ -164,8 +164,9 @@ class TestFollowing:
     def test_an_answer_renews_patience(self) -> None:
         now = [0.0]
         timed_out = CommandTimedOut("h", "c", 60)
-        answers = [timed_out, timed_out, self.RUNNING + b"a\n"] * 20 + [self.DONE]
-        host = ScriptedHost(list(answers))
+        answers: list[bytes | Exception] = [timed_out, timed_out, self.RUNNING + b"a\n"] * 20
+        answers.append(self.DONE)
+        host = ScriptedHost(answers)
         batches = list(
             follow_log(
                 host,

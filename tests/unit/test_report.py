@@ -7,11 +7,13 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from report_inputs import make_report_input
 from report_reading import Page, changed, markdown_tables, rendered, table_with
 
+from flows.cli import jade
 from jade_model.errors import UserError
 from jade_model.report import ReportInput, markdown_for_artifact
 from jade_model.report.actions import next_actions
@@ -165,7 +167,8 @@ def test_headline_names_an_undecided_comparison_and_what_would_settle_it(patholo
     who, sure, worth, trust = headline(gather(pathology))
     assert "cannot tell" in who
     assert "143 more base windows" in sure
-    assert "nothing trained here is shown to beat" in worth
+    assert "all that was trained here falls short of" in worth
+    assert "not even shown to beat marking every bar" in worth
     assert "the split leaks: 17 groups" in trust
 
 
@@ -209,6 +212,25 @@ def test_commands_name_checkpoints_and_modes(good: ReportInput) -> None:
     words = shlex.split(commands)
     assert [words[index + 1] for index, word in enumerate(words) if word == "--mode"] == ["soft", "crf", "single_span"]
     assert "artifacts/20261122T175000Z-compare-0a1b2c/crf/seed0-fold0/checkpoint_crf_30.pt" in words
+
+
+@pytest.mark.parametrize("which", ["good", "pathology"])
+def test_every_command_is_one_that_jade_accepts(which: str, request: pytest.FixtureRequest) -> None:
+    actions = next_actions(gather(request.getfixturevalue(which)))
+    commands = [line for action in actions for line in action.command.replace("\\\n", " ").splitlines() if line]
+    assert len(commands) >= 4
+    for command in commands:
+        program, name, *arguments = shlex.split(command)
+        assert program == "jade"
+        sub = jade.get_command(click.Context(jade), name)
+        assert sub is not None
+        sub.make_context(name, arguments)
+
+
+def test_a_repeated_comparison_keeps_the_recipe_and_an_advised_one_changes_it(pathology: ReportInput) -> None:
+    commands = [shlex.split(action.command) for action in next_actions(gather(pathology))]
+    recipes = [words[words.index("--recipe") + 1] for words in commands if "--recipe" in words]
+    assert recipes == ["seed", "jade", "seed"]
 
 
 def test_an_arm_that_does_not_beat_the_rule_is_not_recommended(pathology: ReportInput) -> None:

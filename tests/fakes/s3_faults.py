@@ -1,0 +1,160 @@
+"""A proxy before an S3 endpoint that does what the endpoint's stand-in doesn't: refuse, stall, cut and damage.
+
+It also checks the SHA-256 that comes with an upload, as S3 does.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+Kind = Literal[
+    "answer",  # with `status` and `code`; the endpoint hears nothing of it
+    "reset upload",  # after `after` bytes of the body
+    "lose answer",  # the endpoint did it, and the connection breaks
+    "cut answer",  # after `after` bytes of the body, the connection ends
+    "stall answer",  # after `after` bytes of the body, nothing more comes
+    "flip answer",  # one byte of the body is another
+    "flip upload",  # one byte of the body arrives as another
+    "wrong checksum",  # the answer tells another checksum than the content's
+]
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests of that method whose path and query have `where` in them."""
+
+    kind: Kind
+    method: str
+    where: str
+    times: int = 1
+    status: int = 500
+    code: str = "InternalError"
+    after: int = 0
+
+
+class FaultyProxy:
+    """Forwards to an endpoint, but for what `faults` say; `requests` are all that came, as "METHOD path"."""
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream).netloc
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []
+        self.released = threading.Event()
+        self.lock = threading.Lock()
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def count(self, start: str) -> int:
+        return sum(request.startswith(start) for request in self.requests)
+
+    def take_fault(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            self.requests.append(f"{method} {path}")
+            for fault in self.faults:
+                if fault.times and fault.method == method and fault.where in path:
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+@contextmanager
+def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
+    proxy = FaultyProxy(upstream)
+    thread = threading.Thread(target=proxy.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield proxy
+    proxy.released.set()
+    proxy.server.shutdown()
+    proxy.server.server_close()
+    thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    owner: FaultyProxy
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def _handle(self) -> None:
+        fault = self.owner.take_fault(self.command, self.path)
+        kind = fault.kind if fault else None
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault and kind == "reset upload":
+            self.rfile.read(min(length, fault.after))
+            return self._reset()
+        body = self.rfile.read(length)
+        if fault and kind == "answer":
+            return self._refuse(fault.status, fault.code)
+        if kind == "flip upload":
+            body = bytes([body[0] ^ 1]) + body[1:]
+        promised = self.headers.get("x-amz-checksum-sha256")
+        if promised and promised != base64.b64encode(hashlib.sha256(body).digest()).decode():
+            return self._refuse(400, "BadDigest")
+        status, headers, answer = self._forward(body)
+        if kind == "lose answer":
+            return self._reset()
+        if kind == "flip answer":
+            answer = bytes([answer[0] ^ 1]) + answer[1:]
+        if kind == "wrong checksum":
+            headers.append(("x-amz-checksum-sha256", base64.b64encode(bytes(32)).decode()))
+        sent = fault.after if fault and kind in {"cut answer", "stall answer"} else len(answer)
+        self._answer(status, headers, answer[:sent])
+        if kind == "stall answer":
+            self.owner.released.wait(20)
+        return None
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle
+
+    def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(self.owner.upstream, timeout=20)
+        try:
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in {"expect"}}
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in {"connection", "transfer-encoding"}]
+            return answer.status, kept, answer.read()
+        finally:
+            connection.close()
+
+    def _refuse(self, status: int, code: str) -> None:
+        body = (
+            b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
+        )
+        self._answer(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))], body)
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.close_connection = True
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())

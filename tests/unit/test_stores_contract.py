@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.stores.base import ArtifactStore, StoredFile
+from tasks.stores.local import LocalStore
+from tests.fakes.s3_server import Bucket
+from tests.fakes.s3_server import bucket as bucket
+from tests.fakes.store_contract import Damage, DamageManifest, SeamContract, TransferContract
+from tests.fakes.store_contract import source as source
+
+
+class TestLocalStore(SeamContract, TransferContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> ArtifactStore:
+        return LocalStore(tmp_path / "store")
+
+    @pytest.fixture
+    def damage(self, tmp_path: Path) -> Damage:
+        def replace(run_id: str, file: StoredFile, data: bytes | None) -> None:
+            path = tmp_path / "store" / run_id / file.path
+            path.unlink() if data is None else path.write_bytes(data)
+
+        return replace
+
+    @pytest.fixture
+    def damage_manifest(self, tmp_path: Path) -> DamageManifest:
+        def replace(run_id: str, data: bytes) -> None:
+            (tmp_path / "store" / run_id / "manifest.json").write_bytes(data)
+
+        return replace
+
+
+class TestS3Store(SeamContract, TransferContract):
+    @pytest.fixture
+    def store(self, bucket: Bucket) -> ArtifactStore:
+        return bucket.store()
+
+    @pytest.fixture
+    def damage(self, bucket: Bucket) -> Damage:
+        def replace(run_id: str, file: StoredFile, data: bytes | None) -> None:
+            key = f"runs/ours/blobs/{run_id}/{file.sha256}"
+            if data is None:
+                bucket.client.delete_object(Bucket=bucket.address.bucket, Key=key)
+            else:
+                bucket.overwrite(key, data)
+
+        return replace
+
+    @pytest.fixture
+    def damage_manifest(self, bucket: Bucket) -> DamageManifest:
+        def replace(run_id: str, data: bytes) -> None:
+            newest = max(key for key in bucket.keys() if f"/manifests/{run_id}/" in key)
+            bucket.overwrite(newest, data)
+
+        return replace
