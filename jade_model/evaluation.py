@@ -142,8 +142,18 @@ def evaluate_fold(
 
 
 def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) -> dict[DecoderName, DecoderChoice]:
-    """Choose the cut-off of every decoder that the loss has, each by bar-level F1 on these windows."""
-    return {name: choose_cutoff(predictions, truth, name, **vars(cleanup)) for name in decoders_of(predictions.loss)}
+    """Choose the cut-off of every decoder that the loss has, each by bar-level F1 on these windows.
+
+    The cut-off of one span rejects whole windows. Where no window is without a span, it could only follow how sure a
+    model is of windows that it was fitted on, so every window's span is taken.
+    """
+    has_empty_window = bool((np.diff(truth.span_offsets_N1) == 0).any())
+    return {
+        name: DecoderChoice(name, 0.0, **vars(cleanup))
+        if name == "one_span" and not has_empty_window
+        else choose_cutoff(predictions, truth, name, **vars(cleanup))
+        for name in decoders_of(predictions.loss)
+    }
 
 
 def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[tuple[Split, Counts]], float]:

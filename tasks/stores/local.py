@@ -182,6 +182,7 @@ class LocalStore:
             left = [
                 *(self._own / "trash").glob("*"),
                 *(path for path in (self._own / "staged").glob("*/*") if path.parent.name not in running),
+                *(self._own / "pointers").glob(".*"),
                 *self.root.glob(f".*{FETCHING_SUFFIX}"),
             ]
             for path in left:

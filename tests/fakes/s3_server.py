@@ -31,7 +31,7 @@ class Bucket:
         address = S3Address(self.address.bucket, prefix)
         return S3Store(address, settings, client=client_for(settings), sleep=lambda _: None)
 
-    def keys(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         listed = self.client.list_objects_v2(Bucket=self.address.bucket).get("Contents", [])
         return [item["Key"] for item in listed]
 
@@ -68,16 +68,19 @@ def s3_client() -> Any:
     return session.client("s3", endpoint_url=s3_endpoint())
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    name = f"bucket-{uuid.uuid4().hex}"
-    s3_client().create_bucket(Bucket=name)
-    settings = S3Settings(s3_endpoint(), region="us-east-1", path_style=True, part_bytes=5 * 2**20, attempts=4)
-    return Bucket(S3Address(name, ""), settings, s3_client())
+class WithBucket:
+    """A bucket of its own for each test, and credentials by way of the environment."""
+
+    @pytest.fixture
+    def bucket(self, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        name = f"bucket-{uuid.uuid4().hex}"
+        s3_client().create_bucket(Bucket=name)
+        settings = S3Settings(s3_endpoint(), region="us-east-1", path_style=True, part_bytes=5 * 2**20, attempts=4)
+        return Bucket(S3Address(name, ""), settings, s3_client())

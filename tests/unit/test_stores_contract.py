@@ -6,10 +6,8 @@ import pytest
 
 from tasks.stores.base import ArtifactStore, StoredFile
 from tasks.stores.local import LocalStore
-from tests.fakes.s3_server import Bucket
-from tests.fakes.s3_server import bucket as bucket
+from tests.fakes.s3_server import Bucket, WithBucket
 from tests.fakes.store_contract import Damage, DamageManifest, SeamContract, TransferContract
-from tests.fakes.store_contract import source as source
 
 
 class TestLocalStore(SeamContract, TransferContract):
@@ -33,7 +31,7 @@ class TestLocalStore(SeamContract, TransferContract):
         return replace
 
 
-class TestS3Store(SeamContract, TransferContract):
+class TestS3Store(WithBucket, SeamContract, TransferContract):
     @pytest.fixture
     def store(self, bucket: Bucket) -> ArtifactStore:
         return bucket.store()
@@ -52,7 +50,7 @@ class TestS3Store(SeamContract, TransferContract):
     @pytest.fixture
     def damage_manifest(self, bucket: Bucket) -> DamageManifest:
         def replace(run_id: str, data: bytes) -> None:
-            newest = max(key for key in bucket.keys() if f"/manifests/{run_id}/" in key)
+            newest = max(key for key in bucket.list_keys() if f"/manifests/{run_id}/" in key)
             bucket.overwrite(newest, data)
 
         return replace

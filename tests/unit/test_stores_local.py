@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tasks.stores.base import Manifest
+from tasks.stores.errors import (
+    AccessDenied,
+    ArtifactCorrupted,
+    NameRefused,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from tasks.stores.files import disk_errors, write_chunks
+from tasks.stores.local import LocalStore
+from tasks.stores.manifest import describe_file
+from tasks.stores.transfer import publish_files, publish_run, verify
+from tests.fakes.store_contract import RUN, WEIGHTS, WithSource, make_run, tree
+
+ROOT = Path(__file__).parents[2]
+
+# Publishes, and is killed just before the n-th rename or removal: the points between which something changes.
+PUBLISH_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from tasks.stores.local import LocalStore
+from tasks.stores.transfer import publish_run
+
+left = int(sys.argv[3])
+
+def die_at_the_end(event, _):
+    global left
+    if event in ("os.rename", "os.remove"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+store = LocalStore(Path(sys.argv[1]))
+sys.addaudithook(die_at_the_end)
+publish_run(store, Path(sys.argv[2]), "run", complete=False, pointer="latest", workers=1)
+assert not {"boto3", "prefect", "torch", "jade_model", "numpy"} & set(sys.modules)
+"""
+
+
+class TestLocalStore(WithSource):
+    def test_a_run_is_a_readable_tree(self, source: Path, tmp_path: Path) -> None:
+        publish_run(LocalStore(tmp_path / "store"), source, RUN, pointer="latest")
+        found = tree(tmp_path / "store" / RUN)
+        assert found.keys() - tree(source).keys() == {"manifest.json"}
+        assert {name: found[name] for name in tree(source)} == tree(source)
+
+    def test_a_run_that_lies_there_already_is_not_copied(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / RUN)
+        before = {path: path.stat().st_ino for path in folder.rglob("*")}
+        store = LocalStore(tmp_path)
+        assert publish_run(store, folder, RUN) == store.manifest(RUN)
+        assert {path: path.stat().st_ino for path in before} == before
+        assert not (tmp_path / ".store/staged").joinpath(RUN).exists() or not any(
+            (tmp_path / ".store/staged" / RUN).iterdir()
+        )
+        assert verify(store, RUN) == ()
+
+    def test_files_of_equal_content_stay_apart(self, source: Path, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        publish_run(store, source, RUN)
+        run = tmp_path / "store" / RUN
+        assert (run / "job.json").read_bytes() == (run / "crf/manifest.json").read_bytes()
+        assert (run / "job.json").stat().st_ino != (run / "crf/manifest.json").stat().st_ino
+
+    def test_links_in_the_store_lead_nowhere(self, source: Path, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "checkpoint_crf_2.pt").write_bytes((source / WEIGHTS).read_bytes())
+        (tmp_path / "store" / RUN).mkdir(parents=True)
+        (tmp_path / "store" / RUN / "crf").symlink_to(outside)
+        with pytest.raises(NameRefused, match="a link leads it out"):
+            publish_run(store, source, RUN)
+        publish_run(store, source, "other")
+        file = store.manifest("other").file(WEIGHTS)
+        assert file is not None
+        (tmp_path / "store/other" / WEIGHTS).unlink()
+        (tmp_path / "store/other" / WEIGHTS).symlink_to(outside / "checkpoint_crf_2.pt")
+        with pytest.raises(NameRefused, match="link"):
+            list(store.read("other", file))
+        assert [problem.path for problem in verify(store, "other")] == [WEIGHTS]
+
+    def test_a_publisher_that_is_killed_anywhere_loses_nothing(self, tmp_path: Path) -> None:
+        old, new = make_run(tmp_path / "old"), make_run(tmp_path / "new")
+        (new / WEIGHTS).write_bytes(b"new weights")
+        (new / "job.json").unlink()
+        (new / "crf/extra").write_bytes(b"extra")
+        outcomes = []
+        for step in range(60):
+            place = tmp_path / f"store{step}"
+            store = LocalStore(place)
+            publish_run(store, old, "run", complete=False)
+            command = [sys.executable, "-c", PUBLISH_AND_DIE, str(place), str(new), str(step)]
+            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            # What is there is the old run or the new one, and every byte of it.
+            wanted = {1: old, 2: new}[store.manifest("run").revision]
+            assert verify(store, "run") == ()
+            found = tree(place / "run")
+            assert {name for name in found if name != "manifest.json"} == set(tree(wanted))
+            outcomes.append(store.manifest("run").revision)
+            # And the same command again completes it.
+            publish_run(store, new, "run", pointer="latest")
+            assert verify(store, "run") == ()
+            assert store.sweep(older_than_s=-1) >= 0
+            assert [path.name for path in place.rglob("*.part")] == []
+            if ended.returncode == 0:
+                break
+            assert ended.returncode == -9, ended.stderr
+        else:
+            pytest.fail("never got through")
+        assert outcomes == sorted(outcomes)
+        assert set(outcomes) == {1, 2}
+        assert len(outcomes) > 5
+
+    def test_a_commit_waits_for_the_one_before(self, source: Path, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        file = describe_file(source, "run.json")
+        store.put(RUN, file, source / "run.json")
+        with store._lock(RUN):
+            other = threading.Thread(
+                target=store.commit, args=(Manifest(RUN, 1, True, datetime.now(UTC), (file,)),), daemon=True
+            )
+            other.start()
+            other.join(0.1)
+            assert other.is_alive()
+            assert store.runs() == ()
+        other.join(10)
+        assert store.runs() == (RUN,)
+
+    def test_a_damaged_pointer_is_not_followed(self, source: Path, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path)
+        publish_run(store, source, RUN, pointer="latest")
+        (tmp_path / ".store/pointers/latest").write_text("../../etc")
+        with pytest.raises(NameRefused):
+            store.pointers()
+
+    def test_mirrored_checkpoints_replace_the_file(self, source: Path, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        for epoch in ("1", "2"):
+            (source / "resume.pt").write_text(epoch)
+            publish_files(store, source, RUN, ["resume.pt"])
+            assert (tmp_path / "store" / RUN / "resume.pt").read_text() == epoch
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, StoreFull),
+        (errno.EDQUOT, StoreFull),
+        (errno.EACCES, AccessDenied),
+        (errno.EROFS, AccessDenied),
+        (errno.EIO, StoreUnavailable),
+        (errno.ELOOP, NameRefused),
+    ],
+)
+def test_errors_of_the_disk_say_what_happened(number: int, kind: type[StoreError]) -> None:
+    with pytest.raises(kind, match="/store/file") as caught, disk_errors("/store", "storing weights.pt"):
+        raise OSError(number, os.strerror(number), "/store/file")
+    assert caught.value.is_transient == (number == errno.EIO)
+
+
+def test_a_stream_that_breaks_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+
+    def chunks() -> object:
+        yield b"half"
+        raise ArtifactCorrupted("file", "a", "b")
+
+    with pytest.raises(ArtifactCorrupted):
+        write_chunks(tmp_path / "file", chunks())  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_full_disk_loses_nothing(source_folder: Path, tmp_path: Path) -> None:
+    """A real one: a small file system in a user and mount namespace of its own."""
+    script = (
+        "set -e; mount -t tmpfs -o size=1m none \"$1\"; exec \"$2\" -c '"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tasks.stores.local import LocalStore\n"
+        "from tasks.stores.errors import StoreFull\n"
+        "from tasks.stores.transfer import publish_files, publish_run, verify\n"
+        "store, source = LocalStore(Path(sys.argv[1])), Path(sys.argv[2])\n"
+        'publish_files(store, source, "run", ["run.json"])\n'
+        "try:\n"
+        '    publish_run(store, source, "run")\n'
+        "except StoreFull as error:\n"
+        '    assert verify(store, "run") == () and len(store.manifest("run").files) == 1\n'
+        '    assert not list(Path(sys.argv[1]).rglob("*.part"))\n'
+        "    print(error)\n"
+        "' \"$1\" \"$3\""
+    )
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    probe = subprocess.run(
+        [*command[:4], "mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    if probe.returncode:
+        pytest.skip(f"no file system can be mounted here: {probe.stderr.decode().strip()}")
+    ended = subprocess.run(
+        [*command, str(disk), sys.executable, str(source_folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "No space left" in ended.stdout
+    assert "What was stored before is whole" in ended.stdout
+
+
+@pytest.fixture
+def source_folder(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "source")
+
+
+def test_errors_survive_pickling() -> None:
+    for error in (ArtifactCorrupted("a.pt", "x", "y"), StoreUnavailable("s3://b", "storing", "reset", 3, 1.5)):
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+        assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)

@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tasks.stores.address import S3Address, S3Settings, open_store, parse_s3_address, split_run_address
+from tasks.stores.base import StoredFile
+from tasks.stores.errors import (
+    AccessDenied,
+    ArtifactCorrupted,
+    BadStoreAddress,
+    NoSuchBucket,
+    SourceChanged,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+    TransferDamaged,
+)
+from tasks.stores.local import LocalStore
+from tasks.stores.manifest import describe_file
+from tasks.stores.s3 import S3Store
+from tasks.stores.transfer import fetch_file, fetch_run, publish_files, publish_run, verify
+from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
+from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
+from tests.fakes.store_contract import RUN, WEIGHTS, WithSource, tree
+
+BIG = "crf/big.pt"
+BIG_BYTES = 11 * 2**20
+
+
+def add_big_file(folder: Path) -> StoredFile:
+    (folder / BIG).write_bytes(os.urandom(2**20) * 11)
+    return describe_file(folder, BIG)
+
+
+class TestS3Store(WithBucket, WithSource):
+    def test_content_lies_under_its_digest_and_the_manifest_beside_it(self, bucket: Bucket, source: Path) -> None:
+        published = publish_run(bucket.store(), source, RUN, pointer="latest")
+        digests = {file.sha256 for file in published.files}
+        assert set(bucket.list_keys()) == {
+            f"runs/ours/manifests/{RUN}/00000001.json",
+            "runs/ours/pointers/latest",
+            *(f"runs/ours/blobs/{RUN}/{digest}" for digest in digests),
+        }
+        assert bucket.content("runs/ours/pointers/latest") == f"{RUN}\n".encode()
+        assert len(digests) < len(published.files)  # equal content is stored once
+
+    def test_stores_of_one_bucket_do_not_see_each_other(self, bucket: Bucket, source: Path) -> None:
+        stores = [bucket.store(prefix) for prefix in ("", "a", "a/b")]
+        for number, store in enumerate(stores):
+            publish_run(store, source, f"run{number}", pointer="latest")
+        for number, store in enumerate(stores):
+            assert store.runs() == (f"run{number}",)
+            assert store.pointers() == {"latest": f"run{number}"}
+            assert store.sweep(older_than_s=-2) == 0
+        assert all(verify(store, f"run{number}") == () for number, store in enumerate(stores))
+
+    def test_a_large_file_goes_in_parts_and_comes_back(self, bucket: Bucket, source: Path, tmp_path: Path) -> None:
+        file = add_big_file(source)
+        store = bucket.store()
+        assert store.put(RUN, file, source / BIG)
+        assert not store.put(RUN, file, source / BIG)
+        assert '"' in (etag := bucket.client.head_object(Bucket=bucket.address.bucket, Key=blob(file))["ETag"])
+        assert etag.endswith('-3"')
+        fetch_file(store, RUN, file, tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == (source / BIG).read_bytes()
+        assert bucket.uploads() == []
+
+    def test_a_large_file_that_changed_leaves_no_upload(self, bucket: Bucket, source: Path) -> None:
+        file = add_big_file(source)
+        for changed in (b"x" * BIG_BYTES, b"x" * (BIG_BYTES - 1), b"x" * (BIG_BYTES + 1)):
+            (source / BIG).write_bytes(changed)
+            with pytest.raises(SourceChanged):
+                bucket.store().put(RUN, file, source / BIG)
+        assert bucket.uploads() == bucket.list_keys() == []
+
+    def test_a_sweep_aborts_uploads_of_dead_writers(self, bucket: Bucket, source: Path) -> None:
+        for run in ("dead", "alive"):
+            key = f"runs/ours/blobs/{run}/{'0' * 64}"
+            started = bucket.client.create_multipart_upload(Bucket=bucket.address.bucket, Key=key)
+            bucket.client.upload_part(
+                Bucket=bucket.address.bucket, Key=key, UploadId=started["UploadId"], PartNumber=1, Body=b"x"
+            )
+        store = bucket.store()
+        store.sweep(older_than_s=3600)
+        assert len(bucket.uploads()) == 2
+        store.sweep(older_than_s=-2, running=["alive"])
+        assert bucket.uploads() == [f"runs/ours/blobs/alive/{'0' * 64}"]
+
+    def test_a_sweep_takes_what_newer_revisions_replaced(self, bucket: Bucket, source: Path) -> None:
+        store = bucket.store()
+        for epoch in range(3):
+            (source / "resume.pt").write_text(f"{epoch}")
+            publish_files(store, source, RUN, ["resume.pt"])
+        assert len(bucket.list_keys()) == 6
+        assert store.sweep(older_than_s=3600) == 0
+        assert store.sweep(older_than_s=-2) > 2
+        assert len(bucket.list_keys()) == 2
+        assert store.manifest(RUN).revision == 3
+        assert verify(store, RUN) == ()
+
+    def test_no_such_bucket(self, bucket: Bucket, source: Path) -> None:
+        store = S3Store(S3Address("not-there", ""), bucket.settings, client=client_for(bucket.settings))
+        file = describe_file(source, "run.json")
+        for action in (store.runs, store.pointers, lambda: store.put(RUN, file, source / "run.json")):
+            with pytest.raises(NoSuchBucket, match=r"'not-there' at http://127") as caught:
+                action()
+            assert caught.value.exit_code == 2
+
+    def test_no_credentials(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        with pytest.raises(AccessDenied, match="credentials"):
+            S3Store(bucket.address, bucket.settings).runs()
+
+    def test_no_such_profile(self, bucket: Bucket) -> None:
+        with pytest.raises(AccessDenied, match="nobody"):
+            S3Store(bucket.address, S3Settings(profile="nobody"))
+
+    def test_nobody_listens(self, bucket: Bucket) -> None:
+        pauses: list[float] = []
+        settings = S3Settings("http://127.0.0.1:9", region="us-east-1", path_style=True, attempts=3)
+        store = S3Store(bucket.address, settings, client=client_for(settings), sleep=pauses.append)
+        with pytest.raises(StoreUnavailable, match=r"tried 3 times over .* s, last reason: EndpointConnectionError"):
+            store.runs()
+        assert len(pauses) == 2
+        assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1.0
+
+
+def blob(file: StoredFile) -> str:
+    return f"runs/ours/blobs/{RUN}/{file.sha256}"
+
+
+class TestFaults(WithBucket, WithSource):
+    """Each fault of the wire or the endpoint: nothing lost, nothing half-written, and the message says what happened."""
+
+    @pytest.fixture(scope="class")
+    def shared_proxy(self) -> object:
+        with faulty_proxy(s3_endpoint()) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def proxy(self, shared_proxy: FaultyProxy) -> FaultyProxy:
+        shared_proxy.faults, shared_proxy.requests = [], []
+        return shared_proxy
+
+    @pytest.fixture
+    def store(self, bucket: Bucket, proxy: FaultyProxy) -> S3Store:
+        return bucket.store(endpoint_url=proxy.url, read_timeout_s=0.5)
+
+    @pytest.mark.parametrize("kind", ["answer", "reset upload", "lose answer", "cut answer", "flip upload"])
+    def test_a_passing_fault_during_any_request_is_overcome(
+        self, kind: Kind, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path
+    ) -> None:
+        add_big_file(source)
+        proxy.faults = [
+            Fault(kind, method, where)
+            for method, where in (
+                ("PUT", "/blobs/"),
+                ("PUT", "partNumber=2"),
+                ("POST", "uploadId="),
+                ("PUT", "/manifests/"),
+                ("PUT", "/pointers/"),
+                ("GET", "list-type=2"),
+                ("GET", "/manifests/"),
+                ("GET", "/blobs/"),
+            )
+            if kind != "flip upload" or ("/blobs/" in where and method == "PUT") or "partNumber" in where
+        ]
+        if kind == "cut answer":
+            proxy.faults = [fault for fault in proxy.faults if fault.method == "GET"]
+        publish_run(store, source, RUN, pointer="latest")
+        assert verify(store, RUN) == ()
+        fetch_run(store, RUN, tmp_path / "back")
+        assert {k: v for k, v in tree(tmp_path / "back").items() if k != "manifest.json"} == tree(source)
+        assert store.pointers() == {"latest": RUN}
+        assert store.manifest(RUN).revision == 1
+        assert bucket.uploads() == []
+        assert [fault for fault in proxy.faults if fault.times] == []
+
+    def test_500_for_good_is_reported_with_attempts_and_leaves_nothing(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path
+    ) -> None:
+        proxy.faults = [Fault("answer", "PUT", "/blobs/", 99)]
+        with pytest.raises(StoreUnavailable, match=r"storing .* tried 4 times over .*HTTP 500 InternalError") as caught:
+            publish_run(store, source, RUN, workers=1)
+        assert caught.value.is_transient
+        assert proxy.count("PUT") == 4
+        assert bucket.list_keys() == []
+
+    def test_a_failed_upload_in_parts_is_aborted(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path
+    ) -> None:
+        file = add_big_file(source)
+        for fault in (
+            Fault("answer", "PUT", "partNumber=2", 99, 503, "SlowDown"),
+            Fault("reset upload", "PUT", "partNumber=3", 99, after=100_000),
+            Fault("flip upload", "PUT", "partNumber=1", 99),
+            Fault("answer", "POST", "uploadId=", 99),
+        ):
+            proxy.faults = [fault]
+            with pytest.raises((StoreUnavailable, TransferDamaged), match=BIG):
+                store.put(RUN, file, source / BIG)
+            assert bucket.uploads() == bucket.list_keys() == []
+
+    def test_a_completion_whose_answer_is_lost_counts(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path
+    ) -> None:
+        file = add_big_file(source)
+        proxy.faults = [
+            Fault("lose answer", "POST", "uploadId="),
+            Fault("answer", "POST", "uploadId=", 1, 404, "NoSuchUpload"),
+        ]
+        assert store.put(RUN, file, source / BIG)
+        assert bucket.content(blob(file)) == (source / BIG).read_bytes()
+
+    def test_a_commit_whose_answer_is_lost_is_not_taken_for_another_writer(
+        self, store: S3Store, proxy: FaultyProxy, source: Path
+    ) -> None:
+        proxy.faults = [Fault("lose answer", "PUT", "/manifests/")]
+        assert publish_run(store, source, RUN) == store.manifest(RUN)
+        assert proxy.count(f"PUT /{store.address.bucket}/runs/ours/manifests/") == 2
+
+    def test_a_cut_download_asks_for_the_rest_alone(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path
+    ) -> None:
+        file = add_big_file(source)
+        bucket.store().put(RUN, file, source / BIG)
+        proxy.faults = [Fault("cut answer", "GET", "/blobs/", 3, after=3 * 2**20 + 5)]
+        fetch_file(store, RUN, file, tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == (source / BIG).read_bytes()
+        assert proxy.count("GET") == 4
+
+    def test_a_download_that_is_cut_for_good_leaves_no_file(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path
+    ) -> None:
+        publish_run(bucket.store(), source, RUN)
+        proxy.faults = [Fault("cut answer", "GET", "/blobs/", 99, after=10)]
+        (tmp_path / "into").mkdir()
+        with pytest.raises(StoreUnavailable, match=r"reading .* tried 4 times"):
+            fetch_run(store, RUN, tmp_path / "into" / RUN)
+        assert list((tmp_path / "into").iterdir()) == []
+        with pytest.raises(StoreUnavailable):
+            verify(store, RUN)  # that the store cannot be asked says nothing about the run
+
+    def test_a_server_that_stalls_is_given_up_in_time(
+        self, bucket: Bucket, proxy: FaultyProxy, source: Path, tmp_path: Path
+    ) -> None:
+        publish_run(bucket.store(), source, RUN)
+        store = bucket.store(endpoint_url=proxy.url, read_timeout_s=0.1, attempts=2)
+        file = store.manifest(RUN).file(WEIGHTS)
+        assert file is not None
+        proxy.faults = [Fault("stall answer", "GET", "/blobs/", 2, after=1000)]
+        with pytest.raises(StoreUnavailable, match=r"tried 2 times over 0\..*timed out"):
+            fetch_file(store, RUN, file, tmp_path / "back")
+        assert list(tmp_path.glob("back*")) == []
+        fetch_file(store, RUN, file, tmp_path / "back")
+
+    def test_a_byte_that_flips_on_the_way_is_read_again(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path
+    ) -> None:
+        file = publish_run(bucket.store(), source, RUN).file(WEIGHTS)
+        assert file is not None
+        proxy.faults = [Fault("flip answer", "GET", file.sha256)]
+        fetch_file(store, RUN, file, tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == (source / WEIGHTS).read_bytes()
+        proxy.faults = [Fault("flip answer", "GET", file.sha256)]
+        assert verify(store, RUN) == ()
+        proxy.faults = [Fault("flip answer", "GET", file.sha256, 99)]
+        with pytest.raises(ArtifactCorrupted, match=f"expected {file.sha256}, found"):
+            fetch_file(store, RUN, file, tmp_path / "again")
+        assert not (tmp_path / "again").exists()
+
+    def test_a_server_that_tells_another_checksum_has_not_stored_it(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path
+    ) -> None:
+        file = describe_file(source, WEIGHTS)
+        proxy.faults = [Fault("wrong checksum", "PUT", "/blobs/")]
+        assert store.put(RUN, file, source / WEIGHTS)
+        assert bucket.content(blob(file)) == (source / WEIGHTS).read_bytes()
+        proxy.faults = [Fault("wrong checksum", "PUT", "/blobs/", 99)]
+        with pytest.raises(TransferDamaged, match="checksum AAAA"):
+            store.put("other", file, source / WEIGHTS)
+        assert bucket.list_keys() == [blob(file)]
+
+    def test_what_is_stored_and_provably_damaged_is_stored_again(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path
+    ) -> None:
+        file = describe_file(source, WEIGHTS)
+        bucket.overwrite(blob(file), b"X" * file.size)
+        proxy.faults = [Fault("wrong checksum", "HEAD", "/blobs/")]
+        assert store.put(RUN, file, source / WEIGHTS)
+        assert bucket.content(blob(file)) == (source / WEIGHTS).read_bytes()
+
+    @pytest.mark.parametrize(
+        ("status", "code", "kind", "message"),
+        [
+            (403, "AccessDenied", AccessDenied, r"storing .* refused \(HTTP 403 AccessDenied: made up\)"),
+            (403, "SignatureDoesNotMatch", AccessDenied, "Check the credentials"),
+            (403, "RequestTimeTooSkewed", AccessDenied, "clock"),
+            (400, "ExpiredToken", AccessDenied, "ExpiredToken"),
+            (404, "NoSuchBucket", NoSuchBucket, "There is no bucket"),
+            (507, "XMinioStorageFull", StoreFull, "What was stored before is whole"),
+            (501, "NotImplemented", BadStoreAddress, "cannot do storing"),
+            (301, "PermanentRedirect", BadStoreAddress, "region or endpoint"),
+            (400, "EntityTooLarge", StoreRefused, "EntityTooLarge"),
+        ],
+    )
+    def test_a_refusal_is_not_tried_again(
+        self,
+        status: int,
+        code: str,
+        kind: type[Exception],
+        message: str,
+        store: S3Store,
+        proxy: FaultyProxy,
+        bucket: Bucket,
+        source: Path,
+    ) -> None:
+        proxy.faults = [Fault("answer", "PUT", "/blobs/", 99, status, code)]
+        with pytest.raises(kind, match=message):
+            store.put(RUN, describe_file(source, "run.json"), source / "run.json")
+        assert proxy.count("PUT") == 1
+        assert bucket.list_keys() == []
+
+    def test_no_permission_to_look_is_no_empty_store(self, store: S3Store, proxy: FaultyProxy, source: Path) -> None:
+        proxy.faults = [Fault("answer", method, "", 99, 403, "AccessDenied") for method in ("GET", "HEAD")]
+        for action in (
+            store.runs,
+            store.pointers,
+            lambda: store.manifest(RUN),
+            lambda: store.delete(RUN),
+            lambda: store.put(RUN, describe_file(source, "run.json"), source / "run.json"),
+        ):
+            with pytest.raises(AccessDenied):
+                action()
+
+    def test_something_that_is_no_s3(self, store: S3Store, proxy: FaultyProxy) -> None:
+        proxy.faults = [Fault("answer", "GET", "", 99, 404, "Not Found")]
+        with pytest.raises(BadStoreAddress, match="no S3 answers there"):
+            store.runs()
+
+    def test_a_delete_that_is_cut_leaves_a_whole_run_or_none(
+        self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path
+    ) -> None:
+        for number in range(3):
+            (source / "resume.pt").write_text(f"{number}")
+            publish_files(bucket.store(), source, RUN, ["resume.pt", "run.json"])
+        seen = []
+        for allowed in range(9):
+            proxy.faults = [Fault("lose answer", "POST", "?delete", 0)]
+            with_limit = [Fault("answer", "POST", "?delete", 99)]
+            proxy.faults = _after(allowed, with_limit[0], proxy)
+            try:
+                store.delete(RUN)
+                break
+            except StoreUnavailable:
+                seen.append(store.runs())
+                if store.runs():
+                    assert store.manifest(RUN).revision == 3
+                    assert verify(store, RUN) == ()
+        assert seen
+        proxy.faults = []
+        store.delete(RUN)
+        assert bucket.list_keys() == []
+
+    def test_two_writers_of_one_large_file_both_end_well(self, bucket: Bucket, source: Path) -> None:
+        file = add_big_file(source)
+        errors: list[BaseException] = []
+
+        def put() -> None:
+            try:
+                bucket.store().put(RUN, file, source / BIG)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=put) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert bucket.content(blob(file)) == (source / BIG).read_bytes()
+        assert bucket.uploads() == []
+
+
+class TestAddress:
+    def test_a_folder_is_a_local_store(self, tmp_path: Path) -> None:
+        store = open_store(tmp_path)
+        assert isinstance(store, LocalStore)
+        assert store.place == str(tmp_path)
+        assert open_store("artifacts").place == str(Path.cwd() / "artifacts")
+
+    def test_s3_is_a_bucket_and_a_prefix(self) -> None:
+        assert parse_s3_address("s3://bucket") == S3Address("bucket", "")
+        assert parse_s3_address("s3://my.bucket-1/a/b/") == S3Address("my.bucket-1", "a/b")
+        store = open_store("s3://bucket/a", S3Settings("http://127.0.0.1:9", region="us-east-1"))
+        assert store.place == "s3://bucket/a"
+
+    @pytest.mark.parametrize(
+        "address",
+        ["", "s3://", "s3://B", "s3://bucket/../up", "s3://bucket//a", "gs://bucket", "s3://bucket/a\nb", "s3:/bucket"],
+    )
+    def test_what_is_neither_is_refused(self, address: str) -> None:
+        with pytest.raises(BadStoreAddress, match="no place for artifacts"):
+            open_store(address)
+
+    def test_a_run_has_an_address(self) -> None:
+        assert split_run_address("s3://bucket/a/RUN") == ("s3://bucket/a", "RUN")
+        assert split_run_address("s3://bucket/RUN/") == ("s3://bucket", "RUN")
+        for wrong in ("s3://bucket", "s3://bucket/a/.hidden", "artifacts/RUN"):
+            with pytest.raises(BadStoreAddress):
+                split_run_address(wrong)
+
+    def test_settings_are_checked(self) -> None:
+        with pytest.raises(BadStoreAddress, match="endpoint URL"):
+            S3Settings("localhost:9000")
+        for wrong in ({"attempts": 0}, {"part_bytes": 1}, {"read_timeout_s": 0.0}, {"pause_s": -1.0}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                S3Settings(**wrong)  # type: ignore[arg-type]
