@@ -17,6 +17,7 @@ Legend: A arms, S seeds, N windows, G groups, C cells, M trainings, B draws, P c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from jade_model.intervals import FEWEST_GROUPS, ROUNDING, UNKNOWN_TRAINING_NOISE
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_CHUNK = 512  # draws whose weights are floating-point numbers at the same time
+_WEIGHTS_AT_ONCE = 1 << 21  # draws times groups, as wide numbers: 16 MB
 
 
 class PairedBootstrap:
@@ -127,10 +128,9 @@ class PairedBootstrap:
         np.add.at(sums_GX, self._group_N[rows], columns_NX)
         sums_GX *= self._scale_G[:, None]
         draws_BA = np.empty((len(self._weights_BG), num_arms))
-        for start in range(0, len(draws_BA), _CHUNK):
-            weights = self._weights_BG[start : start + _CHUNK].astype(np.float64)
-            totals = (weights @ sums_GX).reshape(-1, num_arms, num_seeds, 2)
-            draws_BA[start : start + _CHUNK] = _ratio(totals).mean(axis=2)
+        for part in _parts(len(draws_BA), self.num_groups):
+            totals = self._weights_BG[part].astype(np.float64) @ sums_GX
+            draws_BA[part] = _ratio(totals.reshape(-1, num_arms, num_seeds, 2)).mean(axis=2)
         return draws_BA
 
 
@@ -208,21 +208,30 @@ def _estimates(*, value_P: FloatArray, draws_BP: FloatArray, influence_PC: Float
     )
 
 
-def _draw_weights(home_G: IntArray, num_draws: int, rng: np.random.Generator) -> tuple[NDArray[np.uint16], FloatArray]:
+def _draw_weights(home_G: IntArray, num_draws: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], FloatArray]:
     """Return how often each group was drawn, [B, G], and what its sums are multiplied by, [G]."""
-    weights_BG = np.ones((num_draws, len(home_G)), dtype=np.uint16)
+    # A group is drawn once on average: 256 times is out of reach.
+    weights_BG = np.ones((num_draws, len(home_G)), dtype=np.uint8)
     scale_G = np.ones(len(home_G))
     for home in np.unique(home_G):
         members = np.flatnonzero(home_G == home)
         size = len(members)
         if size == 1:
             continue  # one group says nothing of the spread: it stays
-        drawn = rng.integers(size, size=(num_draws, size - 1))
-        drawn += np.arange(num_draws)[:, None] * size
-        counts = np.bincount(drawn.reshape(-1), minlength=num_draws * size)
-        weights_BG[:, members] = counts.reshape(num_draws, size)
+        for part in _parts(num_draws, size):
+            rows = np.arange(part.stop - part.start)[:, None]
+            drawn = rng.integers(size, size=(len(rows), size - 1)) + rows * size
+            counts = np.bincount(drawn.reshape(-1), minlength=len(rows) * size)
+            weights_BG[part, members] = counts.reshape(len(rows), size)
         scale_G[members] = size / (size - 1)
     return weights_BG, scale_G
+
+
+def _parts(num_draws: int, num_groups: int) -> Iterator[slice]:
+    """Cut the draws so that memory stays flat however many groups there are."""
+    step = max(1, _WEIGHTS_AT_ONCE // num_groups)
+    for start in range(0, num_draws, step):
+        yield slice(start, min(num_draws, start + step))
 
 
 def _terms(counts_K3: NDArray[Any]) -> FloatArray:

@@ -71,9 +71,9 @@ class OriginalDataset(Dataset[dict[str, Tensor]]):
         row = self.rows[index]
         return {
             "features": torch.from_numpy(original_features(self.windows.bars_NT4[row])),
-            "in_span": torch.from_numpy(self.targets.in_span_NT[row]),
-            "pointers": torch.from_numpy(self.targets.pointers_N2[row]),
-            "countdown": torch.from_numpy(self.targets.countdown_NT[row]),
+            "in_span": torch.tensor(self.targets.in_span_NT[row]),
+            "pointers": torch.tensor(self.targets.pointers_N2[row]),
+            "countdown": torch.tensor(self.targets.countdown_NT[row]),
             "type": torch.tensor(self.targets.type_N[row]),
         }
 

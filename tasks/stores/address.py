@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.stores.base import ArtifactStore, check_path, check_run_id
-from tasks.stores.errors import BadStoreAddress, NameRefused
+from tasks.stores.errors import ArtifactNotFound, BadStoreAddress, NameRefused
 from tasks.stores.local import LocalStore
 
 SMALLEST_PART_BYTES = 5 * 2**20
@@ -114,6 +114,24 @@ def parse_s3_address(text: str) -> S3Address:
     except NameRefused as error:
         raise BadStoreAddress(text, f"its prefix is refused: {error.reason}") from error
     return S3Address(bucket, prefix)
+
+
+def find_stored_run(store: ArtifactStore, name: str) -> str:
+    """Return the run that is meant: its name, a pointer's, or the beginning of a name that only one run has.
+
+    Raises:
+        ArtifactNotFound: None or several fit.
+    """
+    pointed = store.pointers().get(name)
+    if pointed is not None:
+        return pointed
+    runs = store.runs()
+    fitting = [run for run in runs if run == name] or [run for run in runs if run.startswith(name)]
+    if len(fitting) != 1:
+        known = ", ".join(runs[-5:]) or "none"
+        hint = f"{len(fitting)} begin so; the last ones there: {known}." if runs else "Nothing is published there."
+        raise ArtifactNotFound(f"single run {name!r}", store.place, hint)
+    return fitting[0]
 
 
 def split_run_address(text: str) -> tuple[str, str]:

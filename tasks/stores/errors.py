@@ -15,7 +15,7 @@ StoreError
 ├── ArtifactCorrupted        what is stored is not what the manifest says
 ├── ManifestCorrupted        the manifest itself is not one
 ├── SourceChanged            a file changed while it was being published
-├── StoreRefused             the endpoint refused a request for a reason that has no name here
+├── StoreRefused             the endpoint or the disk refused something for a reason that has no name here
 ├── NameRefused              a name would escape its folder, or names no plain file
 ├── TransferDamaged          transient: the store refused bytes that arrived damaged
 ├── UploadLost               transient: the store forgot a multipart upload; nothing of it is visible
@@ -199,7 +199,7 @@ class SourceChanged(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The endpoint refused a request for a reason that has no name here."""
+    """The endpoint or the disk refused something for a reason that has no name here."""
 
     def __init__(self, place: str, doing: str, evidence: str) -> None:
         self.place, self.doing, self.evidence = place, doing, evidence

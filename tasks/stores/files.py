@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.stores.base import CHUNK_BYTES
-from tasks.stores.errors import AccessDenied, NameRefused, StoreFull, StoreUnavailable
+from tasks.stores.errors import AccessDenied, NameRefused, StoreFull, StoreRefused, StoreUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -20,7 +20,7 @@ _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY,
 
 @contextmanager
 def disk_errors(place: str, doing: str) -> Iterator[None]:
-    """Turn the disk's errors within the block into the store's, where the store has a name for them."""
+    """Turn the disk's errors within the block into the store's."""
     try:
         yield
     except OSError as error:
@@ -33,7 +33,7 @@ def disk_errors(place: str, doing: str) -> Iterator[None]:
             raise AccessDenied(place, doing, evidence) from error
         if error.errno in _PASSING:
             raise StoreUnavailable(place, doing, evidence) from error
-        raise
+        raise StoreRefused(place, doing, evidence) from error
 
 
 @contextmanager

@@ -50,7 +50,7 @@ from tasks.stores.files import (
     sync,
     write_durably,
 )
-from tasks.stores.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest
+from tasks.stores.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest, parse_pointer, pointer_bytes
 
 LOCK_TIMEOUT_S = 60.0
 FETCHING_SUFFIX = ".fetching"
@@ -154,16 +154,14 @@ class LocalStore:
             self._finish_commit(run_id)
             if not self._manifest_path(run_id).exists():
                 raise ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
-            write_durably(self._own / "pointers" / name, f"{run_id}\n".encode())
+            write_durably(self._own / "pointers" / name, pointer_bytes(run_id))
 
     def pointers(self) -> dict[str, str]:
         """See `Pointers.pointers`."""
         found = {}
         with disk_errors(self.place, "reading the pointers"):
             for path in sorted((self._own / "pointers").glob("[!.]*")):
-                run_id = path.read_bytes()[:256].decode("utf-8", "replace").strip()
-                check_run_id(run_id)
-                found[path.name] = run_id
+                found[path.name] = parse_pointer(path.read_bytes(), path.name)
         return found
 
     def delete(self, run_id: str) -> None:
@@ -179,14 +177,15 @@ class LocalStore:
         """See `Upkeep.sweep`."""
         freed = 0
         with disk_errors(self.place, "sweeping"):
+            spared = set(running) | self._finish_commits()
             left = [
                 *(self._own / "trash").glob("*"),
-                *(path for path in (self._own / "staged").glob("*/*") if path.parent.name not in running),
+                *(path for path in (self._own / "staged").glob("*/*") if path.parent.name not in spared),
                 *(self._own / "pointers").glob(".*"),
                 *self.root.glob(f".*{FETCHING_SUFFIX}"),
             ]
             for path in left:
-                if path.name != "next.json" and _is_older(path, older_than_s):
+                if _is_older(path, older_than_s):
                     freed += _size(path)
                     self._trash(path)
         return freed
@@ -240,6 +239,18 @@ class LocalStore:
                 self._target(run_id, file.path).unlink(missing_ok=True)
         move(next_path, self._manifest_path(run_id))
         sync(self.root)
+
+    def _finish_commits(self) -> set[str]:
+        """End the commits that were cut off: they need what is staged, however old. Return the runs where that failed."""
+        failed = set()
+        for path in list((self._own / "staged").glob("*/next.json")):
+            run_id = path.parent.name
+            try:
+                with self._lock(run_id):
+                    self._finish_commit(run_id)
+            except ManifestCorrupted:
+                failed.add(run_id)
+        return failed
 
     @contextmanager
     def _lock(self, run_id: str) -> Iterator[None]:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.stores.base import MANIFEST_NAME, Manifest, StoredFile
-from tasks.stores.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, SourceChanged
+from tasks.stores.base import MANIFEST_NAME, Manifest, StoredFile, is_run_id
+from tasks.stores.errors import ArtifactCorrupted, ArtifactNotFound, ManifestCorrupted, NameRefused, SourceChanged
 from tasks.stores.files import file_chunks, size_and_sha256
 
 SCHEMA_VERSION = 1
@@ -105,6 +105,23 @@ def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int = 0) ->
     if revision and manifest.revision != revision:
         raise ManifestCorrupted(path, f"it says revision {manifest.revision}, its name {revision}", revision)
     return manifest
+
+
+def pointer_bytes(run_id: str) -> bytes:
+    """Return what a pointer to a run holds."""
+    return f"{run_id}\n".encode()
+
+
+def parse_pointer(data: bytes, name: str) -> str:
+    """Return the run that a pointer stands for.
+
+    Raises:
+        ArtifactCorrupted: It holds no run's name.
+    """
+    found = data[:256].decode("utf-8", "replace").strip()
+    if not is_run_id(found):
+        raise ArtifactCorrupted(f"the pointer {name}", "a run's name", repr(found))
+    return found
 
 
 def _body(manifest: Manifest) -> dict[str, Any]:

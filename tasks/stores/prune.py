@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -72,20 +73,23 @@ def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tup
 
     Args:
         store: Where they are.
-        is_running: Whether somebody trains the run of that name now; only the ledger of runs knows.
+        is_running: Whether somebody trains the run of that name now; only the ledger of runs knows. Called from
+            several threads.
     """
     by_run: dict[str, list[str]] = {}
     for name, run_id in store.pointers().items():
         by_run.setdefault(run_id, []).append(name)
-    facts = []
-    for run_id in store.runs():
+
+    def look(run_id: str) -> RunFacts:
         pointers = tuple(sorted(by_run.get(run_id, [])))
         try:
             manifest = store.manifest(run_id)
-            facts.append(RunFacts(run_id, manifest.published_at, manifest.size, pointers, is_running(run_id)))
         except ManifestCorrupted:
-            facts.append(RunFacts(run_id, None, 0, pointers, is_running(run_id)))
-    return tuple(facts)
+            return RunFacts(run_id, None, 0, pointers, is_running(run_id))
+        return RunFacts(run_id, manifest.published_at, manifest.size, pointers, is_running(run_id))
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return tuple(pool.map(look, store.runs()))
 
 
 def plan_prune(

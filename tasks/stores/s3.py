@@ -29,8 +29,8 @@ from tasks.stores.errors import (
     RunProtected,
     StoreUnavailable,
 )
-from tasks.stores.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest
-from tasks.stores.s3_content import content_is_there, read_content, upload_content
+from tasks.stores.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest, parse_pointer, pointer_bytes
+from tasks.stores.s3_content import find_content, read_content, upload_content
 from tasks.stores.s3_link import ConditionRefused, S3Link, connect
 
 _KEYS_A_DELETE = 1000
@@ -69,14 +69,15 @@ class S3Store:
         """See `RunFiles.put`."""
         key = self._blob_key(run_id, file)
         doing = f"storing {file.path} of {run_id}"
-        if content_is_there(self._link, key, file, doing):
+        found = find_content(self._link, key, file, doing)
+        if found == "there":
             return False
         try:
-            upload_content(self._link, key, file, source, doing)
+            upload_content(self._link, key, file, source, doing, replace=found == "damaged")
         except ConditionRefused as error:
             # Another writer was quicker, or the answer to our own first attempt was lost.
-            if not content_is_there(self._link, key, file, doing):
-                raise StoreUnavailable(self.place, doing, "content appeared and vanished meanwhile") from error
+            if find_content(self._link, key, file, doing) != "there":
+                raise StoreUnavailable(self.place, doing, "other content appeared there meanwhile") from error
             return False
         return True
 
@@ -125,18 +126,15 @@ class S3Store:
         check_pointer_name(name)
         if not self._newest_revision(run_id):
             raise ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
-        self._link.call(
-            f"pointing {name}", "put_object", Key=self._key(f"pointers/{name}"), Body=f"{run_id}\n".encode()
-        )
+        self._link.call(f"pointing {name}", "put_object", Key=self._key(f"pointers/{name}"), Body=pointer_bytes(run_id))
 
     def pointers(self) -> dict[str, str]:
         """See `Pointers.pointers`."""
         doing, prefix = "reading the pointers", self._key("pointers/")
         found = {}
         for item in self._link.keys(doing, prefix):
-            run_id = self._small_object(item["Key"], doing, 256).decode("utf-8", "replace").strip()
-            check_run_id(run_id)
-            found[item["Key"].removeprefix(prefix)] = run_id
+            name = item["Key"].removeprefix(prefix)
+            found[name] = parse_pointer(self._small_object(item["Key"], doing, 256), name)
         return found
 
     def delete(self, run_id: str) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from botocore import exceptions as aws
 
@@ -26,33 +26,42 @@ from tasks.stores.errors import (
 from tasks.stores.files import disk_errors
 from tasks.stores.s3_link import S3Link
 
+Found = Literal["absent", "there", "damaged"]
 
-def content_is_there(link: S3Link, key: str, file: StoredFile, doing: str) -> bool:
-    """Whether the content is stored. What lies there and is provably something else is removed."""
+
+def find_content(link: S3Link, key: str, file: StoredFile, doing: str) -> Found:
+    """Return whether the content is stored, as far as can be told without reading it."""
     try:
         found = link.call(doing, "head_object", Key=key, ChecksumMode="ENABLED")
     except ArtifactNotFound:
-        return False
+        return "absent"
     checksum = found.get("ChecksumSHA256")
     # The checksum of what was sent in parts is one over the parts' checksums: it cannot be compared.
     in_parts = "-" in str(found.get("ETag", "")) or "-" in str(checksum)
-    if found["ContentLength"] == file.size and (checksum is None or in_parts or checksum == _base64(file.sha256)):
-        return True
-    link.call(doing, "delete_object", Key=key)
-    return False
+    is_same = found["ContentLength"] == file.size and (checksum is None or in_parts or checksum == _base64(file.sha256))
+    return "there" if is_same else "damaged"
 
 
-def upload_content(link: S3Link, key: str, file: StoredFile, source: Path, doing: str) -> None:
-    """Store a file's content where nothing is yet; it is visible in full or not at all.
+def upload_content(link: S3Link, key: str, file: StoredFile, source: Path, doing: str, *, replace: bool) -> None:
+    """Store a file's content; it is visible in full or not at all.
+
+    Args:
+        link: The bucket.
+        key: Where; made of the content's digest.
+        file: What the content must be.
+        source: Where it is read.
+        doing: For messages.
+        replace: Whether what is there, which is provably not what its key says, gives way. Else there must be nothing.
 
     Raises:
         ConditionRefused: Something is there.
         SourceChanged: `source` is not what `file` says.
     """
+    condition = {} if replace else {"IfNoneMatch": "*"}
     if file.size <= link.settings.part_bytes:
-        _upload_whole(link, key, file, source, doing)
+        _upload_whole(link, key, file, source, doing, condition)
     else:
-        _upload_in_parts(link, key, file, source, doing)
+        _upload_in_parts(link, key, file, source, doing, condition)
 
 
 def read_content(link: S3Link, key: str, file: StoredFile, doing: str) -> Iterator[bytes]:
@@ -106,7 +115,9 @@ def _stream(link: S3Link, key: str, file: StoredFile, offset: int, doing: str) -
         raise StoreUnavailable(str(link.address), doing, f"the answer ended after {position} of {file.size} bytes")
 
 
-def _upload_whole(link: S3Link, key: str, file: StoredFile, source: Path, doing: str) -> None:
+def _upload_whole(
+    link: S3Link, key: str, file: StoredFile, source: Path, doing: str, condition: dict[str, str]
+) -> None:
     with disk_errors(str(source.parent), doing), source.open("rb") as opened:
         data = opened.read(file.size + 1)
     found = hashlib.sha256(data).hexdigest()
@@ -114,24 +125,24 @@ def _upload_whole(link: S3Link, key: str, file: StoredFile, source: Path, doing:
         raise SourceChanged(file.path, file.sha256, found)
 
     def request() -> None:
-        answer = link.put(key, Body=data, ChecksumSHA256=_base64(file.sha256), IfNoneMatch="*")
+        answer = link.put(key, Body=data, ChecksumSHA256=_base64(file.sha256), **condition)
         _compare_checksum(link, key, answer, _base64(file.sha256), doing)
 
     link.retry(doing, request)
 
 
-def _upload_in_parts(link: S3Link, key: str, file: StoredFile, source: Path, doing: str) -> None:
+def _upload_in_parts(
+    link: S3Link, key: str, file: StoredFile, source: Path, doing: str, condition: dict[str, str]
+) -> None:
     started = link.call(doing, "create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256")
     upload = {"Key": key, "UploadId": started["UploadId"]}
     try:
         parts, checksum = _send_parts(link, upload, file, source, doing)
-        answer = link.call(
-            doing, "complete_multipart_upload", **upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
-        )
+        answer = link.call(doing, "complete_multipart_upload", **upload, MultipartUpload={"Parts": parts}, **condition)
         _compare_checksum(link, key, answer, checksum, doing)
     except UploadLost:
         # Where the answer to the completion was lost, asking again finds no upload: it is completed.
-        if not content_is_there(link, key, file, doing):
+        if find_content(link, key, file, doing) != "there":
             raise
     except BaseException:
         link.abort_if_possible(key, started["UploadId"])

@@ -188,6 +188,8 @@ class S3Link:
             return BadStoreAddress(str(where or self.address), str(error))
         if isinstance(error, ResponseParserError):
             return BadStoreAddress(str(where or self.address), f"no S3 answers there: {error}")
+        if isinstance(error, aws.ReadTimeoutError):
+            return StoreUnavailable(place, doing, f"no byte came for {self.settings.read_timeout_s:g} s")
         # What is left are connections: refused, reset, timed out, cut in mid-answer.
         return StoreUnavailable(place, doing, f"{type(error).__name__}: {error}")
 

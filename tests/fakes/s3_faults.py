@@ -20,7 +20,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 Kind = Literal[
-    "answer",  # with `status` and `code`; the endpoint hears nothing of it
+    "answer",  # with `status`, and `code` or `body`; the endpoint hears nothing of it
     "reset upload",  # after `after` bytes of the body
     "lose answer",  # the endpoint did it, and the connection breaks
     "cut answer",  # after `after` bytes of the body, the connection ends
@@ -33,7 +33,7 @@ Kind = Literal[
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests of that method whose path and query have `where` in them."""
+    """What happens to `times` requests, after `skip`, of that method whose path and query have `where` in them."""
 
     kind: Kind
     method: str
@@ -42,6 +42,8 @@ class Fault:
     status: int = 500
     code: str = "InternalError"
     after: int = 0
+    skip: int = 0
+    body: bytes | None = None
 
 
 class FaultyProxy:
@@ -72,9 +74,13 @@ class FaultyProxy:
         with self.lock:
             self.requests.append(f"{method} {path}")
             for fault in self.faults:
-                if fault.times and fault.method == method and fault.where in path:
-                    fault.times -= 1
-                    return fault
+                if not fault.times or fault.method != method or fault.where not in path:
+                    continue
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
+                fault.times -= 1
+                return fault
         return None
 
 
@@ -106,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         body = self.rfile.read(length)
         if fault and kind == "answer":
-            return self._refuse(fault.status, fault.code)
+            return self._refuse(fault.status, fault.code, fault.body)
         if kind == "flip upload":
             body = bytes([body[0] ^ 1]) + body[1:]
         promised = self.headers.get("x-amz-checksum-sha256")
@@ -138,10 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _refuse(self, status: int, code: str) -> None:
-        body = (
-            b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
-        )
+    def _refuse(self, status: int, code: str, body: bytes | None = None) -> None:
+        if body is None:
+            body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
         self._answer(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))], body)
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:

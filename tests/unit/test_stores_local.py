@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from tasks.stores.errors import (
     NameRefused,
     StoreError,
     StoreFull,
+    StoreRefused,
     StoreUnavailable,
 )
 from tasks.stores.files import disk_errors, write_chunks
@@ -106,16 +108,19 @@ class TestLocalStore(WithSource):
             publish_run(store, old, "run", complete=False)
             command = [sys.executable, "-c", PUBLISH_AND_DIE, str(place), str(new), str(step)]
             ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-            # What is there is the old run or the new one, and every byte of it.
-            wanted = {1: old, 2: new}[store.manifest("run").revision]
-            assert verify(store, "run") == ()
-            found = tree(place / "run")
-            assert {name for name in found if name != "manifest.json"} == set(tree(wanted))
+            swept = LocalStore(tmp_path / f"swept{step}")
+            shutil.copytree(place, swept.root)
+            swept.sweep(older_than_s=-1)
+            for left in (store, swept):
+                # What is there is the old run or the new one, and every byte of it.
+                wanted = {1: old, 2: new}[left.manifest("run").revision]
+                assert verify(left, "run") == ()
+                assert {name for name in tree(left.root / "run") if name != "manifest.json"} == set(tree(wanted))
             outcomes.append(store.manifest("run").revision)
             # And the same command again completes it.
-            publish_run(store, new, "run", pointer="latest")
+            assert publish_run(store, new, "run", complete=False, pointer="latest").revision == 2
             assert verify(store, "run") == ()
-            assert store.sweep(older_than_s=-1) >= 0
+            store.sweep(older_than_s=-1)
             assert [path.name for path in place.rglob("*.part")] == []
             if ended.returncode == 0:
                 break
@@ -145,8 +150,19 @@ class TestLocalStore(WithSource):
         store = LocalStore(tmp_path)
         publish_run(store, source, RUN, pointer="latest")
         (tmp_path / ".store/pointers/latest").write_text("../../etc")
-        with pytest.raises(NameRefused):
+        with pytest.raises(ArtifactCorrupted, match="the pointer latest"):
             store.pointers()
+
+    def test_a_sweep_touches_nothing_of_a_commit_that_it_cannot_read(self, source: Path, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        store.put(RUN, describe_file(source, WEIGHTS), source / WEIGHTS)
+        (store.root / ".store/staged" / RUN / "next.json").write_bytes(b"{}")
+        assert store.sweep(older_than_s=-1) == 0
+        assert len(list((store.root / ".store/staged" / RUN).iterdir())) == 2
+
+    def test_a_file_is_no_store(self, source: Path) -> None:
+        with pytest.raises(StoreRefused, match=r"run\.json refused"):
+            publish_run(LocalStore(source / "run.json"), source, RUN)
 
     def test_mirrored_checkpoints_replace_the_file(self, source: Path, tmp_path: Path) -> None:
         store = LocalStore(tmp_path / "store")
@@ -165,6 +181,7 @@ class TestLocalStore(WithSource):
         (errno.EROFS, AccessDenied),
         (errno.EIO, StoreUnavailable),
         (errno.ELOOP, NameRefused),
+        (errno.ENAMETOOLONG, StoreRefused),
     ],
 )
 def test_errors_of_the_disk_say_what_happened(number: int, kind: type[StoreError]) -> None:
@@ -189,7 +206,7 @@ def test_a_stream_that_breaks_leaves_no_file(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing(source_folder: Path, tmp_path: Path) -> None:
     """A real one: a small file system in a user and mount namespace of its own."""
     script = (
-        "set -e; mount -t tmpfs -o size=1m none \"$1\"; exec \"$2\" -c '"
+        'set -e; mount -t tmpfs -o size=1m none "$1"; exec "$2" -c \''
         "import sys\n"
         "from pathlib import Path\n"
         "from tasks.stores.local import LocalStore\n"
@@ -203,7 +220,7 @@ def test_a_full_disk_loses_nothing(source_folder: Path, tmp_path: Path) -> None:
         '    assert verify(store, "run") == () and len(store.manifest("run").files) == 1\n'
         '    assert not list(Path(sys.argv[1]).rglob("*.part"))\n'
         "    print(error)\n"
-        "' \"$1\" \"$3\""
+        '\' "$1" "$3"'
     )
     disk = tmp_path / "disk"
     disk.mkdir()

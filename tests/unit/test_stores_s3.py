@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tasks.stores.address import S3Address, S3Settings, open_store, parse_s3_address, split_run_address
+from tasks.stores.address import S3Address, S3Settings, find_stored_run, open_store, parse_s3_address, split_run_address
 from tasks.stores.base import StoredFile
 from tasks.stores.errors import (
     AccessDenied,
     ArtifactCorrupted,
+    ArtifactNotFound,
     BadStoreAddress,
     NoSuchBucket,
     SourceChanged,
@@ -28,11 +31,11 @@ from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
 from tests.fakes.store_contract import RUN, WEIGHTS, WithSource, tree
 
 BIG = "crf/big.pt"
-BIG_BYTES = 11 * 2**20
+BIG_BYTES = 5 * 2**20 + 1000
 
 
 def add_big_file(folder: Path) -> StoredFile:
-    (folder / BIG).write_bytes(os.urandom(2**20) * 11)
+    (folder / BIG).write_bytes(os.urandom(BIG_BYTES))
     return describe_file(folder, BIG)
 
 
@@ -51,7 +54,8 @@ class TestS3Store(WithBucket, WithSource):
     def test_stores_of_one_bucket_do_not_see_each_other(self, bucket: Bucket, source: Path) -> None:
         stores = [bucket.store(prefix) for prefix in ("", "a", "a/b")]
         for number, store in enumerate(stores):
-            publish_run(store, source, f"run{number}", pointer="latest")
+            publish_files(store, source, f"run{number}", ["run.json"])
+            store.point("latest", f"run{number}")
         for number, store in enumerate(stores):
             assert store.runs() == (f"run{number}",)
             assert store.pointers() == {"latest": f"run{number}"}
@@ -63,8 +67,7 @@ class TestS3Store(WithBucket, WithSource):
         store = bucket.store()
         assert store.put(RUN, file, source / BIG)
         assert not store.put(RUN, file, source / BIG)
-        assert '"' in (etag := bucket.client.head_object(Bucket=bucket.address.bucket, Key=blob(file))["ETag"])
-        assert etag.endswith('-3"')
+        assert bucket.client.head_object(Bucket=bucket.address.bucket, Key=blob(file))["ETag"].endswith('-2"')
         fetch_file(store, RUN, file, tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == (source / BIG).read_bytes()
         assert bucket.uploads() == []
@@ -84,10 +87,7 @@ class TestS3Store(WithBucket, WithSource):
             bucket.client.upload_part(
                 Bucket=bucket.address.bucket, Key=key, UploadId=started["UploadId"], PartNumber=1, Body=b"x"
             )
-        store = bucket.store()
-        store.sweep(older_than_s=3600)
-        assert len(bucket.uploads()) == 2
-        store.sweep(older_than_s=-2, running=["alive"])
+        bucket.store().sweep(older_than_s=3600, running=["alive"])
         assert bucket.uploads() == [f"runs/ours/blobs/alive/{'0' * 64}"]
 
     def test_a_sweep_takes_what_newer_revisions_replaced(self, bucket: Bucket, source: Path) -> None:
@@ -133,13 +133,14 @@ def blob(file: StoredFile) -> str:
     return f"runs/ours/blobs/{RUN}/{file.sha256}"
 
 
-class TestFaults(WithBucket, WithSource):
-    """Each fault of the wire or the endpoint: nothing lost, nothing half-written, and the message says what happened."""
+@pytest.fixture(scope="module")
+def shared_proxy() -> Iterator[FaultyProxy]:
+    with faulty_proxy(s3_endpoint()) as proxy:
+        yield proxy
 
-    @pytest.fixture(scope="class")
-    def shared_proxy(self) -> object:
-        with faulty_proxy(s3_endpoint()) as proxy:
-            yield proxy
+
+class TestFaults(WithBucket, WithSource):
+    """Each fault of wire or endpoint: nothing lost, nothing half-written, and the message says what happened."""
 
     @pytest.fixture
     def proxy(self, shared_proxy: FaultyProxy) -> FaultyProxy:
@@ -195,8 +196,8 @@ class TestFaults(WithBucket, WithSource):
     ) -> None:
         file = add_big_file(source)
         for fault in (
-            Fault("answer", "PUT", "partNumber=2", 99, 503, "SlowDown"),
-            Fault("reset upload", "PUT", "partNumber=3", 99, after=100_000),
+            Fault("answer", "PUT", "partNumber=1", 99, 503, "SlowDown"),
+            Fault("reset upload", "PUT", "partNumber=2", 99, after=100),
             Fault("flip upload", "PUT", "partNumber=1", 99),
             Fault("answer", "POST", "uploadId=", 99),
         ):
@@ -228,10 +229,10 @@ class TestFaults(WithBucket, WithSource):
     ) -> None:
         file = add_big_file(source)
         bucket.store().put(RUN, file, source / BIG)
-        proxy.faults = [Fault("cut answer", "GET", "/blobs/", 3, after=3 * 2**20 + 5)]
+        proxy.faults = [Fault("cut answer", "GET", "/blobs/", 2, after=2 * 2**20 + 5)]
         fetch_file(store, RUN, file, tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == (source / BIG).read_bytes()
-        assert proxy.count("GET") == 4
+        assert proxy.count("GET") == 3
 
     def test_a_download_that_is_cut_for_good_leaves_no_file(
         self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path
@@ -253,7 +254,7 @@ class TestFaults(WithBucket, WithSource):
         file = store.manifest(RUN).file(WEIGHTS)
         assert file is not None
         proxy.faults = [Fault("stall answer", "GET", "/blobs/", 2, after=1000)]
-        with pytest.raises(StoreUnavailable, match=r"tried 2 times over 0\..*timed out"):
+        with pytest.raises(StoreUnavailable, match=r"tried 2 times over 0\..*no byte came for 0\.1 s"):
             fetch_file(store, RUN, file, tmp_path / "back")
         assert list(tmp_path.glob("back*")) == []
         fetch_file(store, RUN, file, tmp_path / "back")
@@ -290,6 +291,10 @@ class TestFaults(WithBucket, WithSource):
     ) -> None:
         file = describe_file(source, WEIGHTS)
         bucket.overwrite(blob(file), b"X" * file.size)
+        proxy.faults = [Fault("wrong checksum", "HEAD", "/blobs/"), Fault("answer", "PUT", "/blobs/", 99)]
+        with pytest.raises(StoreUnavailable):
+            store.put(RUN, file, source / WEIGHTS)
+        assert bucket.list_keys() == [blob(file)]  # nothing is removed before there is something better
         proxy.faults = [Fault("wrong checksum", "HEAD", "/blobs/")]
         assert store.put(RUN, file, source / WEIGHTS)
         assert bucket.content(blob(file)) == (source / WEIGHTS).read_bytes()
@@ -322,7 +327,8 @@ class TestFaults(WithBucket, WithSource):
         proxy.faults = [Fault("answer", "PUT", "/blobs/", 99, status, code)]
         with pytest.raises(kind, match=message):
             store.put(RUN, describe_file(source, "run.json"), source / "run.json")
-        assert proxy.count("PUT") == 1
+        # boto3 itself asks once more where a redirection sends it to another region.
+        assert proxy.count("PUT") == (2 if status == 301 else 1)
         assert bucket.list_keys() == []
 
     def test_no_permission_to_look_is_no_empty_store(self, store: S3Store, proxy: FaultyProxy, source: Path) -> None:
@@ -342,6 +348,19 @@ class TestFaults(WithBucket, WithSource):
         with pytest.raises(BadStoreAddress, match="no S3 answers there"):
             store.runs()
 
+    def test_a_sweep_leaves_young_uploads_alone(self, store: S3Store, proxy: FaultyProxy) -> None:
+        # moto gives every upload the same date, long ago.
+        listing = (
+            "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated><Upload><Key>runs/ours/blobs/{run}/0</Key>"
+            "<UploadId>{age}</UploadId><Initiated>{at}</Initiated></Upload></ListMultipartUploadsResult>"
+        )
+        for age_s, aborts in ((3500, 0), (3700, 1)):
+            at = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
+            body = listing.format(run=RUN, age=age_s, at=at).encode()
+            proxy.faults = [Fault("answer", "GET", "uploads", status=200, body=body)]
+            store.sweep(older_than_s=3600)
+            assert proxy.count("DELETE") == aborts
+
     def test_a_delete_that_is_cut_leaves_a_whole_run_or_none(
         self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path
     ) -> None:
@@ -349,10 +368,8 @@ class TestFaults(WithBucket, WithSource):
             (source / "resume.pt").write_text(f"{number}")
             publish_files(bucket.store(), source, RUN, ["resume.pt", "run.json"])
         seen = []
-        for allowed in range(9):
-            proxy.faults = [Fault("lose answer", "POST", "?delete", 0)]
-            with_limit = [Fault("answer", "POST", "?delete", 99)]
-            proxy.faults = _after(allowed, with_limit[0], proxy)
+        for _ in range(9):
+            proxy.faults = [Fault("answer", "POST", "?delete", 99, skip=1)]
             try:
                 store.delete(RUN)
                 break
@@ -361,7 +378,8 @@ class TestFaults(WithBucket, WithSource):
                 if store.runs():
                     assert store.manifest(RUN).revision == 3
                     assert verify(store, RUN) == ()
-        assert seen
+        assert seen == [(RUN,), (RUN,), ()][: len(seen)]
+        assert len(seen) >= 2
         proxy.faults = []
         store.delete(RUN)
         assert bucket.list_keys() == []
@@ -414,9 +432,22 @@ class TestAddress:
             with pytest.raises(BadStoreAddress):
                 split_run_address(wrong)
 
+    def test_a_run_is_found_by_name_pointer_or_beginning(self, tmp_path: Path) -> None:
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source/run.json").write_text("{}")
+        store = LocalStore(tmp_path / "store")
+        with pytest.raises(ArtifactNotFound, match="Nothing is published there"):
+            find_stored_run(store, "latest")
+        for name in ("run1", "run10", "other"):
+            publish_run(store, tmp_path / "source", name, pointer="latest")
+        found = [find_stored_run(store, name) for name in ("run1", "run10", "o", "latest")]
+        assert found == ["run1", "run10", "other", "other"]
+        with pytest.raises(ArtifactNotFound, match="2 begin so"):
+            find_stored_run(store, "run")
+
     def test_settings_are_checked(self) -> None:
         with pytest.raises(BadStoreAddress, match="endpoint URL"):
             S3Settings("localhost:9000")
         for wrong in ({"attempts": 0}, {"part_bytes": 1}, {"read_timeout_s": 0.0}, {"pause_s": -1.0}):
             with pytest.raises(ValueError, match=next(iter(wrong))):
-                S3Settings(**wrong)  # type: ignore[arg-type]
+                S3Settings(**wrong)
