@@ -74,9 +74,7 @@ def compare_arms(
     everyone = [*arms, *([] if baseline is None else [baseline])]
     names = [arm.name for arm in everyone]
     require(len(arms) > 1, f"a comparison needs two arms at least; got {names}")
-    require(
-        len(set(names)) == len(names), f"every arm (and the baseline) needs a name of its own; got {names}"
-    )
+    require(len(set(names)) == len(names), f"every arm (and the baseline) needs a name of its own; got {names}")
     require(0 < margin < 1, f"margin is {margin}; it must lie inside (0, 1)")
     require(0.5 <= confidence < 1, f"confidence is {confidence}; it must lie in [0.5, 1)")
     between = windows.differences(

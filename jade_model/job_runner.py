@@ -93,11 +93,7 @@ def run_one(task: TrainingTask) -> int:
 
 
 def _for_people(event: dict[str, Any]) -> str:
-    title = (
-        f"{event['arm']} {event['dataset']} seed {event['seed']} fold {event['fold']}"
-        if "arm" in event
-        else ""
-    )
+    title = f"{event['arm']} {event['dataset']} seed {event['seed']} fold {event['fold']}" if "arm" in event else ""
     match event["event"]:
         case "job_started":
             return f"{event['run_id']}: {event['trainings']} trainings, {event['workers']} at a time"

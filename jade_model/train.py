@@ -99,8 +99,8 @@ def train(
         data: From prepare() with the same recipe.
         train_rows: Windows to fit, intp, at least one.
         validation_rows: Windows whose loss is recorded, intp; may be empty.
-        seed: Of the weights, the order of windows, mirroring and dropout.
-        fold: Recorded only.
+        seed: With the fold, of the weights, the order of windows, mirroring and dropout.
+        fold: 0-based. Folds of one seed are trainings of their own: what one draws says nothing of another.
         run_key: Recorded; a checkpoint to resume from must carry the same.
         device: "cpu", "cuda" or "cuda:N"; never replaced by another.
         resume: A checkpoint with training state.
@@ -118,7 +118,7 @@ def train(
     if len(train_rows) == 0:
         raise DataError([Violation(data.name, None, None, "no training windows", "a split that leaves some")])
     config = recipe.training
-    state = _start(recipe, data, train_rows, seed=seed, device=usable_device(device))
+    state = _start(recipe, data, train_rows, seed=torch_seed(seed, fold), device=usable_device(device))
     history: list[EpochRecord] = []
     if resume is not None:
         history = _resume(state, resume, recipe, seed=seed, run_key=run_key)
@@ -191,6 +191,11 @@ def train(
         if on_epoch is not None:
             on_epoch(history[-1], snapshot)
     return snapshot()
+
+
+def torch_seed(seed: int, fold: int) -> int:
+    """Return the seed of torch's generators, unrelated for unlike seeds and folds."""
+    return int(np.random.SeedSequence((seed, fold)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @torch.no_grad()

@@ -241,7 +241,7 @@ class LocalStore:
         sync(self.root)
 
     def _finish_commits(self) -> set[str]:
-        """End the commits that were cut off: they need what is staged, however old. Return the runs where that failed."""
+        """End commits that were cut off: they need what is staged, however old. Return the runs where that failed."""
         failed = set()
         for path in list((self._own / "staged").glob("*/next.json")):
             run_id = path.parent.name

@@ -24,6 +24,7 @@ Kind = Literal[
     "reset upload",  # after `after` bytes of the body
     "lose answer",  # the endpoint did it, and the connection breaks
     "cut answer",  # after `after` bytes of the body, the connection ends
+    "crawl answer",  # 1 MiB of the body every 50 ms
     "stall answer",  # after `after` bytes of the body, nothing more comes
     "flip answer",  # one byte of the body is another
     "flip upload",  # one byte of the body arrives as another
@@ -47,12 +48,16 @@ class Fault:
 
 
 class FaultyProxy:
-    """Forwards to an endpoint, but for what `faults` say; `requests` are all that came, as "METHOD path"."""
+    """Forwards to an endpoint, but for what `faults` say; `requests` are all that came, as "METHOD path".
+
+    `bytes_answered` counts the bodies of answers.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.bytes_answered = 0
         self.released = threading.Event()
         self.lock = threading.Lock()
         proxy = self
@@ -126,6 +131,12 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "wrong checksum":
             headers.append(("x-amz-checksum-sha256", base64.b64encode(bytes(32)).decode()))
         sent = fault.after if fault and kind in {"cut answer", "stall answer"} else len(answer)
+        if kind == "crawl answer":
+            self._answer(status, headers, b"")
+            for start in range(0, len(answer), 2**20):
+                self.owner.released.wait(0.05)
+                self.wfile.write(answer[start : start + 2**20])
+            return None
         self._answer(status, headers, answer[:sent])
         if kind == "stall answer":
             self.owner.released.wait(20)
@@ -157,6 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+            self.owner.bytes_answered += len(body)
         self.close_connection = True
 
     def _reset(self) -> None:

@@ -387,6 +387,13 @@ class TransferContract(WithSource):
         assert outcome.freed_bytes == facts[0].size
         assert store.runs() == ("run0", "run1", "run3", "run4", "run5")
 
+    def test_a_run_that_starts_between_plan_and_deletion_stays(self, store: ArtifactStore, source: Path) -> None:
+        publish_files(store, source, RUN, ["run.json"])
+        plan = plan_prune(gather_facts(store, lambda _: False), keep_last=0, now=datetime.now(UTC))
+        assert [decision.delete for decision in plan] == [True]
+        assert prune(store, plan, lambda _: True).deleted == ()
+        assert store.runs() == (RUN,)
+
     def test_prune_leaves_alone_what_it_cannot_read(
         self, store: ArtifactStore, damage_manifest: DamageManifest, source: Path
     ) -> None:

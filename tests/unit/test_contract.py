@@ -169,9 +169,7 @@ def test_every_required_field_of_the_example_is_missed_when_it_is_gone() -> None
         if "$ref" in schema:
             return strip(value, SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")], rebuild)
         if isinstance(value, list):
-            return (
-                strip(value[0], schema.get("items"), lambda new: rebuild([new, *value[1:]])) if value else 0
-            )
+            return strip(value[0], schema.get("items"), lambda new: rebuild([new, *value[1:]])) if value else 0
         count = 0
         for name in schema.get("required", []):
             less = {key: item for key, item in value.items() if key != name}
@@ -211,9 +209,7 @@ def test_the_schema_refuses(place: tuple[str | int, ...], value: object) -> None
 
 
 def test_the_page_describes_every_field() -> None:
-    described = set(
-        re.findall(r"[\w]+", " ".join(re.findall(r"^\| `([^`]+)` \| (?:\{[^}]*\})?", PAGE, re.MULTILINE)))
-    )
+    described = set(re.findall(r"[\w]+", " ".join(re.findall(r"^\| `([^`]+)` \| (?:\{[^}]*\})?", PAGE, re.MULTILINE))))
     described |= set(re.findall(r"[\w]+", " ".join(re.findall(r"\{([^}]*)\}", PAGE))))
     named = {name for _, schema in objects(SCHEMA) for name in schema["properties"]}
     assert named - described - {"all_positive", "largest_move"} == set()
@@ -281,15 +277,11 @@ def test_fields_that_are_not_known_are_kept(tmp_path: Path) -> None:
     assert read_comparison(path)["later"] == 1
 
 
-def test_an_older_file_goes_through_every_later_upgrade(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_file_goes_through_every_later_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "comparison.json"
     write_comparison(path, example())
     monkeypatch.setattr(contract, "SCHEMA_VERSION", 3)
-    upgrades = tuple(
-        lambda old, to=to: {**old, "schema_version": to, f"from_{to - 1}": True} for to in (2, 3)
-    )
+    upgrades = tuple(lambda old, to=to: {**old, "schema_version": to, f"from_{to - 1}": True} for to in (2, 3))
     monkeypatch.setattr(contract, "UPGRADES", upgrades)
     content = read_comparison(path)
     assert (content["schema_version"], content["from_1"], content["from_2"]) == (3, True, True)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from slow_features import slow_displacement, slow_relativity
 
-from jade_model import features
 from jade_model.errors import ConfigError
 from jade_model.features import FEATURE_SET_NAMES, FeatureSet, feature_set, mirror_bars
+from jade_model.features import sets as features
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY / ".." / "shared"

@@ -10,11 +10,23 @@ import pytest
 import torch
 from training_windows import random_windows, rows, shortened
 
+import jade_model
 from jade_model.__main__ import main, selected
 from jade_model.checkpoint import load_checkpoint
 from jade_model.errors import ConfigError
 from jade_model.files import sha256_file
-from jade_model.job import Job, JobData, Training, code_digest, load_job, load_rows, run_key, save_job, save_rows
+from jade_model.job import (
+    TRAINING_SOURCES,
+    Job,
+    JobData,
+    Training,
+    code_digest,
+    load_job,
+    load_rows,
+    run_key,
+    save_job,
+    save_rows,
+)
 from jade_model.job_runner import Emitter
 from jade_model.recipes import RECIPES, recipe
 from jade_model.windows import save_arrays
@@ -134,6 +146,19 @@ def test_the_run_key_changes_with_everything_that_decides_the_result():
     assert len(keys) == len(others) + 1
     assert run_key(**base) == run_key(**{**base, "train_rows": rows(1, 3)})
     assert len(code_digest()) == 64
+
+
+def test_the_code_digest_covers_what_a_training_imports_and_no_more():
+    code = (
+        "import sys, pathlib, jade_model.worker\n"
+        "root = pathlib.Path(sys.modules['jade_model'].__file__).parent\n"
+        "mine = [m for n, m in sys.modules.items() if n.startswith('jade_model.')]\n"
+        "print(*sorted(pathlib.Path(m.__file__).relative_to(root).as_posix() for m in mine))"
+    )
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    root = Path(jade_model.__file__).parent
+    digested = {path.relative_to(root).as_posix() for name in TRAINING_SOURCES for path in root.glob(name)}
+    assert set(imported) == digested
 
 
 def test_training_leaves_its_files_and_tells_what_it_does(tmp_path, capsys):

@@ -95,9 +95,7 @@ def test_a_finished_training_is_taken_over_by_its_run_key(
     assert reuse_trainings(longer, layout, artifacts) == 0
 
 
-def test_an_index_entry_that_leads_out_of_the_artifacts_is_ignored(
-    small_windows: Windows, tmp_path: Path
-) -> None:
+def test_an_index_entry_that_leads_out_of_the_artifacts_is_ignored(small_windows: Windows, tmp_path: Path) -> None:
     artifacts, outside = tmp_path / "artifacts", tmp_path / "outside"
     outside.mkdir()
     (outside / "manifest.json").write_text("{}")

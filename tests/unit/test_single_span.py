@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from jade_model.single_span import SingleSpan
-from jade_model.span_grid import count_lasts
+from jade_model.single_span.grid import count_lasts
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 Span = tuple[int, int]

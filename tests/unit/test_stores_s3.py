@@ -230,9 +230,10 @@ class TestFaults(WithBucket, WithSource):
         file = add_big_file(source)
         bucket.store().put(RUN, file, source / BIG)
         proxy.faults = [Fault("cut answer", "GET", "/blobs/", 2, after=2 * 2**20 + 5)]
+        proxy.bytes_answered = 0
         fetch_file(store, RUN, file, tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == (source / BIG).read_bytes()
-        assert proxy.count("GET") == 3
+        assert (proxy.count("GET"), proxy.bytes_answered) == (3, file.size)
 
     def test_a_download_that_is_cut_for_good_leaves_no_file(
         self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path
@@ -258,6 +259,17 @@ class TestFaults(WithBucket, WithSource):
             fetch_file(store, RUN, file, tmp_path / "back")
         assert list(tmp_path.glob("back*")) == []
         fetch_file(store, RUN, file, tmp_path / "back")
+
+    def test_a_server_that_crawls_is_given_up_in_time(
+        self, bucket: Bucket, proxy: FaultyProxy, source: Path, tmp_path: Path
+    ) -> None:
+        file = add_big_file(source)
+        bucket.store().put(RUN, file, source / BIG)
+        store = bucket.store(endpoint_url=proxy.url, read_timeout_s=0.12, slowest_bytes_per_s=1e9, attempts=1)
+        proxy.faults = [Fault("crawl answer", "GET", "/blobs/")]
+        with pytest.raises(StoreUnavailable, match=r"only \d+ bytes came in"):
+            fetch_file(store, RUN, file, tmp_path / "back")
+        assert list(tmp_path.glob("back*")) == []
 
     def test_a_byte_that_flips_on_the_way_is_read_again(
         self, store: S3Store, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path

@@ -19,6 +19,7 @@ from jade_model.train import (
     fitted_recipe,
     learning_rate_at,
     prepare,
+    torch_seed,
     train,
     usable_device,
 )
@@ -111,9 +112,9 @@ def test_without_dropout_sixty_steps_equal_plain_pytorch():
     data = prepare(random_windows(20), chosen)
     ours = train(chosen, data, train_rows=rows(0, 20), validation_rows=rows(0, 0), seed=4)
 
-    model = build_model(chosen, seed=4).train()
+    model = build_model(chosen, seed=torch_seed(4, 0)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(torch_seed(4, 0))
     for _ in range(12):
         for batch in torch.randperm(20, generator=generator).split(4):
             labels = take_labels(data.labels, batch)
@@ -151,7 +152,7 @@ def test_normalised_losses_start_at_one_each():
     data = prepare(random_windows(20), chosen)
     checkpoint = train(chosen, data, train_rows=rows(0, 20), validation_rows=rows(0, 0), seed=0)
     scale = checkpoint.training_state["loss_scale"]
-    fresh = build_model(chosen, seed=0)
+    fresh = build_model(chosen, seed=torch_seed(0, 0))
     torch.testing.assert_close(
         scale, evaluate(fresh.train(), data.x_VNTF[0], data.labels, torch.arange(20), chosen.training)
     )

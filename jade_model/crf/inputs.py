@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jade_model.crf_tree import NEVER
+from jade_model.crf.tree import NEVER
 
 
 def check_shapes(

@@ -11,15 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jade_model.crf_inputs import lengths_of, zero_masked
-from jade_model.span_grid import edge_scores, span_grid
+from jade_model.crf.inputs import lengths_of, zero_masked
+from jade_model.single_span.grid import edge_scores, span_grid
 
 
 class Potentials(NamedTuple):
     """Everything that the scores of outcomes are made of, nats, float64.
 
     Attributes:
-        left_BT: What a span's first bar decides; see `span_grid.edge_scores`.
+        left_BT: What a span's first bar decides; see `grid.edge_scores`.
         right_BT: What a span's last bar decides.
         length_bias_L: What its length decides.
         none_B: Score of there being no span.

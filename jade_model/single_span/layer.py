@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from jade_model.span_grid import IMPOSSIBLE, count_spans, single_log_partition, single_posterior
-from jade_model.span_potentials import Biases, Potentials, check_spans, potentials
-from jade_model.span_results import BestOutcome, BestSpan, KBestSpans, SpanMarginals
-from jade_model.span_sets import spans_of_sets, total_over_sets
-from jade_model.span_targets import expected_span_score, territories
+from jade_model.single_span.grid import IMPOSSIBLE, count_spans, single_log_partition, single_posterior
+from jade_model.single_span.potentials import Biases, Potentials, check_spans, potentials
+from jade_model.single_span.results import BestOutcome, BestSpan, KBestSpans, SpanMarginals
+from jade_model.single_span.sets import spans_of_sets, total_over_sets
+from jade_model.single_span.targets import expected_span_score, territories
 
 # The odds of "none" before anything is learned: 1 in 20. `set_none_rate` replaces them by what the labels
 # say.

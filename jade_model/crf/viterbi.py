@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.crf_scan import Array, ChainScores, Ints
+from jade_model.crf.scan import Array, ChainScores, Ints
 
 
 def best_paths(emissions_TKB: Array, chain: ChainScores, length_B: Ints | None) -> NDArray[Any]:

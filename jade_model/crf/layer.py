@@ -2,7 +2,7 @@
 
 Values and gradients are exact, computed in float64 and returned in the emissions' dtype: on the CPU by a
 numpy scan (`crf_scan`); on a GPU, under constraints, or where scores span too much for the scan, by a tree
-(`crf_tree`). Masks must be prefixes: pytorch-crf's likelihoods are wrong across gaps, so those are refused
+(`tree`). Masks must be prefixes: pytorch-crf's likelihoods are wrong across gaps, so those are refused
 here.
 
 Legend: B windows, T bars, K tags, N paths a window.
@@ -16,8 +16,8 @@ from typing import Literal, assert_never, get_args
 import torch
 from torch import Tensor, nn
 
-from jade_model.crf_gradient import emissions_to_numpy, from_numpy, scan_log_likelihood
-from jade_model.crf_inputs import (
+from jade_model.crf.gradient import emissions_to_numpy, from_numpy, scan_log_likelihood
+from jade_model.crf.inputs import (
     check_shapes,
     check_tags,
     lengths_of,
@@ -25,11 +25,11 @@ from jade_model.crf_inputs import (
     without_forbidden,
     zero_masked,
 )
-from jade_model.crf_results import BestPaths, KBestPaths
-from jade_model.crf_sampling import sample_paths
-from jade_model.crf_scan import ChainScores, scan
-from jade_model.crf_tree import NEVER, ChainTensors, path_score, tree_log_partition
-from jade_model.viterbi import best_paths, k_best_paths
+from jade_model.crf.results import BestPaths, KBestPaths
+from jade_model.crf.sampling import sample_paths
+from jade_model.crf.scan import ChainScores, scan
+from jade_model.crf.tree import NEVER, ChainTensors, path_score, tree_log_partition
+from jade_model.crf.viterbi import best_paths, k_best_paths
 
 Reduction = Literal["none", "sum", "mean", "token_mean"]
 

@@ -14,7 +14,7 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
-from jade_model.span_grid import IMPOSSIBLE
+from jade_model.single_span.grid import IMPOSSIBLE
 
 Over = Literal["sum", "best"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.displacement import DISPLACEMENT_NAMES, displacement_features
 from jade_model.errors import ConfigError
-from jade_model.relativity import RELATIVITY_NAMES, relativity_features
+from jade_model.features.displacement import DISPLACEMENT_NAMES, displacement_features
+from jade_model.features.relativity import RELATIVITY_NAMES, relativity_features
 
 POSITION_NAME = "position_encoding"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.zigzag import ATR_IN_PLACE_OF_ZERO, average_true_range, causal_zigzag
+from jade_model.features.zigzag import ATR_IN_PLACE_OF_ZERO, average_true_range, causal_zigzag
 
 RELATIVITY_NAMES: tuple[str, ...] = (
     "open_norm",

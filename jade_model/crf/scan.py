@@ -4,7 +4,7 @@ Forward and backward messages advance in one loop, stacked and batched, in the l
 bar's potentials are divided by their largest, so a message only shrinks by what the transitions span, and is
 rescaled after as many bars as that span allows. What underflows is a tag that another one beats by more than
 any two transitions can give back, so the sum misses nothing: `fits` says when that holds. Elsewhere
-`crf_tree` is exact.
+`tree` is exact.
 
 Legend: B windows, T bars, K tags, D directions (forward, backward), S rescalings.
 """

@@ -46,8 +46,8 @@ def expected_span_score(
     """Average each span's score over discretised Gaussians around its start and, independently, its end.
 
     Args:
-        left_BT: As `span_grid.edge_scores` returns it.
-        right_BT: As `span_grid.edge_scores` returns it.
+        left_BT: As `grid.edge_scores` returns it.
+        right_BT: As `grid.edge_scores` returns it.
         length_bias_L: Score of each length.
         span_BM2: Start and end, half-open, int64.
         counts_BM: Which of them count.

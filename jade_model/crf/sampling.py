@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jade_model.crf_tree import ChainTensors
+from jade_model.crf.tree import ChainTensors
 
 
 def sample_paths(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.rolling import trailing_sum, true_range
+from jade_model.features.rolling import trailing_sum, true_range
 
 ATR_BARS = 10
 ATR_IN_PLACE_OF_ZERO = 1e-8

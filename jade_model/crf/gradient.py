@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from jade_model.crf_scan import Array, ChainScores, Ints, scan
+from jade_model.crf.scan import Array, ChainScores, Ints, scan
 
 
 def scan_log_likelihood(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.rolling import trailing_sum, true_range
+from jade_model.features.rolling import trailing_sum, true_range
 
 RETURN_LAGS: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 10, 14)
 EFFICIENCY_LAGS: tuple[int, ...] = (5, 10)

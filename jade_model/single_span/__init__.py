@@ -1,0 +1,5 @@
+"""The single-span model: a softmax over every span that a window can hold, and none."""
+
+from jade_model.single_span.layer import SingleSpan
+
+__all__ = ["SingleSpan"]
