@@ -7,34 +7,23 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is loaded: one thread a process, as everywhere in Jade.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from helpers.runs import finished_run
 
 from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
 from jade_model.windows import Windows
-from tasks.evaluation import EvaluationSettings, evaluate_run
-from tasks.jobs import POLL_S, running_job
 from tasks.layout import RunLayout
-from tasks.planning import Plan, load_data, remember_trainings, write_job
-from tasks.reporting import write_run_report
-from tasks.runs import recorded_run
+from tasks.planning import Plan
 
 SMALL_PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
-SMALL_SETTINGS = EvaluationSettings(
-    checkpoint="last",
-    margin=0.03,
-    confidence=0.95,
-    min_span_length=1,
-    merge_gap=0,
-    split="grouped",
-    num_folds=2,
-    ensemble=1,
-)
 
 
 @pytest.fixture(scope="session")
 def small_windows() -> Windows:
-    """Some forty windows of a dozen bases."""
+    """Some forty windows of twenty bases."""
     return sample_windows(num_bases=20)
 
 
@@ -49,14 +38,4 @@ def small_file(small_windows: Windows, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def small_run(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunLayout:
     """A finished comparison of two arms, two folds, two epochs; read only."""
-    artifacts = tmp_path_factory.mktemp("artifacts")
-    with recorded_run(artifacts, "compare", {"data": [str(small_file)], "epochs": 2}) as run:
-        job = write_job(run.layout, load_data([str(small_file)]), SMALL_PLAN)
-        with running_job(run.layout.root, device="cpu", workers=1) as running:
-            while not running.ended:
-                running.wait_for_change(POLL_S)
-        assert running.exit_status == 0, running.stderr_tail
-        remember_trainings(job, run.layout, artifacts)
-        evaluate_run(run.layout, SMALL_SETTINGS, created_at=run.record["started_at"])
-    write_run_report(run.layout)
-    return run.layout
+    return finished_run(tmp_path_factory.mktemp("artifacts"), [str(small_file)], SMALL_PLAN)

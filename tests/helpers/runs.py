@@ -1,0 +1,42 @@
+"""A comparison without Prefect: the same steps as the flow's, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks.evaluation import EvaluationSettings, evaluate_run
+from tasks.jobs import POLL_S, running_job
+from tasks.layout import RunLayout
+from tasks.planning import Plan, load_data, remember_trainings, write_job
+from tasks.reporting import write_run_report
+from tasks.runs import recorded_run
+
+
+def settings_of(plan: Plan, **changes: Any) -> EvaluationSettings:
+    """Return the flow's default settings for a plan."""
+    given = {
+        "checkpoint": "last",
+        "margin": 0.03,
+        "confidence": 0.95,
+        "min_span_length": 1,
+        "merge_gap": 0,
+        "split": plan.split,
+        "num_folds": plan.folds,
+        "ensemble": plan.ensemble,
+    }
+    return EvaluationSettings(**{**given, **changes})
+
+
+def finished_run(artifacts: Path, data: list[str], plan: Plan, *, workers: int | None = 1) -> RunLayout:
+    """Train, evaluate and report; return the run."""
+    with recorded_run(artifacts, "compare", {"data": data, "epochs": plan.epochs}) as run:
+        job = write_job(run.layout, load_data(data), plan)
+        with running_job(run.layout.root, device="cpu", workers=workers) as running:
+            while not running.ended:
+                running.wait_for_change(POLL_S)
+        assert running.exit_status == 0, running.stderr_tail
+        remember_trainings(job, run.layout, artifacts)
+        evaluate_run(run.layout, settings_of(plan), created_at=run.record["started_at"])
+    write_run_report(run.layout)
+    return run.layout
