@@ -19,9 +19,12 @@ FloatArray = NDArray[np.float64]
 UNKNOWN_TRAINING_NOISE = 1.0
 """Training noise assumed where one training gives no clue, as a multiple of the groups' variance.
 
-Larger than what the trainings of `benchmarks/verdict_calibration.md` show, so that the interval errs on the
-wide side.
+What the noisiest trainings of `benchmarks/verdict_calibration.md` show (small networks, few epochs); longer
+ones show less, so that the interval errs on the wide side.
 """
+
+PRIOR_TRAININGS = 2
+"""How many trainings the assumption counts for."""
 
 FEWEST_GROUPS = 6
 """With fewer, no test can reach 5 %: the signs of n differences have 2^n outcomes, two of them extreme."""

@@ -39,7 +39,7 @@ def jade_crf() -> Recipe:
 
 def jade_single_span() -> Recipe:
     """Return the best single-span training we know."""
-    return _jade("single_span")
+    return _jade("single_span", normalise_losses=False)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -64,7 +64,7 @@ def _seed(loss: Loss) -> Recipe:
     return Recipe(name=f"seed_{loss}", loss=loss, feature_set="relativity-12")
 
 
-def _jade(loss: Loss, *, dice_weight: float = 0.0) -> Recipe:
+def _jade(loss: Loss, *, dice_weight: float = 0.0, normalise_losses: bool = True) -> Recipe:
     return Recipe(
         name=f"jade_{loss}",
         loss=loss,
@@ -75,7 +75,7 @@ def _jade(loss: Loss, *, dice_weight: float = 0.0) -> Recipe:
             schedule="one_cycle",
             gradient_clip=1.0,
             mirror=True,
-            normalise_losses=True,
+            normalise_losses=normalise_losses,
             dice_weight=dice_weight,
         ),
     )

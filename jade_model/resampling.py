@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.intervals import FEWEST_GROUPS, ROUNDING, UNKNOWN_TRAINING_NOISE, Estimates
+from jade_model.intervals import FEWEST_GROUPS, PRIOR_TRAININGS, ROUNDING, UNKNOWN_TRAINING_NOISE, Estimates
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -49,7 +49,8 @@ class PairedBootstrap:
             group_N: Windows of one group share bars; unique over the data sets.
             dataset_N: Data sets are strata: each keeps its number of groups in every draw.
             training_SN: Which training scored window n in seed s; any numbers, unique within the seed; -1
-                where the window was not scored. Windows of one fold share a training.
+                where the window was not scored. Windows of one fold share a training; trainings are taken to
+                be independent, so folds of one seed must not start from the same weights.
             num_draws: B.
             seed: Of the draws.
 
@@ -178,22 +179,23 @@ def _estimates(*, value_P: FloatArray, draws_BP: FloatArray, influence_PC: Float
     spread_P = np.sqrt(group_variance_P)
     standardised_BP = np.divide(centred_BP, spread_P, out=np.zeros_like(centred_BP), where=spread_P > 0)
     group_degrees = max(1, view.num_groups - view.num_datasets)
+    # Few trainings say little of their noise: they are joined by PRIOR_TRAININGS that say UNKNOWN_TRAINING_NOISE.
     free = view.num_trainings - view.num_centres
-    if free < 1:
-        excess_P = UNKNOWN_TRAINING_NOISE * group_variance_P
-        degrees_P = np.full(len(value_P), float(group_degrees))
-    else:
-        sums_PM = np.stack([np.bincount(view.training_C, row, view.num_trainings) for row in influence_PC])
-        training_P = (sums_PM**2).sum(axis=1) * view.num_trainings / free
-        cell_P = (influence_PC**2).sum(axis=1) * view.num_cells / max(1, view.num_cells - view.num_datasets)
-        excess_P = np.maximum(0.0, training_P - cell_P)
-        doubt_P = group_variance_P**2 / group_degrees + np.where(excess_P > 0, training_P**2 / free, 0.0)
-        degrees_P = np.divide(
-            (group_variance_P + excess_P) ** 2,
-            doubt_P,
-            out=np.full(len(value_P), float(group_degrees)),
-            where=doubt_P > 0,
-        )
+    sums_PM = np.stack([np.bincount(view.training_C, row, view.num_trainings) for row in influence_PC])
+    training_P = (sums_PM**2).sum(axis=1) * view.num_trainings / max(1, free)
+    cell_P = (influence_PC**2).sum(axis=1) * view.num_cells / max(1, view.num_cells - view.num_datasets)
+    assumed_P = UNKNOWN_TRAINING_NOISE * group_variance_P
+    seen_and_assumed = free + PRIOR_TRAININGS
+    excess_P = (free * (training_P - cell_P) + PRIOR_TRAININGS * assumed_P) / seen_and_assumed
+    excess_P = np.maximum(0.0, excess_P)
+    doubt_P = group_variance_P**2 / group_degrees
+    doubt_P += (free * training_P**2 + PRIOR_TRAININGS * assumed_P**2) / seen_and_assumed**2
+    degrees_P = np.divide(
+        (group_variance_P + excess_P) ** 2,
+        doubt_P,
+        out=np.full(len(value_P), float(group_degrees)),
+        where=doubt_P > 0,
+    )
     total_P = group_variance_P + excess_P
     if view.num_groups < FEWEST_GROUPS:
         # An F1 or a difference of two spans at most this: the interval says that nothing is known.
