@@ -17,14 +17,14 @@ from jade_model.student import student_cdf, student_quantile
 FloatArray = NDArray[np.float64]
 
 UNKNOWN_TRAINING_NOISE = 1.0
-"""Training noise assumed where one training gives no clue, as a multiple of the groups' variance.
+"""Training noise assumed where trainings give no clue, as a multiple of the groups' variance.
 
-What the noisiest trainings of `benchmarks/verdict_calibration.md` show (small networks, few epochs); longer
-ones show less, so that the interval errs on the wide side.
+Twice what trainings of small networks over few epochs show (`benchmarks/verdict_calibration.md`), so that the
+interval errs on the wide side.
 """
 
 PRIOR_TRAININGS = 2
-"""How many trainings the assumption counts for."""
+"""As many trainings as the assumption counts for, beside those that were done."""
 
 FEWEST_GROUPS = 6
 """With fewer, no test can reach 5 %: the signs of n differences have 2^n outcomes, two of them extreme."""

@@ -6,10 +6,11 @@ of one base show the same bars), with the same weights for every arm, so that wh
 cancels in a difference. Training noise that all windows of one training share is invisible to it and is
 estimated from the spread between trainings.
 
-Variance of a contrast: V = V_groups + max(0, V_trainings - V_cells), the two-way cluster formula of
-Cameron, Gelbach and Miller (2011), with V_groups from the bootstrap (n - 1 of n groups drawn and rescaled:
-Rao and Wu, 1988, which makes the variance unbiased for few groups) and the other two from the F1's
-linearisation. A cell is what one training says of one group. Degrees of freedom: Satterthwaite.
+Variance of a contrast: V_groups + V_trainings - V_cells, the two-way cluster formula of Cameron, Gelbach and
+Miller (2011), with V_groups from the bootstrap (n - 1 of n groups drawn and rescaled: Rao and Wu, 1988, which
+makes the variance unbiased for few groups) and the other two from the F1's linearisation. A cell is what one
+training says of one group. V_trainings - V_cells, what trainings add, is known badly where they are few: it
+is averaged with an assumption (PRIOR_TRAININGS) and is never negative. Degrees of freedom: Satterthwaite.
 
 Legend: A arms, S seeds, N windows, G groups, C cells, M trainings, B draws, P contrasts; 2 is (2 tp,
 2 tp + fp + fn), 3 is (tp, fp, fn).

@@ -148,7 +148,7 @@ def test_gradient_clipping_bounds_the_step_not_the_norm_that_is_told():
 
 
 def test_normalised_losses_start_at_one_each():
-    chosen = tweaked("jade_crf", epochs=1)
+    chosen = tweaked("jade_soft_span", epochs=1)
     data = prepare(random_windows(20), chosen)
     checkpoint = train(chosen, data, train_rows=rows(0, 20), validation_rows=rows(0, 0), seed=0)
     scale = checkpoint.training_state["loss_scale"]
