@@ -197,8 +197,8 @@ class ScoredWindows:
         num_trainings = sum(len(np.unique(row[row >= 0])) for row in self.training_SN)
         if num_trainings == 1:
             found.append(
-                "Each arm was trained once, so that training noise is unknown; it is taken to be "
-                f"{UNKNOWN_TRAINING_NOISE:g} times the noise between base windows. Several seeds would tell."
+                "Each arm was trained once, so that training noise is unknown: its variance is taken to be "
+                f"{UNKNOWN_TRAINING_NOISE:g} times that between base windows. Several seeds would tell."
             )
         elif len(self.training_SN) == 1:
             found.append("One seed only: training noise is judged by the spread between its folds.")
