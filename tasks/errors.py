@@ -63,6 +63,10 @@ class HostUnknown(BadRequest):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+class HostNotReady(BadRequest):
+    """The host lacks what a training needs."""
+
+
 class TrainingFailed(RunError):
     """The training job ended without all of its results.
 

@@ -1,8 +1,8 @@
 """The only reader of environment variables and of `jade.toml`.
 
 A setting is taken from the first of these that has it: a flag of the command, the environment, `jade.toml` in the
-working folder, `jade.toml` in the user's configuration folder. A host is taken whole from one file: an address from one place
-and a fingerprint from another would be a host that nobody described. docs/settings.md lists every key.
+working folder, `jade.toml` in the user's configuration folder. A host is taken whole from one file: an address from
+one place and a fingerprint from another would be a host that nobody described. docs/settings.md lists every key.
 """
 
 from __future__ import annotations

@@ -126,13 +126,15 @@ def remove(*, name: str, as_json: bool) -> None:
 @command.command("check")
 @click.argument("name")
 @click.option("--timeout-s", type=click.FloatRange(1), default=120.0, show_default=True)
+@click.option("--bootstrap", "wants_bootstrap", is_flag=True, help="First install torch and numpy there, with pip.")
 @json_option
 @click.pass_context
-def check(context: click.Context, *, name: str, timeout_s: float, as_json: bool) -> None:
-    """Look a host over: reachability, server key, GPU, Python, torch, disk, clock. Changes nothing there.
+def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstrap: bool, as_json: bool) -> None:
+    """Look a host over: reachability, server key, GPU, Python, torch, disk, clock.
 
-    Exit code 1 if something hinders training.
+    Changes nothing there, unless --bootstrap says so. Exit code 1 if something hinders training.
     """
+    from tasks.bundle import RemotePlace, bootstrap
     from tasks.host_access import open_host
     from tasks.hosts.check import check_host
 
@@ -140,6 +142,12 @@ def check(context: click.Context, *, name: str, timeout_s: float, as_json: bool)
     entry = settings.entry(name)
     host = open_host(settings, name, connect_timeout_s=min(timeout_s, 30.0))
     try:
+        if wants_bootstrap:
+            python = bootstrap(host, RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s))
+            entry = dataclasses.replace(entry, python=python)
+            click.echo(
+                f"torch and numpy are installed for {python}, noted in {save_host(entry, replace=True)}", err=True
+            )
         report = check_host(host, folder=entry.remote_folder, python=entry.python, timeout_s=timeout_s)
     finally:
         host.close()
