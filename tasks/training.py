@@ -14,7 +14,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from jade_model.worker import files_of
-from tasks.errors import TrainingFailed
 from tasks.jobs import POLL_S, Part, TrainingJob, checkpoint_of, part_of, running_job
 
 LOG_EVERY_EPOCHS = 10
@@ -58,7 +57,7 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
     state = job.state[key]
     while state.finished < state.trainings:
         if job.ended:
-            raise TrainingFailed(f"train-{part}", job.exit_status, job.stderr_tail)
+            raise job.failure(f"train-{part}")
         job.wait_for_change(POLL_S)
         step = state.epochs_done // LOG_EVERY_EPOCHS
         if step != logged and state.latest:

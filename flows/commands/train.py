@@ -11,7 +11,6 @@ from flows.commands.common import artifacts_option, json_option, print_json
 from jade_model.checkpoint import load_checkpoint
 from jade_model.config import LOSSES, Loss
 from jade_model.worker import files_of
-from tasks.errors import TrainingFailed
 from tasks.jobs import POLL_S, TrainingJob, parts_of, running_job
 from tasks.planning import Plan, load_data, remember_trainings, reuse_trainings, write_job
 from tasks.runs import recorded_run
@@ -85,7 +84,7 @@ def _wait(running: TrainingJob) -> None:
         running.wait_for_change(POLL_S)
     if running.exit_status != 0:
         parts = ", ".join(part.name for part in parts_of(running.job))
-        raise TrainingFailed(f"train {parts}", running.exit_status, running.stderr_tail)
+        raise running.failure(f"train {parts}")
 
 
 def _trained(checkpoint: Path) -> dict[str, Any]:
