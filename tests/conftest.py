@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No settings, hosts or records of whoever runs the tests.
+os.environ.update(JADE_CONFIG_DIR="/nonexistent/jade", JADE_STATE_DIR="/nonexistent/jade")
+os.environ.pop("JADE_HOST", None)
 
 from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
