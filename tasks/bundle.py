@@ -20,6 +20,7 @@ from pathlib import Path
 import jade_model
 from jade_model.files import sha256_file, sha256_json
 from jade_model.job import Job, Training, save_job
+from jade_model.worker import files_of
 from tasks.errors import HostNotReady
 from tasks.hosts.base import Host
 from tasks.hosts.check import Verdict, check_host
@@ -102,6 +103,17 @@ def input_files(job: Job, trainings: Sequence[Training], root: Path) -> dict[str
     names = [item.arrays for item in job.data if item.name in datasets]
     names += [training.rows for training in trainings]
     return {name: root / name for name in dict.fromkeys(names)}
+
+
+def checkpoint_files(trainings: Sequence[Training], root: Path) -> dict[str, Path]:
+    """Return what unfinished trainings go on from, by name relative to the run's folder."""
+    found: dict[str, Path] = {}
+    for training in trainings:
+        files = files_of(training, root)
+        if files.resume.is_file():
+            kept = [path for path in (files.resume, files.best) if path.is_file()]
+            found |= {f"{training.output_dir}/{path.name}": path for path in kept}
+    return found
 
 
 def send_code(host: Host, place: RemotePlace, bundle: CodeBundle) -> None:

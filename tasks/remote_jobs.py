@@ -5,6 +5,9 @@ The job does not need us: whoever follows it may die, and the same command finds
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import sys
 import tempfile
 import threading
@@ -12,25 +15,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 from jade_model.job import Training
 from jade_model.worker import files_of, is_done
-from tasks.bundle import RemotePlace, check_ready, code_bundle, input_files, job_key, send_code, write_remote_job
+from tasks.bundle import (
+    RemotePlace,
+    check_ready,
+    checkpoint_files,
+    code_bundle,
+    input_files,
+    job_key,
+    send_code,
+    write_remote_job,
+)
 from tasks.errors import TrainingFailed
-from tasks.fetching import fetch_training, has_folder, remove_folder
+from tasks.fetching import fetch_checkpoint, fetch_training, has_folder, remove_folder
 from tasks.hosts.base import Host
-from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUnreachable, JobFailed
+from tasks.hosts.errors import (
+    CommandTimedOut,
+    ConnectionLost,
+    HostError,
+    HostUnreachable,
+    JobFailed,
+    JobLost,
+    JobStopped,
+    JobTimedOut,
+    RemoteFileMissing,
+)
 from tasks.hosts.job import find_job, job_status, raise_unless_success, remove_job, start_job, stop_job
 from tasks.hosts.job_log import follow_log
 from tasks.hosts.job_types import JobHandle, JobSpec
 from tasks.hosts.retry import retry_transient
 from tasks.jobs import FollowedJob, drawn
 from tasks.layout import RunLayout
+from tasks.planning import remember_checkpoint
 from tasks.remote_records import RemoteRun, remove_record, save_record
 from tasks.settings import THREADING
 
 SEND_S = 6 * 3600.0
 POLL_S = 0.5
+MIRROR_EVERY_S = 30.0
+"""How often a training's checkpoint is brought here at most: some train ten epochs in a second."""
 ENDING_S = 120.0
 """After the last training a job has nothing to do but to end."""
 STOP_GRACE_S = 10
@@ -71,6 +97,7 @@ class RemoteTrainingJob(FollowedJob):
         self.key = job_key(list(self._pending.values()))
         self._handle: JobHandle | None = None
         self._may_run = False
+        self._mirrored_at: dict[str, float] = {}
         self._error: Exception | None = None
         self._follower = threading.Thread(target=self._follow, daemon=True)
 
@@ -118,8 +145,9 @@ class RemoteTrainingJob(FollowedJob):
         try:
             handle = self._handle or retry_transient(self._find)
             if handle is not None:
-                found = handle
-                retry_transient(lambda: stop_job(self._host, found, grace_s=STOP_GRACE_S))
+                # Another command that was attached, too, may have tidied up: then nothing runs.
+                with contextlib.suppress(RemoteFileMissing):
+                    retry_transient(functools.partial(stop_job, self._host, handle, grace_s=STOP_GRACE_S))
         except HostError as error:
             self._note(
                 f"{self._host.name}: {self.folder.name} could not be stopped and may still train there ({error}). "
@@ -136,6 +164,9 @@ class RemoteTrainingJob(FollowedJob):
         """See `FollowedJob`: a host's own error, or how the process ended."""
         if self._error is None or isinstance(self._error, JobFailed):
             return TrainingFailed(f"{what} on {self._host.name}", self.exit_status, self.stderr_tail)
+        if isinstance(self._error, JobStopped | JobTimedOut | JobLost):
+            # Its own tail is events, which nobody wants to read.
+            return type(self._error)(self._error.host, self._error.folder, self.stderr_tail or "(nothing)")
         return self._error
 
     def _find(self) -> JobHandle | None:
@@ -169,6 +200,9 @@ class RemoteTrainingJob(FollowedJob):
             job_json = Path(scratch) / "job.json"
             write_remote_job(self.job, trainings, self.key, job_json)
             files = {**input_files(self.job, trainings, self.folder), "job.json": job_json}
+            # What an earlier attempt has left there is never older than what came here of it.
+            if not retry_transient(lambda: has_folder(host, place.run(self.key))):
+                files |= checkpoint_files(trainings, self.folder)
             retry_transient(lambda: host.put(files, place.run(self.key), timeout_s=SEND_S))
         command = [place.python, "-m", "jade_model", "train", "job.json", "--device", self._device]
         command += ["--resume", "--progress", "json"]
@@ -226,8 +260,23 @@ class RemoteTrainingJob(FollowedJob):
                 remote = self._place.run(self.key)
                 retry_transient(lambda: fetch_training(self._host, remote, training, self.folder))
                 self._tell_finished(training, str(event["event"]))
-            return
-        super()._take(event)
+        elif event["event"] == "checkpoint":
+            self._mirror(event)
+        else:
+            super()._take(event)
+
+    def _mirror(self, event: dict[str, object]) -> None:
+        """Bring a checkpoint here, so that a host that is lost costs no more than the epochs since."""
+        names = (event["arm"], event["dataset"], event["seed"], event["fold"])
+        for training in self._pending.values():
+            is_meant = (training.arm, training.dataset, training.seed, training.fold) == names
+            if is_meant and monotonic() - self._mirrored_at.get(training.run_key, -math.inf) >= MIRROR_EVERY_S:
+                if retry_transient(functools.partial(self._fetch_checkpoint, training)):
+                    remember_checkpoint(training, RunLayout(self.folder), self.folder.parent)
+                self._mirrored_at[training.run_key] = monotonic()
+
+    def _fetch_checkpoint(self, training: Training) -> bool:
+        return fetch_checkpoint(self._host, self._place.run(self.key), training, self.folder)
 
     def _tell_finished(self, training: Training, event: str) -> None:
         super()._take(

@@ -64,11 +64,15 @@ def find_runs(settings: Settings) -> list[FoundRun]:
     Records of jobs that their host no longer has are removed.
     """
     records = {(record.host, record.key): record for record in load_records()}
+    found = [
+        FoundRun(host, key, record, None, None, "no settings file has this host any more")
+        for (host, key), record in records.items()
+        if host not in settings.hosts
+    ]
     if not settings.hosts:
-        return []
+        return found
     with ThreadPoolExecutor(max_workers=min(16, len(settings.hosts))) as pool:
         answers = list(pool.map(lambda name: _ask(settings, name), settings.hosts))
-    found = []
     for name, answer in zip(settings.hosts, answers, strict=True):
         ours = {key: record for (host, key), record in records.items() if host == name}
         if isinstance(answer, HostError):

@@ -25,7 +25,7 @@ from tasks.hosts.job_types import JobState
 from tasks.hosts.local import LocalHost
 from tasks.jobs import POLL_S, FollowedJob, Part, running_job
 from tasks.layout import RunLayout
-from tasks.planning import Plan, write_job
+from tasks.planning import Plan, remember_trainings, reuse_trainings, write_job
 from tasks.remote_jobs import RemoteTrainingJob, running_remote_job
 from tasks.remote_records import load_records
 
@@ -274,6 +274,39 @@ def test_a_finished_job_whose_results_were_removed_is_done_again(
     host.run(f"rm -r {PLACE.run(dead.key)}", timeout_s=10)
     assert follow(tmp_path / "run", host, notes).exit_status == 0
     assert is_done(job.trainings[0], files_of(job.trainings[0], tmp_path / "run"))
+
+
+def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoint(
+    small_windows: Windows, host: FaultyHost, tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.remote_jobs.MIRROR_EVERY_S", 0.0)
+    plan = replace(PLAN, epochs=200, folds=1)
+    job = run_of(tmp_path / "a" / "first", small_windows, plan)
+    (training,) = job.trainings
+    entry = tmp_path / "a" / ".trainings" / f"{training.run_key}.unfinished"
+
+    def lose_the_host() -> None:
+        with running_remote_job(
+            tmp_path / "a" / "first", host, PLACE, device="cpu", workers=1, note=notes.append
+        ) as job:
+            wait(job, entry.is_file)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lose_the_host()
+    second = RunLayout(tmp_path / "a" / "second")
+    run_of(second.root, small_windows, plan)
+    assert reuse_trainings(job, second, tmp_path / "a") == 1
+    kept = json.loads(files_of(training, second.root).manifest.read_text())
+    assert not kept["complete"]
+    follow(second.root, FaultyHost(tmp_path / "another", name="other"), notes)
+    events = [json.loads(line) for line in second.remote_log.read_text().splitlines()]
+    (started,) = [event for event in events if event["event"] == "training_started"]
+    assert started["first_epoch"] == kept["epoch"] + 1 > 10
+    assert is_done(training, files_of(training, second.root))
+    assert not files_of(training, second.root).resume.exists()
+    remember_trainings(job, second, tmp_path / "a")
+    assert not entry.exists()
 
 
 class TestFetching:

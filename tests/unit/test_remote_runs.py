@@ -87,6 +87,13 @@ def test_a_run_on_a_host_that_does_not_answer_is_still_told_of(
     assert len(load_records()) == 1
 
 
+def test_a_run_on_a_host_that_was_removed_is_still_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    save_record(RemoteRun("gone", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
+    assert run(["runs", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["host"], shown["problem"]) == ("gone", "no settings file has this host any more")
+
+
 def test_a_record_whose_job_is_gone_goes_too(server: FakeSshServer) -> None:
     save_record(RemoteRun("ci", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
     assert run(["runs"]) == 0
