@@ -17,6 +17,8 @@ COMMANDS = {
     "train": "Train one loss on a data file.",
     "optimize-threshold": "Find the best threshold of a trained model.",
     "predict": "Find spans in new windows with a trained model.",
+    "hosts": "Add, list, check or remove hosts to train on.",
+    "runs": "Show, or stop, what still trains on hosts.",
     "report": "Write a run's report again.",
     "diff": "Say what differs between two runs.",
     "validate": "Check a data file against the contract.",

@@ -12,6 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import CompareParameters
 from tasks.evaluation import EvaluationSettings, evaluate_run
+from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, remember_trainings, reuse_trainings, write_job
@@ -44,6 +45,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
     Returns:
         The run's folder.
     """
+    check_host_known(parameters.host)
     with recorded_run(parameters.artifacts_folder, "compare", parameters.model_dump(mode="json")) as run:
         folder = str(run.layout.root)
         with run.phase("prepare"):
@@ -51,7 +53,9 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
             run.save()
         with (
             run.phase("train"),
-            training_job(run.layout.root, device=parameters.device, workers=parameters.workers) as job,
+            training_job(
+                run.layout.root, host=parameters.host, device=parameters.device, workers=parameters.workers
+            ) as job,
         ):
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
             for future in followed:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from jade_model.config import LOSSES, Loss
+from tasks.host_entries import LOCAL
 
 ALL_ARMS: list[Loss] = list(LOSSES)
 
@@ -78,7 +79,17 @@ class CompareParameters(BaseModel):
         title="Merge gap",
         description="Gaps up to this many bars between spans are closed.",
     )
-    device: Literal["cpu", "cuda"] = Field(default="cpu", title="Device", description="Where the training runs.")
+    host: str = Field(
+        default=LOCAL,
+        title="Host",
+        description="Where the trainings run: `local`, or a host that `jade hosts list` shows.",
+        min_length=1,
+    )
+    device: Literal["cpu", "cuda"] | None = Field(
+        default=None,
+        title="Device",
+        description="What trains there; empty: the host's own setting, the CPU on this machine.",
+    )
     workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None, title="Workers", description="Training processes at once; empty: one a core."
     )

@@ -3,10 +3,15 @@
 RunError
 ├── RunNotFound        no such run folder, or it lacks what is needed; exit code 2
 ├── BadRequest         the parameters contradict each other or the data; exit code 2
+│   ├── SettingsError  a jade.toml is unreadable or says something that makes no sense
+│   ├── HostUnknown    no settings file has a host of that name
+│   └── HostNotReady   the host lacks what a training needs
 └── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class RunError(Exception):
@@ -14,6 +19,14 @@ class RunError(Exception):
 
     exit_code = 1
     is_transient = False
+
+
+def _rebuild(kind: type[RunError], args: tuple[Any, ...], evidence: dict[str, Any]) -> RunError:
+    # Task runners pickle errors, and some are made of evidence, not of a message alone.
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(evidence)
+    return error
 
 
 class RunNotFound(RunError):
@@ -26,6 +39,32 @@ class BadRequest(RunError):
     """The parameters contradict each other or the data."""
 
     exit_code = 2
+
+
+class SettingsError(BadRequest):
+    """A settings file is unreadable, or says something that makes no sense."""
+
+
+class HostUnknown(BadRequest):
+    """No settings file has a host of that name.
+
+    Attributes:
+        name: What was asked for.
+        known: What there is.
+    """
+
+    def __init__(self, name: str, known: tuple[str, ...], close: str | None) -> None:
+        self.name, self.known = name, known
+        hint = f" Did you mean {close!r}?" if close else ""
+        there = f"known: {', '.join(known)}" if known else "none is known"
+        super().__init__(f"no host is called {name!r}; {there}.{hint} `jade hosts add {name} --host ADDRESS` adds it.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class HostNotReady(BadRequest):
+    """The host lacks what a training needs."""
 
 
 class TrainingFailed(RunError):

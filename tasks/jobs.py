@@ -1,4 +1,4 @@
-"""The training job of a run: one process group on this machine, and what it says of itself."""
+"""The training job of a run: what it says of itself, wherever it runs, and the process group that runs it here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from jade_model.job import Job, Training, load_job
 from jade_model.worker import TrainingFiles
+from tasks.errors import TrainingFailed
 from tasks.planning import MEMBER_SEED_STEP
 from tasks.progress import TrainingBars
 from tasks.settings import training_environment
@@ -69,10 +71,19 @@ def parts_of(job: Job) -> list[Part]:
     return list(dict.fromkeys(part_of(training) for training in job.trainings))
 
 
-class TrainingJob:
-    """`python -m jade_model train` on a run's folder, and what it has said so far."""
+class FollowedJob(ABC):
+    """A run's trainings while they go on somewhere, and what they have said so far.
 
-    def __init__(self, folder: Path, *, device: str, workers: int | None) -> None:
+    Attributes:
+        job: What is trained.
+        folder: The run's.
+        state: How far each part is.
+        changed: Notified with every event.
+        exit_status: Of the process that trains; None while it runs, and where it left none.
+        ended: Whether nothing more will happen.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.job = load_job(folder / "job.json")
         self.folder = folder
         self.state: dict[Part, PartState] = {}
@@ -83,7 +94,73 @@ class TrainingJob:
         self.changed = threading.Condition()
         self.exit_status: int | None = None
         self.ended = False
+        self._epochs = {training.run_key: training.recipe.training.epochs for training in self.job.trainings}
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the trainings; returns once nothing of them runs."""
+
+    def failure(self, what: str) -> Exception:
+        """Return why the job ended without its results.
+
+        Args:
+            what: Was not done, for the message.
+        """
+        return TrainingFailed(what, self.exit_status, self.stderr_tail)
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last lines that were no events: what the process wrote on standard error."""
+        return "\n".join(self._stderr)
+
+    def wait_for_change(self, timeout_s: float) -> None:
+        """Return when something has happened, or after the time."""
+        with self.changed:
+            self.changed.wait(timeout_s)
+
+    def _end(self, exit_status: int | None) -> None:
+        with self.changed:
+            self.exit_status, self.ended = exit_status, True
+            self.changed.notify_all()
+
+    def _hear(self, line: str) -> None:
+        """Take in a line of the process's output: an event, or something for people."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict) or "event" not in event:
+            self._stderr.append(line)
+        elif "arm" in event:
+            self._take(event)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        with self.changed:
+            state = self.state[Part(event["arm"], event["seed"] % MEMBER_SEED_STEP)]
+            training = f"{event['dataset']}/{event['seed']}/{event['fold']}"
+            match event["event"]:
+                case "epoch":
+                    state.done_by_training[training] = event["epoch"]
+                    validation = event["validation_loss"]
+                    shown = "" if validation is None else f", val_loss={validation:.4f}"
+                    state.latest = (
+                        f"fold {event['fold']}: Epoch {event['epoch']}: train_loss={event['train_loss']:.4f}{shown}"
+                    )
+                case "training_done" | "training_skipped":
+                    state.done_by_training[training] = self._epochs[event["run_key"]]
+                    state.finished += 1
+                    if event["event"] == "training_skipped":
+                        state.latest = f"fold {event['fold']}: kept from an earlier run"
+            state.epochs_done = sum(state.done_by_training.values())
+            self.changed.notify_all()
+
+
+class TrainingJob(FollowedJob):
+    """`python -m jade_model train` on a run's folder, on this machine."""
+
+    def __init__(self, folder: Path, *, device: str, workers: int | None) -> None:
+        super().__init__(folder)
         command = [sys.executable, "-m", "jade_model", "train", str(folder / "job.json")]
         command += ["--device", device, "--resume", "--progress", "json"]
         if workers is not None:
@@ -120,16 +197,6 @@ class TrainingJob:
         self._signal(signal.SIGKILL)
         self._waiter.join(STOP_GRACE_S)
 
-    @property
-    def stderr_tail(self) -> str:
-        """The last lines that the process wrote on standard error."""
-        return "\n".join(self._stderr)
-
-    def wait_for_change(self, timeout_s: float) -> None:
-        """Return when something has happened, or after the time."""
-        with self.changed:
-            self.changed.wait(timeout_s)
-
     def _signal(self, number: signal.Signals) -> None:
         try:
             os.killpg(self.process.pid, number)
@@ -140,47 +207,17 @@ class TrainingJob:
         status = self.process.wait()
         for reader in self._readers:
             reader.join(STOP_GRACE_S)
-        with self.changed:
-            self.exit_status, self.ended = status, True
-            self.changed.notify_all()
+        self._end(status)
 
     def _read_events(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    self._stderr.append(line.rstrip())
-                    continue
-                if isinstance(event, dict) and "arm" in event:
-                    self._take(event)
+                self._hear(line.rstrip())
 
     def _read_errors(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
                 self._stderr.append(line.rstrip())
-
-    def _take(self, event: dict[str, Any]) -> None:
-        with self.changed:
-            state = self.state[Part(event["arm"], event["seed"] % MEMBER_SEED_STEP)]
-            training = f"{event['dataset']}/{event['seed']}/{event['fold']}"
-            match event["event"]:
-                case "epoch":
-                    state.done_by_training[training] = event["epoch"]
-                    validation = event["validation_loss"]
-                    shown = "" if validation is None else f", val_loss={validation:.4f}"
-                    state.latest = (
-                        f"fold {event['fold']}: Epoch {event['epoch']}: train_loss={event['train_loss']:.4f}{shown}"
-                    )
-                case "training_done" | "training_skipped":
-                    state.finished += 1
-                    state.done_by_training[training] = next(
-                        item.recipe.training.epochs for item in self.job.trainings if item.run_key == event["run_key"]
-                    )
-                    if event["event"] == "training_skipped":
-                        state.latest = f"fold {event['fold']}: kept from an earlier run"
-            state.epochs_done = sum(state.done_by_training.values())
-            self.changed.notify_all()
 
 
 @contextmanager
@@ -193,13 +230,22 @@ def running_job(folder: Path, *, device: str, workers: int | None) -> Iterator[T
         workers: Trainings at once; None: one a core.
     """
     job = TrainingJob(folder, device=device, workers=workers)
+    try:
+        with drawn(job):
+            yield job
+    finally:
+        job.stop()
+
+
+@contextmanager
+def drawn(job: FollowedJob) -> Iterator[None]:
+    """Show a job's progress while the block lasts."""
     stop_drawing = threading.Event()
     drawer = threading.Thread(target=_draw, args=(job, stop_drawing), daemon=True)
     drawer.start()
     try:
-        yield job
+        yield
     finally:
-        job.stop()
         stop_drawing.set()
         drawer.join()
 
@@ -209,7 +255,7 @@ def checkpoint_of(files: TrainingFiles, which: str = "last") -> Path:
     return files.best if which == "best" else files.last
 
 
-def _draw(job: TrainingJob, stop: threading.Event) -> None:
+def _draw(job: FollowedJob, stop: threading.Event) -> None:
     with TrainingBars() as bars:
         for part, state in job.state.items():
             bars.expect(part.name, state.epochs)

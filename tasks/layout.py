@@ -64,6 +64,11 @@ class RunLayout:
         """Where and why the run failed; absent otherwise."""
         return self.root / "FAILED.json"
 
+    @property
+    def remote_log(self) -> Path:
+        """All that a job on another host wrote; absent if the trainings ran here."""
+        return self.root / "remote.log"
+
     def arrays(self, dataset: str) -> Path:
         """Return the windows of a data set as arrays."""
         return self.root / "arrays" / f"{dataset}.npz"

@@ -28,6 +28,9 @@ FOLD_VALIDATION_FRACTION = 0.1
 KEPT_TRAININGS = ".trainings"
 """Index of finished trainings in the artifacts folder: one file a run key."""
 
+UNFINISHED = ".unfinished"
+"""Ends the name of an entry of that index for a training that was lost with its host."""
+
 MEMBER_SEED_STEP = 1_000_000
 """Seeds of an ensemble's members lie this far apart, out of the way of the runs' own."""
 
@@ -138,17 +141,32 @@ def remember_trainings(job: Job, layout: RunLayout, artifacts: Path) -> None:
     index.mkdir(exist_ok=True)
     for training in job.trainings:
         write_atomically(index / training.run_key, f"{layout.run_id}/{training.output_dir}\n")
+        (index / f"{training.run_key}{UNFINISHED}").unlink(missing_ok=True)
+
+
+def remember_checkpoint(training: Training, layout: RunLayout, artifacts: Path) -> None:
+    """Note where an unfinished training's newest checkpoint lies, so that a later run goes on from it."""
+    index = artifacts / KEPT_TRAININGS
+    index.mkdir(exist_ok=True)
+    write_atomically(index / f"{training.run_key}{UNFINISHED}", f"{layout.run_id}/{training.output_dir}\n")
 
 
 def reuse_trainings(job: Job, layout: RunLayout, artifacts: Path) -> int:
-    """Take over finished trainings of earlier runs that have the same run key; return how many.
+    """Take over trainings of earlier runs that have the same run key, finished ones rather than others.
 
-    What is copied is only a candidate: the training job verifies it against its manifest before it skips the training.
+    What is copied is only a candidate: the training job verifies it before it skips the training, or goes on from it.
+
+    Returns:
+        How many.
     """
     taken = 0
     for training in job.trainings:
-        entry = artifacts / KEPT_TRAININGS / training.run_key
-        if not entry.is_file():
+        index = artifacts / KEPT_TRAININGS
+        entry = next(
+            (path for path in (index / training.run_key, index / f"{training.run_key}{UNFINISHED}") if path.is_file()),
+            None,
+        )
+        if entry is None:
             continue
         source = (artifacts / entry.read_text().strip()).resolve()
         if not (source.is_relative_to(artifacts) and (source / MANIFEST_NAME).is_file()):

@@ -1,8 +1,26 @@
-"""The only reader of environment variables."""
+"""The only reader of environment variables and of `jade.toml`.
+
+A setting is taken from the first of these that has it: a flag of the command, the environment, `jade.toml` in the
+working folder, `jade.toml` in the user's configuration folder. A host is taken whole from one file: an address from
+one place and a fingerprint from another would be a host that nobody described. docs/settings.md lists every key.
+"""
 
 from __future__ import annotations
 
 import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from jade_model.files import write_atomically
+from tasks.errors import HostUnknown, SettingsError
+from tasks.host_entries import LOCAL, HostEntry, entry_from_table, with_host, without_host
+
+SETTINGS_NAME = "jade.toml"
+_KNOWN_KEYS = ("host", "hosts")
 
 PREFECT_DEFAULTS = {
     # A fresh database takes an ephemeral server some 20 s; Prefect gives up after 20.
@@ -11,6 +29,93 @@ PREFECT_DEFAULTS = {
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
 }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment and the settings files say together.
+
+    Attributes:
+        host: Where trainings run if no flag says so.
+        hosts: Known hosts by name.
+        sources: Name of a host -> the file that describes it.
+    """
+
+    host: str = LOCAL
+    hosts: dict[str, HostEntry] = field(default_factory=dict)
+    sources: dict[str, Path] = field(default_factory=dict)
+
+    def entry(self, name: str) -> HostEntry:
+        """Return the host of that name.
+
+        Raises:
+            HostUnknown: There is none; the closest name is offered.
+        """
+        if name not in self.hosts:
+            close = get_close_matches(name, [*self.hosts, LOCAL], n=1, cutoff=0.5)
+            raise HostUnknown(name, tuple(self.hosts), close[0] if close else None)
+        return self.hosts[name]
+
+
+def load_settings() -> Settings:
+    """Read the environment and both settings files.
+
+    Raises:
+        SettingsError: A file is unreadable, no TOML, or has a key that is unknown or malformed.
+    """
+    host = LOCAL
+    hosts: dict[str, HostEntry] = {}
+    sources: dict[str, Path] = {}
+    for path in reversed(settings_files()):
+        content = _read(path)
+        host = content.get("host", host)
+        for name, entry in content.get("hosts", {}).items():
+            hosts[name], sources[name] = entry, path
+    return Settings(os.environ.get("JADE_HOST") or host, hosts, sources)
+
+
+def settings_files() -> tuple[Path, Path]:
+    """The settings files, the one that counts more first; either may be missing."""
+    return Path.cwd() / SETTINGS_NAME, user_settings_file()
+
+
+def user_settings_file() -> Path:
+    """`jade.toml` in the user's configuration folder: `JADE_CONFIG_DIR`, else `jade` where the system keeps such."""
+    return _folder("JADE_CONFIG_DIR", "XDG_CONFIG_HOME", ".config") / SETTINGS_NAME
+
+
+def state_folder() -> Path:
+    """Where known host keys and the records of remote runs lie: `JADE_STATE_DIR`, else where the system keeps such."""
+    return _folder("JADE_STATE_DIR", "XDG_STATE_HOME", ".local/state")
+
+
+def save_host(entry: HostEntry, *, replace: bool) -> Path:
+    """Write a host into the user's settings file; return the file.
+
+    Raises:
+        SettingsError: It has a host of that name and `replace` was not asked for, or it cannot be changed.
+    """
+    path = user_settings_file()
+    if entry.name in _read(path).get("hosts", {}) and not replace:
+        raise SettingsError(f"{path} has a host {entry.name!r} already; --replace writes it anew")
+    _rewrite(path, lambda text: with_host(text, entry))
+    return path
+
+
+def forget_host(name: str) -> Path:
+    """Take a host out of the user's settings file; return the file.
+
+    Raises:
+        HostUnknown: No file has it.
+        SettingsError: Another file has it, or the file cannot be changed.
+    """
+    path = user_settings_file()
+    if name not in _read(path).get("hosts", {}):
+        settings = load_settings()
+        settings.entry(name)
+        raise SettingsError(f"host {name!r} stands in {settings.sources[name]}; remove its section there")
+    _rewrite(path, lambda text: without_host(text, name))
+    return path
 
 
 def prepare_prefect(*, quiet: bool) -> None:
@@ -34,12 +139,47 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+# One thread a training: parallelism comes from processes.
+THREADING = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+
 def training_environment() -> dict[str, str]:
-    """Return the environment of a training process: one thread each, since parallelism comes from processes."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-        "PYTHONUNBUFFERED": "1",
-    }
+    """Return the environment of a training process on this machine."""
+    return {**os.environ, **THREADING, "PYTHONUNBUFFERED": "1"}
+
+
+def _folder(own: str, of_system: str, below_home: str) -> Path:
+    if os.environ.get(own):
+        return Path(os.environ[own]).expanduser()
+    system = os.environ.get(of_system)
+    return (Path(system) if system else Path.home() / below_home) / "jade"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return _checked(tomllib.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return {}
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not a readable TOML file: {error}") from error
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(content) - set(_KNOWN_KEYS)):
+        raise SettingsError(f"unknown {', '.join(unknown)}; known: {', '.join(_KNOWN_KEYS)}")
+    if not isinstance(content.get("host", ""), str) or not isinstance(content.get("hosts", {}), dict):
+        raise SettingsError("host must be a name, and hosts have a section each: [hosts.NAME]")
+    hosts = {name: entry_from_table(name, table) for name, table in content.get("hosts", {}).items()}
+    return {**content, "hosts": hosts}
+
+
+def _rewrite(path: Path, change: Callable[[str], str]) -> None:
+    text = path.read_text("utf-8") if path.exists() else ""
+    try:
+        changed = change(text)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, changed)

@@ -14,20 +14,20 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from jade_model.worker import files_of
-from tasks.errors import TrainingFailed
-from tasks.jobs import POLL_S, Part, TrainingJob, checkpoint_of, part_of, running_job
+from tasks.job_places import trainings_on
+from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of
 
 LOG_EVERY_EPOCHS = 10
 PROGRESS_STEP_PERCENT = 5.0
 
-_followed: dict[str, TrainingJob] = {}
+_followed: dict[str, FollowedJob] = {}
 """Jobs of this process by run folder: tasks take paths, never live objects."""
 
 
 @contextmanager
-def training_job(folder: Path, *, device: str, workers: int | None) -> Iterator[TrainingJob]:
-    """Run the job of a run while the block lasts, for tasks to follow; nothing of it runs afterwards."""
-    with running_job(folder, device=device, workers=workers) as job:
+def training_job(folder: Path, *, host: str, device: str | None, workers: int | None) -> Iterator[FollowedJob]:
+    """Run the job of a run while the block lasts, for tasks to follow; see `trainings_on`."""
+    with trainings_on(host, folder, device=device, workers=workers) as job:
         _followed[str(folder)] = job
         try:
             yield job
@@ -49,7 +49,7 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         The checkpoints' paths relative to the run's folder.
 
     Raises:
-        TrainingFailed: The job ended before this part was done.
+        TrainingFailed, HostError: The job ended before this part was done, or its host was lost.
     """
     logger = get_run_logger()
     job, key = _followed[folder], Part(arm, seed)
@@ -58,7 +58,7 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
     state = job.state[key]
     while state.finished < state.trainings:
         if job.ended:
-            raise TrainingFailed(f"train-{part}", job.exit_status, job.stderr_tail)
+            raise job.failure(f"train-{part}")
         job.wait_for_change(POLL_S)
         step = state.epochs_done // LOG_EVERY_EPOCHS
         if step != logged and state.latest:

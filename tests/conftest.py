@@ -9,6 +9,9 @@ import pytest
 
 # Before torch is loaded: one thread a process, as everywhere in Jade.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No settings, hosts or records of whoever runs the tests.
+os.environ.update(JADE_CONFIG_DIR="/nonexistent/jade", JADE_STATE_DIR="/nonexistent/jade")
+os.environ.pop("JADE_HOST", None)
 
 from helpers.runs import finished_run
 

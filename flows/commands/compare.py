@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 
 from flows.commands.common import print_json, print_table
 from flows.parameters import CompareParameters
+from tasks.job_places import check_host_known
 from tasks.progress import terminal_is_live
-from tasks.settings import prepare_prefect
+from tasks.settings import load_settings, prepare_prefect
 
 
 def _parameter_options() -> list[click.Option]:
@@ -64,6 +65,9 @@ def _parameters(flags: dict[str, Any]) -> CompareParameters:
     }
     if "arms" in given:
         given["arms"] = [arm for value in given["arms"] for arm in value.replace(",", " ").split()]
+    if "host" not in given:
+        given["host"] = load_settings().host
+    check_host_known(str(given["host"]))
     try:
         return CompareParameters.model_validate(given)
     except ValidationError as error:

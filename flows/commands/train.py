@@ -11,10 +11,11 @@ from flows.commands.common import artifacts_option, json_option, print_json
 from jade_model.checkpoint import load_checkpoint
 from jade_model.config import LOSSES, Loss
 from jade_model.worker import files_of
-from tasks.errors import TrainingFailed
-from tasks.jobs import POLL_S, TrainingJob, parts_of, running_job
+from tasks.job_places import check_host_known, trainings_on
+from tasks.jobs import POLL_S, FollowedJob, parts_of
 from tasks.planning import Plan, load_data, remember_trainings, reuse_trainings, write_job
 from tasks.runs import recorded_run
+from tasks.settings import load_settings
 
 
 @click.command("train")
@@ -36,7 +37,10 @@ from tasks.runs import recorded_run
     show_default=True,
     help="60/20/20, or the original's.",
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--host", metavar="NAME", help="Where it trains: local, or a host that `jade hosts list` shows.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="What trains there; the host's own setting if not given."
+)
 @click.option("--fresh", is_flag=True, help="Train even if the same training is kept from an earlier run.")
 @artifacts_option
 @json_option
@@ -48,7 +52,8 @@ def command(
     epochs: int | None,
     seeds: int,
     split: Literal["grouped", "seed"],
-    device: str,
+    host: str | None,
+    device: str | None,
     fresh: bool,
     artifacts: str,
     as_json: bool,
@@ -61,14 +66,16 @@ def command(
         "recipe": recipe,
         "epochs": epochs,
     }
-    given |= {"seeds": seeds, "split": split, "device": device}
+    host = host or load_settings().host
+    check_host_known(host)
+    given |= {"seeds": seeds, "split": split, "host": host, "device": device}
     with recorded_run(Path(artifacts), "train", given) as run:
         data = load_data(given["data"])
         run.record["data"] = [{"name": item.name, "path": item.path, "sha256": item.sha256} for item in data]
         job = write_job(run.layout, data, plan)
         if not fresh:
             reuse_trainings(job, run.layout, run.layout.root.parent)
-        with run.phase("train"), running_job(run.layout.root, device=device, workers=None) as running:
+        with run.phase("train"), trainings_on(host, run.layout.root, device=device, workers=None) as running:
             _wait(running)
         remember_trainings(job, run.layout, run.layout.root.parent)
     trained = [_trained(files_of(training, run.layout.root).last) for training in job.trainings]
@@ -80,12 +87,12 @@ def command(
             click.echo(f"{entry['checkpoint']}: train_loss={entry['train_loss']:.4f}{shown}")
 
 
-def _wait(running: TrainingJob) -> None:
+def _wait(running: FollowedJob) -> None:
     while not running.ended:
         running.wait_for_change(POLL_S)
     if running.exit_status != 0:
         parts = ", ".join(part.name for part in parts_of(running.job))
-        raise TrainingFailed(f"train {parts}", running.exit_status, running.stderr_tail)
+        raise running.failure(f"train {parts}")
 
 
 def _trained(checkpoint: Path) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""`jade hosts`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from flows.commands.common import json_option, print_json, print_table
+from tasks.host_entries import DAY_S, HostEntry, check_host_name
+from tasks.settings import forget_host, load_settings, save_host
+
+
+@click.group("hosts", epilog="Every command takes --json.")
+def command() -> None:
+    """Add, list, check or remove hosts to train on."""
+
+
+@command.command("add")
+@click.argument("name")
+@click.option("--host", required=True, metavar="ADDRESS", help="Address or DNS name.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=22, show_default=True)
+@click.option("--user", default="root", show_default=True)
+@click.option(
+    "--key", metavar="FILE", help="Private key's file; without it, the agent's keys and the usual files in ~/.ssh."
+)
+@click.option(
+    "--fingerprint",
+    multiple=True,
+    metavar="SHA256:...",
+    help="The server's key must be this one; may be given several times.",
+)
+@click.option("--jump", metavar="NAME", help="Another known host to go through.")
+@click.option("--trust-first-use", is_flag=True, help="Accept, and remember, the key that the server shows first.")
+@click.option("--folder", default="~/.jade", show_default=True, help="Where our files lie over there.")
+@click.option("--python", default="python3", show_default=True, help="The program that trains.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--time-limit-s",
+    type=click.IntRange(1),
+    default=DAY_S,
+    show_default=True,
+    help="The host ends a job after this long.",
+)
+@click.option("--replace", is_flag=True, help="Write a host of that name anew.")
+@json_option
+def add(
+    *,
+    name: str,
+    host: str,
+    port: int,
+    user: str,
+    key: str | None,
+    fingerprint: tuple[str, ...],
+    jump: str | None,
+    trust_first_use: bool,
+    folder: str,
+    python: str,
+    device: Literal["cpu", "cuda"],
+    time_limit_s: int,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Write a host into the user's jade.toml. The file names the key's file, never a key."""
+    if jump is not None:
+        load_settings().entry(jump)
+    # The settings may be read from another working folder.
+    key = str(Path(key).absolute()) if key and not key.startswith("~") else key
+    entry = HostEntry(
+        name, host, port, user, key, fingerprint, jump, trust_first_use, folder, python, device, time_limit_s
+    )
+    path = save_host(entry, replace=replace)
+    used = load_settings().sources[name]
+    if as_json:
+        print_json({"file": str(path), "host": dataclasses.asdict(entry), "used_from": str(used)})
+        return
+    click.echo(f"{name} is {entry.address}, in {path}. `jade hosts check {name}` looks it over.")
+    if used != path:
+        click.echo(f"warning: {used} describes {name!r}, too, and comes first", err=True)
+
+
+@command.command("list")
+@json_option
+def list_hosts(*, as_json: bool) -> None:
+    """List the known hosts and the file that describes each."""
+    settings = load_settings()
+    if as_json:
+        found: list[dict[str, Any]] = [
+            {**dataclasses.asdict(entry), "file": str(settings.sources[name]), "is_default": name == settings.host}
+            for name, entry in settings.hosts.items()
+        ]
+        print_json(found)
+        return
+    if not settings.hosts:
+        click.echo("No host is known. `jade hosts add NAME --host ADDRESS` adds one.", err=True)
+        return
+    rows = [
+        [
+            name + (" (default)" if name == settings.host else ""),
+            str(entry.address),
+            entry.device,
+            entry.jump or "",
+            ", ".join(entry.fingerprint) or ("first use" if entry.trust_first_use else "known hosts"),
+            str(settings.sources[name]),
+        ]
+        for name, entry in settings.hosts.items()
+    ]
+    print_table(None, ["host", "address", "device", "through", "server key", "file"], rows, numeric_from=6)
+
+
+@command.command("remove")
+@click.argument("name")
+@json_option
+def remove(*, name: str, as_json: bool) -> None:
+    """Take a host out of the user's jade.toml. What lies on the host stays."""
+    check_host_name(name)
+    path = forget_host(name)
+    if as_json:
+        print_json({"file": str(path), "removed": name})
+    else:
+        click.echo(f"{name} is no longer in {path}.")
+
+
+@command.command("check")
+@click.argument("name")
+@click.option("--timeout-s", type=click.FloatRange(1), default=120.0, show_default=True)
+@click.option("--bootstrap", "wants_bootstrap", is_flag=True, help="First install torch and numpy there, with pip.")
+@json_option
+@click.pass_context
+def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstrap: bool, as_json: bool) -> None:
+    """Look a host over: reachability, server key, GPU, Python, torch, disk, clock.
+
+    Changes nothing there, unless --bootstrap says so. Exit code 1 if something hinders training.
+    """
+    from tasks.bundle import RemotePlace, bootstrap
+    from tasks.host_access import open_host
+    from tasks.hosts.check import check_host
+
+    settings = load_settings()
+    entry = settings.entry(name)
+    host = open_host(settings, name, connect_timeout_s=min(timeout_s, 30.0))
+    try:
+        if wants_bootstrap:
+            python = bootstrap(host, RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s))
+            entry = dataclasses.replace(entry, python=python)
+            click.echo(
+                f"torch and numpy are installed for {python}, noted in {save_host(entry, replace=True)}", err=True
+            )
+        report = check_host(host, folder=entry.remote_folder, python=entry.python, timeout_s=timeout_s)
+    finally:
+        host.close()
+    needs_gpu = entry.device == "cuda"
+    findings = report.findings(needs_gpu=needs_gpu)
+    is_ready = report.is_ready(needs_gpu=needs_gpu)
+    if as_json:
+        shown = [{**dataclasses.asdict(finding), "verdict": finding.verdict.value} for finding in findings]
+        print_json({"host": name, "address": str(entry.address), "is_ready": is_ready, "findings": shown})
+    else:
+        rows = [[finding.subject, finding.found, finding.verdict.value, finding.advice] for finding in findings]
+        print_table(f"{name} ({entry.address})", ["what", "found", "verdict", "what to do"], rows, numeric_from=4)
+    if not is_ready:
+        context.exit(1)

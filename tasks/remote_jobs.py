@@ -1,0 +1,327 @@
+"""The training job of a run on another host: sent there, followed from here, its results brought back as they come.
+
+The job does not need us: whoever follows it may die, and the same command finds it by its key and goes on following.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+
+from jade_model.job import Training
+from jade_model.worker import files_of, is_done
+from tasks.bundle import (
+    RemotePlace,
+    check_ready,
+    checkpoint_files,
+    code_bundle,
+    input_files,
+    job_key,
+    send_code,
+    write_remote_job,
+)
+from tasks.errors import TrainingFailed
+from tasks.fetching import fetch_checkpoint, fetch_training, has_folder, remove_folder
+from tasks.hosts.base import Host
+from tasks.hosts.errors import (
+    CommandTimedOut,
+    ConnectionLost,
+    HostError,
+    HostUnreachable,
+    JobFailed,
+    JobLost,
+    JobStopped,
+    JobTimedOut,
+    RemoteFileMissing,
+)
+from tasks.hosts.job import find_job, job_status, raise_unless_success, remove_job, start_job, stop_job
+from tasks.hosts.job_log import follow_log
+from tasks.hosts.job_types import JobHandle, JobSpec
+from tasks.hosts.retry import retry_transient
+from tasks.jobs import FollowedJob, drawn
+from tasks.layout import RunLayout
+from tasks.planning import remember_checkpoint
+from tasks.remote_records import RemoteRun, remove_record, save_record
+from tasks.settings import THREADING
+
+SEND_S = 6 * 3600.0
+POLL_S = 0.5
+MIRROR_EVERY_S = 30.0
+"""How often a training's checkpoint is brought here at most: some train ten epochs in a second."""
+ENDING_S = 120.0
+"""After the last training a job has nothing to do but to end."""
+STOP_GRACE_S = 10
+
+Note = Callable[[str], None]
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal; results go to standard output, this does not."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+class RemoteTrainingJob(FollowedJob):
+    """`python -m jade_model train` on another host; see `FollowedJob`.
+
+    A training counts as finished here once its files are here and verified.
+
+    Args:
+        folder: The run's, here.
+        host: Where it trains.
+        place: How that host is used.
+        device: Where it trains over there.
+        workers: Trainings at once; None: as many as the host does by itself.
+        note: Told what a person should know.
+    """
+
+    def __init__(
+        self, folder: Path, host: Host, place: RemotePlace, *, device: str, workers: int | None, note: Note = say
+    ) -> None:
+        super().__init__(folder)
+        self._host, self._place, self._device, self._workers, self._note = host, place, device, workers, note
+        self._pending = {
+            training.run_key: training
+            for training in self.job.trainings
+            if not is_done(training, files_of(training, folder))
+        }
+        self.key = job_key(list(self._pending.values()))
+        self._handle: JobHandle | None = None
+        self._may_run = False
+        self._mirrored_at: dict[str, float] = {}
+        self._error: Exception | None = None
+        self._follower = threading.Thread(target=self._follow, daemon=True)
+
+    def start(self) -> None:
+        """Start the job, or attach to the one that does the same trainings; return when it runs.
+
+        Raises:
+            HostError, HostNotReady: It could not be started.
+        """
+        for training in self.job.trainings:
+            if training.run_key not in self._pending:
+                self._tell_finished(training, "training_skipped")
+        if not self._pending:
+            self._end(0)
+            return
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        save_record(RemoteRun(self._host.name, self.key, self.folder.name, str(self.folder), len(self._pending), now))
+        self._handle = self._running_job() or self._start_anew()
+        self._follower.start()
+
+    def finish(self) -> None:
+        """Wait for the end of a job whose trainings are all here, and tidy up after it over there."""
+        if not self._pending:
+            return
+        self._follower.join(ENDING_S)
+        try:
+            retry_transient(self._tidy_up)
+        except HostError as error:
+            self._note(f"{self._host.name}: {self._place.run(self.key)} could not be removed there: {error}")
+
+    def leave(self) -> None:
+        """After a failure: stop what runs over there, unless nobody can or nothing does; say which."""
+        if isinstance(self._error, HostUnreachable | ConnectionLost | CommandTimedOut):
+            self._note(
+                f"{self._host.name} is out of reach; {self.folder.name} may still train there. The same command "
+                f"attaches to it, `jade runs` shows it, `jade runs stop {self.key[:12]}` stops it."
+            )
+        elif self._may_run:
+            self.stop()
+        else:
+            remove_record(self._host.name, self.key)
+
+    def stop(self) -> None:
+        """End the trainings over there and say so; what they have left there so far stays for the next attempt."""
+        try:
+            handle = self._handle or retry_transient(self._find)
+            if handle is not None:
+                # Another command that was attached, too, may have tidied up: then nothing runs.
+                with contextlib.suppress(RemoteFileMissing):
+                    retry_transient(functools.partial(stop_job, self._host, handle, grace_s=STOP_GRACE_S))
+        except HostError as error:
+            self._note(
+                f"{self._host.name}: {self.folder.name} could not be stopped and may still train there ({error}). "
+                f"`jade runs stop {self.key[:12]}` tries again."
+            )
+            return
+        self._may_run = False
+        remove_record(self._host.name, self.key)
+        self._note(f"{self._host.name}: stopped; nothing of {self.folder.name} runs there any more")
+        if self._follower.is_alive():
+            self._follower.join(ENDING_S)
+
+    def failure(self, what: str) -> Exception:
+        """See `FollowedJob`: a host's own error, or how the process ended."""
+        if self._error is None or isinstance(self._error, JobFailed):
+            return TrainingFailed(f"{what} on {self._host.name}", self.exit_status, self.stderr_tail)
+        if isinstance(self._error, JobStopped | JobTimedOut | JobLost):
+            # Its own tail is events, which nobody wants to read.
+            return type(self._error)(self._error.host, self._error.folder, self.stderr_tail or "(nothing)")
+        return self._error
+
+    def _find(self) -> JobHandle | None:
+        return find_job(self._host, self._place.jobs, self.key)
+
+    def _running_job(self) -> JobHandle | None:
+        """The job of this key, if it runs or has left what it was to do."""
+        found = retry_transient(self._find)
+        if found is None:
+            return None
+        status = retry_transient(lambda: job_status(self._host, found))
+        if status.is_over and not status.is_success:
+            return None
+        if not retry_transient(lambda: has_folder(self._host, self._place.run(self.key))):
+            # Somebody removed what it has left: it must be done again.
+            if not status.is_over:
+                retry_transient(lambda: stop_job(self._host, found, grace_s=STOP_GRACE_S))
+            retry_transient(lambda: remove_job(self._host, self._place.jobs, self.key))
+            return None
+        self._record()
+        self._note(f"{self._host.name}: attached to the job that does these trainings already")
+        return found
+
+    def _start_anew(self) -> JobHandle:
+        host, place = self._host, self._place
+        check_ready(host, place, device=self._device)
+        trainings = list(self._pending.values())
+        bundle = code_bundle()
+        retry_transient(lambda: send_code(host, place, bundle))
+        with tempfile.TemporaryDirectory() as scratch:
+            job_json = Path(scratch) / "job.json"
+            write_remote_job(self.job, trainings, self.key, job_json)
+            files = {**input_files(self.job, trainings, self.folder), "job.json": job_json}
+            # What an earlier attempt has left there is never older than what came here of it.
+            if not retry_transient(lambda: has_folder(host, place.run(self.key))):
+                files |= checkpoint_files(trainings, self.folder)
+            retry_transient(lambda: host.put(files, place.run(self.key), timeout_s=SEND_S))
+        command = [place.python, "-m", "jade_model", "train", "job.json", "--device", self._device]
+        command += ["--resume", "--progress", "json"]
+        if self._workers is not None:
+            command += ["--workers", str(self._workers)]
+        spec = JobSpec(
+            self.key,
+            tuple(command),
+            place.run(self.key),
+            time_limit_s=place.time_limit_s,
+            # Only our sources, wherever the job is started from: the run's folder holds no code.
+            environment={**THREADING, "PYTHONPATH": f"../../code/{bundle.digest}", "PYTHONSAFEPATH": "1"},
+            stop_grace_s=STOP_GRACE_S,
+        )
+        self._record()
+        return retry_transient(lambda: start_job(host, place.jobs, spec))
+
+    def _record(self) -> None:
+        """From here on it may run, whatever becomes of this process."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        save_record(RemoteRun(self._host.name, self.key, self.folder.name, str(self.folder), len(self._pending), now))
+        self._may_run = True
+
+    def _follow(self) -> None:
+        handle = self._handle
+        assert handle is not None  # noqa: S101 -- started after it was set
+        exit_status: int | None = None
+        try:
+            with RunLayout(self.folder).remote_log.open("w", encoding="utf-8") as log:
+                for batch in follow_log(self._host, handle, poll_s=POLL_S):
+                    for line in batch.lines:
+                        log.write(line + "\n")
+                        self._hear_remote(line)
+                    log.flush()
+                    exit_status = batch.status.exit_status
+                    if batch.status.is_over:
+                        self._may_run = False
+            raise_unless_success(self._host, handle, job_status(self._host, handle))
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            self._error = error
+        self._end(exit_status)
+
+    def _hear_remote(self, line: str) -> None:
+        # What a host says is not to be trusted to make sense, nor to leave the terminal alone.
+        shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+        try:
+            self._hear(shown)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self._stderr.append(shown)
+
+    def _take(self, event: dict[str, object]) -> None:
+        if event["event"] in {"training_done", "training_skipped"}:
+            training = self._pending[str(event["run_key"])]
+            if not is_done(training, files_of(training, self.folder)):
+                remote = self._place.run(self.key)
+                retry_transient(lambda: fetch_training(self._host, remote, training, self.folder))
+                self._tell_finished(training, str(event["event"]))
+        elif event["event"] == "checkpoint":
+            self._mirror(event)
+        else:
+            super()._take(event)
+
+    def _mirror(self, event: dict[str, object]) -> None:
+        """Bring a checkpoint here, so that a host that is lost costs no more than the epochs since."""
+        names = (event["arm"], event["dataset"], event["seed"], event["fold"])
+        for training in self._pending.values():
+            is_meant = (training.arm, training.dataset, training.seed, training.fold) == names
+            if is_meant and monotonic() - self._mirrored_at.get(training.run_key, -math.inf) >= MIRROR_EVERY_S:
+                if retry_transient(functools.partial(self._fetch_checkpoint, training)):
+                    remember_checkpoint(training, RunLayout(self.folder), self.folder.parent)
+                self._mirrored_at[training.run_key] = monotonic()
+
+    def _fetch_checkpoint(self, training: Training) -> bool:
+        return fetch_checkpoint(self._host, self._place.run(self.key), training, self.folder)
+
+    def _tell_finished(self, training: Training, event: str) -> None:
+        super()._take(
+            {
+                "event": event,
+                "arm": training.arm,
+                "dataset": training.dataset,
+                "seed": training.seed,
+                "fold": training.fold,
+                "run_key": training.run_key,
+            }
+        )
+
+    def _tidy_up(self) -> None:
+        if self._find() is not None:
+            remove_job(self._host, self._place.jobs, self.key)
+        remove_folder(self._host, self._place.run(self.key))
+        remove_record(self._host.name, self.key)
+
+
+@contextmanager
+def running_remote_job(
+    folder: Path, host: Host, place: RemotePlace, *, device: str, workers: int | None, note: Note = say
+) -> Iterator[RemoteTrainingJob]:
+    """Run the job of a run on a host while the block lasts, or attach to it.
+
+    Left in good order, it removes what it brought there, but the sources. Left by an error or an interruption, it stops
+    the job there and says so; if this process is killed, the job goes on, and the same command attaches to it.
+
+    Args:
+        folder: The run's.
+        host: Where it trains; closed in the end.
+        place: How that host is used.
+        device: Where it trains over there.
+        workers: Trainings at once; None: one a core, or one on a GPU.
+        note: Told what a person should know.
+    """
+    job = RemoteTrainingJob(folder, host, place, device=device, workers=workers, note=note)
+    try:
+        job.start()
+        with drawn(job):
+            yield job
+        job.finish()
+    except BaseException:
+        job.leave()
+        raise
+    finally:
+        host.close()

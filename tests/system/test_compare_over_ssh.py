@@ -1,0 +1,192 @@
+"""`jade compare --host ci` over a real OpenSSH server, as a person runs it, and as things go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.servers import ROOT, wait_until
+
+from tests.fakes.sshd import SSHD, Sshd, running_sshd
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(SSHD is None, reason="no sshd here; tests/unit/test_remote_runs.py has the in-process server"),
+]
+
+QUICK = ["--epochs", "2", "--folds", "2"]
+# Long enough to be caught in the middle, short enough to wait for.
+MEDIUM = ["--epochs", "60", "--folds", "2", "--arms", "soft_span,crf"]
+ENDLESS = ["--epochs", "9000", "--folds", "2", "--arms", "soft_span,crf"]
+# What may differ between two runs of the same comparison.
+VOLATILE = {"run_id", "created_at", "generated_at", "seconds", "host", "parameters", "command", "started_at"}
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+class Place:
+    """A home, artifacts and a host called `ci` whose files lie in a folder of the test's."""
+
+    def __init__(self, folder: Path, sshd: Sshd, data: Path) -> None:
+        self.folder, self.data = folder, data
+        self.there = folder / "there"
+        (folder / "home").mkdir()
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "JADE_", "SSH_"))}
+        self.env = {
+            **env,
+            "HOME": str(folder / "home"),
+            "OMP_NUM_THREADS": "1",
+            "JADE_CONFIG_DIR": str(folder / "config"),
+            "JADE_STATE_DIR": str(folder / "state"),
+        }
+        where = ["--host", "127.0.0.1", "--port", str(sshd.port), "--user", sshd.user, "--key", str(sshd.user_key)]
+        trust = ["--fingerprint", sshd.fingerprint, "--folder", str(self.there), "--python", sys.executable]
+        self.jade("hosts", "add", "ci", *where, *trust)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *arguments]
+
+    def jade(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == expect, f"{done.stdout}\n{done.stderr[-4000:]}"
+        return done
+
+    def compare(self, artifacts: str, *flags: str) -> list[str]:
+        kept = str(self.folder / artifacts)
+        return ["compare", "--data", str(self.data), "--artifacts", kept, "--workers", "1", "--json", *flags]
+
+    @contextmanager
+    def comparing(self, artifacts: str, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A comparison that has trained at least one epoch on the host."""
+        with (self.folder / "log").open("wb") as log:
+            running = subprocess.Popen(
+                self.command(*self.compare(artifacts, *flags)), cwd=ROOT, env=self.env, stdout=log, stderr=log
+            )
+            try:
+                wait_until(lambda: self.has_trained(artifacts) or running.poll() is not None, 200, self.said)
+                assert running.poll() is None, self.said()
+                yield running
+            finally:
+                running.kill()
+                running.wait()
+
+    def has_trained(self, artifacts: str) -> bool:
+        return any('"epoch"' in path.read_text() for path in (self.folder / artifacts).glob("*/remote.log"))
+
+    def said(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def processes(self) -> list[int]:
+        """What works in the host's folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if (entry / "cwd").readlink().is_relative_to(self.there):
+                    found.append(int(entry.name))
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def result(self, artifacts: str) -> dict[str, Any]:
+        """The newest finished comparison."""
+        path = max((self.folder / artifacts).glob("*/comparison.json"))
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+
+@pytest.fixture
+def place(tmp_path: Path, sshd: Sshd, small_file: Path) -> Iterator[Place]:
+    place = Place(tmp_path, sshd, small_file)
+    yield place
+    for process in place.processes():
+        os.kill(process, signal.SIGKILL)
+
+
+def figures(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: figures(item) for name, item in value.items() if name not in VOLATILE}
+    return [figures(item) for item in value] if isinstance(value, list) else value
+
+
+def attempts(place: Place) -> int:
+    return len(list((place.there / "jobs").glob("*/attempt-*")))
+
+
+def test_a_comparison_on_a_host_gives_the_figures_of_a_local_one(place: Place) -> None:
+    place.jade(*place.compare("local", *QUICK))
+    place.jade(*place.compare("remote", *QUICK, "--host", "ci"))
+    assert figures(place.result("local")) == figures(place.result("remote"))
+    assert place.processes() == []
+    assert [path.name for path in place.there.iterdir() if any(path.iterdir())] == ["code"]
+    assert not list((place.folder / "state" / "runs").iterdir())
+
+
+def test_a_killed_flow_leaves_the_job_and_the_same_command_attaches_and_finishes(place: Place) -> None:
+    with place.comparing("a", *MEDIUM, "--host", "ci") as running:
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        assert place.processes()
+        (shown,) = json.loads(place.jade("runs", "--json").stdout)
+        assert (shown["host"], shown["state"]) == ("ci", "running")
+        done = place.jade(*place.compare("a", *MEDIUM, "--host", "ci"))
+    assert "attached to the job" in done.stderr
+    (finished,) = (path.parent for path in (place.folder / "a").glob("*/comparison.json"))
+    assert shown["run_id"] != finished.name
+    assert (finished / "remote.log").read_text().count('"job_started"') == 1
+    assert place.processes() == []
+    assert json.loads(place.jade("runs", "--all", "--json").stdout) == []
+
+
+def test_a_cut_connection_costs_nothing(place: Place, sshd: Sshd) -> None:
+    with place.comparing("a", *MEDIUM, "--host", "ci") as running:
+        for _ in range(3):
+            victims = frozenset(sshd.connections())
+            assert sshd.cut() > 0
+            wait_until(lambda gone=victims: bool(set(sshd.connections()) - gone), 60, place.said)
+        assert attempts(place) == 1
+        assert running.wait(300) == 0, place.said()
+    (finished,) = (path.parent for path in (place.folder / "a").glob("*/comparison.json"))
+    events = [json.loads(line) for line in (finished / "remote.log").read_text().splitlines()]
+    told = [(event["arm"], event["fold"], event["epoch"]) for event in events if event["event"] == "epoch"]
+    assert len(told) == len(set(told)) == 2 * 2 * 60
+    assert place.processes() == []
+
+
+def test_an_interrupted_comparison_leaves_no_process_and_says_so(place: Place) -> None:
+    with place.comparing("a", *ENDLESS, "--host", "ci") as running:
+        assert place.processes()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(120) != 0
+    wait_until(lambda: not place.processes(), 10, lambda: str(place.processes()))
+    assert "stopped; nothing of" in place.said()
+    assert list((place.folder / "a").glob("*/FAILED.json"))
+
+
+def test_a_run_that_is_stopped_from_elsewhere_ends_with_the_reason(place: Place) -> None:
+    with place.comparing("a", *ENDLESS, "--host", "ci") as running:
+        (run,) = (place.folder / "a").glob("*/run.json")
+        stopped = json.loads(place.jade("runs", "stop", run.parent.name, "--json").stdout)
+        assert stopped["state"] == "stopped"
+        assert place.processes() == []
+        assert running.wait(120) == 1
+    assert "was stopped on request" in place.said()

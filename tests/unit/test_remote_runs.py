@@ -1,0 +1,134 @@
+"""`--host`, `jade runs` and `jade runs stop`, with an SSH server in this process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.processes import processes_of_group
+
+from flows.cli import run
+from tasks.host_access import open_host
+from tasks.hosts.job import job_status, start_job
+from tasks.hosts.job_types import JobSpec
+from tasks.hosts.keys import load_private_key
+from tasks.remote_records import RemoteRun, load_records, save_record
+from tasks.settings import load_settings
+from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
+
+KEY = "ab" * 20
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JADE_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+    for name in ("JADE_HOST", "SSH_AUTH_SOCK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FakeSshServer]:
+    key = tmp_path / "id_ed25519"
+    write_private_key(key)
+    with running_fake_server(tmp_path / "host", [load_private_key(key)]) as running:
+        where = ["--host", "127.0.0.1", "--port", str(running.port), "--user", "tester", "--key", str(key)]
+        trust = ["--fingerprint", running.fingerprint, "--python", sys.executable]
+        assert run(["hosts", "add", "ci", *where, *trust]) == 0
+        yield running
+
+
+def start_sleeper() -> int:
+    """Start a job that takes an hour; return its process group."""
+    host = open_host(load_settings(), "ci")
+    job = start_job(host, ".jade/jobs", JobSpec(KEY, ("sleep", "3600"), ".", time_limit_s=3600, stop_grace_s=1))
+    group = job_status(host, job).process_id
+    host.close()
+    assert group is not None
+    save_record(RemoteRun("ci", KEY, "20260101T000000Z-compare-abcdef", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
+    return group
+
+
+@pytest.mark.parametrize("name", ["20260101T000000Z-compare-abcdef", "20260101T", KEY[:8]])
+def test_a_run_is_shown_and_stopped_by_its_name_or_key(
+    name: str, server: FakeSshServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = start_sleeper()
+    capsys.readouterr()
+    assert run(["runs", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["host"], shown["run_id"], shown["state"]) == ("ci", "20260101T000000Z-compare-abcdef", "running")
+    assert run(["runs", "stop", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "stopped"
+    assert processes_of_group(group) == []
+    assert load_records() == []
+    assert run(["runs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert run(["runs", "--all"]) == 0
+    assert "stopped" in capsys.readouterr().out
+
+
+def test_a_run_on_a_host_that_does_not_answer_is_still_told_of(
+    server: FakeSshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.remote_runs.CONNECT_S", 0.5)
+    save_record(RemoteRun("ci", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
+    server.close()
+    assert run(["runs", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["run_id"], shown["state"]) == ("run-1", "unreachable")
+    assert "did not answer" in shown["problem"]
+    assert run(["runs", "stop", "run-1"]) == 2
+    assert "nothing was stopped" in capsys.readouterr().err
+    assert len(load_records()) == 1
+
+
+def test_a_run_on_a_host_that_was_removed_is_still_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    save_record(RemoteRun("gone", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
+    assert run(["runs", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["host"], shown["problem"]) == ("gone", "no settings file has this host any more")
+
+
+def test_a_record_whose_job_is_gone_goes_too(server: FakeSshServer) -> None:
+    save_record(RemoteRun("ci", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
+    assert run(["runs"]) == 0
+    assert load_records() == []
+
+
+def test_a_run_that_nobody_knows_is_refused(server: FakeSshServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["runs", "stop", "nothing"]) == 2
+    assert "no run called 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["compare"], ["train", "--loss", "crf"]])
+def test_an_unknown_host_is_refused_before_anything_is_prepared(
+    command: list[str], server: FakeSshServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "--host", "cj"]) == 2
+    assert "Did you mean 'ci'?" in capsys.readouterr().err
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_train_runs_on_the_host_that_the_environment_names(
+    server: FakeSshServer,
+    small_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("JADE_HOST", "ci")
+    flags = ["--data-path", str(small_file), "--recipe", "seed", "--epochs", "1", "--artifacts", str(tmp_path / "a")]
+    capsys.readouterr()
+    assert run(["train", "--loss", "crf", *flags, "--json"]) == 0
+    folder = Path(json.loads(capsys.readouterr().out)["folder"])
+    record = json.loads((folder / "run.json").read_text())
+    assert record["parameters"]["host"] == "ci"
+    assert str(tmp_path / "id_ed25519") not in (folder / "run.json").read_text()
+    assert (folder / "remote.log").is_file()
+    assert sorted(path.name for path in (tmp_path / "host" / ".jade").iterdir()) == ["code", "jobs", "runs"]
+    assert not list((tmp_path / "host" / ".jade" / "runs").iterdir())
