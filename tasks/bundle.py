@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jade_model
 from jade_model.files import sha256_file, sha256_json
-from jade_model.job import Job, Training, save_job
+from jade_model.job import TRAINING_SOURCES, Job, Training, save_job
 from jade_model.worker import files_of
 from tasks.errors import HostNotReady
 from tasks.hosts.base import Host
@@ -65,6 +65,10 @@ class RemotePlace:
         return f"{self.folder}/code/{digest}"
 
 
+_ENTRY_SOURCES = ("__init__.py", "__main__.py", "job_runner.py")
+"""How a training is started; beside TRAINING_SOURCES because they can't change its result."""
+
+
 @dataclass(frozen=True)
 class CodeBundle:
     """The sources that a host runs.
@@ -79,9 +83,10 @@ class CodeBundle:
 
 
 def code_bundle() -> CodeBundle:
-    """Return the sources of this installation."""
+    """Return the sources of this installation that a training runs."""
     folder = Path(jade_model.__file__).parent
-    files = {f"{folder.name}/{path.name}": path for path in sorted(folder.glob("*.py"))}
+    found = [path for name in (*TRAINING_SOURCES, *_ENTRY_SOURCES) for path in sorted(folder.glob(name))]
+    files = {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for path in found}
     return CodeBundle(files, sha256_json({name: sha256_file(path) for name, path in files.items()}))
 
 
