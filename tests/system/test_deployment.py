@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.servers import PrefectServer
+from helpers.servers import ROOT, PrefectServer
 
 pytestmark = pytest.mark.system
 
@@ -55,6 +55,8 @@ def test_report_table_link_and_progress_are_artifacts(deployed: PrefectServer, n
 def test_the_deployment_is_scheduled_and_limited_to_one_at_a_time(deployed: PrefectServer) -> None:
     (deployment,) = [item for item in deployed.read("deployments") if item["name"] == "nightly"]
     assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"  # type: ignore[index]
+    (pull,) = deployment["pull_steps"]  # type: ignore[misc]
+    assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(ROOT)
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"  # type: ignore[index]
     assert "parameters" in deployment["parameter_openapi_schema"]["properties"]  # type: ignore[index]
 
