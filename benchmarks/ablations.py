@@ -27,11 +27,10 @@ from jade_model.checkpoint import model_of
 from jade_model.config import TASKS, Recipe
 from jade_model.decoding import decode
 from jade_model.evaluation import Cleanup, choose_decoders
-from jade_model.features import feature_set
 from jade_model.grouping import group_windows
 from jade_model.metrics import Counts, count, truth_of
 from jade_model.model import JadeCompact
-from jade_model.predict import Predictor, predict
+from jade_model.predict import predict, predictor_of
 from jade_model.predictions import Predictions
 from jade_model.recipes import recipe
 from jade_model.schema import load_windows
@@ -131,7 +130,7 @@ def run_fold(path: str, name: str, seed: int, fold: int, num_folds: int) -> Fold
     checkpoint = train(chosen, data, train_rows=split.train_rows, validation_rows=split.validation_rows, seed=seed)
     seconds = time.process_time() - began
     model = model_of(checkpoint)
-    predictor = Predictor((model,), feature_set(chosen.feature_set))
+    predictor = predictor_of([model], chosen)
     truth, rows = truth_of(windows), np.sort(split.test_rows)
     on_training = predict(predictor, windows.take(split.train_rows))
     choice = choose_decoders(on_training, truth.take(split.train_rows), Cleanup())["one_span"]

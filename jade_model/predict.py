@@ -17,8 +17,8 @@ from torch import Tensor
 from jade_model.checkpoint import build_model, load_checkpoint, model_of
 from jade_model.config import Recipe
 from jade_model.errors import CheckpointError, ConfigError
-from jade_model.features import FeatureSet, feature_set
-from jade_model.model import JadeCompact
+from jade_model.features import FeatureSet, feature_set, mirror_bars
+from jade_model.model import JadeCompact, JadeOutput
 from jade_model.predictions import Predictions
 from jade_model.span_posterior import posterior_countdown, posterior_pointers, span_posterior
 from jade_model.windows import Windows
@@ -33,10 +33,13 @@ class Predictor:
     Attributes:
         models: At least one, in evaluation mode, on one device.
         features: What they read.
+        mirrored: Whether each window is also read upside down and the outputs averaged, which belongs to models that
+            were trained on both views.
     """
 
     models: tuple[JadeCompact, ...]
     features: FeatureSet
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -60,12 +63,17 @@ def load_predictor(
     if len(kinds) != 1:
         raise CheckpointError(f"the members of an ensemble share loss and feature set; found {sorted(kinds)}")
     models = tuple(model_of(item).to(device) for item in checkpoints)
-    return Predictor(models, feature_set(checkpoints[0].recipe.feature_set))
+    return predictor_of(models, checkpoints[0].recipe)
+
+
+def predictor_of(models: Sequence[JadeCompact], recipe: Recipe) -> Predictor:
+    """Return the predictor of models that were trained by a recipe."""
+    return Predictor(tuple(models), feature_set(recipe.feature_set), mirrored=recipe.training.mirror)
 
 
 def untrained_predictor(recipe: Recipe, *, seed: int) -> Predictor:
     """Return the model before its first step: the baseline that every trained one has to beat."""
-    return Predictor((build_model(recipe, seed=seed).eval(),), feature_set(recipe.feature_set))
+    return predictor_of([build_model(recipe, seed=seed).eval()], recipe)
 
 
 def predict(
@@ -141,14 +149,22 @@ class _Outputs:
 def _batches(predictor: Predictor, bars_NT4: NDArray[np.float64], batch_size: int) -> Iterator[_Outputs]:
     # No windows at all still give one, empty, batch: the arrays then have their shapes.
     for first in range(0, max(len(bars_NT4), 1), batch_size):
-        x_BTF = torch.from_numpy(predictor.features.compute(bars_NT4[first : first + batch_size]))
-        outputs = [model(x_BTF.to(model.log_sigma.device)) for model in predictor.models]
+        bars_BT4 = bars_NT4[first : first + batch_size]
+        views = [bars_BT4, mirror_bars(bars_BT4)] if predictor.mirrored else [bars_BT4]
+        views_BTF = [torch.from_numpy(predictor.features.compute(view_BT4)) for view_BT4 in views]
+        outputs = [_mean_output(model, views_BTF) for model in predictor.models]
         yield _Outputs(
             span_scores=[output.span_scores_BTK.cpu().double() for output in outputs],
             type_probability_B3=_mean([torch.softmax(output.type_logits_B3, 1) for output in outputs]),
             pointers_B2=_mean([output.pointers_B2 for output in outputs]),
             countdown_BT=_mean([output.countdown_BT for output in outputs]),
         )
+
+
+def _mean_output(model: JadeCompact, views_BTF: Sequence[Tensor]) -> JadeOutput:
+    """Return what a model says of a batch, averaged over its views before anything becomes a probability."""
+    outputs = [model(x_BTF.to(model.log_sigma.device)) for x_BTF in views_BTF]
+    return JadeOutput(*(torch.stack(values).mean(0) for values in zip(*outputs, strict=True)))
 
 
 def _predictions(predictor: Predictor, outputs: _Outputs, temperature: float) -> Predictions:

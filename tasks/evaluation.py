@@ -19,12 +19,11 @@ from jade_model.contract import write_comparison
 from jade_model.decoding import DecoderName
 from jade_model.document import ArmTraining, DataSet, EvaluatedArm, compose_comparison
 from jade_model.evaluation import Cleanup, DataEvaluation, FoldEvaluation, evaluate_fold, evaluate_rule
-from jade_model.features import feature_set
 from jade_model.files import atomic_path, write_atomically
 from jade_model.gallery import compose_gallery
 from jade_model.job import Job, Training, load_job
 from jade_model.metrics import truth_of
-from jade_model.predict import Predictor, untrained_predictor
+from jade_model.predict import Predictor, predictor_of, untrained_predictor
 from jade_model.split_files import load_split
 from jade_model.splits import Split, group_windows
 from jade_model.windows import Windows, load_arrays
@@ -145,7 +144,7 @@ def _load_members(
 ) -> tuple[Predictor, ArmTraining]:
     paths = [checkpoint_of(files_of(training, layout.root), which) for training in members]
     checkpoints = [load_checkpoint(path, feature_set_name=members[0].recipe.feature_set) for path in paths]
-    predictor = Predictor(tuple(model_of(item) for item in checkpoints), feature_set(members[0].recipe.feature_set))
+    predictor = predictor_of([model_of(item) for item in checkpoints], members[0].recipe)
     first = members[0]
     return predictor, ArmTraining(
         first.dataset, split.seed, split.fold, checkpoints[0], paths[0].relative_to(layout.root).as_posix()

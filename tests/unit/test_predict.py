@@ -11,6 +11,7 @@ from training_windows import random_windows, rows, shortened
 from jade_model.checkpoint import save_checkpoint
 from jade_model.config import LOSSES
 from jade_model.errors import CheckpointError, ConfigError
+from jade_model.features import mirror_bars
 from jade_model.predict import Predictor, load_predictor, posterior, predict, run_network, untrained_predictor
 from jade_model.predictions import load_predictions, save_predictions
 from jade_model.recipes import recipe
@@ -25,7 +26,7 @@ def fresh(loss, *, seed=0):
 
 def ensemble(loss, count=3):
     members = [fresh(loss, seed=seed) for seed in range(count)]
-    return Predictor(tuple(member.models[0] for member in members), members[0].features)
+    return dataclasses.replace(members[0], models=tuple(member.models[0] for member in members))
 
 
 def assert_equal(first, second, **tolerance):
@@ -84,7 +85,7 @@ def test_heat_flattens_probabilities_and_several_temperatures_cost_one_run(loss)
 
 
 def test_soft_span_probabilities_are_the_sigmoid_of_scores_over_temperature():
-    predictor, windows = fresh("soft_span"), random_windows(3)
+    predictor, windows = dataclasses.replace(fresh("soft_span"), mirrored=False), random_windows(3)
     x = torch.from_numpy(predictor.features.compute(windows.bars_NT4))
     scores = predictor.models[0](x).span_scores_BTK[..., 0].detach().double().numpy()
     predictions = predict(predictor, windows, temperature=2.5)
@@ -92,7 +93,7 @@ def test_soft_span_probabilities_are_the_sigmoid_of_scores_over_temperature():
 
 
 def test_crf_posterior_and_path_equal_enumeration_at_any_temperature():
-    predictor, windows = fresh("crf"), random_windows(2, 16).bars_NT4[:, :8]
+    predictor, windows = dataclasses.replace(fresh("crf"), mirrored=False), random_windows(2, 16).bars_NT4[:, :8]
     model, temperature = predictor.models[0], 1.7
     with torch.no_grad():
         emissions = model(torch.from_numpy(predictor.features.compute(windows))).span_scores_BTK.double().numpy()
@@ -122,7 +123,8 @@ def test_an_ensemble_averages_its_members_probabilities():
     for loss in LOSSES:
         together = ensemble(loss)
         members = [
-            predict(Predictor((model,), together.features), windows, temperature=1.3) for model in together.models
+            predict(dataclasses.replace(together, models=(model,)), windows, temperature=1.3)
+            for model in together.models
         ]
         averaged = predict(together, windows, temperature=1.3)
         for name in ("probability_NT", "type_probability_N3", "pointers_N2", "countdown_NT"):
@@ -135,7 +137,8 @@ def test_an_ensemble_averages_its_members_probabilities():
 def test_an_ensemble_of_equals_says_what_each_says(loss):
     one = fresh(loss)
     windows = random_windows(3)
-    assert_equal(predict(Predictor(one.models * 3, one.features), windows), predict(one, windows), rtol=0, atol=1e-9)
+    tripled = dataclasses.replace(one, models=one.models * 3)
+    assert_equal(predict(tripled, windows), predict(one, windows), rtol=0, atol=1e-9)
 
 
 def test_an_ensemble_of_different_losses_is_refused():
@@ -198,3 +201,18 @@ def test_predictions_survive_a_file(loss, tmp_path):
     predictions = predict(fresh(loss), random_windows(3))
     save_predictions(predictions, tmp_path / "p.npz")
     assert_equal(load_predictions(tmp_path / "p.npz"), predictions)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_model_of_both_views_says_the_same_of_a_window_and_its_mirror_image(loss):
+    windows = random_windows(5)
+    both = fresh(loss)
+    assert both.mirrored
+    upside_down = mirror_bars(windows.bars_NT4)
+    assert_equal(predict(both, windows), predict(both, upside_down), rtol=0, atol=1e-6)
+    alone = dataclasses.replace(both, mirrored=False)
+    assert np.abs(predict(alone, windows).probability_NT - predict(alone, upside_down).probability_NT).max() > 1e-6
+
+
+def test_the_seeds_recipe_reads_one_view():
+    assert not untrained_predictor(recipe("seed_crf"), seed=0).mirrored
