@@ -74,7 +74,7 @@ def test_ending_compare_in_the_middle_leaves_no_training_process(
             (group,) = leaders_named("jade_model", str(artifacts))
             assert len(processes_of_group(group)) > 1
             running.send_signal(number)
-            running.wait(60)
+            running.wait(150)
         finally:
             running.kill()
             running.wait()
