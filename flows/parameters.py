@@ -41,7 +41,7 @@ class CompareParameters(BaseModel):
     )
     seeds: int = Field(default=1, ge=1, le=100, title="Seeds", description="Repetitions with fresh splits and weights.")
     folds: int = Field(
-        default=5,
+        default=3,
         ge=1,
         le=50,
         title="Folds",
