@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.processes import leaders_named, processes_of_group
+from helpers.processes import heed_interrupts, leaders_named, processes_of_group
 from helpers.servers import ROOT, wait_until
 
 pytestmark = pytest.mark.system
@@ -67,7 +67,13 @@ def test_ending_compare_in_the_middle_leaves_no_training_process(
     flags = ["--data", str(small_file), "--epochs", "5000", "--folds", "2", "--artifacts", str(artifacts)]
     with (tmp_path / "log").open("wb") as log:
         running = subprocess.Popen(
-            jade("compare", *flags), cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            jade("compare", *flags),
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread holds a lock that it needs
         )
         try:
             wait_until(lambda: bool(list(artifacts.glob("*/*/history.jsonl"))), 200, (tmp_path / "log").read_text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.processes import heed_interrupts
 from helpers.servers import ROOT, wait_until
 
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
@@ -80,7 +81,12 @@ class Place:
         """A comparison that has trained at least one epoch on the host."""
         with (self.folder / "log").open("wb") as log:
             running = subprocess.Popen(
-                self.command(*self.compare(artifacts, *flags)), cwd=ROOT, env=self.env, stdout=log, stderr=log
+                self.command(*self.compare(artifacts, *flags)),
+                cwd=ROOT,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread holds a lock that it needs
             )
             try:
                 wait_until(lambda: self.has_trained(artifacts) or running.poll() is not None, 200, self.said)
