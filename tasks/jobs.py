@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from tasks.progress import TrainingBars
 from tasks.settings import training_environment
 
 STOP_GRACE_S = 10.0
+GONE_WITHIN_S = 5.0
+"""What is still listed then is dead and waits for its parent to take note."""
 POLL_S = 1.0
 STDERR_LINES = 40
 
@@ -193,15 +196,19 @@ class TrainingJob(FollowedJob):
             except subprocess.TimeoutExpired:
                 self._signal(signal.SIGKILL)
                 self.process.wait()
-        # Workers outlive a leader that died alone.
-        self._signal(signal.SIGKILL)
+        # Workers outlive a leader that died alone, and a killed process takes a moment to be gone.
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while self._signal(signal.SIGKILL) and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._waiter.join(STOP_GRACE_S)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> bool:
+        """Send a signal to the group; return whether there was anything of it."""
         try:
             os.killpg(self.process.pid, number)
         except ProcessLookupError:
-            return
+            return False
+        return True
 
     def _wait(self) -> None:
         status = self.process.wait()
