@@ -1,0 +1,150 @@
+"""Machines that are taken for a run and given back: the seam between orchestration and those who lend them.
+
+`Provisioner` is implemented by what is at hand already (static hosts) and by each service that rents machines out. One
+contract suite runs over all of them (`tests/fakes/provisioner_contract.py`). Implementations know their service alone:
+which candidate is tried next, what is written to the ledger, and when a machine goes back is decided above them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from tasks.hosts.base import HostAddress
+
+
+class MachineState(StrEnum):
+    """Where a machine stands, in the provider's eyes."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """Does not run but still costs, such as a pod that exited: its disk is kept."""
+    FAILED = "failed"
+    """Will never run, and may still cost."""
+    GONE = "gone"
+    """The provider has ended it, or denies knowing it: it costs nothing any more."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One kind of machine that could be had now.
+
+    Attributes:
+        provider: Who lends it: `static`, `runpod`, `ec2`.
+        kind: The provider's own identifier of a GPU or instance type, or a static host's name.
+        title: As people call it.
+        gpu_memory_gib: Of one GPU; None if unknown or there is none.
+        price_usd_per_hour: What it is said to cost; 0 for static hosts.
+        region: Where; empty if the provider chooses.
+        spot: Whether the provider may take it away.
+        available: False if the provider says that there is none; None if it does not tell.
+    """
+
+    provider: str
+    kind: str
+    title: str
+    gpu_memory_gib: float | None
+    price_usd_per_hour: float
+    region: str = ""
+    spot: bool = False
+    available: bool | None = None
+
+
+@dataclass(frozen=True)
+class MachineRequest:
+    """What is wanted of a provider, once. Everything in it was written to the ledger before it is asked for.
+
+    Attributes:
+        request_id: Unique and durable: the same one asked again never makes a second machine.
+        owner: Tag of whoever pays; every machine carries it.
+        name: Of the machine, made of owner and request; what a lost reply is recovered by.
+        offer: Which kind.
+        public_key: Line of `authorized_keys` that admits us.
+        host_private_key: OpenSSH private key that the machine shall show as its own on the first connection.
+        max_age_s: After this long the machine shall end itself, where it can.
+        environment: Variables of the machine; the provider shows them to whoever holds its API key.
+    """
+
+    request_id: str
+    owner: str
+    name: str
+    offer: Offer
+    public_key: str
+    host_private_key: str = field(repr=False)
+    max_age_s: float
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of ours as the provider tells of it.
+
+    Attributes:
+        provider: As in `Offer`.
+        machine_id: The provider's identifier.
+        name: As in `MachineRequest`.
+        owner: Tag that it carries.
+        state: Where it stands.
+        address: How to reach its SSH server; None until the provider tells, and it may change.
+        price_usd_per_hour: What it costs now.
+        started_at: Since when it costs, UTC; None if the provider does not tell.
+        detail: What the provider says about it, for messages.
+    """
+
+    provider: str
+    machine_id: str
+    name: str
+    owner: str
+    state: MachineState
+    address: HostAddress | None
+    price_usd_per_hour: float
+    started_at: datetime | None
+    detail: str = ""
+
+
+class Provisioner(Protocol):
+    """Someone who lends machines. Every call is bounded in time; only transient errors may be tried again."""
+
+    @property
+    def provider(self) -> str:
+        """Its name, as in `Offer`."""
+        ...
+
+    def offers(self) -> Sequence[Offer]:
+        """Return what can be had now, with prices. Rents nothing.
+
+        Raises:
+            ProviderRefused: The key is missing or wrong.
+            ProviderUnavailable: Transient.
+        """
+        ...
+
+    def acquire(self, request: MachineRequest) -> Machine:
+        """Ask for one machine. After a lost reply it is looked for by its name: none is ever asked for twice blindly.
+
+        Raises:
+            NoCapacity: None of this kind now: the next candidate may be tried.
+            ProviderRefused: The request, the key, the balance or a quota; trying again cannot help.
+            ProviderUnavailable: Whether a machine was made is not known; `find` and `list_ours` will tell. Transient.
+        """
+        ...
+
+    def find(self, machine_id: str) -> Machine:
+        """Return how a machine stands; `GONE` if the provider denies knowing it."""
+        ...
+
+    def list_ours(self, owner: str) -> Sequence[Machine]:
+        """Return every machine that carries the owner's tag and is not gone, and none of others."""
+        ...
+
+    def release(self, machine_id: str) -> None:
+        """End a machine; return only once the provider shows that it costs no more. Silent if it is already gone.
+
+        Raises:
+            ReleaseUnproven: It was asked for, but the provider does not confirm it in time. Transient.
+        """
+        ...
