@@ -26,6 +26,8 @@ HostError
     ├── JobStopped              somebody asked the job to stop
     └── JobLost                 transient: the job is gone and left no exit code
 
+Those who lend machines have a branch of their own in provider_errors.py.
+
 Whether trying again can help is a property of the type (`is_transient`); only such errors are retried.
 """
 
