@@ -1,0 +1,46 @@
+"""What Jade tells Prefect's event system, and what automations may wait for: the one home of these names.
+
+An event is about a resource, `jade.<kind>.<name>`, and carries plain facts for whoever is notified. No event carries a
+secret. Outside of a run with a server, an event goes nowhere and does no harm.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+EventName = Literal[
+    "jade.comparison.regressed",
+    "jade.model.promoted",
+    "jade.model.rolled-back",
+    "jade.model.kept-as-challenger",
+    "jade.data.refused",
+    "jade.budget.warning",
+]
+
+REGRESSED: EventName = "jade.comparison.regressed"
+PROMOTED: EventName = "jade.model.promoted"
+ROLLED_BACK: EventName = "jade.model.rolled-back"
+KEPT_AS_CHALLENGER: EventName = "jade.model.kept-as-challenger"
+DATA_REFUSED: EventName = "jade.data.refused"
+BUDGET_WARNING: EventName = "jade.budget.warning"
+"""Spending has reached 80 % of a budget."""
+
+
+def tell(event: EventName, kind: str, name: str, **facts: Any) -> None:
+    """Emit an event.
+
+    Args:
+        event: One of the names above.
+        kind: Of the resource: arm, model, data, budget.
+        name: Of the resource; characters that identifiers lack become dashes.
+        facts: Plain JSON values; `message`, one sentence for people, is what notifications show.
+    """
+    from prefect.events import emit_event
+
+    resource = f"jade.{kind}.{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
+    emit_event(
+        event,
+        resource={"prefect.resource.id": resource, "prefect.resource.name": name},
+        payload={name: value for name, value in facts.items() if value is not None},
+    )
