@@ -7,6 +7,7 @@ which candidate is tried next, what is written to the ledger, and when a machine
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +15,35 @@ from enum import StrEnum
 from typing import Protocol
 
 from tasks.hosts.base import HostAddress
+
+_OWNER = re.compile(r"[a-z0-9]{4,40}")
+_NAME = re.compile(r"jade-([a-z0-9]{4,40})-([0-9a-f]{8,32})")
+
+
+def check_owner(owner: str) -> str:
+    """Return an owner's tag as machines carry it: lower-case letters and digits; a UUID loses its dashes.
+
+    Raises:
+        ValueError: It is no tag.
+    """
+    tag = owner.strip().lower().replace("-", "")
+    if not _OWNER.fullmatch(tag):
+        raise ValueError(f"an owner is 4 to 40 letters and digits, such as a ledger's UUID, not {owner!r}")
+    return tag
+
+
+def machine_name(owner: str, request_id: str) -> str:
+    """Return what a machine is called: owner and request, so that both can be told where there is a name only."""
+    name = f"jade-{owner}-{request_id}"
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{owner!r} and {request_id!r} make no name of a machine")
+    return name
+
+
+def owner_and_request(name: str) -> tuple[str, str] | None:
+    """Return the owner and the request that a machine's name tells of; None if the name is not one of ours."""
+    found = _NAME.fullmatch(name)
+    return (found[1], found[2]) if found else None
 
 
 class MachineState(StrEnum):
@@ -59,9 +89,9 @@ class MachineRequest:
     """What is wanted of a provider, once. Everything in it was written to the ledger before it is asked for.
 
     Attributes:
-        request_id: Unique and durable: the same one asked again never makes a second machine.
-        owner: Tag of whoever pays; every machine carries it.
-        name: Of the machine, made of owner and request; what a lost reply is recovered by.
+        request_id: Unique and durable, hexadecimal: the same one asked again never makes a second machine.
+        owner: Tag of whoever pays; every machine carries it. See `check_owner`.
+        name: Of the machine, `machine_name(owner, request_id)`; what a lost reply is recovered by.
         offer: Which kind.
         public_key: Line of `authorized_keys` that admits us.
         host_private_key: OpenSSH private key that the machine shall show as its own on the first connection.
@@ -106,12 +136,34 @@ class Machine:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class MachineScripts:
+    """What a machine of a provider can do about itself, as POSIX sh that runs as the account that we log in as.
+
+    Attributes:
+        end: Ends the machine from inside, its cost included where that is possible; may be run again.
+        end_is_certain: Whether `end` surely ends the cost. If not, somebody outside must delete the machine.
+        renew_host_key: Makes a new host key that the SSH server shows from the next connection on, prints its public
+            line (`ssh-ed25519 AAAA...`) as the last line, and leaves open connections alone; may be run again. Empty
+            where nobody but us has seen the key that went in with the request, or the machine has a key of its own.
+    """
+
+    end: str
+    end_is_certain: bool
+    renew_host_key: str = ""
+
+
 class Provisioner(Protocol):
     """Someone who lends machines. Every call is bounded in time; only transient errors may be tried again."""
 
     @property
     def provider(self) -> str:
         """Its name, as in `Offer`."""
+        ...
+
+    @property
+    def scripts(self) -> MachineScripts:
+        """What its machines can do about themselves; holds no secret."""
         ...
 
     def offers(self) -> Sequence[Offer]:
