@@ -6,12 +6,13 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
+PORT ?=
 ARGS ?=
 # One thread a process: parallelism comes from processes, and two OpenMP threads on a busy machine can stall.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help compare test test-system soak bench lint types imports check format lock clean
+.PHONY: help compare up down test test-system soak bench lint types imports check format lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +25,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup.sh
 
 compare: $(VENV)/.runtime ## compare the losses on the sample, or on DATA=path/or/glob.parquet (more flags: ARGS="...")
 	@$(BIN)/jade compare $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+up: $(VENV)/.runtime ## start a local Prefect server, worker and deployments, and print the UI's address (PORT=4200)
+	@$(BIN)/jade up $(if $(PORT),--port $(PORT)) $(ARGS)
+
+down: $(VENV)/.runtime ## stop them; runs and history stay
+	@$(BIN)/jade down $(ARGS)
 
 test: $(VENV)/.dev ## the quick tests
 	@$(BIN)/python -m pytest -n auto $(ARGS)

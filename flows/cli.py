@@ -19,6 +19,8 @@ COMMANDS = {
     "predict": "Find spans in new windows with a trained model.",
     "hosts": "Add, list, check or remove hosts to train on.",
     "runs": "Show, or stop, what still trains on hosts.",
+    "up": "Start a local Prefect server, worker and deployments.",
+    "down": "Stop them; runs and history stay.",
     "report": "Write a run's report again.",
     "diff": "Say what differs between two runs.",
     "validate": "Check a data file against the contract.",

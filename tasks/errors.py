@@ -6,6 +6,8 @@ RunError
 │   ├── SettingsError  a jade.toml is unreadable or says something that makes no sense
 │   ├── HostUnknown    no settings file has a host of that name
 │   └── HostNotReady   the host lacks what a training needs
+├── InstallationFailed the local Prefect installation does not start or stop; exit code 1
+│   └── PortTaken      another program listens where its server should; exit code 2
 └── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
 """
 
@@ -79,3 +81,27 @@ class TrainingFailed(RunError):
         self.exit_status, self.stderr_tail = exit_status, stderr_tail
         ended = "was killed" if exit_status is None or exit_status < 0 else f"exited with {exit_status}"
         super().__init__(f"{what}: the training process {ended}. The end of its output:\n{stderr_tail or '(nothing)'}")
+
+
+class InstallationFailed(RunError):
+    """The local Prefect installation does not start, or does not stop."""
+
+
+class PortTaken(InstallationFailed):
+    """Another program listens where the installation's server should.
+
+    Attributes:
+        port: Which one.
+    """
+
+    exit_code = 2
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(
+            f"port {port} on 127.0.0.1 is taken by another program. Stop it, or choose another port: "
+            f"`jade up --port {port + 1}` (`make up PORT={port + 1}`)."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)

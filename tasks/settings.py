@@ -132,6 +132,28 @@ def prepare_prefect(*, quiet: bool) -> None:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
 
 
+def installation_environment(*, home: Path, api_url: str) -> dict[str, str]:
+    """Return the environment of the local installation's processes, and of the flows that its worker runs.
+
+    What the user has set for Prefect stays out: the installation is one of its own.
+
+    Args:
+        home: Where Prefect keeps the database.
+        api_url: Of the installation's server.
+    """
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {
+        **ours,
+        **PREFECT_DEFAULTS,
+        **THREADING,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_UI_API_URL": api_url,
+        "PREFECT_LOGGING_COLORS": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
 def available_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
