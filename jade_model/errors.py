@@ -3,6 +3,7 @@
 JadeError
 ├── UserError            the person who called can put it right; exit code 2
 │   ├── DataError        a data file breaks the contract; carries every Violation found
+│   ├── DataRefused      windows are not fit for training (data_checks); carries every check
 │   ├── ConfigError      a setting is out of range or contradicts another
 │   └── CheckpointError  a checkpoint is not one, is damaged, or belongs to something else
 └── TrainingDiverged     the loss stopped being a number; exit code 1
