@@ -6,6 +6,7 @@ RunError
 │   ├── SettingsError  a jade.toml is unreadable or says something that makes no sense
 │   ├── HostUnknown    no settings file has a host of that name
 │   └── HostNotReady   the host lacks what a training needs
+├── PromotionRefused   the run cannot become champion, or there is nothing to go back to; exit code 2
 ├── InstallationFailed the local Prefect installation does not start or stop; exit code 1
 │   └── PortTaken      another program listens where its server should; exit code 2
 └── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
@@ -81,6 +82,12 @@ class TrainingFailed(RunError):
         self.exit_status, self.stderr_tail = exit_status, stderr_tail
         ended = "was killed" if exit_status is None or exit_status < 0 else f"exited with {exit_status}"
         super().__init__(f"{what}: the training process {ended}. The end of its output:\n{stderr_tail or '(nothing)'}")
+
+
+class PromotionRefused(RunError):
+    """The run cannot become champion, or there is no champion to go back to."""
+
+    exit_code = 2
 
 
 class InstallationFailed(RunError):

@@ -1,4 +1,4 @@
-"""Roles that stay while data grow, models that have seen nothing of what they are scored on, and the promotion's rule."""
+"""Roles that stay while data grow, models scored on what they have not seen, and the promotion's rule."""
 
 from __future__ import annotations
 

@@ -1,0 +1,128 @@
+"""One champion at every moment, whoever dies; a history that leads back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tasks.champion import champion_history, current_champion, promote, roll_back
+from tasks.errors import PromotionRefused
+from tasks.stores.errors import ArtifactNotFound
+from tasks.stores.local import LocalStore
+from tasks.stores.transfer import publish_run
+
+NIGHT = datetime(2026, 11, 24, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    for name in "abc":
+        folder = tmp_path / f"run-{name}"
+        folder.mkdir()
+        (folder / "card.json").write_text("{}")
+        publish_run(LocalStore(tmp_path), folder, folder.name)
+    return LocalStore(tmp_path)
+
+
+def test_promotions_and_rollbacks_form_a_history(store: LocalStore) -> None:
+    assert current_champion(store) is None
+    promote(store, "run-a", instead_of=None, now=NIGHT)
+    promote(store, "run-b", instead_of="run-a", now=NIGHT + timedelta(days=1))
+    promote(store, "run-c", instead_of="run-b", now=NIGHT + timedelta(days=2))
+    assert roll_back(store, now=NIGHT + timedelta(days=3)).run_id == "run-b"
+    assert roll_back(store, now=NIGHT + timedelta(days=3)).run_id == "run-a"
+    assert current_champion(store) == "run-a"
+    told = [(entry.number, entry.kind, entry.run_id) for entry in champion_history(store)]
+    assert told == [
+        (1, "promoted", "run-a"),
+        (2, "promoted", "run-b"),
+        (3, "promoted", "run-c"),
+        (4, "rolled-back", "run-b"),
+        (5, "rolled-back", "run-a"),
+    ]
+    with pytest.raises(PromotionRefused, match="no champion before"):
+        roll_back(store)
+
+
+def test_what_was_promoted_after_a_rollback_goes_back_to_where_it_came_from(store: LocalStore) -> None:
+    promote(store, "run-a", instead_of=None)
+    promote(store, "run-b", instead_of="run-a")
+    roll_back(store)
+    promote(store, "run-c", instead_of="run-a")
+    assert roll_back(store).run_id == "run-a"
+
+
+def test_refusals_leave_the_champion_where_it_was(store: LocalStore) -> None:
+    promote(store, "run-a", instead_of=None)
+    with pytest.raises(PromotionRefused, match="champion already"):
+        promote(store, "run-a", instead_of="run-a")
+    with pytest.raises(PromotionRefused, match="was judged against none"):
+        promote(store, "run-b", instead_of=None)
+    with pytest.raises(ArtifactNotFound):
+        promote(store, "run-z", instead_of="run-a")
+    assert current_champion(store) == "run-a"
+    assert len(champion_history(store)) == 1
+
+
+def test_former_champions_are_protected(store: LocalStore) -> None:
+    promote(store, "run-a", instead_of=None)
+    promote(store, "run-b", instead_of="run-a")
+    assert {"run-a", "run-b"} <= set(store.pointers().values())
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from tasks.champion import promote, roll_back
+from tasks.stores.local import LocalStore
+
+class Dying(LocalStore):
+    calls = 0
+    def point(self, name, run_id):
+        self._die(2 * Dying.calls)
+        super().point(name, run_id)
+        self._die(2 * Dying.calls + 1)
+        Dying.calls += 1
+    def _die(self, step):
+        if step == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+store = Dying(Path(sys.argv[1]))
+promote(store, "run-c", instead_of="run-b") if sys.argv[3] == "promote" else roll_back(store)
+"""
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+@pytest.mark.parametrize("step", range(4))
+def test_a_kill_at_any_step_leaves_one_champion_and_a_history_that_heals(
+    store: LocalStore, tmp_path: Path, action: str, step: int
+) -> None:
+    promote(store, "run-a", instead_of=None, now=NIGHT)
+    promote(store, "run-b", instead_of="run-a", now=NIGHT)
+    killed = subprocess.run(
+        [sys.executable, "-c", DYING, str(tmp_path), str(step), action], env=os.environ, timeout=60, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    before, after = ("run-b", "run-c") if action == "promote" else ("run-b", "run-a")
+    champion = current_champion(store)
+    assert champion == (before if step == 0 else after)
+    # Whoever comes next finds its way: the same again, or back.
+    if action == "promote":
+        if champion == "run-b":
+            promote(store, "run-c", instead_of="run-b")
+        assert roll_back(store).run_id == "run-b"
+        assert roll_back(store).run_id == "run-a"
+    elif champion == "run-b":
+        assert roll_back(store).run_id == "run-a"
+    else:
+        promote(store, "run-c", instead_of="run-a")
+        assert roll_back(store).run_id == "run-a"
+    numbers = [entry.number for entry in champion_history(store)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert champion_history(store)[-1].run_id == current_champion(store)
