@@ -24,6 +24,7 @@ from tasks.planning import MEMBER_SEED_STEP
 from tasks.progress import TrainingBars
 from tasks.settings import training_environment
 
+JOB_NAME = "job.json"
 STOP_GRACE_S = 10.0
 GONE_WITHIN_S = 5.0
 """What is still listed then is dead and waits for its parent to take note."""
@@ -84,10 +85,12 @@ class FollowedJob(ABC):
         changed: Notified with every event.
         exit_status: Of the process that trains; None while it runs, and where it left none.
         ended: Whether nothing more will happen.
+        finished: Run keys of the trainings that are done, with the seconds that each took; 0 if it was kept.
+        failed: Output folders of the trainings that failed, each with exit code and reason.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.job = load_job(folder / "job.json")
+    def __init__(self, folder: Path, job: Job | None = None) -> None:
+        self.job = job or load_job(folder / JOB_NAME)
         self.folder = folder
         self.state: dict[Part, PartState] = {}
         for training in self.job.trainings:
@@ -97,6 +100,8 @@ class FollowedJob(ABC):
         self.changed = threading.Condition()
         self.exit_status: int | None = None
         self.ended = False
+        self.finished: dict[str, float] = {}
+        self.failed: dict[str, tuple[int, str]] = {}
         self._epochs = {training.run_key: training.recipe.training.epochs for training in self.job.trainings}
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
 
@@ -137,6 +142,10 @@ class FollowedJob(ABC):
             self._stderr.append(line)
         elif "arm" in event:
             self._take(event)
+        elif event["event"] == "failed" and event.get("training"):
+            with self.changed:
+                self.failed[str(event["training"])] = (int(event["exit_code"]), str(event["error"]))
+                self.changed.notify_all()
 
     def _take(self, event: dict[str, Any]) -> None:
         with self.changed:
@@ -153,6 +162,7 @@ class FollowedJob(ABC):
                 case "training_done" | "training_skipped":
                     state.done_by_training[training] = self._epochs[event["run_key"]]
                     state.finished += 1
+                    self.finished[event["run_key"]] = float(event.get("seconds", 0.0))
                     if event["event"] == "training_skipped":
                         state.latest = f"fold {event['fold']}: kept from an earlier run"
             state.epochs_done = sum(state.done_by_training.values())
@@ -160,11 +170,11 @@ class FollowedJob(ABC):
 
 
 class TrainingJob(FollowedJob):
-    """`python -m jade_model train` on a run's folder, on this machine."""
+    """`python -m jade_model train` on a job of a run's folder, on this machine."""
 
-    def __init__(self, folder: Path, *, device: str, workers: int | None) -> None:
-        super().__init__(folder)
-        command = [sys.executable, "-m", "jade_model", "train", str(folder / "job.json")]
+    def __init__(self, folder: Path, *, device: str, workers: int | None, job_name: str = JOB_NAME) -> None:
+        super().__init__(folder, load_job(folder / job_name))
+        command = [sys.executable, "-m", "jade_model", "train", str(folder / job_name)]
         command += ["--device", device, "--resume", "--progress", "json"]
         if workers is not None:
             command += ["--workers", str(workers)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+REMOTE_LOG_NAME = "remote.log"
 REPORT_NAME = "SOFT_SPAN_VS_CRF_COMPARISON.md"
 
 
@@ -67,7 +68,7 @@ class RunLayout:
     @property
     def remote_log(self) -> Path:
         """All that a job on another host wrote; absent if the trainings ran here."""
-        return self.root / "remote.log"
+        return self.root / REMOTE_LOG_NAME
 
     def arrays(self, dataset: str) -> Path:
         """Return the windows of a data set as arrays."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, assert_never
 
-from jade_model.config import Loss, Recipe
+from jade_model.config import Recipe
 from jade_model.files import sha256_file, write_atomically
 from jade_model.job import Job, JobData, Training, run_key, save_job
 from jade_model.recipes import recipe
@@ -37,10 +38,10 @@ MEMBER_SEED_STEP = 1_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison trains.
+    """What a comparison or a sweep trains.
 
     Attributes:
-        arms: Arm -> name of its recipe, in the order of the comparison.
+        arms: Arm -> its recipe, or the recipe's name, in the order of the comparison.
         epochs: Instead of the recipes', or None.
         seeds: Number of repetitions.
         folds: Number of folds; 1 is a single hold-out split.
@@ -48,16 +49,17 @@ class Plan:
         ensemble: Members a model.
     """
 
-    arms: dict[Loss, str]
+    arms: Mapping[str, str | Recipe]
     epochs: int | None
     seeds: int
     folds: int
     split: Literal["grouped", "seed"]
     ensemble: int
 
-    def recipe_of(self, arm: Loss) -> Recipe:
+    def recipe_of(self, arm: str) -> Recipe:
         """Return the recipe that an arm is trained by."""
-        chosen = recipe(self.arms[arm])
+        named = self.arms[arm]
+        chosen = recipe(named) if isinstance(named, str) else named
         if self.epochs is None:
             return chosen
         return replace(chosen, training=replace(chosen.training, epochs=self.epochs))
@@ -83,8 +85,14 @@ def load_data(sources: list[str]) -> list[Windows]:
     return data
 
 
-def write_job(layout: RunLayout, data: list[Windows], plan: Plan) -> Job:
+def write_job(layout: RunLayout, data: list[Windows], plan: Plan, *, below: str = "") -> Job:
     """Write the windows as arrays, the splits, and `job.json`.
+
+    Args:
+        layout: Where to.
+        data: The data sets.
+        plan: What is trained on them.
+        below: What the arms' folders start with, such as `arms/`; empty: they lie in the run's own folder.
 
     Raises:
         DataError: A data set has too few groups for the folds.
@@ -101,7 +109,7 @@ def write_job(layout: RunLayout, data: list[Windows], plan: Plan) -> Job:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_split(split, path)
             trainings += [
-                _training(layout, windows, split, path, plan, arm, member, shown)
+                _training(layout, windows, split, path, plan, arm, member, shown, below)
                 for arm in plan.arms
                 for member in range(plan.ensemble)
             ]
@@ -186,9 +194,10 @@ def _training(
     split: Split,
     rows: Path,
     plan: Plan,
-    arm: Loss,
+    arm: str,
     member: int,
     shown_dataset: str | None,
+    below: str,
 ) -> Training:
     # Both arms and folds see all of a data set's spans here: only the head's size depends on it.
     chosen = fitted_recipe(plan.recipe_of(arm), windows)
@@ -200,7 +209,7 @@ def _training(
         fold=split.fold,
         recipe=chosen,
         rows=_relative(layout, rows),
-        output_dir=training_folder(arm, shown_dataset, split.seed, split.fold, member),
+        output_dir=below + training_folder(arm, shown_dataset, split.seed, split.fold, member),
         run_key=run_key(
             data_sha256=windows.sha256,
             recipe=chosen,

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from jade_model.job import Training
+from jade_model.job import Job, Training
 from jade_model.worker import files_of, is_done
 from tasks.bundle import (
     RemotePlace,
@@ -48,7 +48,7 @@ from tasks.hosts.job_log import follow_log
 from tasks.hosts.job_types import JobHandle, JobSpec
 from tasks.hosts.retry import retry_transient
 from tasks.jobs import FollowedJob, drawn
-from tasks.layout import RunLayout
+from tasks.layout import REMOTE_LOG_NAME, RunLayout
 from tasks.planning import remember_checkpoint
 from tasks.remote_records import RemoteRun, remove_record, save_record
 from tasks.settings import THREADING
@@ -82,12 +82,24 @@ class RemoteTrainingJob(FollowedJob):
         device: Where it trains over there.
         workers: Trainings at once; None: as many as the host does by itself.
         note: Told what a person should know.
+        job: What is trained; None: all of the run's `job.json`.
+        log_name: File in the run's folder that keeps what the job writes.
     """
 
     def __init__(
-        self, folder: Path, host: Host, place: RemotePlace, *, device: str, workers: int | None, note: Note = say
+        self,
+        folder: Path,
+        host: Host,
+        place: RemotePlace,
+        *,
+        device: str,
+        workers: int | None,
+        note: Note = say,
+        job: Job | None = None,
+        log_name: str = REMOTE_LOG_NAME,
     ) -> None:
-        super().__init__(folder)
+        super().__init__(folder, job)
+        self._log_name = log_name
         self._host, self._place, self._device, self._workers, self._note = host, place, device, workers, note
         self._pending = {
             training.run_key: training
@@ -231,7 +243,7 @@ class RemoteTrainingJob(FollowedJob):
         assert handle is not None  # noqa: S101 -- started after it was set
         exit_status: int | None = None
         try:
-            with RunLayout(self.folder).remote_log.open("w", encoding="utf-8") as log:
+            with (self.folder / self._log_name).open("w", encoding="utf-8") as log:
                 for batch in follow_log(self._host, handle, poll_s=POLL_S):
                     for line in batch.lines:
                         log.write(line + "\n")
@@ -259,7 +271,7 @@ class RemoteTrainingJob(FollowedJob):
             if not is_done(training, files_of(training, self.folder)):
                 remote = self._place.run(self.key)
                 retry_transient(lambda: fetch_training(self._host, remote, training, self.folder))
-                self._tell_finished(training, str(event["event"]))
+                self._tell_finished(training, str(event["event"]), event.get("seconds", 0.0))
         elif event["event"] == "checkpoint":
             self._mirror(event)
         else:
@@ -278,7 +290,7 @@ class RemoteTrainingJob(FollowedJob):
     def _fetch_checkpoint(self, training: Training) -> bool:
         return fetch_checkpoint(self._host, self._place.run(self.key), training, self.folder)
 
-    def _tell_finished(self, training: Training, event: str) -> None:
+    def _tell_finished(self, training: Training, event: str, seconds: object = 0.0) -> None:
         super()._take(
             {
                 "event": event,
@@ -287,6 +299,7 @@ class RemoteTrainingJob(FollowedJob):
                 "seed": training.seed,
                 "fold": training.fold,
                 "run_key": training.run_key,
+                "seconds": seconds,
             }
         )
 
