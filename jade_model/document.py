@@ -1,16 +1,15 @@
 """Evaluated arms -> `comparison.json`: summaries, baselines, differences and the verdict, as the contract has them.
 
-Legend: N windows of all data sets together, S seeds.
+Legend: N windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jade_model.baselines import all_positive_scores
 from jade_model.checkpoint import Checkpoint
@@ -18,34 +17,12 @@ from jade_model.comparison import Comparison, compare_arms
 from jade_model.decoding import DecoderName
 from jade_model.evaluation import DataEvaluation, FoldEvaluation
 from jade_model.metrics import Counts, Scores, truth_of
-from jade_model.scored_windows import ArmCounts, ScoredWindows
-from jade_model.splits import Grouping, Split, straddling_groups
+from jade_model.pool import RULE, DataSet, Pool, ScoredPart, verdict_decoder
+from jade_model.splits import straddling_groups
 from jade_model.summary import run_entry, summarise_probabilities
-from jade_model.windows import TYPE_NAMES, Windows
+from jade_model.windows import TYPE_NAMES
 
 SCHEMA_VERSION = 1
-RULE = "largest_move"
-SEVERAL_SPANS_RATE = 0.02
-"""Share of windows with several spans up to which one span a window is what is looked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class DataSet:
-    """A data set of the comparison, and how it was divided.
-
-    Attributes:
-        windows: Its windows.
-        grouping: Which of them share bars.
-        splits: Of every seed and fold.
-        rule: Every split with the counts of the untrained rule on its scored windows.
-        rule_bars: Mean length that the rule marks.
-    """
-
-    windows: Windows
-    grouping: Grouping
-    splits: Sequence[Split]
-    rule: Sequence[tuple[Split, Counts]]
-    rule_bars: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +63,6 @@ class ArmTraining:
     path: str
 
 
-def verdict_decoder(loss_decoders: Sequence[DecoderName], data: Sequence[DataSet]) -> DecoderName:
-    """Choose the decoder that an arm is judged by, from the labels' shape alone, never from scores.
-
-    Where hardly a window holds several spans, one span a window is decoded; else bars above a probability.
-    """
-    spans_N = np.concatenate([np.diff(item.windows.span_offsets_N1) for item in data])
-    if float((spans_N > 1).mean()) <= SEVERAL_SPANS_RATE:
-        return "one_span"
-    return "threshold" if "threshold" in loss_decoders else "marginal"
-
-
 def compose_comparison(
     run: Mapping[str, Any], settings: Mapping[str, Any], data: Sequence[DataSet], arms: Sequence[EvaluatedArm]
 ) -> dict[str, Any]:
@@ -109,8 +75,8 @@ def compose_comparison(
         arms: Two or more, on the same splits.
     """
     judged = {arm.name: _judged_decoder(arm, data, settings["decoder"]) for arm in arms}
-    pool = _Pool(data, seeds=settings["seeds"])
-    counts = {arm.name: pool.arm_counts(arm.name, arm.evaluations, judged[arm.name]) for arm in arms}
+    pool = Pool(data, seeds=settings["seeds"])
+    counts = {arm.name: pool.counts(arm.name, _parts(arm.evaluations, judged[arm.name])) for arm in arms}
     compared = compare_arms(
         list(counts.values()),
         pool.windows,
@@ -133,51 +99,10 @@ def compose_comparison(
     }
 
 
-class _Pool:
-    """All data sets' windows in one row."""
-
-    def __init__(self, data: Sequence[DataSet], seeds: Sequence[int]) -> None:
-        self.data, self.seeds = data, list(seeds)
-        sizes = [item.windows.num_windows for item in data]
-        self.first_D = np.concatenate([[0], np.cumsum(sizes)])
-        num_groups_D = np.concatenate([[0], np.cumsum([item.grouping.num_groups for item in data])])
-        group_N = np.concatenate([item.grouping.group_N + num_groups_D[d] for d, item in enumerate(data)])
-        dataset_N = np.concatenate([np.full(size, d, dtype=np.int64) for d, size in enumerate(sizes)])
-        training_SN = np.full((len(self.seeds), len(group_N)), -1, dtype=np.int64)
-        num_folds = 1 + max(split.fold for item in data for split in item.splits)
-        for d, item in enumerate(data):
-            for split in item.splits:
-                rows = self.first_D[d] + split.test_rows
-                training_SN[self.seeds.index(split.seed), rows] = d * num_folds + split.fold
-        self.windows = ScoredWindows(
-            group_N.astype(np.int64),
-            training_SN,
-            dataset_N=dataset_N,
-            dataset_names=[item.windows.name for item in data],
-        )
-
-    def arm_counts(self, name: str, evaluations: Sequence[DataEvaluation], decoder: DecoderName) -> ArmCounts:
-        """Return an arm's counts with one decoder."""
-        bars_SN3, events_SN3 = self._empty(), self._empty()
-        for d, evaluation in enumerate(evaluations):
-            for fold in evaluation.folds:
-                where = (self.seeds.index(fold.seed), self.first_D[d] + fold.rows_M)
-                bars_SN3[where] = fold.counts[decoder].bars_N3
-                events_SN3[where] = fold.counts[decoder].events_NJ3[:, 0]
-        return ArmCounts(name, bars_SN3, events_SN3)
-
-    def rule_counts(self) -> ArmCounts:
-        """Return the untrained rule's counts."""
-        bars_SN3, events_SN3 = self._empty(), self._empty()
-        for d, item in enumerate(self.data):
-            for split, counts in item.rule:
-                where = (self.seeds.index(split.seed), self.first_D[d] + np.sort(split.test_rows))
-                bars_SN3[where] = counts.bars_N3
-                events_SN3[where] = counts.events_NJ3[:, 0]
-        return ArmCounts(RULE, bars_SN3, events_SN3)
-
-    def _empty(self) -> NDArray[np.int64]:
-        return np.zeros((len(self.seeds), int(self.first_D[-1]), 3), dtype=np.int64)
+def _parts(evaluations: Sequence[DataEvaluation], decoder: DecoderName) -> Iterator[ScoredPart]:
+    for d, evaluation in enumerate(evaluations):
+        for fold in evaluation.folds:
+            yield ScoredPart(d, fold.seed, fold.rows_M, fold.counts[decoder])
 
 
 def _judged_decoder(arm: EvaluatedArm, data: Sequence[DataSet], wanted: str) -> DecoderName:
@@ -214,7 +139,7 @@ def _data_entry(item: DataSet, arms: Sequence[EvaluatedArm]) -> dict[str, Any]:
     }
 
 
-def _arm_entry(arm: EvaluatedArm, pool: _Pool, judged: DecoderName, confidence: float) -> dict[str, Any]:
+def _arm_entry(arm: EvaluatedArm, pool: Pool, judged: DecoderName, confidence: float) -> dict[str, Any]:
     recipe = arm.trainings[0].checkpoint.recipe
     folds = {
         (evaluation.windows.name, fold.seed, fold.fold): fold
@@ -248,10 +173,10 @@ def _arm_entry(arm: EvaluatedArm, pool: _Pool, judged: DecoderName, confidence: 
     }
 
 
-def _decoder_entries(arm: EvaluatedArm, pool: _Pool, confidence: float) -> dict[str, Any]:
+def _decoder_entries(arm: EvaluatedArm, pool: Pool, confidence: float) -> dict[str, Any]:
     names = list(arm.evaluations[0].folds[0].choices)
     scored = pool.windows.scores(
-        [pool.arm_counts(name, arm.evaluations, name) for name in names], confidence=confidence
+        [pool.counts(name, _parts(arm.evaluations, name)) for name in names], confidence=confidence
     )
     found = {(score.arm, score.metric, score.dataset): score for score in scored}
     entries: dict[str, Any] = {}

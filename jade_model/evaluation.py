@@ -83,6 +83,27 @@ class DataEvaluation:
     folds: Sequence[FoldEvaluation] = field(default_factory=list)
 
 
+@dataclass(frozen=True, eq=False)
+class FoldScore:
+    """What one trained model got right and wrong by one decoder, and no more.
+
+    Attributes:
+        seed: Of the split.
+        fold: 0-based.
+        rows_M: Scored rows of the data set, ascending, intp.
+        temperature: Fitted on the selection windows.
+        choice: How it decodes, its cut-off chosen on the selection windows.
+        counts: Hits and misses of each scored window.
+    """
+
+    seed: int
+    fold: int
+    rows_M: NDArray[np.intp]
+    temperature: float
+    choice: DecoderChoice
+    counts: Counts
+
+
 def selection_rows(split: Split) -> NDArray[np.intp]:
     """Return the rows on which temperature and cut-offs are chosen: never scored ones, but in the seed's leaking split.
 
@@ -141,19 +162,40 @@ def evaluate_fold(
     )
 
 
+def score_fold(
+    predictor: Predictor, windows: Windows, truth: Truth, split: Split, decoder: DecoderName, *, cleanup: Cleanup
+) -> FoldScore:
+    """Fit temperature and cut-off on the selection windows, and score the held-out ones: `evaluate_fold` in short.
+
+    Args:
+        predictor: The trained model or ensemble.
+        windows: The data set.
+        truth: Its labels.
+        split: The one that the model was trained on.
+        decoder: One that the model's loss has.
+        cleanup: What happens to marked bars.
+    """
+    chosen_on, scored = selection_rows(split), np.sort(split.test_rows)
+    temperature, on_selection, on_scored = _calibrated(predictor, windows, truth, chosen_on, scored)
+    choice = _chosen(on_selection, truth.take(chosen_on), decoder, cleanup)
+    counts = count(decode(on_scored, choice), truth.take(scored))
+    return FoldScore(split.seed, split.fold, scored, temperature, choice, counts)
+
+
 def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) -> dict[DecoderName, DecoderChoice]:
     """Choose the cut-off of every decoder that the loss has, each by bar-level F1 on these windows.
 
     The cut-off of one span rejects whole windows. Where no window is without a span, it could only follow how sure a
     model is of windows that it was fitted on, so every window's span is taken.
     """
+    return {name: _chosen(predictions, truth, name, cleanup) for name in decoders_of(predictions.loss)}
+
+
+def _chosen(predictions: Predictions, truth: Truth, name: DecoderName, cleanup: Cleanup) -> DecoderChoice:
     has_empty_window = bool((np.diff(truth.span_offsets_N1) == 0).any())
-    return {
-        name: DecoderChoice(name, 0.0, **vars(cleanup))
-        if name == "one_span" and not has_empty_window
-        else choose_cutoff(predictions, truth, name, **vars(cleanup))
-        for name in decoders_of(predictions.loss)
-    }
+    if name == "one_span" and not has_empty_window:
+        return DecoderChoice(name, 0.0, **vars(cleanup))
+    return choose_cutoff(predictions, truth, name, **vars(cleanup))
 
 
 def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[tuple[Split, Counts]], float]:

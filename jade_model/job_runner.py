@@ -44,6 +44,7 @@ class Emitter:
                 {
                     "event": "failed",
                     "training": training and training.output_dir,
+                    "kind": type(error).__name__,
                     "error": reason,
                     "exit_code": exit_code,
                 }

@@ -17,12 +17,13 @@ import numpy as np
 from jade_model.checkpoint import load_checkpoint, model_of
 from jade_model.contract import write_comparison
 from jade_model.decoding import DecoderName
-from jade_model.document import ArmTraining, DataSet, EvaluatedArm, compose_comparison
+from jade_model.document import ArmTraining, EvaluatedArm, compose_comparison
 from jade_model.evaluation import Cleanup, DataEvaluation, FoldEvaluation, evaluate_fold, evaluate_rule
 from jade_model.files import atomic_path, write_atomically
 from jade_model.gallery import compose_gallery
 from jade_model.job import Job, Training, load_job
 from jade_model.metrics import truth_of
+from jade_model.pool import DataSet
 from jade_model.predict import Predictor, predictor_of, untrained_predictor
 from jade_model.split_files import load_split
 from jade_model.splits import Split, group_windows

@@ -86,7 +86,7 @@ class FollowedJob(ABC):
         exit_status: Of the process that trains; None while it runs, and where it left none.
         ended: Whether nothing more will happen.
         finished: Run keys of the trainings that are done, with the seconds that each took; 0 if it was kept.
-        failed: Output folders of the trainings that failed, each with exit code and reason.
+        failed: Output folders of the trainings that failed, each with the error's name and what it says.
     """
 
     def __init__(self, folder: Path, job: Job | None = None) -> None:
@@ -101,7 +101,7 @@ class FollowedJob(ABC):
         self.exit_status: int | None = None
         self.ended = False
         self.finished: dict[str, float] = {}
-        self.failed: dict[str, tuple[int, str]] = {}
+        self.failed: dict[str, tuple[str, str]] = {}
         self._epochs = {training.run_key: training.recipe.training.epochs for training in self.job.trainings}
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
 
@@ -144,7 +144,7 @@ class FollowedJob(ABC):
             self._take(event)
         elif event["event"] == "failed" and event.get("training"):
             with self.changed:
-                self.failed[str(event["training"])] = (int(event["exit_code"]), str(event["error"]))
+                self.failed[str(event["training"])] = (str(event["kind"]), str(event["error"]))
                 self.changed.notify_all()
 
     def _take(self, event: dict[str, Any]) -> None:

@@ -1,0 +1,113 @@
+"""Where trainings run, as the rest of the program sees it: given units, an engine tells of each how it ended.
+
+The unit of work is one training. It is idempotent by its run key: an engine may try it several times, or in two places
+at once, and what counts is the first result whose files are in the run's folder and agree with their manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+from jade_model.job import Training
+from tasks.errors import BadRequest
+from tasks.host_entries import LOCAL
+
+EngineName = Literal["processes", "dask", "hosts"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+
+@dataclass(frozen=True)
+class UnitDone:
+    """A training whose files are in the run's folder, verified.
+
+    Attributes:
+        run_key: Of the training.
+        where: Host, worker or process that did it, for people.
+        seconds: That the training itself took; 0 if it was kept from an earlier run.
+    """
+
+    run_key: str
+    where: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class UnitFailed:
+    """A training that will not be done in this run.
+
+    Attributes:
+        run_key: Of the training.
+        where: Where it was tried last.
+        reason: For people.
+        is_own_fault: Whether the training itself failed (it diverged, its recipe cannot be trained), so that it would
+            fail anywhere; else whoever ran it did.
+        attempts: How often it was tried.
+    """
+
+    run_key: str
+    where: str
+    reason: str
+    is_own_fault: bool
+    attempts: int = 1
+
+
+Outcome = UnitDone | UnitFailed
+
+
+class Engine(Protocol):
+    """Runs trainings of one run's job; open one with `tasks.engines.opening.open_engine`, which also ends it."""
+
+    def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
+        """Run trainings and tell of each how it ended, as they end, in any order, each once.
+
+        When a `UnitDone` is given out, the training's files are in the run's folder and agree with their manifest; one
+        that lies there already is not trained again. A training that fails does not stop the others. May be called
+        again once the iterator is exhausted. An iterator that is closed early stops what it started.
+
+        Raises:
+            RunError, HostError: Nothing can run at all, such as no host that can train.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End what runs. Returns once nothing of it does, or says what may still run. Silent if nothing does."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Where and how trainings run.
+
+    Attributes:
+        engine: Which one.
+        device: `cpu` or `cuda`; None: the host's own setting, the CPU on this machine.
+        workers: Trainings at once, on each host; None: one a core, or one on a GPU.
+        scheduler: Address of a Dask scheduler; None: a cluster on this machine for the time of the run.
+        hosts: Names of hosts from the settings.
+        rent: How many machines to rent.
+        budget_usd: What the machines may cost in all; None: no limit beyond what renting itself sets.
+    """
+
+    engine: EngineName = "processes"
+    device: str | None = None
+    workers: int | None = None
+    scheduler: str | None = None
+    hosts: tuple[str, ...] = field(default_factory=tuple)
+    rent: int = 0
+    budget_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler is not None and self.engine != "dask":
+            raise BadRequest(f"scheduler belongs to engine dask; the engine is {self.engine}")
+        if (self.hosts or self.rent) and self.engine != "hosts":
+            raise BadRequest(f"hosts and rent belong to engine hosts; the engine is {self.engine}")
+        if self.engine == "hosts" and not (self.hosts or self.rent):
+            raise BadRequest("engine hosts needs hosts (--hosts a,b,c) or machines to rent (--rent N)")
+        if self.budget_usd is not None and self.engine != "hosts":
+            raise BadRequest(f"budget_usd belongs to engine hosts; the engine is {self.engine}")
+        if len(set(self.hosts)) != len(self.hosts):
+            raise BadRequest(f"a host is named twice: {', '.join(self.hosts)}")
+        if LOCAL in self.hosts:
+            raise BadRequest(f"{LOCAL!r} is this machine: engine processes trains on it; engine hosts goes over SSH")

@@ -1,0 +1,39 @@
+"""From settings to an engine that is ready, and that nothing of is left afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import assert_never
+
+from jade_model.job import Job
+from tasks.engines.base import Engine, EngineSettings
+from tasks.errors import BadRequest
+
+
+@contextmanager
+def open_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[Engine]:
+    """Give an engine for the trainings of a run; whatever happens, it is stopped afterwards.
+
+    Args:
+        settings: Which, and where.
+        folder: The run's.
+        job: What the run trains, arrays and splits written.
+
+    Raises:
+        BadRequest: What the engine needs is not installed or not known.
+    """
+    match settings.engine:
+        case "processes":
+            from tasks.engines.processes import ProcessEngine
+
+            engine: Engine = ProcessEngine(folder, job, device=settings.device or "cpu", workers=settings.workers)
+            try:
+                yield engine
+            finally:
+                engine.stop()
+        case "dask" | "hosts":
+            raise BadRequest(f"engine {settings.engine} is not there yet")
+        case _:
+            assert_never(settings.engine)
