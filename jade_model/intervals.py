@@ -1,6 +1,6 @@
 """What is known of an estimate: its standard error, and how wide an interval that takes.
 
-Legend: B draws, P estimates.
+Legend: B draws, P estimates, X as many as P or, where one stands for all, 1.
 """
 
 from __future__ import annotations
@@ -67,9 +67,11 @@ class Estimates:
             confidence: Chance that an interval holds, or with `jointly` that all P hold together, in (0, 1).
             jointly: Whether the P contrasts are one family.
         """
-        descending_BP = np.sort(self._sizes(jointly=jointly), axis=0)[::-1]
-        above = math.floor((1 - confidence) * (len(descending_BP) + 1)) - 1
-        drawn_P = np.maximum(descending_BP[max(0, above)], _NORMAL.inv_cdf(0.5 + confidence / 2))
+        sizes_BX = self._sizes(jointly=jointly)
+        above = math.floor((1 - confidence) * (len(sizes_BX) + 1)) - 1
+        drawn_X = np.sort(sizes_BX, axis=0)[::-1][max(0, above)]
+        drawn_X = np.maximum(drawn_X, _NORMAL.inv_cdf(0.5 + confidence / 2))
+        drawn_P = np.broadcast_to(drawn_X, self.value_P.shape)
         return np.array([_normal_to_student(*pair) for pair in zip(drawn_P, self.degrees_P, strict=True)])
 
     def p_values(self, *, jointly: bool) -> FloatArray:
@@ -78,7 +80,7 @@ class Estimates:
         They are the intervals of `critical_values` turned round: p <= 1 - confidence exactly where the
         interval leaves 0 out.
         """
-        sizes_BP = self._sizes(jointly=jointly)
+        sizes_XB = np.ascontiguousarray(self._sizes(jointly=jointly).T)
         p_P = np.ones(len(self.value_P))
         for column, (value, error, degrees) in enumerate(
             zip(self.value_P, self.standard_error_P, self.degrees_P, strict=True)
@@ -86,13 +88,15 @@ class Estimates:
             if abs(value) <= ROUNDING:
                 continue
             size = _student_to_normal(abs(value) / error, degrees) if error > 0 else math.inf
-            drawn = (1 + np.count_nonzero(sizes_BP[:, column] >= size)) / (1 + len(sizes_BP))
+            sizes_B = sizes_XB[0 if jointly else column]
+            drawn = (1 + np.count_nonzero(sizes_B >= size)) / (1 + len(sizes_B))
             p_P[column] = max(drawn, 2 * _NORMAL.cdf(-size))
         return p_P
 
     def _sizes(self, *, jointly: bool) -> FloatArray:
+        """Return the draws' sizes, [B, P]; with `jointly` the largest of each draw, [B, 1]."""
         sizes_BP = np.abs(self.draws_BP)
-        return np.broadcast_to(sizes_BP.max(axis=1, keepdims=True), sizes_BP.shape) if jointly else sizes_BP
+        return sizes_BP.max(axis=1, keepdims=True) if jointly else sizes_BP
 
 
 def _normal_to_student(z: float, degrees: float) -> float:

@@ -142,20 +142,24 @@ class ScoredWindows:
         *,
         margin: float,
         confidence: float = 0.95,
+        metrics: Sequence[Metric] = METRICS,
+        views: bool = True,
     ) -> list[Difference]:
-        """Test pairs of arms as one family, both metrics, pooled and by data set.
+        """Test pairs of arms as one family, in each metric, pooled and by data set.
 
         Args:
             arms: On these windows.
             pairs: Indices into `arms`: first, second.
             margin: Largest difference that counts as none.
             confidence: That all intervals of one metric and view hold together.
+            metrics: Which F1s.
+            views: Whether also by data set.
         """
         contrasts_PA = np.zeros((len(pairs), len(arms)))
         for row, (first, second) in enumerate(pairs):
             contrasts_PA[row, first], contrasts_PA[row, second] = 1, -1
         found: list[Difference] = []
-        for (view, dataset), metric in itertools.product(self.views, METRICS):
+        for (view, dataset), metric in itertools.product(self.views if views else self.views[:1], metrics):
             estimates = self.estimates(arms, contrasts_PA, metric, view)
             critical_P = estimates.critical_values(confidence, jointly=True)
             low_P, high_P = _difference_intervals(estimates, critical_P)
