@@ -5,7 +5,12 @@ RunError
 ├── BadRequest         the parameters contradict each other or the data; exit code 2
 │   ├── SettingsError  a jade.toml is unreadable or says something that makes no sense
 │   ├── HostUnknown    no settings file has a host of that name
-│   └── HostNotReady   the host lacks what a training needs
+│   ├── HostNotReady   the host lacks what a training needs
+│   ├── GpuUnknown     no provider's catalogue has a GPU of that name
+│   ├── NothingCheapEnough  every offer costs more than the cap
+│   └── ReaperMissing  nobody would free the machine if we died
+├── NothingRented      every candidate was tried and none could be had or used; exit code 1
+├── RentalBusy         another process that is alive trains just this on a rented machine; exit code 1
 ├── PromotionRefused   the run cannot become champion, or there is nothing to go back to; exit code 2
 ├── InstallationFailed the local Prefect installation does not start or stop; exit code 1
 │   └── PortTaken      another program listens where its server should; exit code 2
@@ -68,6 +73,54 @@ class HostUnknown(BadRequest):
 
 class HostNotReady(BadRequest):
     """The host lacks what a training needs."""
+
+
+class GpuUnknown(BadRequest):
+    """The provider's catalogue has no GPU, or machine type, of that name.
+
+    Attributes:
+        name: What was asked for.
+        close: The closest names that there are.
+    """
+
+    def __init__(self, provider: str, name: str, close: tuple[str, ...]) -> None:
+        self.provider, self.name, self.close = provider, name, close
+        hint = f" Did you mean {' or '.join(repr(item) for item in close)}?" if close else ""
+        super().__init__(f"{provider} has no GPU called {name!r}.{hint} `jade offers --provider {provider}` lists all.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class NothingCheapEnough(BadRequest):
+    """Every offer that fits costs more than the cap.
+
+    Attributes:
+        cheapest_usd_per_hour: The lowest price of those that fit otherwise.
+    """
+
+    def __init__(self, provider: str, max_price_usd_per_hour: float, cheapest_usd_per_hour: float, what: str) -> None:
+        self.max_price_usd_per_hour = max_price_usd_per_hour
+        self.cheapest_usd_per_hour = cheapest_usd_per_hour
+        super().__init__(
+            f"{provider}: nothing that fits costs at most {max_price_usd_per_hour:g} USD/h; the cheapest is {what} at "
+            f"{cheapest_usd_per_hour:g} USD/h. Raise --max-price, or name another --gpu."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ReaperMissing(BadRequest):
+    """A machine that cannot end its own cost would be left to nobody if this process died."""
+
+
+class NothingRented(RunError):
+    """Every candidate was tried, and none could be had or used; what was rented for a try is freed."""
+
+
+class RentalBusy(RunError):
+    """Another process that is alive trains just this on a rented machine."""
 
 
 class TrainingFailed(RunError):

@@ -32,7 +32,7 @@ STOP_SLACK_S = 10
 STATUS_MARK = "jade-job"
 END_OF_SUPERVISOR = "JADE_END_OF_SUPERVISOR"
 
-_COMMON = f"""export LC_ALL=C; umask 077
+COMMON = f"""export LC_ALL=C; umask 077
 nap() {{ sleep 0.2 2>/dev/null || sleep 1; }}
 put() {{ printf '%s\\n' "$2" > "$1.tmp.$$" && mv -f "$1.tmp.$$" "$1"; }}
 get() {{ value=; [ ! -f "$1" ] || IFS= read -r value < "$1" || :; }}
@@ -135,12 +135,14 @@ get ending
 put exit_code "$code ${value:-exited}"
 """
 
-_OWN_SESSION = f"""
+OWN_SESSION = f"""
 if command -v setsid >/dev/null 2>&1; then own_session() {{ exec setsid "$@"; }}
 elif command -v python3 >/dev/null 2>&1; then
   own_session() {{ exec python3 -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])' "$@"; }}
 else echo "{TOOL_MISSING}setsid or python3" >&2; exit 127; fi
 """
+
+QUOTED = """quoted() { printf '%s' "$1" | sed "s/'/'\\\\\\\\''/g"; }\n"""
 
 _START = """
 base=$PWD
@@ -238,7 +240,8 @@ cd .. && rm -rf -- "./$key"
 """
 
 
-def _assigned(**values: str | int) -> str:
+def assigned(**values: str | int) -> str:
+    """Shell variables, quoted."""
     return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
 
 
@@ -258,39 +261,38 @@ def start(
     The script reads the environment from standard input.
     """
     supervisor = (
-        _assigned(command=command, limit_s=limit_s, grace_s=grace_s, heartbeat_s=HEARTBEAT_S)
-        + _COMMON
-        + _OWN_SESSION
+        assigned(command=command, limit_s=limit_s, grace_s=grace_s, heartbeat_s=HEARTBEAT_S)
+        + COMMON
+        + OWN_SESSION
         + _SUPERVISE
     )
-    values = _assigned(jobs=jobs, key=key, new_id=new_id, workdir=workdir, num_environment_bytes=num_environment_bytes)
-    quoted = """quoted() { printf '%s' "$1" | sed "s/'/'\\\\\\\\''/g"; }\n"""
+    values = assigned(jobs=jobs, key=key, new_id=new_id, workdir=workdir, num_environment_bytes=num_environment_bytes)
     body = _START.replace("@END@", END_OF_SUPERVISOR).replace("@SUPERVISOR@", supervisor)
-    return f"# jade: start job {key}\n{values}{_COMMON}{_OWN_SESSION}{quoted}{body}"
+    return f"# jade: start job {key}\n{values}{COMMON}{OWN_SESSION}{QUOTED}{body}"
 
 
 def look(*, attempt: str, offset: int, num_bytes: int) -> str:
     """One line of status, then at most `num_bytes` of the log from `offset` on."""
-    values = _assigned(attempt=attempt, offset=offset, num_bytes=num_bytes)
-    return f"# jade: look at job {shlex.quote(attempt)}\n{values}{_COMMON}{_LOOK}"
+    values = assigned(attempt=attempt, offset=offset, num_bytes=num_bytes)
+    return f"# jade: look at job {shlex.quote(attempt)}\n{values}{COMMON}{_LOOK}"
 
 
 def stop(*, attempt: str, wait_s: int) -> str:
     """Ask the job to stop, wait for it, make sure of it; then one line of status."""
-    values = _assigned(attempt=attempt, wait_s=wait_s)
-    return f"# jade: stop job {shlex.quote(attempt)}\n{values}{_COMMON}{_STOP}"
+    values = assigned(attempt=attempt, wait_s=wait_s)
+    return f"# jade: stop job {shlex.quote(attempt)}\n{values}{COMMON}{_STOP}"
 
 
 def list_all(*, jobs: str) -> str:
     """For every run key: key, number of its newest attempt and one line of status."""
-    return f"# jade: list jobs\n{_assigned(jobs=jobs)}{_COMMON}{_LIST}"
+    return f"# jade: list jobs\n{assigned(jobs=jobs)}{COMMON}{_LIST}"
 
 
 def find(*, jobs: str, key: str) -> str:
     """The number of the newest attempt, or nothing."""
-    return f"# jade: find job {key}\n{_assigned(jobs=jobs, key=key)}{_COMMON}{_FIND}"
+    return f"# jade: find job {key}\n{assigned(jobs=jobs, key=key)}{COMMON}{_FIND}"
 
 
 def remove(*, jobs: str, key: str) -> str:
     """Remove all attempts of a run key, unless one runs."""
-    return f"# jade: remove job {key}\n{_assigned(jobs=jobs, key=key)}{_COMMON}{_REMOVE}"
+    return f"# jade: remove job {key}\n{assigned(jobs=jobs, key=key)}{COMMON}{_REMOVE}"

@@ -36,6 +36,25 @@ def fingerprint(key_blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(key_blob).digest()).decode().rstrip("=")
 
 
+def fingerprint_of_line(line: str) -> str:
+    """The fingerprint of a public key's line, `ssh-ed25519 AAAA... comment`.
+
+    Raises:
+        ValueError: It is no such line.
+    """
+    fields = line.split()
+    if len(fields) < 2 or fields[0] not in KEY_FAMILIES:
+        raise ValueError(f"not a public key: {line[:80]!r}")
+    try:
+        blob = base64.b64decode(fields[1], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not a public key: {line[:80]!r}") from error
+    # The blob begins with its own type, which must be the one that the line claims.
+    if blob[4 : 4 + len(fields[0])] != fields[0].encode():
+        raise ValueError(f"not a public key: {line[:80]!r}")
+    return fingerprint(blob)
+
+
 @dataclass(frozen=True)
 class KnownKey:
     """One line of a known-hosts file that speaks of a host.

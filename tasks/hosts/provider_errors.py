@@ -10,7 +10,9 @@ ProviderError (a HostError)
 │   └── RequestRefused     the request itself: a field is wrong or unknown to the provider
 ├── ProviderUnavailable    transient: no answer, or one that says "later"; what was asked for may have happened
 │   └── RateLimited        transient: too many calls; nothing has happened
-└── ReleaseUnproven        transient: an end was asked for, but the provider does not confirm it
+├── ReleaseUnproven        transient: an end was asked for, but the provider does not confirm it
+├── MachineLost            a machine of ours ended without us: taken away, ended by itself, deleted by somebody
+└── HoursSpent             the machines of a run have used up the hours that it was given; exit code 2
 
 Evidence is what the provider said, shortened, and never holds a key: implementations pass in `detail` only what they
 read, not what they sent.
@@ -141,3 +143,31 @@ class ReleaseUnproven(ProviderError):
     def __init__(self, provider: str, machine_id: str, detail: str, *, status: str | int = "") -> None:
         self.machine_id = machine_id
         super().__init__(provider, f"release {machine_id}", detail, status=status)
+
+
+class MachineLost(ProviderError):
+    """A machine of ours ended without us: taken away, ended by itself, or deleted by somebody.
+
+    Attributes:
+        machine_id: Which.
+    """
+
+    summary = "it is gone"
+
+    def __init__(self, provider: str, machine_id: str, detail: str) -> None:
+        self.machine_id = machine_id
+        super().__init__(provider, f"machine {machine_id}", detail)
+
+
+class HoursSpent(ProviderError):
+    """The rented machines of a run have used up the hours that it was given."""
+
+    exit_code = 2
+    summary = "its time is up"
+
+    def __init__(self, provider: str, machine_id: str, hours: float) -> None:
+        self.machine_id, self.hours = machine_id, hours
+        super().__init__(provider, f"machine {machine_id}", f"{hours:.2f} h were allowed")
+
+    def _advice(self) -> str:
+        return ". The same command with a higher --max-hours (or --budget) goes on from the last checkpoint."

@@ -1,0 +1,221 @@
+"""A lender on this machine: each of its machines is a real sshd with a home of its own.
+
+What it lends lies on disk, so that a process that is killed and the reaper after it see the same provider. Bad days are
+told by files, too: `no_capacity`, `deny_release`, `lose_reply`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tasks.hosts.base import HostAddress
+from tasks.hosts.provider_errors import NoCapacity, ProviderUnavailable, ReleaseUnproven
+from tasks.hosts.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
+from tests.fakes.sshd import SSHD, free_port
+
+OFFERS = (
+    Offer("fake", "NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69, available=True),
+    Offer("fake", "NVIDIA L4", "L4", 24, 0.39, available=True),
+    Offer("fake", "NVIDIA A100 80GB PCIe", "A100 PCIe", 80, 1.19, available=True),
+    Offer("fake", "NVIDIA L4", "L4", 24, 0.19, spot=True, available=True),
+)
+
+
+@dataclass(frozen=True)
+class LocalMachines:
+    """See the module.
+
+    Attributes:
+        folder: Where machines and their homes lie.
+        end_is_certain: Whether a machine can end its own cost.
+    """
+
+    folder: Path
+    end_is_certain: bool = True
+    provider: str = "fake"
+
+    @property
+    def scripts(self) -> MachineScripts:
+        """Ending: the machine's mark is set and its sshd killed. Renewing: a new key in the place of the first."""
+        renew = """cd "$HOME/.." && rm -f new_key new_key.pub && ssh-keygen -q -t ed25519 -N '' -f new_key &&
+mv -f new_key host_key && kill -HUP "$(cat sshd.pid)" && cat new_key.pub"""
+        end = 'cd "$HOME/.." && : > ended && kill "$(cat sshd.pid)"'
+        return MachineScripts(end=end, end_is_certain=self.end_is_certain, renew_host_key=renew)
+
+    def offers(self) -> Sequence[Offer]:
+        """What there is, at these prices."""
+        return OFFERS
+
+    def acquire(self, request: MachineRequest) -> Machine:
+        """Start an sshd of its own, unless this request has one."""
+        self._note(f"acquire {request.request_id} {request.offer.kind}")
+        if self._is_told("no_capacity", request.offer.kind):
+            raise NoCapacity(self.provider, "acquire", "There are no instances available", status=400)
+        for machine in self.list_ours(request.owner):
+            if machine.name == request.name:
+                return machine
+        machine_id = f"m{secrets.token_hex(4)}"
+        home = self.folder / "machines" / machine_id / "home"
+        home.mkdir(parents=True)
+        root = home.parent
+        (root / "host_key").write_text(request.host_private_key)
+        (root / "host_key").chmod(0o600)
+        write_stubs(root / "bin")
+        (root / "authorized_keys").write_text(request.public_key + "\n")
+        port = free_port()
+        (root / "sshd_config").write_text(_config(root, machine_id, port))
+        record = {
+            "machine_id": machine_id,
+            "name": request.name,
+            "owner": request.owner,
+            "price": request.offer.price_usd_per_hour,
+            "port": port,
+            "started_at": time.time(),
+        }
+        (root / "machine.json.tmp").write_text(json.dumps(record))
+        (root / "machine.json.tmp").rename(root / "machine.json")
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        assert SSHD is not None
+        with (root / "sshd.log").open("wb") as log:
+            subprocess.Popen(
+                [SSHD, "-f", str(root / "sshd_config"), "-E", str(root / "sshd.log")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            ).wait()
+        if self._is_told("lose_reply", request.offer.kind):
+            raise ProviderUnavailable(self.provider, "acquire", "read timed out")
+        return self.find(machine_id)
+
+    def find(self, machine_id: str) -> Machine:
+        """How a machine stands."""
+        root = self.folder / "machines" / machine_id
+        if not (root / "machine.json").exists():
+            return Machine(self.provider, machine_id, "", "", MachineState.GONE, None, 0.0, None)
+        record = json.loads((root / "machine.json").read_text())
+        has_ended = (root / "ended").exists()
+        return Machine(
+            self.provider,
+            machine_id,
+            record["name"],
+            record["owner"],
+            MachineState.GONE if has_ended else MachineState.RUNNING,
+            HostAddress("127.0.0.1", record["port"], getpass.getuser()),
+            record["price"],
+            datetime.fromtimestamp(record["started_at"], UTC),
+        )
+
+    def list_ours(self, owner: str) -> Sequence[Machine]:
+        """All that carry the tag and run."""
+        return [item for item in self.all() if item.owner == owner]
+
+    def all(self) -> list[Machine]:
+        """Every machine of everybody that runs."""
+        found = [self.find(path.parent.name) for path in sorted(self.folder.glob("machines/*/machine.json"))]
+        return [item for item in found if item.state is not MachineState.GONE]
+
+    def release(self, machine_id: str) -> None:
+        """Kill its sshd and all that runs there; silent if it is gone."""
+        self._note(f"release {machine_id}")
+        if self._is_told("deny_release", machine_id):
+            raise ReleaseUnproven(self.provider, machine_id, "still RUNNING")
+        self.take_away(machine_id)
+
+    def take_away(self, machine_id: str) -> None:
+        """As a provider that needs a spot machine back: everything there dies."""
+        root = self.folder / "machines" / machine_id
+        if not root.exists():
+            return
+        (root / "ended").touch()
+        for process in self.processes(machine_id):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def processes(self, machine_id: str) -> list[int]:
+        """What runs on a machine, its sshd included."""
+        root = self.folder / "machines" / machine_id
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                is_inside = f"JADE_TEST_MACHINE={machine_id}".encode() in (entry / "environ").read_bytes()
+                if is_inside or str(root / "sshd_config").encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int((root / "sshd.pid").read_text()))
+        return found
+
+    def calls(self) -> list[str]:
+        """What was asked of it, in order."""
+        log = self.folder / "calls"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def tell(self, bad_day: str, *about: str) -> None:
+        """Begin a bad day, for these kinds or machines, or for all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / bad_day).write_text("\n".join(about))
+
+    def end(self, bad_day: str) -> None:
+        """End a bad day."""
+        (self.folder / bad_day).unlink(missing_ok=True)
+
+    def _is_told(self, bad_day: str, about: str) -> bool:
+        path = self.folder / bad_day
+        return path.exists() and (not path.read_text() or about in path.read_text().splitlines())
+
+    def _note(self, call: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "calls").open("a") as log:
+            log.write(call + "\n")
+
+
+@contextlib.contextmanager
+def lent_machines(folder: Path, *, end_is_certain: bool = True) -> Iterator[LocalMachines]:
+    """A lender whose machines all end on leaving."""
+    lender = LocalMachines(folder, end_is_certain)
+    try:
+        yield lender
+    finally:
+        for path in folder.glob("machines/*"):
+            lender.take_away(path.name)
+
+
+def write_stubs(folder: Path) -> None:
+    """A driver that sees a GPU, and a Python that says what one with torch would say: for tests that train nothing."""
+    folder.mkdir(parents=True)
+    found = {"version": [3, 12, 0], "executable": "stub-python", "numpy": "2.1", "torch": "2.6.0", "devices": ["GPU"]}
+    for name, says in (
+        ("nvidia-smi", "NVIDIA GeForce RTX 4090, 560.35.03, 24564, 24000"),
+        ("stub-python", json.dumps(found)),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\ncat <<'END'\n{says}\nEND\n")
+        (folder / name).chmod(0o755)
+
+
+def _config(root: Path, machine_id: str, port: int) -> str:
+    inside = f"HOME={root / 'home'} PATH={root / 'bin'}:$PATH JADE_TEST_MACHINE={machine_id}"
+    shell = f'export {inside}; cd && eval "$SSH_ORIGINAL_COMMAND"'
+    return f"""ListenAddress 127.0.0.1:{port}
+HostKey {root / "host_key"}
+AuthorizedKeysFile {root / "authorized_keys"}
+PidFile {root / "sshd.pid"}
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+MaxStartups 100
+UsePAM no
+ForceCommand {shell}
+"""

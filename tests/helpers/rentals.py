@@ -1,0 +1,33 @@
+"""A renter over the lender of tests/fakes/machines.py, with nothing trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks.bundle import RemotePlace
+from tasks.hosts.ledger import Ledger
+from tasks.reaching import Lender
+from tasks.rental_wish import RentalWish
+from tasks.rented_hosts import open_rented
+from tasks.renting import Renter, Served
+from tests.fakes.machines import LocalMachines
+
+WISH = RentalWish("fake", ("NVIDIA GeForce RTX 4090", "L4"), max_price_usd_per_hour=0.8, max_hours=2.0)
+
+
+def lender_of(machines: LocalMachines, *, python: str = sys.executable, **changes: Any) -> Lender:
+    place = RemotePlace(".jade", python, 3600)
+    settings = {"device": "cpu", "start_limit_s": 60.0, **changes}
+    return Lender(machines, open_rented, lambda machine_id: place, **settings)
+
+
+def renter_of(
+    ledger: Ledger, machines: LocalMachines, folder: Path, notes: list[str], *, owner: str | None = None, **changes: Any
+) -> Renter:
+    wish = changes.pop("wish", dataclasses.replace(WISH, owner=owner))
+    served = Served("20261124T000000Z-compare-abcdef", "", "k" * 40)
+    lender = changes.pop("lender", lender_of(machines, python="stub-python", device="cuda"))
+    return Renter(ledger, lender, wish, served, folder / "keys", notes.append, **changes)
