@@ -2,6 +2,7 @@
 
 ProviderError (a HostError)
 ├── NoCapacity             none of this kind now: the next candidate may be tried
+│   └── KindDenied         the account may not have this kind: the next candidate may be tried
 ├── ProviderRefused        trying again cannot help; the person who called can put it right; exit code 2
 │   ├── ApiKeyMissing      no key was given
 │   ├── ApiKeyRefused      the key is wrong, or may not do this
@@ -9,7 +10,8 @@ ProviderError (a HostError)
 │   ├── QuotaReached       the account may have no more machines (of this kind)
 │   └── RequestRefused     the request itself: a field is wrong or unknown to the provider
 ├── ProviderUnavailable    transient: no answer, or one that says "later"; what was asked for may have happened
-│   └── RateLimited        transient: too many calls; nothing has happened
+│   ├── RateLimited        transient: too many calls; nothing has happened
+│   └── NothingSent        transient: no connection was made; nothing has happened
 ├── ReleaseUnproven        transient: an end was asked for, but the provider does not confirm it
 ├── MachineLost            a machine of ours ended without us: taken away, ended by itself, deleted by somebody
 └── HoursSpent             the machines of a run have used up the hours that it was given; exit code 2
@@ -51,6 +53,12 @@ class NoCapacity(ProviderError):
     """The provider has none of this kind now; no machine was made."""
 
     summary = "none to be had now"
+
+
+class KindDenied(NoCapacity):
+    """The account, or its key, may not have this kind; no machine was made."""
+
+    summary = "not for this account or API key"
 
 
 class ProviderRefused(ProviderError):
@@ -128,6 +136,12 @@ class RateLimited(ProviderUnavailable):
     """Too many calls; what was asked for has not happened."""
 
     summary = "too many calls"
+
+
+class NothingSent(ProviderUnavailable):
+    """No connection to the provider was made; what was asked for has not happened."""
+
+    summary = "out of reach"
 
 
 class ReleaseUnproven(ProviderError):

@@ -102,6 +102,36 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def config_text(
+    port: int, *, host_keys: list[Path], authorized_keys: Path, pid_file: Path, extra_config: str = ""
+) -> str:
+    """An sshd_config of which nothing is the machine's."""
+    keys = "\n".join(f"HostKey {key}" for key in host_keys)
+    return f"""ListenAddress 127.0.0.1:{port}
+{keys}
+AuthorizedKeysFile {authorized_keys}
+PidFile {pid_file}
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+MaxStartups 100
+UsePAM no
+Subsystem sftp internal-sftp
+{extra_config}
+"""
+
+
+def prepare_machine() -> str:
+    """Return sshd's path once what it wants of the machine is there."""
+    if SSHD is None:
+        raise FileNotFoundError("sshd is not installed: apt-get install -y openssh-server")
+    if os.geteuid() == 0:
+        # sshd refuses to start as root without its privilege separation folder.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    return SSHD
+
+
 @contextlib.contextmanager
 def running_sshd(
     folder: Path, *, host_key: Path | None = None, port: int | None = None, extra_config: str = ""
@@ -114,34 +144,24 @@ def running_sshd(
         port: None takes a free one.
         extra_config: More lines of sshd_config.
     """
-    if SSHD is None:
-        raise FileNotFoundError("sshd is not installed: apt-get install -y openssh-server")
+    program = prepare_machine()
     folder.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0:
-        # sshd refuses to start as root without its privilege separation folder.
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     host_key = host_key or make_key(folder / "host_key")
     user_key = make_key(folder / "user_key")
     (folder / "authorized_keys").write_text(user_key.with_suffix(".pub").read_text())
     port = port or free_port()
     config = folder / "sshd_config"
     config.write_text(
-        f"""ListenAddress 127.0.0.1:{port}
-HostKey {host_key}
-AuthorizedKeysFile {folder / "authorized_keys"}
-PidFile {folder / "sshd.pid"}
-StrictModes no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-MaxStartups 100
-UsePAM no
-Subsystem sftp internal-sftp
-{extra_config}
-"""
+        config_text(
+            port,
+            host_keys=[host_key],
+            authorized_keys=folder / "authorized_keys",
+            pid_file=folder / "sshd.pid",
+            extra_config=extra_config,
+        )
     )
     log = (folder / "sshd.log").open("wb")
-    process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
+    process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
     server = Sshd(
         port=port,
         user=getpass.getuser(),

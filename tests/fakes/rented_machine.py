@@ -1,0 +1,197 @@
+"""A machine as a service rents it out: a root folder and processes of its own, and a real sshd that starts in it.
+
+It is no container: paths such as `/etc/ssh` in what it is told to run are moved below its root folder, and its end is
+the end of all processes that it started, wherever they went.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from tests.fakes.sshd import config_text, free_port, prepare_machine
+
+_MARK = "JADE_TEST_MACHINE"
+_MOVED = ("/etc/ssh", "/run/sshd.pid", "/start.sh")
+
+_LOGIN_SHELL = """#!/bin/sh
+# Every session begins in the machine's own home folder, and its processes can be told from all others.
+export HOME={home} {mark}={token}
+cd "$HOME" || exit 1
+case "$SSH_ORIGINAL_COMMAND" in
+  '') exec sh ;;
+  internal-sftp*) exec /usr/lib/openssh/sftp-server ;;
+  *) exec sh -c "$SSH_ORIGINAL_COMMAND" ;;
+esac
+"""
+
+# What the images of services do: admit PUBLIC_KEY, write the environment for login shells, start sshd.
+_START = """#!/bin/bash
+set -e
+mkdir -p "$HOME/.ssh"
+echo "$PUBLIC_KEY" >> "$HOME/.ssh/authorized_keys"
+for kind in ed25519 ecdsa; do
+  [ -f {root}/etc/ssh/ssh_host_${{kind}}_key ] ||
+    ssh-keygen -q -t $kind -N '' -f {root}/etc/ssh/ssh_host_${{kind}}_key
+done
+printenv | grep -E '^[A-Z_]+=' > {root}/etc/environment_of_shells
+sleep {delay_s}
+{sshd} -D -e -f {root}/etc/ssh/sshd_config
+"""
+
+
+class RentedMachine:
+    """Boots at once; see `end`.
+
+    Args:
+        root: Its disk; made, and removed at its end.
+        command: What it runs first.
+        environment: Of that.
+        sshd_delay_s: How long after the boot its SSH server starts.
+        on_exit: Called when its first process ends by itself, after all others are gone too.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        command: list[str],
+        environment: Mapping[str, str],
+        *,
+        sshd_delay_s: float = 0.0,
+        on_exit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.root, self.home, self.user = root, root / "root", getpass.getuser()
+        self.port = free_port()
+        self._token, self._on_exit = uuid.uuid4().hex, on_exit
+        self._lock, self._is_ended = threading.Lock(), False
+        self._write_files(sshd_delay_s)
+        self._log = (root / "console.log").open("wb")
+        own = {"PATH": os.environ["PATH"], "HOME": str(self.home), _MARK: self._token}
+        self._process = subprocess.Popen(
+            [self.moved(part) for part in command],
+            env={**{name: self.moved(value) for name, value in environment.items()}, **own},
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def moved(self, text: str) -> str:
+        """A text in which the paths of the machine are those of this one."""
+        for path in _MOVED:
+            text = text.replace(path, f"{self.root}{path}")
+        return text
+
+    @property
+    def console(self) -> str:
+        """What its first processes, sshd among them, wrote."""
+        return (self.root / "console.log").read_text(errors="replace")
+
+    def move(self) -> int:
+        """Let its SSH server listen elsewhere, as after a restart; returns the new port."""
+        self.port = free_port()
+        self._write_config()
+        process_id = int((self.root / "run/sshd.pid").read_text())
+        os.kill(process_id, signal.SIGHUP)
+        return self.port
+
+    def answers(self) -> bool:
+        """Whether its SSH server does."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            return connection.recv(4) == b"SSH-"
+        return False
+
+    def wait_until_answering(self, limit_s: float = 10.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while not self.answers():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no sshd on port {self.port}:\n{self.console}")
+            time.sleep(0.02)
+
+    def processes(self) -> set[int]:
+        """Ids of all that runs in it: descendants of its first process, and whoever has its mark."""
+        parents = dict(_parents())
+        found = {self._process.pid} & parents.keys()
+        for process_id in parents:
+            with contextlib.suppress(OSError):
+                environment = Path(f"/proc/{process_id}/environ").read_bytes()
+                if f"{_MARK}={self._token}".encode() in environment:
+                    found.add(process_id)
+        while more := {child for child, parent in parents.items() if parent in found} - found:
+            found |= more
+        return found
+
+    def end(self) -> None:
+        """Power off: no process is told, the disk is gone. Silent if it is over."""
+        with self._lock:
+            if self._is_ended:
+                return
+            self._is_ended = True
+        self._kill_all()
+        self._process.wait()
+        self._log.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _wait(self) -> None:
+        self._process.wait()
+        with self._lock:
+            if self._is_ended:
+                return
+            self._kill_all()
+        self._on_exit()
+
+    def _kill_all(self) -> None:
+        while living := {process_id for process_id in self.processes() if not _is_zombie(process_id)}:
+            for process_id in living:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process_id, signal.SIGKILL)
+            time.sleep(0.005)
+
+    def _write_files(self, sshd_delay_s: float) -> None:
+        for folder in ("etc/ssh", "root/.ssh", "run"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        self._write_program("login", _LOGIN_SHELL.format(home=self.home, mark=_MARK, token=self._token))
+        start = _START.format(root=self.root, delay_s=sshd_delay_s, sshd=prepare_machine())
+        self._write_program("start.sh", start)
+        self._write_config()
+
+    def _write_program(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def _write_config(self) -> None:
+        keys = self.root / "etc/ssh"
+        text = config_text(
+            self.port,
+            host_keys=[keys / "ssh_host_ed25519_key", keys / "ssh_host_ecdsa_key"],
+            authorized_keys=self.home / ".ssh/authorized_keys",
+            pid_file=self.root / "run/sshd.pid",
+            extra_config=f"ForceCommand {self.root / 'login'}",
+        )
+        (keys / "sshd_config").write_text(text)
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            yield int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])
+
+
+def _is_zombie(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
+    except OSError:
+        return True

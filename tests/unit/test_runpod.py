@@ -1,0 +1,386 @@
+"""RunPod, against a server on loopback that keeps its contract and has its bad days."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from pydantic import SecretStr
+
+from tasks.hosts.provider_errors import (
+    ApiKeyMissing,
+    ApiKeyRefused,
+    BalanceSpent,
+    KindDenied,
+    NoCapacity,
+    NothingSent,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+    ReleaseUnproven,
+    RequestRefused,
+)
+from tasks.hosts.provisioner import MachineState, Offer
+from tasks.hosts.runpod import RunPodProvisioner, RunPodSettings
+from tasks.hosts.runpod_answers import Pod
+from tasks.hosts.runpod_api import RunPodAccess
+from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of
+from tests.fakes.runpod_server import Fault
+from tests.fakes.runpod_world import RunPodWorld, runpod_world
+
+
+@pytest.fixture
+def world() -> Iterator[RunPodWorld]:
+    with runpod_world() as world:
+        yield world
+        assert world.server.violations == []
+        assert world.others_untouched()
+
+
+class TestContract(ServiceContract):
+    @pytest.fixture
+    def world(self) -> Iterator[RunPodWorld]:
+        with runpod_world() as world:
+            yield world
+            assert world.server.violations == []
+
+
+@pytest.fixture
+def offer(world: RunPodWorld) -> Offer:
+    return next(offer for offer in world.provisioner.offers() if offer.kind == "NVIDIA L4")
+
+
+def refuse(world: RunPodWorld, method: str, status: int, times: int = 1, **what: object) -> None:
+    world.server.faults.append(Fault("answer", method, times=times, status=status, **what))  # type: ignore[arg-type]
+
+
+# -- offers
+
+
+def test_offers_are_the_catalogue_with_prices_cheapest_first(world: RunPodWorld) -> None:
+    offers = world.provisioner.offers()
+    assert [offer.price_usd_per_hour for offer in offers] == sorted(offer.price_usd_per_hour for offer in offers)
+    shown = {
+        offer.kind: (offer.title, offer.gpu_memory_gib, offer.price_usd_per_hour, offer.available) for offer in offers
+    }
+    assert shown["NVIDIA L4"] == ("L4", 24, 0.39, True)
+    assert shown["NVIDIA RTX A4000"] == ("RTX A4000", 16, 0.25, False)
+
+
+def test_the_community_has_prices_of_its_own(world: RunPodWorld) -> None:
+    world.provisioner = world.connect(cloud="COMMUNITY")
+    prices = {offer.kind: offer.price_usd_per_hour for offer in world.provisioner.offers()}
+    assert prices["NVIDIA L4"] == 0.29
+    machine = world.provisioner.acquire(new_request(world.provisioner.offers()[-1]))
+    assert machine.price_usd_per_hour == 2.39
+
+
+def test_availability_is_that_of_the_data_centers_asked_for(world: RunPodWorld) -> None:
+    offers = world.connect(data_centers=("EU-RO-1",)).offers()
+    assert {offer.available for offer in offers} == {False}
+    assert {offer.region for offer in offers} == {"EU-RO-1"}
+
+
+def test_gpus_without_a_price_are_no_offers(world: RunPodWorld) -> None:
+    world.server.gpus[1]["price"]["secure"] = 0.0
+    world.server.gpus[2]["secure"] = False
+    assert {offer.kind for offer in world.provisioner.offers()} == {"NVIDIA GeForce RTX 4090", "NVIDIA RTX A4000"}
+
+
+# -- what is asked for
+
+
+def test_a_pod_is_asked_for_with_our_keys_and_no_more_than_ssh_open(world: RunPodWorld, offer: Offer) -> None:
+    request = new_request(offer)
+    world.provisioner.acquire(request)
+    (body,) = world.server.bodies
+    assert body["name"] == request.name
+    assert body["gpu"] == {"id": "NVIDIA L4", "count": 1, "minCudaVersion": "12.8"}
+    assert body["ports"] == ["22/tcp"]
+    assert body["env"]["PUBLIC_KEY"] == request.public_key
+    assert base64.b64decode(body["env"]["JADE_HOST_KEY"]).decode() == request.host_private_key
+    assert body["env"]["JADE_PLANTED"] == SECRET_VALUE
+    assert int(body["env"]["JADE_ENDS_AT"]) == pytest.approx(time.time() + request.max_age_s, abs=30)
+
+
+def test_image_disk_and_place_are_settings(world: RunPodWorld, offer: Offer) -> None:
+    provisioner = world.connect(image="ours:1", disk_gb=77, data_centers=("US-KS-2",), min_cuda="")
+    provisioner.acquire(new_request(offer))
+    (body,) = world.server.bodies
+    assert (body["image"], body["disk"], body["dataCenterIds"]) == ("ours:1", 77, ["US-KS-2"])
+    assert "minCudaVersion" not in body["gpu"]
+
+
+def test_a_variable_that_we_set_ourselves_cannot_be_set(world: RunPodWorld, offer: Offer) -> None:
+    request = dataclasses.replace(new_request(offer), environment={"PUBLIC_KEY": "another"})
+    with pytest.raises(RequestRefused, match="PUBLIC_KEY"):
+        world.provisioner.acquire(request)
+    assert world.server.count("POST") == 0
+
+
+# -- statuses
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, NoCapacity),
+        (401, ApiKeyRefused),
+        (402, BalanceSpent),
+        (403, KindDenied),
+        (404, RequestRefused),
+        (418, RequestRefused),
+        (301, RequestRefused),
+    ],
+)
+def test_a_refusal_to_create_is_not_tried_again_and_quotes_the_service(
+    world: RunPodWorld, offer: Offer, status: int, error: type[ProviderError]
+) -> None:
+    refuse(world, "POST", status, times=9, detail="because of\x1b[31m this")
+    with pytest.raises(error, match=rf"create a pod with NVIDIA L4: .*\({status}\).*because of \[31m this") as caught:
+        world.provisioner.acquire(new_request(offer))
+    assert type(caught.value) is error
+    assert world.server.count("POST") == 1
+    assert world.costing() == 0
+
+
+def test_a_field_that_the_service_does_not_know_is_named(world: RunPodWorld, offer: Offer) -> None:
+    with pytest.raises(RequestRefused, match=r"422.*disk"):
+        world.connect(disk_gb=0).acquire(new_request(offer))
+    assert world.server.count("POST") == 1
+    world.server.violations.clear()
+
+
+def test_too_many_calls_wait_as_long_as_the_service_says(world: RunPodWorld, offer: Offer) -> None:
+    refuse(world, "POST", 429, times=2, headers={"Retry-After": "1"})
+    waited: list[float] = []
+    provisioner = RunPodProvisioner(_access(world), sleep=waited.append)
+    provisioner.acquire(new_request(offer))
+    assert [pause for pause in waited if pause >= 1] == waited
+    assert len(waited) == 2
+    assert world.server.count("POST") == 3
+    assert world.costing() == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "900"},
+        {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=900), usegmt=True)},
+        {"RateLimit": '"minute";r=0;t=12, "hour";r=0;t=900, "day";r=5;t=90000'},
+    ],
+)
+def test_a_wait_that_is_too_long_is_told_instead(world: RunPodWorld, offer: Offer, headers: dict[str, str]) -> None:
+    refuse(world, "POST", 429, times=9, headers=headers)
+    with pytest.raises(RateLimited) as caught:
+        world.provisioner.acquire(new_request(offer))
+    assert caught.value.retry_after_s == pytest.approx(900, abs=60)
+    assert world.server.count("POST") == 1
+
+
+def test_a_server_error_at_creation_is_looked_into_and_not_posted_again(world: RunPodWorld, offer: Offer) -> None:
+    refuse(world, "POST", 500)
+    with pytest.raises(ProviderUnavailable, match=r"no pod called jade-.* was seen"):
+        world.provisioner.acquire(new_request(offer))
+    assert world.server.count("POST") == 1
+
+
+def test_nothing_listens_there(world: RunPodWorld, offer: Offer) -> None:
+    access = RunPodAccess(SecretStr("rpa_0123456789"), "http://127.0.0.1:9/v2", pause_s=0.001, attempts=2)
+    provisioner = RunPodProvisioner(access, RunPodSettings(settle_s=0.1, look_s=0.01))
+    with pytest.raises(NothingSent, match="out of reach"):
+        provisioner.acquire(new_request(offer))
+
+
+# -- keys
+
+
+def test_no_key_says_where_it_is_looked_for() -> None:
+    with pytest.raises(ApiKeyMissing, match="RUNPOD_API_KEY"):
+        RunPodAccess(SecretStr(""))
+
+
+def test_a_key_with_a_line_end_is_refused_without_being_shown() -> None:
+    with pytest.raises(ApiKeyRefused) as caught:
+        RunPodAccess(SecretStr("rpa_secret\n"))
+    assert "rpa_secret" not in texts_of(caught.value)
+
+
+def test_a_key_is_never_sent_in_the_clear_across_a_network() -> None:
+    with pytest.raises(ValueError, match="https"):
+        RunPodAccess(SecretStr("rpa_0123456789"), "http://api.runpod.io/v2")
+
+
+def test_secrets_that_the_service_quotes_are_masked(world: RunPodWorld, offer: Offer) -> None:
+    request = new_request(offer)
+    key = base64.b64encode(request.host_private_key.encode()).decode()
+    refuse(world, "POST", 422, detail=f"no {key} and no {SECRET_VALUE} with {world.server.api_key}")
+    with pytest.raises(RequestRefused, match=r"no \*\*\* and no \*\*\* with \*\*\*"):
+        world.provisioner.acquire(request)
+
+
+def test_no_log_line_holds_a_secret(world: RunPodWorld, offer: Offer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    request = new_request(offer)
+    world.lose_answer_to_create()
+    world.provisioner.release(world.provisioner.acquire(request).machine_id)
+    assert "HTTP Request" in caplog.text
+    key = base64.b64encode(request.host_private_key.encode()).decode()
+    for secret in (world.server.api_key, key, SECRET_VALUE):
+        assert secret not in caplog.text
+
+
+# -- lost replies, late lists, twins
+
+
+def test_a_list_that_lags_behind_is_waited_for(world: RunPodWorld, offer: Offer) -> None:
+    world.server.list_lag = 4
+    world.lose_answer_to_create()
+    request = new_request(offer)
+    machine = world.connect(settle_s=5.0).acquire(request)
+    assert machine.name == request.name
+    assert world.server.count("POST") == 1
+
+
+def test_a_pod_that_shows_up_after_we_gave_up_is_found_by_the_next_attempt(world: RunPodWorld, offer: Offer) -> None:
+    world.server.list_lag = 12
+    world.lose_answer_to_create()
+    request = new_request(offer)
+    with pytest.raises(ProviderUnavailable):
+        world.connect(settle_s=0.05).acquire(request)
+    for pod in world.server.costing:
+        pod.hidden_lists = 0
+    assert world.provisioner.acquire(request).name == request.name
+    assert world.server.count("POST") == 1
+
+
+def test_an_answer_that_makes_no_sense_is_a_lost_one(world: RunPodWorld, offer: Offer) -> None:
+    for body in (b"<html>proxy</html>", b'{"id": 7}', b""):
+        world.server.faults.append(Fault("garbage", "POST", body=body))
+        world.provisioner.acquire(new_request(offer))
+    assert world.server.count("POST") == 3
+    assert world.costing() == 3
+
+
+def test_a_reply_that_never_comes_is_a_lost_one(world: RunPodWorld, offer: Offer) -> None:
+    world.server.faults.append(Fault("stall", "POST", seconds=30))
+    provisioner = RunPodProvisioner(dataclasses.replace(_access(world), read_timeout_s=0.2))
+    provisioner.acquire(new_request(offer))
+    assert world.costing() == 1
+
+
+def test_of_twins_the_oldest_stays(world: RunPodWorld, offer: Offer) -> None:
+    world.server.copies = 2
+    world.lose_answer_to_create()
+    request = new_request(offer)
+    machine = world.provisioner.acquire(request)
+    assert world.costing() == 1
+    assert ours(world) == [machine.machine_id]
+    assert world.provisioner.acquire(request).machine_id == machine.machine_id
+
+
+def test_a_pod_that_was_renamed_is_still_ours(world: RunPodWorld, offer: Offer) -> None:
+    request = new_request(offer)
+    machine = world.provisioner.acquire(request)
+    world.server.pod(machine.machine_id).name = "do not delete"
+    assert ours(world) == [machine.machine_id]
+    assert world.provisioner.acquire(request).machine_id == machine.machine_id
+
+
+def test_what_others_have_there_need_not_make_sense(world: RunPodWorld, offer: Offer) -> None:
+    machine = world.provisioner.acquire(new_request(offer))
+    world.add_other("odd", disk=-1, env=None, dataCenterIds=[7])
+    assert ours(world) == [machine.machine_id]
+    world.server.violations.clear()
+
+
+# -- states and addresses
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("PROVISIONING", MachineState.STARTING),
+        ("STARTING", MachineState.STARTING),
+        ("RUNNING", MachineState.RUNNING),
+        ("EXITED", MachineState.STOPPED),
+        ("TERMINATED", MachineState.STOPPED),
+        ("ERROR", MachineState.FAILED),
+        ("SOMETHING_NEW", MachineState.STARTING),
+    ],
+)
+def test_a_state_is_put_into_our_words(status: str, state: MachineState) -> None:
+    pod = Pod(id="p", name="n", status=status, cost=0.4)
+    assert pod.machine().state is state
+
+
+def test_an_address_comes_late_and_changes(world: RunPodWorld, offer: Offer) -> None:
+    world.server.looks_to_address = 3
+    machine = world.provisioner.acquire(new_request(offer))
+    seen = [world.provisioner.find(machine.machine_id) for _ in range(3)]
+    assert [found.state for found in seen] == [MachineState.RUNNING] * 3
+    assert seen[0].address is None
+    assert str(seen[-1].address) == "root@127.0.0.1:22022"
+    world.server.pod(machine.machine_id).port = 40022
+    assert str(world.provisioner.find(machine.machine_id).address) == "root@127.0.0.1:40022"
+
+
+def test_an_address_that_makes_no_sense_is_none_and_is_told() -> None:
+    pod = Pod.model_validate(
+        {"id": "p", "name": "n", "status": "RUNNING", "cost": 0.4}
+        | {"ssh": {"direct": {"host": "-oProxyCommand=x", "port": 1, "username": "root", "command": ""}}}
+    )
+    assert pod.machine().address is None
+    assert "without a usable address" in pod.machine().detail
+
+
+def test_a_pod_that_cannot_run_is_failed_and_can_be_released(world: RunPodWorld, offer: Offer) -> None:
+    world.server.start_as = ["ERROR"]
+    machine = world.provisioner.acquire(new_request(offer))
+    assert world.provisioner.find(machine.machine_id).state is MachineState.FAILED
+    world.provisioner.release(machine.machine_id)
+    assert world.costing() == 0
+
+
+# -- release
+
+
+def test_204_is_not_yet_a_proof(world: RunPodWorld, offer: Offer) -> None:
+    world.server.looks_to_vanish = 3
+    machine = world.provisioner.acquire(new_request(offer))
+    world.provisioner.release(machine.machine_id)
+    assert world.costing() == 0
+    assert world.server.count(f"GET /v2/pods/{machine.machine_id}") >= 2
+
+
+def test_a_lost_reply_to_delete_does_not_matter(world: RunPodWorld, offer: Offer) -> None:
+    machine = world.provisioner.acquire(new_request(offer))
+    world.server.faults.append(Fault("lose answer", "DELETE"))
+    world.provisioner.release(machine.machine_id)
+    assert world.costing() == 0
+
+
+def test_a_locked_pod_is_not_released_and_the_service_is_quoted(world: RunPodWorld, offer: Offer) -> None:
+    machine = world.provisioner.acquire(new_request(offer))
+    world.server.pod(machine.machine_id).locked = True
+    with pytest.raises(ReleaseUnproven, match="pod is locked"):
+        world.provisioner.release(machine.machine_id)
+    world.server.pod(machine.machine_id).locked = False
+    world.provisioner.release(machine.machine_id)
+
+
+def test_a_machine_id_never_leads_elsewhere(world: RunPodWorld, offer: Offer) -> None:
+    world.provisioner.acquire(new_request(offer))
+    world.provisioner.release("../pods")
+    assert world.server.requests[-2:] == ["DELETE /v2/pods/..%2Fpods", "GET /v2/pods/..%2Fpods"]
+    assert ours(world) != []
+
+
+def _access(world: RunPodWorld) -> RunPodAccess:
+    return RunPodAccess(SecretStr(world.server.api_key), world.server.url, pause_s=0.004)
