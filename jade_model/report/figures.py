@@ -16,7 +16,8 @@ from jade_model.report.figures_scores import differences, folds, forest, trend
 from jade_model.report.figures_training import losses, sigma, weights
 
 # Matplotlib's settings belong to the process: two reports at once would mix them.
-_SETTINGS = threading.Lock()
+SETTINGS = threading.Lock()
+"""Hold it while drawing."""
 
 
 def draw_figures(facts: Facts) -> dict[str, FigureFile]:
@@ -26,7 +27,7 @@ def draw_figures(facts: Facts) -> dict[str, FigureFile]:
         Figures by name; the same facts give the same bytes.
     """
     drawers = (forest, differences, folds, losses, sigma, weights, probabilities, reliability, thresholds, trend)
-    with _SETTINGS, mpl.rc_context():
+    with SETTINGS, mpl.rc_context():
         mpl.rcdefaults()
         with mpl.rc_context(cast("Any", RC)):
             drawn = [figure for draw in drawers if (figure := draw(facts)) is not None]

@@ -25,7 +25,8 @@ from jade_model.report.document import (
 )
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.figure import FigureFile
-from jade_model.report.headline import badge
+from jade_model.report.headline import badge as verdict_badge
+from jade_model.report.naming import ArmStyle
 from jade_model.report.numbers import interval, is_number, number
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,12 +37,42 @@ _INLINE = MarkdownIt("commonmark", {"html": False}).disable(["link", "image", "a
 
 
 def to_html(document: Document, facts: Facts, figures: Mapping[str, FigureFile]) -> str:
-    """Return the document as a page.
+    """Return a comparison's document as a page.
 
     Args:
         document: What to say.
         facts: For the score tiles beside the verdict.
         figures: By name; those that are missing are left out with their captions.
+
+    Returns:
+        HTML without scripts and without references to anything outside.
+    """
+    label, kind = verdict_badge(facts)
+    title = _unbroken(plain_text(document.title), facts)
+    tiles = [_tile(facts, arm) for arm in facts.arms]
+    return render_page(document, figures, title=title, badge=label, kind=kind, tiles=tiles, styles=facts.styles)
+
+
+def render_page(
+    document: Document,
+    figures: Mapping[str, FigureFile],
+    *,
+    title: str,
+    badge: str,
+    kind: str,
+    tiles: Sequence[Mapping[str, object]] = (),
+    styles: Mapping[str, ArmStyle],
+) -> str:
+    """Return a document as a page.
+
+    Args:
+        document: What to say.
+        figures: By name; those that are missing are left out with their captions.
+        title: Of the page.
+        badge: The verdict in two or three words.
+        kind: Of the verdict, for its colour: winner, equivalent, undecided or alone.
+        tiles: Scores beside the verdict.
+        styles: Of the arms that figures show.
 
     Returns:
         HTML without scripts and without references to anything outside.
@@ -53,15 +84,14 @@ def to_html(document: Document, facts: Facts, figures: Mapping[str, FigureFile])
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    label, kind = badge(facts)
-    variables = css_variables(facts.styles.values())
+    variables = css_variables(styles.values())
     return environment.get_template("page.html.j2").render(
-        title=_unbroken(plain_text(document.title), facts),
-        badge=label,
+        title=title,
+        badge=badge,
         kind=kind,
         headline=[inline(line) for line in document.headline],
         facts=[(name, inline(value)) for name, value in document.facts],
-        tiles=[_tile(facts, arm) for arm in facts.arms],
+        tiles=tiles,
         contents=[(section.anchor, section.short or section.title) for section in document.sections],
         closing=[(name, inline(value)) for name, value in document.closing],
         body=Markup("").join(_section(section, 2, figures) for section in document.sections),
