@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...]`: measure ours beside its peers and print one table.
 
 A name selects `bench_<name>.py`; without one all run that have a `measure`. Exits with 1 if a target is
-missed, with 2 for a name that there is not. One thread a process unless OMP_NUM_THREADS says otherwise.
+missed, with 2 for a name that there is not. One thread a process.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     numpy, torch = importlib.import_module("numpy"), importlib.import_module("torch")
     return (
-        f"{processor_name()}, {cores} cores; {torch.get_num_threads()} thread(s) a process; "
-        f"Python {platform.python_version()}, numpy {numpy.__version__}, torch {torch.__version__}"
+        f"{processor_name()}, {cores} cores, load {os.getloadavg()[0]:.1f} before; "
+        f"{torch.get_num_threads()} thread(s) a process; CPU time, the shortest of several turns; "
+        f"{torch.backends.cpu.get_cpu_capability()}, Python {platform.python_version()}, numpy {numpy.__version__}, "
+        f"torch {torch.__version__}"
     )
 
 
@@ -105,6 +107,5 @@ def duration(seconds: float) -> str:
 
 if __name__ == "__main__":
     # Read by OpenMP when torch loads, which is later: on a shared machine threads that spin stall each other.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
     raise SystemExit(main(sys.argv[1:]))

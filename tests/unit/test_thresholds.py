@@ -167,7 +167,9 @@ def test_components_are_found_in_pieces_like_in_one() -> None:
 @given(cases())
 def test_fast_best_bar_f1_equals_the_sweeps_best(case: tuple[Probabilities, Truth]) -> None:
     probability, truth = case
-    assert best_bar_f1(probability, truth.mask_NT) == sweep_bars(probability, truth.mask_NT).best()
+    best = sweep_bars(probability, truth.mask_NT).best()
+    assert best_bar_f1(probability, truth.mask_NT) == best
+    assert best_bar_f1(probability, truth.mask_NT, sort_up_to=0) == best
 
 
 @given(
@@ -179,7 +181,7 @@ def test_fast_best_bar_f1_equals_the_sweeps_best(case: tuple[Probabilities, Trut
     )
 )
 def test_fast_best_bar_f1_takes_any_scores(case: tuple[Probabilities, NDArray[np.bool_]]) -> None:
-    assert best_bar_f1(*case) == sweep_bars(*case).best()
+    assert best_bar_f1(*case) == sweep_bars(*case).best() == best_bar_f1(*case, sort_up_to=0)
 
 
 @pytest.mark.parametrize("nan", [np.nan, -np.nan])
