@@ -74,13 +74,13 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
     """
     job = load_job(layout.job_json)
     windows = {item.name: load_arrays(layout.root / item.arrays) for item in job.data}
-    splits = {name: _splits(layout, job, name) for name in windows}
+    splits = {name: splits_of(layout, job, name) for name in windows}
     data = []
     for name, item in windows.items():
         rule, rule_bars = evaluate_rule(item, splits[name])
         data.append(DataSet(item, group_windows(item), splits[name], rule, rule_bars))
     arms = [
-        _evaluate_arm(layout, job, arm, windows, splits, settings)
+        evaluate_arm(layout, job, arm, windows, splits, settings)
         for arm in dict.fromkeys(training.arm for training in job.trainings)
     ]
     comparison = compose_comparison(
@@ -93,9 +93,9 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
         arms,
     )
     for arm in arms:
-        _write_curves(layout, arm)
-        _write_decodings(layout, job, arm, comparison["arms"][arm.name]["summary"]["best_decoder"], settings.checkpoint)
-        _write_predictions(layout, arm, comparison["arms"][arm.name]["summary"]["best_decoder"])
+        write_curves(layout, arm)
+        write_decodings(layout, job, arm, comparison["arms"][arm.name]["summary"]["best_decoder"], settings.checkpoint)
+        write_predictions(layout, arm, comparison["arms"][arm.name]["summary"]["best_decoder"])
     judged = {name: arm["summary"]["best_decoder"] for name, arm in comparison["arms"].items()}
     gallery = compose_gallery({arm.name: arm.evaluations for arm in arms}, judged)
     write_atomically(layout.gallery_json, json.dumps(gallery) + "\n")
@@ -103,13 +103,14 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
     return comparison
 
 
-def _splits(layout: RunLayout, job: Job, dataset: str) -> list[Split]:
+def splits_of(layout: RunLayout, job: Job, dataset: str) -> list[Split]:
+    """Return the splits of a data set that the job's trainings were made on, by seed and fold."""
     paths = dict.fromkeys(training.rows for training in job.trainings if training.dataset == dataset)
     found = [load_split(layout.root / path) for path in paths]
     return sorted(found, key=lambda split: (split.seed, split.fold))
 
 
-def _evaluate_arm(
+def evaluate_arm(
     layout: RunLayout,
     job: Job,
     arm: str,
@@ -117,6 +118,16 @@ def _evaluate_arm(
     splits: Mapping[str, Sequence[Split]],
     settings: EvaluationSettings,
 ) -> EvaluatedArm:
+    """Score all trainings of one arm, each on what its split holds out.
+
+    Args:
+        layout: Of the run.
+        job: What was trained.
+        arm: Which arm.
+        windows: Data sets by name.
+        splits: Likewise.
+        settings: How models are scored.
+    """
     runs: list[ArmTraining] = []
     evaluations: list[DataEvaluation] = []
     num_parameters = 0
@@ -152,7 +163,7 @@ def _load_members(
     )
 
 
-def _write_curves(layout: RunLayout, arm: EvaluatedArm) -> None:
+def write_curves(layout: RunLayout, arm: EvaluatedArm) -> None:
     """Write the selection windows' threshold curves, thinned for figures; `chosen` marks the cut-off in use."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -172,7 +183,7 @@ def _curve_rows(evaluation: DataEvaluation, fold: FoldEvaluation, name: Any, cur
     return [(*key, *(f"{value:.6g}" for value in row), chosen) for row in zip(*columns, strict=True)][::-1]
 
 
-def _write_decodings(layout: RunLayout, job: Job, arm: EvaluatedArm, decoder: DecoderName, which: str) -> None:
+def write_decodings(layout: RunLayout, job: Job, arm: EvaluatedArm, decoder: DecoderName, which: str) -> None:
     """Leave beside each model how its output is decoded, for `jade predict`."""
     folds = {(item.windows.name, fold.seed, fold.fold): fold for item in arm.evaluations for fold in item.folds}
     for run in arm.trainings:
@@ -194,7 +205,7 @@ def members_of(job: Job, arm: str, dataset: str, seed: int, fold: int) -> list[T
     ]
 
 
-def _write_predictions(layout: RunLayout, arm: EvaluatedArm, decoder: Any) -> None:
+def write_predictions(layout: RunLayout, arm: EvaluatedArm, decoder: Any) -> None:
     """Write what the arm said of every scored window: one row a window and seed."""
     columns: dict[str, list[Any]] = {name: [] for name in ("window_id", "dataset", "seed", "fold", "temperature")}
     probability, predicted = [], []

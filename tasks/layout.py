@@ -87,6 +87,26 @@ class RunLayout:
         return self.root / "thresholds" / f"{arm}.csv"
 
     @property
+    def data_checks_json(self) -> Path:
+        """What was asked of the data before anything was trained."""
+        return self.root / "data_checks.json"
+
+    @property
+    def trend_json(self) -> Path:
+        """The comparisons before this one, this one, and what was expected of it."""
+        return self.root / "trend.json"
+
+    @property
+    def roles(self) -> Path:
+        """Which windows a retraining held out, from all of its models or from one."""
+        return self.root / "roles.npz"
+
+    @property
+    def card_json(self) -> Path:
+        """A retrained model's card."""
+        return self.root / "card.json"
+
+    @property
     def gallery_json(self) -> Path:
         """The windows that the report draws."""
         return self.root / "predictions" / "gallery.json"

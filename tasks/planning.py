@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, assert_never
@@ -85,7 +85,14 @@ def load_data(sources: list[str]) -> list[Windows]:
     return data
 
 
-def write_job(layout: RunLayout, data: list[Windows], plan: Plan, *, below: str = "") -> Job:
+def write_job(
+    layout: RunLayout,
+    data: list[Windows],
+    plan: Plan,
+    *,
+    below: str = "",
+    splits: Mapping[str, Sequence[Split]] | None = None,
+) -> Job:
     """Write the windows as arrays, the splits, and `job.json`.
 
     Args:
@@ -93,6 +100,7 @@ def write_job(layout: RunLayout, data: list[Windows], plan: Plan, *, below: str 
         data: The data sets.
         plan: What is trained on them.
         below: What the arms' folders start with, such as `arms/`; empty: they lie in the run's own folder.
+        splits: Data set -> its splits, instead of those that the plan would make.
 
     Raises:
         DataError: A data set has too few groups for the folds.
@@ -104,7 +112,8 @@ def write_job(layout: RunLayout, data: list[Windows], plan: Plan, *, below: str 
         save_arrays(windows, arrays)
         datasets.append(JobData(windows.name, _relative(layout, arrays), windows.sha256, sha256_file(arrays)))
         shown = windows.name if len(data) > 1 else None
-        for split in make_splits(windows, group_windows(windows), plan):
+        made = splits[windows.name] if splits else make_splits(windows, group_windows(windows), plan)
+        for split in made:
             path = layout.split(windows.name, split.seed, split.fold)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_split(split, path)

@@ -1,0 +1,40 @@
+"""A retraining without Prefect: the same steps as the flow's, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jade_model.promotion import PromotionRule
+from jade_model.windows import Windows
+from tasks.evaluation import EvaluationSettings
+from tasks.jobs import POLL_S, running_job
+from tasks.layout import RunLayout
+from tasks.retraining import RetrainingPlan, evaluate_retraining, prepare_retraining
+from tasks.runs import recorded_run
+
+PLAN = RetrainingPlan("soft_span", "seed_soft_span", 2, folds=2, holdout=0.3, ensemble=1)
+SETTINGS = EvaluationSettings(
+    checkpoint="last",
+    margin=0.03,
+    confidence=0.95,
+    min_span_length=1,
+    merge_gap=0,
+    split="grouped",
+    num_folds=2,
+    ensemble=1,
+)
+
+
+def retrained(
+    artifacts: Path, windows: Windows, champion: RunLayout | None, plan: RetrainingPlan = PLAN
+) -> tuple[RunLayout, dict[str, Any]]:
+    """Check, train, score and decide; return the run and its card."""
+    with recorded_run(artifacts, "retrain", {}) as run:
+        prepare_retraining(run.layout, windows, plan, champion)
+        with running_job(run.layout.root, device="cpu", workers=1) as running:
+            while not running.ended:
+                running.wait_for_change(POLL_S)
+        assert running.exit_status == 0, running.stderr_tail
+        card = evaluate_retraining(run.layout, champion, PromotionRule(), SETTINGS, run.record)
+    return run.layout, card
