@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tasks.hosts.provider_calls import looks
 from tasks.hosts.provider_errors import (
     NothingSent,
     ProviderError,
@@ -26,7 +27,6 @@ from tasks.hosts.runpod_api import PROVIDER, NotThere, RunPodAccess, RunPodApi
 from tasks.hosts.runpod_start import ARGUMENTS, END, RENEW_HOST_KEY, start_environment
 
 _log = logging.getLogger(__name__)
-_LONGEST_LOOK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,10 @@ class RunPodProvisioner:
         Raises:
             ReleaseUnproven: It does not deny it in time. Transient.
             ApiKeyRefused: The key may not delete it.
+            RequestRefused: It is not one of ours; nothing was sent that could end it.
         """
         problem = ""
-        for _ in self._looks(self._settings.release_s):
-            try:
-                self._delete(machine_id)
-                refusal = ""
-            except ProviderUnavailable as error:
-                # Such as 409 from a pod that is just ending: only a look tells.
-                refusal = f" after {error}"
+        for _ in looks(self._settings.release_s, self._settings.look_s, self._sleep):
             try:
                 found = self.find(machine_id)
             except ProviderUnavailable as error:
@@ -151,18 +146,15 @@ class RunPodProvisioner:
                 continue
             if found.state is MachineState.GONE:
                 return
-            problem = f"the service still shows it as {found.detail}{refusal}"
+            if not found.owner:
+                raise RequestRefused(PROVIDER, f"release {machine_id}", f"{found.name!r} is no machine of ours")
+            problem = f"the service still shows it as {found.detail}"
+            try:
+                self._delete(machine_id)
+            except ProviderUnavailable as error:
+                # Such as 409 from a pod that is just ending: only a look tells.
+                problem += f" after {error}"
         raise ReleaseUnproven(PROVIDER, machine_id, problem)
-
-    def _looks(self, limit_s: float) -> Iterator[None]:
-        """Yield at once, and then after longer and longer pauses, until the time is up."""
-        deadline, pause_s = time.monotonic() + limit_s, self._settings.look_s
-        while True:
-            yield
-            if time.monotonic() + pause_s > deadline:
-                return
-            self._sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
 
     def _delete(self, machine_id: str) -> None:
         try:
@@ -191,7 +183,7 @@ class RunPodProvisioner:
 
     def _recover(self, name: str, lost: ProviderUnavailable) -> Machine:
         """Return the pod that a lost reply told of; the list may show it late."""
-        for _ in self._looks(self._settings.settle_s):
+        for _ in looks(self._settings.settle_s, self._settings.look_s, self._sleep):
             try:
                 if (found := self._one_called(name)) is not None:
                     return found

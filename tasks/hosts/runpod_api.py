@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
-import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -21,6 +20,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import SecretStr
 
+from tasks.hosts.provider_calls import CallLimits, repeat, where_nothing_happened
 from tasks.hosts.provider_errors import (
     ApiKeyMissing,
     ApiKeyRefused,
@@ -37,7 +37,6 @@ from tasks.hosts.provider_errors import (
 PROVIDER = "runpod"
 API_URL = "https://api.runpod.io/v2"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-_LONGEST_PAUSE_S = 20.0
 _MAX_ANSWER_BYTES = 32 * 2**20
 _SHOWN_CHARACTERS = 300
 _MIN_SECRET_CHARACTERS = 8
@@ -50,22 +49,12 @@ class RunPodAccess:
     Attributes:
         api_key: Of the account; sent in the header alone, never shown.
         api_url: Base of the API; https, but on this machine.
-        connect_timeout_s: For the connection.
-        read_timeout_s: For each part of an answer.
-        call_timeout_s: For a call with all its attempts; the last of them may end that much later as it takes itself.
-        attempts: Of a call, the first included.
-        pause_s: Before the second; doubled each time, and jittered.
-        longest_wait_s: How long a `Retry-After` is waited for; if the service asks for more, the call fails.
+        limits: Of every call.
     """
 
     api_key: SecretStr
     api_url: str = API_URL
-    connect_timeout_s: float = 10.0
-    read_timeout_s: float = 30.0
-    call_timeout_s: float = 120.0
-    attempts: int = 5
-    pause_s: float = 1.0
-    longest_wait_s: float = 60.0
+    limits: CallLimits = field(default_factory=CallLimits)
 
     def __post_init__(self) -> None:
         key = self.api_key.get_secret_value()
@@ -110,7 +99,7 @@ class RunPodApi:
 
     def __init__(self, access: RunPodAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._access, self._sleep = access, sleep
-        timeout = httpx.Timeout(access.read_timeout_s, connect=access.connect_timeout_s)
+        timeout = httpx.Timeout(access.limits.read_timeout_s, connect=access.limits.connect_timeout_s)
         # A connection that was kept may be closed by the other side just as a request goes out, and then nobody knows
         # whether it was heard: each call makes its own.
         limits = httpx.Limits(max_keepalive_connections=0)
@@ -130,7 +119,7 @@ class RunPodApi:
             NotThere: The service denies knowing it.
             ApiKeyRefused, RequestRefused, ProviderUnavailable: As they say.
         """
-        return self._repeat(lambda: self._call("GET", path, doing, params=params), _always)
+        return repeat(lambda: self._call("GET", path, doing, params=params), self._access.limits, sleep=self._sleep)
 
     def delete(self, *path: str, doing: str) -> None:
         """Delete something, tried again after transient errors.
@@ -139,7 +128,7 @@ class RunPodApi:
             NotThere: It is gone already, be it by an attempt whose answer was lost.
             ApiKeyRefused, RequestRefused, ProviderUnavailable: As they say.
         """
-        self._repeat(lambda: self._call("DELETE", path, doing), _always)
+        repeat(lambda: self._call("DELETE", path, doing), self._access.limits, sleep=self._sleep)
 
     def create(self, *path: str, doing: str, body: Mapping[str, Any], secrets: Sequence[str] = ()) -> Any:
         """Make something: one POST that may have been heard, not one more.
@@ -156,28 +145,12 @@ class RunPodApi:
             NothingSent, RateLimited: Nothing was made.
             ProviderUnavailable: Whether something was made is not known.
         """
-        return self._repeat(
-            lambda: self._call("POST", path, doing, body=body, secrets=secrets), _where_nothing_happened
+        return repeat(
+            lambda: self._call("POST", path, doing, body=body, secrets=secrets),
+            self._access.limits,
+            may_repeat=where_nothing_happened,
+            sleep=self._sleep,
         )
-
-    def _repeat(self, action: Callable[[], Any], may_repeat: Callable[[ProviderUnavailable], bool]) -> Any:
-        started, attempt = time.monotonic(), 1
-        while True:
-            try:
-                return action()
-            except ProviderUnavailable as error:
-                pause_s = self._pause_s(attempt, error.retry_after_s)
-                is_late = time.monotonic() - started + pause_s > self._access.call_timeout_s
-                asks_too_long = (error.retry_after_s or 0) > self._access.longest_wait_s
-                if not may_repeat(error) or attempt >= self._access.attempts or is_late or asks_too_long:
-                    raise
-            self._sleep(pause_s)
-            attempt += 1
-
-    def _pause_s(self, attempt: int, retry_after_s: float | None) -> float:
-        longest = min(self._access.pause_s * 2.0 ** (attempt - 1), _LONGEST_PAUSE_S)
-        # Those who were told the same time must not come back all at once.
-        return (retry_after_s or 0.0) + longest * random.uniform(0.5, 1.0)  # noqa: S311 -- jitter
 
     def _call(
         self,
@@ -208,7 +181,7 @@ class RunPodApi:
     def _exchange(
         self, method: str, url: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> tuple[int, httpx.Headers, bytes]:
-        deadline = time.monotonic() + self._access.call_timeout_s
+        deadline = time.monotonic() + self._access.limits.call_timeout_s
         content = bytearray()
         with self._client.stream(method, url, params=params, json=body) as response:
             for chunk in response.iter_bytes():
@@ -216,7 +189,7 @@ class RunPodApi:
                 if len(content) > _MAX_ANSWER_BYTES:
                     raise httpx.ReadError(f"the answer is longer than {_MAX_ANSWER_BYTES} bytes")
                 if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout(f"the answer took longer than {self._access.call_timeout_s:g} s")
+                    raise httpx.ReadTimeout(f"the answer took longer than {self._access.limits.call_timeout_s:g} s")
             return response.status_code, response.headers, bytes(content)
 
     def _shown(self, text: str, secrets: Sequence[str]) -> str:
@@ -226,14 +199,6 @@ class RunPodApi:
                 text = text.replace(secret, "***")
         text = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(text.split())[:_SHOWN_CHARACTERS]
-
-
-def _always(_: ProviderUnavailable) -> bool:
-    return True
-
-
-def _where_nothing_happened(error: ProviderUnavailable) -> bool:
-    return isinstance(error, NothingSent | RateLimited)
 
 
 def _refusal(status: int, headers: httpx.Headers, detail: str, doing: str, *, is_create: bool) -> ProviderError:

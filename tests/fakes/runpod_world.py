@@ -9,9 +9,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from tasks.hosts.provider_calls import CallLimits
 from tasks.hosts.runpod import RunPodProvisioner, RunPodSettings
 from tasks.hosts.runpod_api import RunPodAccess
 from tests.fakes.runpod_server import Fault, RunPodServer, running_runpod
+
+QUICK = CallLimits(connect_timeout_s=2.0, read_timeout_s=2.0, call_timeout_s=10.0, pause_s=0.004, longest_wait_s=2.0)
 
 
 class RunPodWorld:
@@ -26,15 +29,8 @@ class RunPodWorld:
             self.add_other(name)
 
     def connect(self, api_key: str | None = None, **settings: Any) -> RunPodProvisioner:
-        access = RunPodAccess(
-            SecretStr(self.server.api_key if api_key is None else api_key),
-            self.server.url,
-            connect_timeout_s=2.0,
-            read_timeout_s=2.0,
-            call_timeout_s=10.0,
-            pause_s=0.004,
-            longest_wait_s=2.0,
-        )
+        key = SecretStr(self.server.api_key if api_key is None else api_key)
+        access = RunPodAccess(key, self.server.url, QUICK)
         quick = {"settle_s": 0.3, "release_s": 0.3, "look_s": 0.01, **settings}
         return RunPodProvisioner(access, RunPodSettings(**quick))
 

@@ -22,6 +22,7 @@ from tasks.hosts.ssh import SshHost
 from tests.fakes.provisioner_contract import new_request
 from tests.fakes.rented_machine import RentedMachine
 from tests.fakes.runpod_server import FakePod, RunPodServer, running_runpod
+from tests.fakes.runpod_world import QUICK
 from tests.fakes.ssh_server import write_private_key
 
 pytestmark = pytest.mark.system
@@ -36,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[RunPodServer]:
 
 @pytest.fixture
 def provisioner(server: RunPodServer) -> RunPodProvisioner:
-    access = RunPodAccess(SecretStr(server.api_key), server.url, pause_s=0.01)
+    access = RunPodAccess(SecretStr(server.api_key), server.url, QUICK)
     return RunPodProvisioner(access, RunPodSettings(look_s=0.02))
 
 

@@ -13,6 +13,7 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
+from tasks.hosts.provider_calls import CallLimits
 from tasks.hosts.provider_errors import (
     ApiKeyMissing,
     ApiKeyRefused,
@@ -32,7 +33,7 @@ from tasks.hosts.runpod_answers import Pod
 from tasks.hosts.runpod_api import RunPodAccess
 from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of
 from tests.fakes.runpod_server import Fault
-from tests.fakes.runpod_world import RunPodWorld, runpod_world
+from tests.fakes.runpod_world import QUICK, RunPodWorld, runpod_world
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def test_a_server_error_at_creation_is_looked_into_and_not_posted_again(world: R
 
 
 def test_nothing_listens_there(world: RunPodWorld, offer: Offer) -> None:
-    access = RunPodAccess(SecretStr("rpa_0123456789"), "http://127.0.0.1:9/v2", pause_s=0.001, attempts=2)
+    access = RunPodAccess(SecretStr("rpa_0123456789"), "http://127.0.0.1:9/v2", CallLimits(pause_s=0.001, attempts=2))
     provisioner = RunPodProvisioner(access, RunPodSettings(settle_s=0.1, look_s=0.01))
     with pytest.raises(NothingSent, match="out of reach"):
         provisioner.acquire(new_request(offer))
@@ -270,7 +271,8 @@ def test_an_answer_that_makes_no_sense_is_a_lost_one(world: RunPodWorld, offer: 
 
 def test_a_reply_that_never_comes_is_a_lost_one(world: RunPodWorld, offer: Offer) -> None:
     world.server.faults.append(Fault("stall", "POST", seconds=30))
-    provisioner = RunPodProvisioner(dataclasses.replace(_access(world), read_timeout_s=0.2))
+    limits = dataclasses.replace(QUICK, read_timeout_s=0.2)
+    provisioner = RunPodProvisioner(dataclasses.replace(_access(world), limits=limits))
     provisioner.acquire(new_request(offer))
     assert world.costing() == 1
 
@@ -375,12 +377,19 @@ def test_a_locked_pod_is_not_released_and_the_service_is_quoted(world: RunPodWor
     world.provisioner.release(machine.machine_id)
 
 
+def test_what_is_not_ours_is_not_released(world: RunPodWorld) -> None:
+    (other, *_) = world.server.others
+    with pytest.raises(RequestRefused, match="no machine of ours"):
+        world.provisioner.release(other.id)
+    assert world.server.count("DELETE") == 0
+
+
 def test_a_machine_id_never_leads_elsewhere(world: RunPodWorld, offer: Offer) -> None:
     world.provisioner.acquire(new_request(offer))
     world.provisioner.release("../pods")
-    assert world.server.requests[-2:] == ["DELETE /v2/pods/..%2Fpods", "GET /v2/pods/..%2Fpods"]
+    assert world.server.requests[-1] == "GET /v2/pods/..%2Fpods"
     assert ours(world) != []
 
 
 def _access(world: RunPodWorld) -> RunPodAccess:
-    return RunPodAccess(SecretStr(world.server.api_key), world.server.url, pause_s=0.004)
+    return RunPodAccess(SecretStr(world.server.api_key), world.server.url, QUICK)
