@@ -21,6 +21,7 @@ COMMANDS = {
     "runs": "Show, or stop, what still trains on hosts.",
     "up": "Start a local Prefect server, worker and deployments.",
     "down": "Stop them; runs and history stay.",
+    "notify": "Say who is told of failures, regressions and promotions.",
     "report": "Write a run's report again.",
     "diff": "Say what differs between two runs.",
     "validate": "Check a data file against the contract.",

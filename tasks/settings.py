@@ -154,6 +154,30 @@ def installation_environment(*, home: Path, api_url: str) -> dict[str, str]:
     }
 
 
+def require_server() -> None:
+    """Refuse to go on without a Prefect server that outlives this command.
+
+    Raises:
+        SettingsError: PREFECT_API_URL is not set.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise SettingsError(
+            "this needs a Prefect server: start one with `jade up` and set PREFECT_API_URL as it says, or to yours"
+        )
+
+
+def secret_from_environment(name: str) -> str:
+    """Return a secret that an environment variable holds; no message ever shows it.
+
+    Raises:
+        SettingsError: The variable is missing or empty.
+    """
+    value = os.environ.get(name)
+    if not value:
+        raise SettingsError(f"the environment variable {name} is not set; a secret is expected there")
+    return value
+
+
 def available_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
