@@ -14,6 +14,7 @@ import click
 
 COMMANDS = {
     "compare": "Train the losses, compare them, write the report.",
+    "sweep": "Try many recipes, rank them, say what each setting is worth.",
     "train": "Train one loss on a data file.",
     "optimize-threshold": "Find the best threshold of a trained model.",
     "predict": "Find spans in new windows with a trained model.",

@@ -65,6 +65,21 @@ class Score:
     training_share: float
 
 
+@dataclass(frozen=True)
+class Effect:
+    """A weighted sum of arms' F1s, such as what a setting is worth on average over the others.
+
+    Attributes:
+        value: Of the F1s.
+        confidence_interval: Simultaneous over the family.
+        adjusted_p_value: Two-sided, of the value 0, for the family.
+    """
+
+    value: float
+    confidence_interval: Interval
+    adjusted_p_value: float
+
+
 class ScoredWindows:
     """The windows that all arms were scored on, and how they hang together."""
 
@@ -190,6 +205,25 @@ class ScoredWindows:
                     )
                 )
         return found
+
+    def effects(
+        self, arms: Sequence[ArmCounts], contrasts_PA: NDArray[np.float64], metric: Metric, *, confidence: float
+    ) -> list[Effect]:
+        """Estimate weighted sums of the arms' F1s as one family, all data sets pooled.
+
+        Args:
+            arms: On these windows.
+            contrasts_PA: Weights; those of a difference sum up to 0, its positive ones to 1.
+            metric: Which F1.
+            confidence: That all intervals hold together.
+        """
+        estimates = self.estimates(arms, contrasts_PA, metric, None)
+        low_P, high_P = _difference_intervals(estimates, estimates.critical_values(confidence, jointly=True))
+        adjusted_P = estimates.p_values(jointly=True)
+        return [
+            Effect(float(value), (float(low), float(high)), float(adjusted))
+            for value, low, high, adjusted in zip(estimates.value_P, low_P, high_P, adjusted_P, strict=True)
+        ]
 
     def caveats(self) -> list[str]:
         """Return what is to be said of these windows and trainings whatever the arms score."""

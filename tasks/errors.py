@@ -14,7 +14,8 @@ RunError
 ├── PromotionRefused   the run cannot become champion, or there is nothing to go back to; exit code 2
 ├── InstallationFailed the local Prefect installation does not start or stop; exit code 1
 │   └── PortTaken      another program listens where its server should; exit code 2
-└── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
+├── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
+└── TrainingsFailed    some of a sweep's trainings could not be run; carries the reasons; exit code 1
 """
 
 from __future__ import annotations
@@ -165,3 +166,23 @@ class PortTaken(InstallationFailed):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class TrainingsFailed(RunError):
+    """Some of a sweep's trainings could not be run, through no fault of their own.
+
+    Attributes:
+        failed: How many.
+        planned: Of how many.
+        reasons: Different ones, each with the training and the place.
+    """
+
+    def __init__(self, failed: int, planned: int, reasons: list[str]) -> None:
+        self.failed, self.planned, self.reasons = failed, planned, reasons
+        shown = "\n".join(reasons[:5])
+        super().__init__(
+            f"{failed} of {planned} trainings could not be run. The same command goes on with what is missing.\n{shown}"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.failed, self.planned, self.reasons)

@@ -61,6 +61,16 @@ class RunLayout:
         return self.root / "comparison.json"
 
     @property
+    def sweep_json(self) -> Path:
+        """The result of a sweep; documented in docs/sweeps.md."""
+        return self.root / "sweep.json"
+
+    @property
+    def results_parquet(self) -> Path:
+        """A sweep's trainings as a table."""
+        return self.root / "results.parquet"
+
+    @property
     def failed_json(self) -> Path:
         """Where and why the run failed; absent otherwise."""
         return self.root / "FAILED.json"

@@ -10,6 +10,20 @@ from typing import assert_never
 from jade_model.job import Job
 from tasks.engines.base import Engine, EngineSettings
 from tasks.errors import BadRequest
+from tasks.settings import load_settings
+
+
+def check_engine(settings: EngineSettings) -> None:
+    """Refuse an engine that cannot run, before anything is prepared for it.
+
+    Raises:
+        BadRequest: What it needs is not installed.
+        HostUnknown: A host is in no settings file; the closest name is offered.
+    """
+    known = load_settings() if settings.hosts else None
+    for name in settings.hosts:
+        assert known is not None  # noqa: S101 - there are hosts
+        known.entry(name)
 
 
 @contextmanager

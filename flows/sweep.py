@@ -1,0 +1,95 @@
+"""The flow `sweep`: from recipes and data to a ranking that says which is best and what each setting is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from flows.sweep_parameters import SweepParameters
+from jade_model.evaluation import Cleanup
+from tasks.engines.opening import check_engine, open_engine
+from tasks.layout import RunLayout
+from tasks.planning import Plan, load_data, reuse_trainings, write_job
+from tasks.runs import Run, recorded_run
+from tasks.sweep_plan import plan_arms
+from tasks.sweep_publishing import publish_sweep, write_sweep_report
+from tasks.sweep_rounds import finish_sweep, look, opened_sweep, train_round
+from tasks.sweeping import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
+
+CONFIDENCE = 0.95
+
+
+def flow_run_name() -> str:
+    """Return what the run is called in the UI: `sweep-2026-11-23-btcusd`."""
+    parameters = flow_run.parameters["parameters"]
+    sources = parameters.data if isinstance(parameters, SweepParameters) else parameters.get("data", [])
+    named = Path(sources[0]).stem.strip("*") if sources else "sample"
+    return f"sweep-{flow_run.scheduled_start_time:%Y-%m-%d}-{named or 'data'}"
+
+
+@flow(name="sweep", flow_run_name=flow_run_name)
+def sweep(parameters: SweepParameters) -> str:
+    """Train every arm, round by round, stop those that cannot win any more, rank them, and write the report.
+
+    Returns:
+        The run's folder.
+    """
+    settings = parameters.engine_settings()
+    check_engine(settings)
+    with recorded_run(parameters.artifacts_folder, "sweep", parameters.model_dump(mode="json")) as run:
+        folder = str(run.layout.root)
+        with run.phase("prepare"):
+            prepared = prepare_sweep(folder, parameters)
+            record_data(run, prepared)
+        with run.phase("train"), opened_sweep(prepared), open_engine(settings, run.layout.root, prepared.job) as engine:
+            for number, seeds in enumerate(prepared.rounds, start=1):
+                train_round(folder, engine, seeds)
+                is_last = number == len(prepared.rounds)
+                if look(folder, is_last=is_last) < 2:
+                    break
+        with run.phase("report"):
+            finish_sweep(prepared, run.record["started_at"])
+            write_sweep_report(folder)
+            publish_sweep(folder)
+        prepared.raise_if_not_run()
+    return folder
+
+
+@task(name="prepare-sweep", task_run_name="prepare-data-and-arms", cache_policy=NO_CACHE, persist_result=False)
+def prepare_sweep(folder: str, parameters: SweepParameters) -> Sweep:
+    """Plan the arms, load, check and split the data, write the job, take over earlier trainings."""
+    layout = RunLayout(Path(folder))
+    arms = plan_arms(parameters.grid, parameters.arms, epochs=parameters.epochs)
+    data = load_data(parameters.data)
+    plan = Plan(
+        arms={arm.name: arm.recipe for arm in arms},
+        epochs=None,
+        seeds=parameters.seeds,
+        folds=parameters.folds,
+        split="grouped",
+        ensemble=1,
+    )
+    job = write_job(layout, data, plan, below=ARMS_FOLDER)
+    check_distinct(job)
+    if not parameters.fresh:
+        reuse_trainings(job, layout, parameters.artifacts_folder.resolve())
+    settings = SweepSettings(
+        metric=parameters.metric,
+        margin=parameters.margin,
+        confidence=CONFIDENCE,
+        error_rate=parameters.error_rate if parameters.stop_early else None,
+        checkpoint=parameters.checkpoint,
+        cleanup=Cleanup(parameters.min_span_length, parameters.merge_gap),
+    )
+    return Sweep(layout, job, arms, data, plan, settings)
+
+
+def record_data(run: Run, prepared: Sweep) -> None:
+    """Say in `run.json` what was read."""
+    entries: list[dict[str, Any]] = prepared.data_entries
+    run.record["data"] = [{name: entry[name] for name in ("name", "path", "sha256")} for entry in entries]
+    run.save()

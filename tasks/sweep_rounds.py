@@ -1,0 +1,59 @@
+"""The Prefect tasks of a sweep: one a round and one a look, so that the UI shows how the race goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.engines.base import Engine
+from tasks.sweeping import Sweep
+
+_open: dict[str, Sweep] = {}
+"""Sweeps of this process by run folder: tasks take paths, never live objects."""
+
+
+@contextmanager
+def opened_sweep(sweep: Sweep) -> Iterator[None]:
+    """Let tasks find the sweep by its folder while the block lasts."""
+    folder = str(sweep.layout.root)
+    _open[folder] = sweep
+    try:
+        yield
+    finally:
+        del _open[folder]
+
+
+def train_round(folder: str, engine: Engine, seeds: Sequence[int]) -> None:
+    """Train the arms that are still in the race on some seeds.
+
+    Not a task of its own: an engine may submit tasks for its trainings, which belong to the flow.
+    """
+    sweep = _open[folder]
+    get_run_logger().info("seeds %s: %d trainings", ", ".join(map(str, seeds)), len(sweep.trainings_of(seeds)))
+    sweep.train(engine, seeds)
+
+
+@task(name="look", task_run_name="score-and-look", cache_policy=NO_CACHE)
+def look(folder: str, *, is_last: bool) -> int:
+    """Score what was trained, stop the arms that cannot win any more; return how many are left."""
+    sweep, logger = _open[folder], get_run_logger()
+    sweep.score()
+    if not is_last:
+        for item in sweep.look():
+            logger.info(
+                "%s is stopped: %s is better by %.3f (%.3f to %.3f)",
+                item.arm,
+                item.better,
+                item.difference,
+                *item.confidence_interval,
+            )
+    return sweep.num_racing
+
+
+def finish_sweep(sweep: Sweep, created_at: str) -> None:
+    """Rank the arms and write the result; see `Sweep.finish`."""
+    sweep.finish(created_at=created_at)
