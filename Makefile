@@ -8,9 +8,13 @@ BIN := $(VENV)/bin
 DATA ?=
 PORT ?=
 ARGS ?=
+# System tests wait more than they compute.
+SYSTEM_PROCESSES ?= 3
 # One thread a process: parallelism comes from processes, and two OpenMP threads on a busy machine can stall.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
+# Some containers ask for no bytecode; the tests start some hundred processes that would all compile the same files.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help compare up down test test-system soak bench lint types imports check format lock clean
 
@@ -37,7 +41,7 @@ test: $(VENV)/.dev ## the quick tests
 
 test-system: $(VENV)/.dev ## the tests that need servers, a browser, sshd or kill processes
 	@sh scripts/system_packages.sh
-	@$(BIN)/python -m pytest -m system --timeout 600 $(ARGS)
+	@$(BIN)/python -m pytest tests/system -m system -n $(SYSTEM_PROCESSES) --dist loadgroup --timeout 600 $(ARGS)
 
 soak: $(VENV)/.dev ## the long studies
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(ARGS)
@@ -54,7 +58,8 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	@$(BIN)/lint-imports
 
-check: lint types imports ## lint, types and import contracts
+check: $(VENV)/.dev ## lint, types and import contracts
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types imports
 
 format: $(VENV)/.dev ## rewrite the sources in the house's layout
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -13,15 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(JADE_CONFIG_DIR="/nonexistent/jade", JADE_STATE_DIR="/nonexistent/jade")
 os.environ.pop("JADE_HOST", None)
 
-from helpers.runs import finished_run
+from helpers.runs import SMALL_PLAN, finished_run
 
 from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
 from jade_model.windows import Windows
 from tasks.layout import RunLayout
-from tasks.planning import Plan
-
-SMALL_PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
 
 
 @pytest.fixture(scope="session")

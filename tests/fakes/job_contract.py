@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.processes import processes_with, unique_sleep, wait_until_none, words_of
 
 from tasks.hosts.base import Host
 from tasks.hosts.errors import CommandFailed, JobFailed, JobLost, JobStopped, JobTimedOut, RemoteFileMissing
@@ -29,7 +31,6 @@ from tasks.hosts.job import (
 )
 from tasks.hosts.job_log import LogBatch, follow_log
 from tasks.hosts.job_types import Ending, JobHandle, JobSpec, JobState, JobStatus
-from tests.fakes.host_contract import processes_with, wait_until_none
 
 
 def sh(text: str, place: Path, *, key: str = "run", limit_s: int = 60, grace_s: int = 1) -> JobSpec:
@@ -135,28 +136,30 @@ class JobContract:
             raise_unless_success(host, job, status)
 
     def test_secrets_reach_the_job_and_nothing_else(self, host: Host, place: Path, jobs: str) -> None:
-        secret = "s3cr3t 'quoted' \"$HOME\" \\ `x` \n second line"
+        word = secrets.token_hex(8)
+        secret = f"{word} 'quoted' \"$HOME\" \\ `x` \n second line"
         spec = sh('printf "%s" "$TOKEN" > got; while [ ! -e go ]; do sleep 0.1; done', place)
         job = start_job(host, jobs, replace(spec, environment={"TOKEN": secret}))
-        assert "s3cr3t" not in repr(replace(spec, environment={"TOKEN": secret}))
+        assert word not in repr(replace(spec, environment={"TOKEN": secret}))
         deadline = time.monotonic() + 10
         while not (place / "got").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert processes_with("s3cr3t") == []
+        assert processes_with(word) == []
         (place / "go").touch()
         wait_until_over(host, job)
         assert (place / "got").read_text() == secret
         for file in Path(job.folder).iterdir():
-            assert "s3cr3t" not in file.read_text()
+            assert word not in file.read_text()
             assert file.stat().st_mode & 0o077 == 0
 
     def test_stop_ends_even_what_ignores_term_or_left_the_group(self, host: Host, place: Path, jobs: str) -> None:
-        text = "trap '' TERM; setsid sleep 98765 & (trap '' TERM; sleep 98765) & echo up; while :; do sleep 1; done"
+        sleep = unique_sleep()
+        text = f"trap '' TERM; setsid {sleep} & (trap '' TERM; {sleep}) & echo up; while :; do sleep 1; done"
         job = start_job(host, jobs, sh(text, place))
         wait_for_line(host, job, "up")
         status = stop_job(host, job, grace_s=1)
         assert (status.state, status.ending) == (JobState.DONE, Ending.STOPPED)
-        assert wait_until_none("sleep\x0098765") == []
+        assert wait_until_none(words_of(sleep)) == []
         again = stop_job(host, job)
         assert replace(again, heartbeat_age_s=None) == replace(status, heartbeat_age_s=None)
         with pytest.raises(JobStopped):
@@ -171,23 +174,26 @@ class JobContract:
         assert read_log_tail(host, job).split().count("saved") == 1, "TERM comes once"
 
     def test_the_host_itself_keeps_the_time_limit(self, host: Host, place: Path, jobs: str) -> None:
-        job = start_job(host, jobs, sh("echo up; sleep 98766", place, limit_s=1))
+        sleep = unique_sleep()
+        job = start_job(host, jobs, sh(f"echo up; {sleep}", place, limit_s=1))
         status = wait_until_over(host, job)
         assert status.ending is Ending.TIMED_OUT
-        assert wait_until_none("sleep\x0098766") == []
+        assert wait_until_none(words_of(sleep)) == []
         with pytest.raises(JobTimedOut, match="up"):
             raise_unless_success(host, job, status)
 
     def test_what_a_job_leaves_behind_is_ended_with_it(self, host: Host, place: Path, jobs: str) -> None:
-        job = start_job(host, jobs, sh("sleep 98767 & exit 0", place))
+        sleep = unique_sleep()
+        job = start_job(host, jobs, sh(f"{sleep} & exit 0", place))
         assert wait_until_over(host, job).is_success
-        assert wait_until_none("sleep\x0098767") == []
+        assert wait_until_none(words_of(sleep)) == []
 
     @pytest.mark.parametrize("victim", ["both", "supervisor"])
     def test_a_killed_job_is_lost_and_the_next_attempt_is_alone(
         self, host: Host, place: Path, jobs: str, victim: str
     ) -> None:
-        job = start_job(host, jobs, sh("echo up; sleep 98768", place))
+        sleep = unique_sleep()
+        job = start_job(host, jobs, sh(f"echo up; {sleep}", place))
         wait_for_line(host, job, "up")
         supervisor = int(Path(job.folder, "supervisor").read_text().split()[0])
         if victim == "both":
@@ -203,13 +209,13 @@ class JobContract:
             raise_unless_success(host, job, status)
         assert caught.value.is_transient
         assert start_job(host, jobs, sh("true", place)).attempt == 2
-        assert wait_until_none("sleep\x0098768") == []
+        assert wait_until_none(words_of(sleep)) == []
 
     def test_a_process_id_that_was_given_out_anew_is_not_the_job(self, host: Host, place: Path, jobs: str) -> None:
         job = start_job(host, jobs, sh("true", place))
         wait_until_over(host, job)
         Path(job.folder, "exit_code").unlink()
-        with subprocess.Popen(["sleep", "98770"], start_new_session=True) as stranger:
+        with subprocess.Popen(unique_sleep().split(), start_new_session=True) as stranger:
             Path(job.folder, "supervisor").write_text(f"{stranger.pid} 12345@another-boot\n")
             Path(job.folder, "process").write_text(f"{stranger.pid} {stranger.pid} 12345@another-boot\n")
             assert job_status(host, job).state is JobState.LOST
@@ -247,7 +253,7 @@ class JobContract:
         assert find_job(host, jobs, "run") is None
         done = start_job(host, jobs, sh("true", place))
         wait_until_over(host, done)
-        running = start_job(host, jobs, sh("sleep 98769", place, key="other.key-2"))
+        running = start_job(host, jobs, sh(unique_sleep(), place, key="other.key-2"))
         assert find_job(host, jobs, "run") == replace(done, was_attached=True)
         assert {job.run_key: status.state for job, status in list_jobs(host, jobs)} == {
             "run": JobState.DONE,

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.ports import free_port
+from helpers.processes import children_of
+
 SSHD = shutil.which("sshd") or next((path for path in ("/usr/sbin/sshd",) if Path(path).exists()), None)
 
 
@@ -40,13 +43,7 @@ class Sshd:
 
     def connections(self) -> list[int]:
         """Process ids that serve one connection each."""
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[1]) == self.process_id:
-                    found.append(int(stat.parent.name))
-        return found
+        return [process for process, _ in children_of(self.process_id)]
 
     def cut(self) -> int:
         """Kill every connection, as a network that goes away does; returns how many there were."""
@@ -67,14 +64,8 @@ class Sshd:
     @staticmethod
     def _signal_tree(process_id: int, which: signal.Signals) -> None:
         """Signal sshd's process and its unprivileged sshd child, never the commands that they started."""
-        targets = [process_id]
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                text = stat.read_text()
-                name = text[text.index("(") + 1 : text.rindex(")")]
-                if name.startswith("sshd") and int(text.rpartition(")")[2].split()[1]) == process_id:
-                    targets.append(int(stat.parent.name))
-        for target in targets:
+        children = [child for child, name in children_of(process_id) if name.startswith("sshd")]
+        for target in (process_id, *children):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(target, which)
 
@@ -95,11 +86,6 @@ def fingerprint_of(path: Path) -> str:
         ["ssh-keygen", "-l", "-E", "sha256", "-f", str(path)], check=True, capture_output=True, text=True
     )
     return shown.stdout.split()[1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def config_text(

@@ -12,6 +12,8 @@ from tasks.planning import Plan, load_data, remember_trainings, write_job
 from tasks.reporting import write_run_report
 from tasks.runs import recorded_run
 
+SMALL_PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
+
 
 def settings_of(plan: Plan, **changes: Any) -> EvaluationSettings:
     """Return the flow's default settings for a plan."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.processes import unique_sleep, wait_until_none, words_of
 
 from tasks.hosts import errors
 from tasks.hosts.base import Host, HostAddress
@@ -28,7 +29,6 @@ from tests.fakes.host_contract import (
     ListingContract,
     TransferContract,
     large_file,
-    wait_until_none,
 )
 from tests.fakes.job_contract import JobContract, sh
 from tests.fakes.sshd import SSHD, Sshd, fingerprint_of, make_key, running_sshd
@@ -182,14 +182,15 @@ class TestFaults:
         self, host: Host, sshd: Sshd, place: Path
     ) -> None:
         jobs = str(place / "jobs")
-        start_job(host, jobs, sh("sleep 98771", place))
+        sleep = unique_sleep()
+        start_job(host, jobs, sh(sleep, place))
         sshd.cut()
         other = SshHost(access_to(sshd), name="other")
         job = find_job(other, jobs, "run")
         assert job is not None
         status = stop_job(other, job, grace_s=1)
         assert status.ending is Ending.STOPPED
-        assert wait_until_none("sleep\x0098771") == []
+        assert wait_until_none(words_of(sleep)) == []
         with pytest.raises(errors.JobStopped):
             raise_unless_success(other, job, status)
         other.close()
@@ -266,9 +267,10 @@ class TestFaults:
             start_job(host, str(small_disk / "jobs"), sh("true", tmp_path))
 
     def test_a_command_past_its_time_leaves_no_process_for_root_either(self, host: Host) -> None:
+        sleep = unique_sleep()
         with pytest.raises(errors.CommandTimedOut):
-            host.run("trap '' TERM HUP; sleep 98772 & wait", timeout_s=1)
-        assert wait_until_none("sleep\x0098772") == []
+            host.run(f"trap '' TERM HUP; {sleep} & wait", timeout_s=1)
+        assert wait_until_none(words_of(sleep)) == []
 
 
 def test_the_check_tells_what_the_host_has(host: Host, sshd: Sshd, place: Path) -> None:

@@ -295,22 +295,6 @@ def test_trainings_are_selected_by_arm_seed_and_fold(tmp_path):
         selected(job, arm="x", seed=None, fold=None)
 
 
-@pytest.mark.system
-def test_parallel_processes_give_what_one_gives(tmp_path):
-    for name in ("one", "two"):
-        make_job(tmp_path / name, seeds=(0, 1), epochs=2)
-    train_in(tmp_path / "one")
-    command = [sys.executable, "-m", "jade_model", "train", str(tmp_path / "two" / "job.json"), "--workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Epoch 2/2: train_loss=" in done.stdout
-    for seed in (0, 1):
-        first, second = (
-            load_checkpoint(tmp_path / name / "crf" / f"seed{seed}" / "checkpoint_crf_2.pt") for name in ("one", "two")
-        )
-        torch.testing.assert_close(first.weights, second.weights, rtol=0, atol=0)
-
-
 def test_rows_that_are_no_rows_are_refused(tmp_path):
     (tmp_path / "rows.npz").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match="not a readable file of rows"):
