@@ -19,7 +19,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.fakes.sshd import config_text, free_port, prepare_machine
+from helpers.ports import free_port
+
+from tests.fakes.sshd import config_text, prepare_machine
 
 _MARK = "JADE_TEST_MACHINE"
 _MOVED = ("/etc/ssh", "/run/sshd.pid", "/start.sh")
