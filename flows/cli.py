@@ -23,6 +23,7 @@ COMMANDS = {
     "up": "Start a local Prefect server, worker and deployments.",
     "down": "Stop them; runs and history stay.",
     "notify": "Say who is told of failures, regressions and promotions.",
+    "artifacts": "List, verify or prune what is kept of runs.",
     "report": "Write a run's report again.",
     "diff": "Say what differs between two runs.",
     "validate": "Check a data file against the contract.",

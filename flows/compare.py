@@ -11,11 +11,12 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import CompareParameters
+from tasks.artifact_places import open_place
 from tasks.evaluation import EvaluationSettings, evaluate_run
 from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
 from tasks.layout import RunLayout
-from tasks.planning import Plan, load_data, remember_trainings, reuse_trainings, write_job
+from tasks.planning import Plan, load_data, write_job
 from tasks.publishing import publish_comparison
 from tasks.reporting import write_run_report
 from tasks.runs import Run, recorded_run
@@ -43,10 +44,11 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
     """Train every arm on the same splits, choose thresholds, compare, and write the report.
 
     Returns:
-        The run's folder.
+        The run's folder on this machine.
     """
     check_host_known(parameters.host)
-    with recorded_run(parameters.artifacts_folder, "compare", parameters.model_dump(mode="json")) as run:
+    place = open_place(parameters.artifacts)
+    with recorded_run(place, "compare", parameters.model_dump(mode="json"), host=parameters.host) as run:
         folder = str(run.layout.root)
         with run.phase("prepare"):
             run.record["data"] = prepare_data(folder, parameters)
@@ -54,13 +56,16 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
         with (
             run.phase("train"),
             training_job(
-                run.layout.root, host=parameters.host, device=parameters.device, workers=parameters.workers
+                run,
+                host=parameters.host,
+                device=parameters.device,
+                workers=parameters.workers,
+                fresh=parameters.fresh,
             ) as job,
         ):
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
             for future in followed:
                 future.result()
-            remember_trainings(job.job, run.layout, run.layout.root.parent)
         with run.phase("evaluate"):
             evaluate(folder, parameters, run.record["started_at"])
         finish(run)
@@ -69,7 +74,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
 
 @task(name="prepare-data", task_run_name="prepare-data", cache_policy=NO_CACHE)
 def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, Any]]:
-    """Load, check, split, write the job, take over earlier trainings; return what `run.json` says of the data."""
+    """Load, check, split, write the job; return what `run.json` says of the data."""
     layout = RunLayout(Path(folder))
     data = load_data(parameters.data)
     plan = Plan(
@@ -80,9 +85,7 @@ def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, A
         split=parameters.split,
         ensemble=parameters.ensemble,
     )
-    job = write_job(layout, data, plan)
-    if not parameters.fresh:
-        reuse_trainings(job, layout, parameters.artifacts_folder.resolve())
+    write_job(layout, data, plan)
     return [{"name": item.name, "path": item.path, "sha256": item.sha256} for item in data]
 
 

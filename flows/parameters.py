@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -93,7 +92,11 @@ class CompareParameters(BaseModel):
     workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None, title="Workers", description="Training processes at once; empty: one a core."
     )
-    artifacts: str = Field(default="artifacts", title="Artifacts", description="Folder that keeps the runs.")
+    artifacts: str | None = Field(
+        default=None,
+        title="Artifacts",
+        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
+    )
     fresh: bool = Field(
         default=False,
         title="Fresh",
@@ -109,10 +112,8 @@ class CompareParameters(BaseModel):
 
     @field_validator("artifacts")
     @classmethod
-    def _artifacts_named(cls, artifacts: str) -> str:
-        if not artifacts.strip():
-            raise ValueError("name a folder")
-        return artifacts
+    def _artifacts_named(cls, artifacts: str | None) -> str | None:
+        return artifacts.strip() or None if artifacts else None
 
     @model_validator(mode="after")
     def _seed_split_is_one_split(self) -> CompareParameters:
@@ -124,11 +125,6 @@ class CompareParameters(BaseModel):
     def num_folds(self) -> int:
         """Folds a seed: the seed's split has one."""
         return 1 if self.split == "seed" else self.folds
-
-    @property
-    def artifacts_folder(self) -> Path:
-        """The folder that keeps the runs."""
-        return Path(self.artifacts).expanduser()
 
     def recipe_name(self, arm: Loss) -> str:
         """Return the name of the recipe that an arm is trained with."""

@@ -11,9 +11,12 @@ from prefect.runtime import flow_run
 
 from flows.sweep_parameters import SweepParameters
 from jade_model.evaluation import Cleanup
+from tasks.artifact_places import open_place
 from tasks.engines.opening import check_engine, open_engine
+from tasks.kept_trainings import kept_trainings
 from tasks.layout import RunLayout
-from tasks.planning import Plan, load_data, reuse_trainings, write_job
+from tasks.planning import Plan, load_data, write_job
+from tasks.run_trainings import claim_trainings
 from tasks.runs import Run, recorded_run
 from tasks.sweep_plan import plan_arms
 from tasks.sweep_publishing import publish_sweep, write_sweep_report
@@ -40,11 +43,13 @@ def sweep(parameters: SweepParameters) -> str:
     """
     settings = parameters.engine_settings()
     check_engine(settings)
-    with recorded_run(parameters.artifacts_folder, "sweep", parameters.model_dump(mode="json")) as run:
+    place = open_place(parameters.artifacts)
+    with recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=parameters.engine) as run:
         folder = str(run.layout.root)
         with run.phase("prepare"):
             prepared = prepare_sweep(folder, parameters)
             record_data(run, prepared)
+            claim_trainings(run, prepared.job.trainings, kept_trainings(place), fresh=parameters.fresh)
         with run.phase("train"), opened_sweep(prepared), open_engine(settings, run.layout.root, prepared.job) as engine:
             for number, seeds in enumerate(prepared.rounds, start=1):
                 train_round(folder, engine, seeds)
@@ -61,7 +66,7 @@ def sweep(parameters: SweepParameters) -> str:
 
 @task(name="prepare-sweep", task_run_name="prepare-data-and-arms", cache_policy=NO_CACHE, persist_result=False)
 def prepare_sweep(folder: str, parameters: SweepParameters) -> Sweep:
-    """Plan the arms, load, check and split the data, write the job, take over earlier trainings."""
+    """Plan the arms, load, check and split the data, write the job."""
     layout = RunLayout(Path(folder))
     arms = plan_arms(parameters.grid, parameters.arms, epochs=parameters.epochs)
     data = load_data(parameters.data)
@@ -75,8 +80,6 @@ def prepare_sweep(folder: str, parameters: SweepParameters) -> Sweep:
     )
     job = write_job(layout, data, plan, below=ARMS_FOLDER)
     check_distinct(job)
-    if not parameters.fresh:
-        reuse_trainings(job, layout, parameters.artifacts_folder.resolve())
     settings = SweepSettings(
         metric=parameters.metric,
         margin=parameters.margin,
@@ -85,7 +88,7 @@ def prepare_sweep(folder: str, parameters: SweepParameters) -> Sweep:
         checkpoint=parameters.checkpoint,
         cleanup=Cleanup(parameters.min_span_length, parameters.merge_gap),
     )
-    return Sweep(layout, job, arms, data, plan, settings)
+    return Sweep(layout, job, arms, data, plan, settings, kept_trainings(open_place(parameters.artifacts)))
 
 
 def record_data(run: Run, prepared: Sweep) -> None:

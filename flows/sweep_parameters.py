@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from flows.engine_parameters import EngineParameters
 from jade_model.verdict import Metric
@@ -71,21 +70,13 @@ class SweepParameters(EngineParameters):
     merge_gap: int = Field(
         default=0, ge=0, le=1024, title="Merge gap", description="Gaps up to this many bars between spans are closed."
     )
-    artifacts: str = Field(default="artifacts", title="Artifacts", description="Folder that keeps the runs.")
+    artifacts: str | None = Field(
+        default=None,
+        title="Artifacts",
+        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
+    )
     fresh: bool = Field(
         default=False,
         title="Fresh",
         description="Train again even where the same training is kept from an earlier run.",
     )
-
-    @field_validator("artifacts")
-    @classmethod
-    def _artifacts_named(cls, artifacts: str) -> str:
-        if not artifacts.strip():
-            raise ValueError("name a folder")
-        return artifacts
-
-    @property
-    def artifacts_folder(self) -> Path:
-        """The folder that keeps the runs."""
-        return Path(self.artifacts).expanduser()

@@ -14,6 +14,7 @@ RunError
 ├── PromotionRefused   the run cannot become champion, or there is nothing to go back to; exit code 2
 ├── InstallationFailed the local Prefect installation does not start or stop; exit code 1
 │   └── PortTaken      another program listens where its server should; exit code 2
+├── LeaseLost          another run may train the same by now, so this one stopped; exit code 1
 ├── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
 └── TrainingsFailed    some of a sweep's trainings could not be run; carries the reasons; exit code 1
 """
@@ -106,6 +107,24 @@ class NothingCheapEnough(BadRequest):
         super().__init__(
             f"{provider}: nothing that fits costs at most {max_price_usd_per_hour:g} USD/h; the cheapest is {what} at "
             f"{cheapest_usd_per_hour:g} USD/h. Raise --max-price, or name another --gpu."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class LeaseLost(RunError):
+    """Another run may train the same by now, so this one stopped.
+
+    Attributes:
+        run_id: The run that stopped.
+    """
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        self.run_id, self.reason = run_id, reason
+        super().__init__(
+            f"{run_id} lost its claim on its trainings: {reason}. It stopped; the same command goes on from the "
+            "newest published checkpoints."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tasks.bundle import RemotePlace
 from tasks.host_entries import LOCAL, HostEntry
 from tasks.jobs import FollowedJob, running_job
+from tasks.mirroring import Mirror
 from tasks.settings import load_settings
 
 
@@ -28,7 +29,9 @@ def place_on(entry: HostEntry) -> RemotePlace:
 
 
 @contextmanager
-def trainings_on(host: str, folder: Path, *, device: str | None, workers: int | None) -> Iterator[FollowedJob]:
+def trainings_on(
+    host: str, folder: Path, *, device: str | None, workers: int | None, mirror: Mirror | None = None
+) -> Iterator[FollowedJob]:
     """Run the job of a run while the block lasts, or attach to it where it runs on another host.
 
     Args:
@@ -36,12 +39,13 @@ def trainings_on(host: str, folder: Path, *, device: str | None, workers: int | 
         folder: The run's.
         device: Where it trains there; None: the host's own setting, the CPU on this machine.
         workers: Trainings at once; None: one a core, or one on a GPU.
+        mirror: Publishes checkpoints as they appear.
 
     Raises:
         HostUnknown, HostNotReady, HostError: The host is not known, not ready, or something went wrong on the way.
     """
     if host == LOCAL:
-        with running_job(folder, device=device or "cpu", workers=workers) as here:
+        with running_job(folder, device=device or "cpu", workers=workers, mirror=mirror) as here:
             yield here
         return
     from tasks.host_access import open_host
@@ -50,6 +54,11 @@ def trainings_on(host: str, folder: Path, *, device: str | None, workers: int | 
     settings = load_settings()
     entry = settings.entry(host)
     with running_remote_job(
-        folder, open_host(settings, host), place_on(entry), device=device or entry.device, workers=workers
+        folder,
+        open_host(settings, host),
+        place_on(entry),
+        device=device or entry.device,
+        workers=workers,
+        mirror=mirror,
     ) as there:
         yield there

@@ -20,6 +20,7 @@ from typing import IO, Any
 from jade_model.job import Job, Training, load_job
 from jade_model.worker import TrainingFiles
 from tasks.errors import TrainingFailed
+from tasks.mirroring import Mirror
 from tasks.planning import MEMBER_SEED_STEP
 from tasks.progress import TrainingBars
 from tasks.settings import training_environment
@@ -89,7 +90,9 @@ class FollowedJob(ABC):
         failed: Output folders of the trainings that failed, each with the error's name and what it says.
     """
 
-    def __init__(self, folder: Path, job: Job | None = None) -> None:
+    def __init__(self, folder: Path, job: Job | None = None, mirror: Mirror | None = None) -> None:
+        self._mirror = mirror
+        self._aborted: Exception | None = None
         self.job = job or load_job(folder / JOB_NAME)
         self.folder = folder
         self.state: dict[Part, PartState] = {}
@@ -109,13 +112,18 @@ class FollowedJob(ABC):
     def stop(self) -> None:
         """End the trainings; returns once nothing of them runs."""
 
+    def abort(self, error: Exception) -> None:
+        """End the trainings because this run may not go on; `failure` then returns the error."""
+        self._aborted = error
+        self.stop()
+
     def failure(self, what: str) -> Exception:
         """Return why the job ended without its results.
 
         Args:
             what: Was not done, for the message.
         """
-        return TrainingFailed(what, self.exit_status, self.stderr_tail)
+        return self._aborted or TrainingFailed(what, self.exit_status, self.stderr_tail)
 
     @property
     def stderr_tail(self) -> str:
@@ -167,13 +175,44 @@ class FollowedJob(ABC):
                         state.latest = f"fold {event['fold']}: kept from an earlier run"
             state.epochs_done = sum(state.done_by_training.values())
             self.changed.notify_all()
+        self._publish(event)
+
+    def _publish(self, event: dict[str, Any]) -> None:
+        """Let the mirror know of a checkpoint, or of a training that is done."""
+        if self._mirror is None:
+            return
+        match event["event"]:
+            case "checkpoint":
+                self._mirror.checkpoint(self._training_of(event))
+            case "training_done" | "training_skipped":
+                self._mirror.finished(self._training_of(event))
+
+    def _training_of(self, event: dict[str, Any]) -> Training:
+        """Return the training that an event tells of.
+
+        Raises:
+            KeyError: It is none of the job's.
+        """
+        names = tuple(event[name] for name in ("arm", "dataset", "seed", "fold"))
+        for training in self.job.trainings:
+            if (training.arm, training.dataset, training.seed, training.fold) == names:
+                return training
+        raise KeyError(names)
 
 
 class TrainingJob(FollowedJob):
     """`python -m jade_model train` on a job of a run's folder, on this machine."""
 
-    def __init__(self, folder: Path, *, device: str, workers: int | None, job_name: str = JOB_NAME) -> None:
-        super().__init__(folder, load_job(folder / job_name))
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str,
+        workers: int | None,
+        job_name: str = JOB_NAME,
+        mirror: Mirror | None = None,
+    ) -> None:
+        super().__init__(folder, load_job(folder / job_name), mirror)
         command = [sys.executable, "-m", "jade_model", "train", str(folder / job_name)]
         command += ["--device", device, "--resume", "--progress", "json"]
         if workers is not None:
@@ -238,15 +277,18 @@ class TrainingJob(FollowedJob):
 
 
 @contextmanager
-def running_job(folder: Path, *, device: str, workers: int | None) -> Iterator[TrainingJob]:
+def running_job(
+    folder: Path, *, device: str, workers: int | None, mirror: Mirror | None = None
+) -> Iterator[TrainingJob]:
     """Run the job of a run while the block lasts; whatever happens, nothing of it runs afterwards.
 
     Args:
         folder: The run's.
         device: Where it trains.
         workers: Trainings at once; None: one a core.
+        mirror: Publishes checkpoints as they appear.
     """
-    job = TrainingJob(folder, device=device, workers=workers)
+    job = TrainingJob(folder, device=device, workers=workers, mirror=mirror)
     try:
         with drawn(job):
             yield job

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from jade_model.config import Recipe
-from jade_model.files import sha256_file, write_atomically
+from jade_model.files import sha256_file
 from jade_model.job import Job, JobData, Training, run_key, save_job
 from jade_model.recipes import recipe
 from jade_model.sample import sample_windows
@@ -19,18 +18,11 @@ from jade_model.split_files import save_split
 from jade_model.splits import Grouping, Split, group_windows, grouped_folds, holdout_split, seed_split
 from jade_model.train import fitted_recipe
 from jade_model.windows import Windows, save_arrays
-from jade_model.worker import MANIFEST_NAME
 from tasks.errors import BadRequest
 from tasks.layout import RunLayout, training_folder
 
 FOLD_VALIDATION_FRACTION = 0.1
 """Share of a fold's training windows whose loss is watched but not fitted."""
-
-KEPT_TRAININGS = ".trainings"
-"""Index of finished trainings in the artifacts folder: one file a run key."""
-
-UNFINISHED = ".unfinished"
-"""Ends the name of an entry of that index for a training that was lost with its host."""
 
 MEMBER_SEED_STEP = 1_000_000
 """Seeds of an ensemble's members lie this far apart, out of the way of the runs' own."""
@@ -150,51 +142,6 @@ def make_splits(windows: Windows, grouping: Grouping, plan: Plan) -> list[Split]
             return splits
         case _:
             assert_never(plan.split)
-
-
-def remember_trainings(job: Job, layout: RunLayout, artifacts: Path) -> None:
-    """Note where each finished training lies, so that a later run with the same run key takes it over."""
-    index = artifacts / KEPT_TRAININGS
-    index.mkdir(exist_ok=True)
-    for training in job.trainings:
-        write_atomically(index / training.run_key, f"{layout.run_id}/{training.output_dir}\n")
-        (index / f"{training.run_key}{UNFINISHED}").unlink(missing_ok=True)
-
-
-def remember_checkpoint(training: Training, layout: RunLayout, artifacts: Path) -> None:
-    """Note where an unfinished training's newest checkpoint lies, so that a later run goes on from it."""
-    index = artifacts / KEPT_TRAININGS
-    index.mkdir(exist_ok=True)
-    write_atomically(index / f"{training.run_key}{UNFINISHED}", f"{layout.run_id}/{training.output_dir}\n")
-
-
-def reuse_trainings(job: Job, layout: RunLayout, artifacts: Path) -> int:
-    """Take over trainings of earlier runs that have the same run key, finished ones rather than others.
-
-    What is copied is only a candidate: the training job verifies it before it skips the training, or goes on from it.
-
-    Returns:
-        How many.
-    """
-    taken = 0
-    for training in job.trainings:
-        index = artifacts / KEPT_TRAININGS
-        entry = next(
-            (path for path in (index / training.run_key, index / f"{training.run_key}{UNFINISHED}") if path.is_file()),
-            None,
-        )
-        if entry is None:
-            continue
-        source = (artifacts / entry.read_text().strip()).resolve()
-        if not (source.is_relative_to(artifacts) and (source / MANIFEST_NAME).is_file()):
-            continue
-        target = layout.root / training.output_dir
-        target.mkdir(parents=True, exist_ok=True)
-        for file in source.iterdir():
-            if file.is_file():
-                shutil.copy2(file, target / file.name)
-        taken += 1
-    return taken
 
 
 def _training(

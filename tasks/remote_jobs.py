@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +47,8 @@ from tasks.hosts.job_log import follow_log
 from tasks.hosts.job_types import JobHandle, JobSpec
 from tasks.hosts.retry import retry_transient
 from tasks.jobs import FollowedJob, drawn
-from tasks.layout import REMOTE_LOG_NAME, RunLayout
-from tasks.planning import remember_checkpoint
+from tasks.layout import REMOTE_LOG_NAME
+from tasks.mirroring import Mirror, Note, say
 from tasks.remote_records import RemoteRun, remove_record, save_record
 from tasks.settings import THREADING
 
@@ -60,14 +59,6 @@ MIRROR_EVERY_S = 30.0
 ENDING_S = 120.0
 """After the last training a job has nothing to do but to end."""
 STOP_GRACE_S = 10
-
-Note = Callable[[str], None]
-
-
-def say(message: str) -> None:
-    """Tell the person at the terminal; results go to standard output, this does not."""
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
 
 
 class RemoteTrainingJob(FollowedJob):
@@ -81,6 +72,7 @@ class RemoteTrainingJob(FollowedJob):
         place: How that host is used.
         device: Where it trains over there.
         workers: Trainings at once; None: as many as the host does by itself.
+        mirror: Publishes checkpoints once they are here.
         note: Told what a person should know.
         job: What is trained; None: all of the run's `job.json`.
         log_name: File in the run's folder that keeps what the job writes.
@@ -94,11 +86,12 @@ class RemoteTrainingJob(FollowedJob):
         *,
         device: str,
         workers: int | None,
+        mirror: Mirror | None = None,
         note: Note = say,
         job: Job | None = None,
         log_name: str = REMOTE_LOG_NAME,
     ) -> None:
-        super().__init__(folder, job)
+        super().__init__(folder, job, mirror)
         self._log_name = log_name
         self._host, self._place, self._device, self._workers, self._note = host, place, device, workers, note
         self._pending = {
@@ -109,7 +102,7 @@ class RemoteTrainingJob(FollowedJob):
         self.key = job_key(list(self._pending.values()))
         self._handle: JobHandle | None = None
         self._may_run = False
-        self._mirrored_at: dict[str, float] = {}
+        self._brought_at: dict[str, float] = {}
         self._error: Exception | None = None
         self._follower = threading.Thread(target=self._follow, daemon=True)
 
@@ -142,7 +135,9 @@ class RemoteTrainingJob(FollowedJob):
 
     def leave(self) -> None:
         """After a failure: stop what runs over there, unless nobody can or nothing does; say which."""
-        if isinstance(self._error, HostUnreachable | ConnectionLost | CommandTimedOut):
+        if self._aborted is not None:
+            self._note(f"{self._host.name}: {self.folder.name} no longer follows the job there; `jade runs` shows it")
+        elif isinstance(self._error, HostUnreachable | ConnectionLost | CommandTimedOut):
             self._note(
                 f"{self._host.name} is out of reach; {self.folder.name} may still train there. The same command "
                 f"attaches to it, `jade runs` shows it, `jade runs stop {self.key[:12]}` stops it."
@@ -172,8 +167,15 @@ class RemoteTrainingJob(FollowedJob):
         if self._follower.is_alive():
             self._follower.join(ENDING_S)
 
+    def abort(self, error: Exception) -> None:
+        """See `FollowedJob`. The job over there is left alone: whoever took this run for dead may be attached to it."""
+        self._aborted = error
+        self._end(None)
+
     def failure(self, what: str) -> Exception:
         """See `FollowedJob`: a host's own error, or how the process ended."""
+        if self._aborted is not None:
+            return self._aborted
         if self._error is None or isinstance(self._error, JobFailed):
             return TrainingFailed(f"{what} on {self._host.name}", self.exit_status, self.stderr_tail)
         if isinstance(self._error, JobStopped | JobTimedOut | JobLost):
@@ -273,19 +275,18 @@ class RemoteTrainingJob(FollowedJob):
                 retry_transient(lambda: fetch_training(self._host, remote, training, self.folder))
                 self._tell_finished(training, str(event["event"]), event.get("seconds", 0.0))
         elif event["event"] == "checkpoint":
-            self._mirror(event)
+            self._bring(event)
         else:
             super()._take(event)
 
-    def _mirror(self, event: dict[str, object]) -> None:
+    def _bring(self, event: dict[str, object]) -> None:
         """Bring a checkpoint here, so that a host that is lost costs no more than the epochs since."""
-        names = (event["arm"], event["dataset"], event["seed"], event["fold"])
-        for training in self._pending.values():
-            is_meant = (training.arm, training.dataset, training.seed, training.fold) == names
-            if is_meant and monotonic() - self._mirrored_at.get(training.run_key, -math.inf) >= MIRROR_EVERY_S:
-                if retry_transient(functools.partial(self._fetch_checkpoint, training)):
-                    remember_checkpoint(training, RunLayout(self.folder), self.folder.parent)
-                self._mirrored_at[training.run_key] = monotonic()
+        training = self._pending.get(self._training_of(event).run_key)
+        if training is None or monotonic() - self._brought_at.get(training.run_key, -math.inf) < MIRROR_EVERY_S:
+            return
+        if retry_transient(functools.partial(self._fetch_checkpoint, training)):
+            self._publish(event)
+        self._brought_at[training.run_key] = monotonic()
 
     def _fetch_checkpoint(self, training: Training) -> bool:
         return fetch_checkpoint(self._host, self._place.run(self.key), training, self.folder)
@@ -312,7 +313,14 @@ class RemoteTrainingJob(FollowedJob):
 
 @contextmanager
 def running_remote_job(
-    folder: Path, host: Host, place: RemotePlace, *, device: str, workers: int | None, note: Note = say
+    folder: Path,
+    host: Host,
+    place: RemotePlace,
+    *,
+    device: str,
+    workers: int | None,
+    mirror: Mirror | None = None,
+    note: Note = say,
 ) -> Iterator[RemoteTrainingJob]:
     """Run the job of a run on a host while the block lasts, or attach to it.
 
@@ -325,9 +333,10 @@ def running_remote_job(
         place: How that host is used.
         device: Where it trains over there.
         workers: Trainings at once; None: one a core, or one on a GPU.
+        mirror: Publishes checkpoints once they are here.
         note: Told what a person should know.
     """
-    job = RemoteTrainingJob(folder, host, place, device=device, workers=workers, note=note)
+    job = RemoteTrainingJob(folder, host, place, device=device, workers=workers, mirror=mirror, note=note)
     try:
         job.start()
         with drawn(job):

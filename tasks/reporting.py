@@ -18,6 +18,7 @@ from tasks.errors import RunNotFound
 from tasks.layout import RunLayout
 from tasks.planning import MEMBER_SEED_STEP
 from tasks.runs import read_run_record
+from tasks.stores.base import MANIFEST_NAME
 
 _WHAT = {
     "run.json": "parameters, data, code, versions, host and times",
@@ -110,7 +111,8 @@ def _files(layout: RunLayout) -> list[tuple[str, int, str]]:
     """Return the run's files, folders of many summed up."""
     found: list[tuple[str, int, str]] = []
     for path in sorted(layout.root.iterdir()):
-        if path == layout.report:
+        # The report itself, and what is written of all files after it.
+        if path in {layout.report, layout.root / MANIFEST_NAME}:
             continue
         name = path.name if path.is_file() else f"{path.name}/"
         for file in sorted([*path.glob("checkpoint_*.pt"), *path.glob("training_*.log")]):

@@ -1,4 +1,4 @@
-"""A run's folder: opened with its identity, closed with its outcome, read again by its name."""
+"""A run's folder: opened with its identity, closed with its outcome, published where it is kept."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ from typing import Any
 
 from jade_model.files import write_atomically
 from jade_model.job import code_digest
+from tasks.artifact_places import ArtifactPlace, open_place
 from tasks.errors import RunNotFound
+from tasks.host_entries import LOCAL
 from tasks.layout import RunLayout
+from tasks.leases import Heartbeat
 from tasks.settings import available_cores
+from tasks.stores.errors import StoreError
 
 RUN_SCHEMA_VERSION = 1
 _VERSIONED = ("torch", "numpy", "pandas", "pyarrow", "prefect", "matplotlib", "pytorch-crf")
@@ -34,15 +38,30 @@ class Run:
 
     Attributes:
         layout: Its folder.
+        place: What keeps it.
+        heartbeat: Says that it goes on.
         record: What `run.json` holds; `save` writes it.
     """
 
     layout: RunLayout
+    place: ArtifactPlace
+    heartbeat: Heartbeat
     record: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> None:
         """Write `run.json`."""
         write_atomically(self.layout.run_json, json.dumps(self.record, indent=2) + "\n")
+
+    def end(self, state: str, started: float) -> None:
+        """Write how and when the run ended.
+
+        Args:
+            state: `completed` or `failed`.
+            started: When it began, by `time.monotonic`.
+        """
+        self.record |= {"state": state, "finished_at": _now()}
+        self.record.setdefault("seconds", {})["total"] = round(time.monotonic() - started, 3)
+        self.save()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -62,54 +81,43 @@ def new_run_id(flow: str, *, now: datetime | None = None) -> str:
 
 
 @contextmanager
-def recorded_run(artifacts: Path, flow: str, parameters: dict[str, Any]) -> Iterator[Run]:
-    """Make a run's folder, and record how the block ended.
+def recorded_run(
+    place: ArtifactPlace | Path, flow: str, parameters: dict[str, Any], *, host: str = LOCAL
+) -> Iterator[Run]:
+    """Make a run's folder, say that the run goes on, record how the block ended, and publish what it left.
 
     A block that raises, or is interrupted, leaves `FAILED.json` with the place and the reason, and `run.json` says so.
 
     Args:
-        artifacts: Where runs are kept.
+        place: What keeps the run, or its folder.
         flow: The flow's name, part of the run's.
         parameters: As JSON values, without secrets.
-    """
-    layout = RunLayout(artifacts.resolve() / new_run_id(flow))
-    layout.root.mkdir(parents=True)
-    started = time.monotonic()
-    run = Run(layout, _identity(layout.run_id, flow, parameters))
-    run.save()
-    try:
-        yield run
-    except BaseException as error:
-        run.record |= {"state": "failed"}
-        write_atomically(layout.failed_json, json.dumps(_failure(error), indent=2) + "\n")
-        raise
-    else:
-        run.record |= {"state": "completed"}
-    finally:
-        run.record["finished_at"] = _now()
-        run.record.setdefault("seconds", {})["total"] = round(time.monotonic() - started, 3)
-        run.save()
-
-
-def find_run(name: str, artifacts: Path) -> RunLayout:
-    """Return the run that is meant: a folder, a run's name under `artifacts`, the beginning of one, or `latest`.
+        host: Where it trains, for others who wait for it.
 
     Raises:
-        RunNotFound: None or several fit.
+        StoreError: The run could not be begun, or not be published; then it counts as failed.
     """
-    as_path = Path(name)
-    if (as_path / "run.json").is_file():
-        return RunLayout(as_path.resolve())
-    runs = sorted(path.parent for path in artifacts.glob("*/run.json"))
-    if name == "latest":
-        fitting = runs[-1:]
-    else:
-        fitting = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
-    if len(fitting) != 1:
-        known = ", ".join(run.name for run in runs[-5:]) or "none"
-        problem = "no run" if not fitting else f"{len(fitting)} runs"
-        raise RunNotFound(f"{problem} called {name!r} in {artifacts}; the newest there: {known}")
-    return RunLayout(fitting[0].resolve())
+    place = open_place(place) if isinstance(place, Path) else place
+    layout = place.layout(new_run_id(flow))
+    started = time.monotonic()
+    run = Run(layout, place, Heartbeat(place.records, layout.run_id, host=host), _identity(layout, flow, parameters))
+    run.record["artifacts"] = place.address
+    # First of all, for it fails where the place cannot be written to: then nothing is left behind.
+    run.heartbeat.start()
+    try:
+        layout.root.mkdir(parents=True)
+        run.save()
+        place.publish_begin(layout)
+        yield run
+        run.end("completed", started)
+        place.publish_end(layout, is_complete=True)
+    except BaseException as error:
+        write_atomically(layout.failed_json, json.dumps(_failure(error), indent=2) + "\n")
+        run.end("failed", started)
+        _publish_failure(place, layout)
+        raise
+    finally:
+        run.heartbeat.stop()
 
 
 def read_run_record(layout: RunLayout) -> dict[str, Any]:
@@ -125,10 +133,18 @@ def read_run_record(layout: RunLayout) -> dict[str, Any]:
     return record
 
 
-def _identity(run_id: str, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def _publish_failure(place: ArtifactPlace, layout: RunLayout) -> None:
+    """Publish what a failed run left, if possible: the failure itself is what its owner must hear of."""
+    try:
+        place.publish_end(layout, is_complete=False)
+    except StoreError as error:
+        sys.stderr.write(f"note: what {layout.run_id} left could not be published: {error}\n")
+
+
+def _identity(layout: RunLayout, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema_version": RUN_SCHEMA_VERSION,
-        "run_id": run_id,
+        "run_id": layout.run_id,
         "flow": flow,
         "state": "running",
         "started_at": _now(),

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from jade_model.files import write_atomically
+from tasks.artifact_settings import DEFAULT_ARTIFACTS, check_s3_table, s3_from_environment, s3_settings
 from tasks.errors import HostUnknown, SettingsError
 from tasks.host_entries import LOCAL, HostEntry, entry_from_table, with_host, without_host
+from tasks.stores.address import S3Settings
 
 SETTINGS_NAME = "jade.toml"
-_KNOWN_KEYS = ("host", "hosts")
+_KNOWN_KEYS = ("host", "hosts", "artifacts", "s3")
 
 PREFECT_DEFAULTS = {
     # A fresh database takes an ephemeral server some 20 s; Prefect gives up after 20.
@@ -39,11 +41,15 @@ class Settings:
         host: Where trainings run if no flag says so.
         hosts: Known hosts by name.
         sources: Name of a host -> the file that describes it.
+        artifacts: Where runs are kept if no flag says so: a folder or `s3://bucket/prefix`.
+        s3: How to reach the S3 endpoint.
     """
 
     host: str = LOCAL
     hosts: dict[str, HostEntry] = field(default_factory=dict)
     sources: dict[str, Path] = field(default_factory=dict)
+    artifacts: str = DEFAULT_ARTIFACTS
+    s3: S3Settings = field(default_factory=S3Settings)
 
     def entry(self, name: str) -> HostEntry:
         """Return the host of that name.
@@ -63,15 +69,24 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: A file is unreadable, no TOML, or has a key that is unknown or malformed.
     """
-    host = LOCAL
+    host, artifacts = LOCAL, DEFAULT_ARTIFACTS
     hosts: dict[str, HostEntry] = {}
     sources: dict[str, Path] = {}
+    s3: dict[str, Any] = {}
     for path in reversed(settings_files()):
         content = _read(path)
         host = content.get("host", host)
+        artifacts = content.get("artifacts", artifacts)
+        s3 |= content.get("s3", {})
         for name, entry in content.get("hosts", {}).items():
             hosts[name], sources[name] = entry, path
-    return Settings(os.environ.get("JADE_HOST") or host, hosts, sources)
+    return Settings(
+        os.environ.get("JADE_HOST") or host,
+        hosts,
+        sources,
+        os.environ.get("JADE_ARTIFACTS") or artifacts,
+        s3_settings(s3 | s3_from_environment(os.environ)),
+    )
 
 
 def settings_files() -> tuple[Path, Path]:
@@ -87,6 +102,11 @@ def user_settings_file() -> Path:
 def state_folder() -> Path:
     """Where known host keys and the records of remote runs lie: `JADE_STATE_DIR`, else where the system keeps such."""
     return _folder("JADE_STATE_DIR", "XDG_STATE_HOME", ".local/state")
+
+
+def cache_folder() -> Path:
+    """Where working copies of runs in a bucket lie: `JADE_CACHE_DIR`, else where the system keeps such."""
+    return _folder("JADE_CACHE_DIR", "XDG_CACHE_HOME", ".cache")
 
 
 def save_host(entry: HostEntry, *, replace: bool) -> Path:
@@ -217,8 +237,10 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         raise SettingsError(f"unknown {', '.join(unknown)}; known: {', '.join(_KNOWN_KEYS)}")
     if not isinstance(content.get("host", ""), str) or not isinstance(content.get("hosts", {}), dict):
         raise SettingsError("host must be a name, and hosts have a section each: [hosts.NAME]")
+    if not isinstance(content.get("artifacts", ""), str) or content.get("artifacts") == "":
+        raise SettingsError("artifacts must be a folder or s3://bucket/prefix")
     hosts = {name: entry_from_table(name, table) for name, table in content.get("hosts", {}).items()}
-    return {**content, "hosts": hosts}
+    return {**content, "hosts": hosts, "s3": check_s3_table(content.get("s3", {}))}
 
 
 def _rewrite(path: Path, change: Callable[[str], str]) -> None:

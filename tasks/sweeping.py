@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from jade_model.worker import files_of
 from tasks.engines.base import Engine, Outcome, UnitDone, UnitFailed
 from tasks.errors import BadRequest, TrainingsFailed
 from tasks.jobs import checkpoint_of
+from tasks.kept_trainings import KeptTrainings
 from tasks.layout import RunLayout
-from tasks.planning import Plan, make_splits, remember_trainings
+from tasks.planning import Plan, make_splits
 from tasks.settings import available_cores
 from tasks.sweep_plan import SweepArm, setting_of, varied_settings
 from tasks.sweep_table import UnitRow, write_table
@@ -98,8 +99,9 @@ class Sweep:
         windows: Sequence[Windows],
         plan: Plan,
         settings: SweepSettings,
+        kept: KeptTrainings,
     ) -> None:
-        self.layout, self.job, self.settings = layout, job, settings
+        self.layout, self.job, self.settings, self._kept = layout, job, settings, kept
         self.arms = {arm.name: arm for arm in arms}
         self.seeds = list(range(plan.seeds))
         self._data = [_data_set(item, plan) for item in windows]
@@ -152,8 +154,7 @@ class Sweep:
                     self._failed[outcome.run_key] = outcome
                 else:
                     self._done.add(outcome.run_key)
-                    done = replace(self.job, trainings=(trainings[outcome.run_key],))
-                    remember_trainings(done, self.layout, self.layout.root.parent)
+                    self._kept.remember(trainings[outcome.run_key], self.layout)
 
     def score(self) -> None:
         """Score what was trained since the last time, and write the table as far as it goes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -14,8 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from jade_model.worker import files_of
-from tasks.job_places import trainings_on
 from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of
+from tasks.run_trainings import trainings_of
+from tasks.runs import Run
 
 LOG_EVERY_EPOCHS = 10
 PROGRESS_STEP_PERCENT = 5.0
@@ -25,14 +25,17 @@ _followed: dict[str, FollowedJob] = {}
 
 
 @contextmanager
-def training_job(folder: Path, *, host: str, device: str | None, workers: int | None) -> Iterator[FollowedJob]:
-    """Run the job of a run while the block lasts, for tasks to follow; see `trainings_on`."""
-    with trainings_on(host, folder, device=device, workers=workers) as job:
-        _followed[str(folder)] = job
+def training_job(
+    run: Run, *, host: str, device: str | None, workers: int | None, fresh: bool = False
+) -> Iterator[FollowedJob]:
+    """Run the job of a run while the block lasts, for tasks to follow; see `trainings_of`."""
+    folder = str(run.layout.root)
+    with trainings_of(run, host=host, device=device, workers=workers, fresh=fresh) as job:
+        _followed[folder] = job
         try:
             yield job
         finally:
-            del _followed[str(folder)]
+            del _followed[folder]
 
 
 @task(name="train", task_run_name="train-{part}", cache_policy=NO_CACHE)

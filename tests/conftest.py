@@ -10,8 +10,9 @@ import pytest
 # Before torch is loaded: one thread a process, as everywhere in Jade.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No settings, hosts or records of whoever runs the tests.
-os.environ.update(JADE_CONFIG_DIR="/nonexistent/jade", JADE_STATE_DIR="/nonexistent/jade")
+os.environ.update(dict.fromkeys(("JADE_CONFIG_DIR", "JADE_STATE_DIR", "JADE_CACHE_DIR"), "/nonexistent/jade"))
 os.environ.pop("JADE_HOST", None)
+os.environ.pop("JADE_ARTIFACTS", None)
 
 from helpers.runs import SMALL_PLAN, finished_run
 

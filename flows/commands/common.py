@@ -13,7 +13,9 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for scripts.")
 
 artifacts_option = click.option(
-    "--artifacts", default="artifacts", show_default=True, metavar="DIR", help="Folder that keeps the runs."
+    "--artifacts",
+    metavar="PLACE",
+    help="What keeps the runs: a folder or s3://bucket/prefix.  [default: the settings', else `artifacts`]",
 )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
+from tasks.artifact_places import open_run
 from tasks.differences import diff_runs
-from tasks.runs import find_run
 
 
 @click.command("diff")
@@ -18,10 +17,9 @@ from tasks.runs import find_run
 @click.argument("second", metavar="RUN")
 @artifacts_option
 @json_option
-def command(first: str, second: str, *, artifacts: str, as_json: bool) -> None:
+def command(first: str, second: str, *, artifacts: str | None, as_json: bool) -> None:
     """Say what differs between two runs in data, settings, code, versions, host and results."""
-    folder = Path(artifacts)
-    found = diff_runs(find_run(first, folder), find_run(second, folder))
+    found = diff_runs(open_run(first, artifacts)[1], open_run(second, artifacts)[1])
     if as_json:
         print_json([asdict(difference) for difference in found])
     elif not found:

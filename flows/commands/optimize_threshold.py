@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from flows.commands.common import json_option, print_json, print_table
+from flows.commands.common import artifacts_option, json_option, print_json, print_table
 from jade_model.evaluation import Cleanup
+from tasks.artifact_places import fetch_path
 from tasks.optimising import MODES, Grid, optimise_threshold
 
 
 @click.command("optimize-threshold")
 @click.option("--data-path", required=True, metavar="DATA", help="Labelled windows.")
-@click.option("--model-path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A checkpoint.")
+@click.option(
+    "--model-path",
+    required=True,
+    metavar="MODEL",
+    help="A checkpoint: a path, RUN/ARM/FILE among the artifacts, or s3://bucket/prefix/RUN/ARM/FILE.",
+)
 @click.option("--mode", type=click.Choice(list(MODES)), required=True, help="What the model was trained with.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--min-threshold", default=0.3, show_default=True, help="First threshold of the grid.")
@@ -33,11 +37,12 @@ from tasks.optimising import MODES, Grid, optimise_threshold
     show_default=True,
     help="Close gaps up to this many bars.",
 )
+@artifacts_option
 @json_option
 def command(
     *,
     data_path: str,
-    model_path: Path,
+    model_path: str,
     mode: str,
     device: str,
     min_threshold: float,
@@ -45,6 +50,7 @@ def command(
     step: float,
     min_span_length: int,
     merge_gap: int,
+    artifacts: str | None,
     as_json: bool,
 ) -> None:
     """Find the best threshold of a trained model: over every distinct probability, and on a grid.
@@ -53,7 +59,7 @@ def command(
     """
     result = optimise_threshold(
         data_path,
-        model_path,
+        fetch_path(model_path, artifacts),
         mode,
         device=device,
         grid=Grid(min_threshold, max_threshold, step),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from flows.commands.common import json_option, print_json
+from flows.commands.common import artifacts_option, json_option, print_json
 from jade_model.decoding import DECODERS, DecoderChoice, DecoderName
+from tasks.artifact_places import fetch_path
 from tasks.predicting import open_model, predict_file
 
 
@@ -15,8 +16,8 @@ from tasks.predicting import open_model, predict_file
 @click.option(
     "--model-path",
     required=True,
-    type=click.Path(path_type=Path),
-    help="A checkpoint, or a training's folder.",
+    metavar="MODEL",
+    help="A checkpoint, or a training's folder: a path, RUN/ARM among the artifacts, or s3://bucket/prefix/RUN/ARM.",
 )
 @click.option(
     "--data-path",
@@ -36,10 +37,11 @@ from tasks.predicting import open_model, predict_file
 @click.option("--min-span-length", type=click.IntRange(1), help="Drop shorter spans, in bars.")
 @click.option("--merge-gap", type=click.IntRange(0), help="Close gaps up to this many bars.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@artifacts_option
 @json_option
 def command(
     *,
-    model_path: Path,
+    model_path: str,
     data_path: str,
     out: Path,
     decoder: DecoderName | None,
@@ -47,10 +49,11 @@ def command(
     min_span_length: int | None,
     merge_gap: int | None,
     device: str,
+    artifacts: str | None,
     as_json: bool,
 ) -> None:
     """Find spans in new windows with a trained model; one row a span, inclusive bounds, with its probability."""
-    predictor, decoding = open_model(model_path, device=device)
+    predictor, decoding = open_model(fetch_path(model_path, artifacts), device=device)
     if decoding is None:
         chosen = DecoderChoice("one_span", 0.0)
         temperature = 1.0

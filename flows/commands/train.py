@@ -11,9 +11,11 @@ from flows.commands.common import artifacts_option, json_option, print_json
 from jade_model.checkpoint import load_checkpoint
 from jade_model.config import LOSSES, Loss
 from jade_model.worker import files_of
-from tasks.job_places import check_host_known, trainings_on
+from tasks.artifact_places import open_place
+from tasks.job_places import check_host_known
 from tasks.jobs import POLL_S, FollowedJob, parts_of
-from tasks.planning import Plan, load_data, remember_trainings, reuse_trainings, write_job
+from tasks.planning import Plan, load_data, write_job
+from tasks.run_trainings import trainings_of
 from tasks.runs import recorded_run
 from tasks.settings import load_settings
 
@@ -41,6 +43,9 @@ from tasks.settings import load_settings
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="What trains there; the host's own setting if not given."
 )
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Trainings at once; if not given, one a core, or one on a GPU."
+)
 @click.option("--fresh", is_flag=True, help="Train even if the same training is kept from an earlier run.")
 @artifacts_option
 @json_option
@@ -54,8 +59,9 @@ def command(
     split: Literal["grouped", "seed"],
     host: str | None,
     device: str | None,
+    workers: int | None,
     fresh: bool,
-    artifacts: str,
+    artifacts: str | None,
     as_json: bool,
 ) -> None:
     """Train one loss on a data file, without a comparison."""
@@ -69,15 +75,15 @@ def command(
     host = host or load_settings().host
     check_host_known(host)
     given |= {"seeds": seeds, "split": split, "host": host, "device": device}
-    with recorded_run(Path(artifacts), "train", given) as run:
+    with recorded_run(open_place(artifacts), "train", given, host=host) as run:
         data = load_data(given["data"])
         run.record["data"] = [{"name": item.name, "path": item.path, "sha256": item.sha256} for item in data]
         job = write_job(run.layout, data, plan)
-        if not fresh:
-            reuse_trainings(job, run.layout, run.layout.root.parent)
-        with run.phase("train"), trainings_on(host, run.layout.root, device=device, workers=None) as running:
+        with (
+            run.phase("train"),
+            trainings_of(run, host=host, device=device, workers=workers, fresh=fresh) as running,
+        ):
             _wait(running)
-        remember_trainings(job, run.layout, run.layout.root.parent)
     trained = [_trained(files_of(training, run.layout.root).last) for training in job.trainings]
     if as_json:
         print_json({"run_id": run.layout.run_id, "folder": str(run.layout.root), "trainings": trained})

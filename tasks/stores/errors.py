@@ -12,6 +12,7 @@ StoreError
 │   ├── FolderTaken          the folder to fetch into holds something else
 │   └── RetentionMissing     nobody said which runs to keep
 ├── PreconditionFailed       somebody else wrote first; read again, then decide
+├── RecordChanged            the same of a record beside the runs
 ├── ArtifactCorrupted        what is stored is not what the manifest says
 ├── ManifestCorrupted        the manifest itself is not one
 ├── SourceChanged            a file changed while it was being published
@@ -160,6 +161,14 @@ class PreconditionFailed(StoreError):
             f"Somebody else wrote the run {run_id} in {place} first: expected revision {expected_revision}, "
             f"found {found_revision}. Nothing was overwritten."
         )
+
+
+class RecordChanged(StoreError):
+    """Somebody else wrote, or removed, a record since it was read; nothing was overwritten."""
+
+    def __init__(self, name: str, place: str) -> None:
+        self.name, self.place = name, place
+        super().__init__(f"Somebody else changed the record {name} in {place} first. Nothing was overwritten.")
 
 
 class ArtifactCorrupted(StoreError):

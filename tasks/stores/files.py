@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.stores.base import CHUNK_BYTES
 from tasks.stores.errors import AccessDenied, NameRefused, StoreFull, StoreRefused, StoreUnavailable
+
+LOCK_TIMEOUT_S = 60.0
+_LOCK_POLL_S = 0.02
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -34,6 +39,28 @@ def disk_errors(place: str, doing: str) -> Iterator[None]:
         if error.errno in _PASSING:
             raise StoreUnavailable(place, doing, evidence) from error
         raise StoreRefused(place, doing, evidence) from error
+
+
+@contextmanager
+def locked(path: Path, place: str) -> Iterator[None]:
+    """Hold a lock file for the time of the block; the system lets go of it if this process dies.
+
+    Raises:
+        StoreUnavailable: Another process has held it for LOCK_TIMEOUT_S.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    reason = f"another process has held {path} for {LOCK_TIMEOUT_S:g} s"
+                    raise StoreUnavailable(place, f"locking {path.name}", reason) from error
+                time.sleep(_LOCK_POLL_S)
+        yield
 
 
 @contextmanager

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -39,12 +38,12 @@ from tasks.stores.errors import (
     PreconditionFailed,
     RunProtected,
     SourceChanged,
-    StoreUnavailable,
 )
 from tasks.stores.files import (
     disk_errors,
     durable_path,
     file_chunks,
+    locked,
     move,
     size_and_sha256,
     sync,
@@ -52,9 +51,7 @@ from tasks.stores.files import (
 )
 from tasks.stores.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest, parse_pointer, pointer_bytes
 
-LOCK_TIMEOUT_S = 60.0
 FETCHING_SUFFIX = ".fetching"
-_POLL_S = 0.02
 
 
 class LocalStore:
@@ -255,19 +252,7 @@ class LocalStore:
     @contextmanager
     def _lock(self, run_id: str) -> Iterator[None]:
         check_run_id(run_id)
-        path = self._own / "locks" / run_id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        with path.open("ab") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        reason = f"another process has held {path} for {LOCK_TIMEOUT_S:g} s"
-                        raise StoreUnavailable(self.place, f"locking {run_id}", reason) from error
-                    time.sleep(_POLL_S)
+        with locked(self._own / "locks" / run_id, self.place):
             yield
 
     def _trash(self, path: Path) -> None:

@@ -24,6 +24,8 @@ class RunFacts:
         size: Bytes of its files.
         pointers: Names that stand for it: it is promoted, or the latest.
         is_running: Whether somebody trains it now.
+        is_complete: Whether it ended well and is published as a whole.
+        files: How many it has.
     """
 
     run_id: str
@@ -31,6 +33,8 @@ class RunFacts:
     size: int
     pointers: tuple[str, ...] = ()
     is_running: bool = False
+    is_complete: bool = False
+    files: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,15 @@ def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tup
             manifest = store.manifest(run_id)
         except ManifestCorrupted:
             return RunFacts(run_id, None, 0, pointers, is_running(run_id))
-        return RunFacts(run_id, manifest.published_at, manifest.size, pointers, is_running(run_id))
+        return RunFacts(
+            run_id,
+            manifest.published_at,
+            manifest.size,
+            pointers,
+            is_running(run_id),
+            manifest.complete,
+            len(manifest.files),
+        )
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         return tuple(pool.map(look, store.runs()))

@@ -225,7 +225,11 @@ class S3Store:
         """Return an object's content, at most one byte more than the limit."""
 
         def request() -> bytes:
-            content: bytes = self._link.get(key)["Body"].read(limit_bytes + 1)
+            answer = self._link.get(key)
+            content: bytes = answer["Body"].read(limit_bytes + 1)
+            # A cut answer reads like a short one.
+            if len(content) < min(answer["ContentLength"], limit_bytes + 1):
+                raise StoreUnavailable(self.place, doing, "the answer was cut off")
             return content
 
         return self._link.retry(doing, request)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.evaluation import EvaluationSettings, evaluate_run
-from tasks.jobs import POLL_S, running_job
+from tasks.jobs import POLL_S
 from tasks.layout import RunLayout
-from tasks.planning import Plan, load_data, remember_trainings, write_job
+from tasks.planning import Plan, load_data, write_job
 from tasks.reporting import write_run_report
+from tasks.run_trainings import trainings_of
 from tasks.runs import recorded_run
 
 SMALL_PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
@@ -33,12 +34,12 @@ def settings_of(plan: Plan, **changes: Any) -> EvaluationSettings:
 def finished_run(artifacts: Path, data: list[str], plan: Plan, *, workers: int | None = 1) -> RunLayout:
     """Train, evaluate and report; return the run."""
     with recorded_run(artifacts, "compare", {"data": data, "epochs": plan.epochs}) as run:
-        job = write_job(run.layout, load_data(data), plan)
-        with running_job(run.layout.root, device="cpu", workers=workers) as running:
+        write_job(run.layout, load_data(data), plan)
+        with trainings_of(run, host="local", device="cpu", workers=workers) as running:
             while not running.ended:
                 running.wait_for_change(POLL_S)
         assert running.exit_status == 0, running.stderr_tail
-        remember_trainings(job, run.layout, artifacts)
         evaluate_run(run.layout, settings_of(plan), created_at=run.record["started_at"])
     write_run_report(run.layout)
+    run.place.publish_report(run.layout)
     return run.layout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from jade_model.schema import write_windows
 from jade_model.split_files import load_split
 from jade_model.splits import group_windows, straddling_groups
 from jade_model.windows import Windows
-from jade_model.worker import files_of, is_done
 from tasks.errors import BadRequest
 from tasks.layout import RunLayout
-from tasks.planning import MEMBER_SEED_STEP, Plan, load_data, make_splits, reuse_trainings, write_job
+from tasks.planning import MEMBER_SEED_STEP, Plan, load_data, make_splits, write_job
 
 PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=2, folds=3, split="grouped", ensemble=2)
 
@@ -78,30 +76,3 @@ def test_data_without_any_span_are_refused_before_training(small_windows: Window
     write_windows(empty, tmp_path / "empty.parquet")
     with pytest.raises(BadRequest, match="no window of empty has a span"):
         load_data([str(tmp_path / "empty.parquet")])
-
-
-def test_a_finished_training_is_taken_over_by_its_run_key(
-    small_run: RunLayout, small_file: Path, tmp_path: Path
-) -> None:
-    artifacts = tmp_path / "artifacts"
-    shutil.copytree(small_run.root.parent, artifacts)
-    layout = RunLayout(artifacts / "new")
-    layout.root.mkdir()
-    plan = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
-    job = write_job(layout, load_data([str(small_file)]), plan)
-    assert reuse_trainings(job, layout, artifacts) == 4
-    assert all(is_done(training, files_of(training, layout.root)) for training in job.trainings)
-    longer = write_job(layout, load_data([str(small_file)]), replace(plan, epochs=3))
-    assert reuse_trainings(longer, layout, artifacts) == 0
-
-
-def test_an_index_entry_that_leads_out_of_the_artifacts_is_ignored(small_windows: Windows, tmp_path: Path) -> None:
-    artifacts, outside = tmp_path / "artifacts", tmp_path / "outside"
-    outside.mkdir()
-    (outside / "manifest.json").write_text("{}")
-    layout = RunLayout(artifacts / "run")
-    job = write_job(layout, [small_windows], replace(PLAN, ensemble=1))
-    (artifacts / ".trainings").mkdir()
-    for training in job.trainings:
-        (artifacts / ".trainings" / training.run_key).write_text("../outside\n")
-    assert reuse_trainings(job, layout, artifacts.resolve()) == 0

@@ -24,8 +24,10 @@ from tasks.hosts.job import find_job, job_status, list_jobs, stop_job
 from tasks.hosts.job_types import JobState
 from tasks.hosts.local import LocalHost
 from tasks.jobs import POLL_S, FollowedJob, Part, running_job
+from tasks.kept_trainings import FolderIndex
 from tasks.layout import RunLayout
-from tasks.planning import Plan, remember_trainings, reuse_trainings, write_job
+from tasks.mirroring import Mirror
+from tasks.planning import Plan, write_job
 from tasks.remote_jobs import RemoteTrainingJob, running_remote_job
 from tasks.remote_records import load_records
 
@@ -284,11 +286,12 @@ def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoi
     job = run_of(tmp_path / "a" / "first", small_windows, plan)
     (training,) = job.trainings
     entry = tmp_path / "a" / ".trainings" / f"{training.run_key}.unfinished"
+    kept_here = FolderIndex(tmp_path / "a")
 
     def lose_the_host() -> None:
-        with running_remote_job(
-            tmp_path / "a" / "first", host, PLACE, device="cpu", workers=1, note=notes.append
-        ) as job:
+        first = tmp_path / "a" / "first"
+        mirror = Mirror(kept_here, RunLayout(first), notes.append)
+        with running_remote_job(first, host, PLACE, device="cpu", workers=1, mirror=mirror, note=notes.append) as job:
             wait(job, entry.is_file)
             raise KeyboardInterrupt
 
@@ -296,7 +299,7 @@ def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoi
         lose_the_host()
     second = RunLayout(tmp_path / "a" / "second")
     run_of(second.root, small_windows, plan)
-    assert reuse_trainings(job, second, tmp_path / "a") == 1
+    assert kept_here.take_over(training, second)
     kept = json.loads(files_of(training, second.root).manifest.read_text())
     assert not kept["complete"]
     follow(second.root, FaultyHost(tmp_path / "another", name="other"), notes)
@@ -305,7 +308,7 @@ def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoi
     assert started["first_epoch"] == kept["epoch"] + 1 > 10
     assert is_done(training, files_of(training, second.root))
     assert not files_of(training, second.root).resume.exists()
-    remember_trainings(job, second, tmp_path / "a")
+    assert kept_here.remember(training, second)
     assert not entry.exists()
 
 

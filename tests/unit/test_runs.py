@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from jade_model.errors import ConfigError
+from tasks.artifact_places import open_place, open_run
 from tasks.differences import diff_runs
 from tasks.errors import RunNotFound
 from tasks.layout import RunLayout, training_folder
-from tasks.runs import find_run, new_run_id, read_run_record, recorded_run
+from tasks.runs import new_run_id, read_run_record, recorded_run
 
 
 def test_a_run_id_is_time_flow_and_six_hex_digits() -> None:
@@ -51,14 +52,15 @@ def test_a_run_is_found_by_folder_name_beginning_and_latest(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text("{}")
     first = tmp_path / "20260101T000000Z-compare-aaaaaa"
-    assert find_run(str(first), tmp_path).root == first
-    assert find_run("20260101T000000Z-compare-aaaaaa", tmp_path).root == first
-    assert find_run("20260101", tmp_path).root == first
-    assert find_run("latest", tmp_path).run_id.endswith("bbbbbb")
+    place = open_place(tmp_path)
+    assert open_run(str(first), None)[1].root == first
+    assert place.find_run("20260101T000000Z-compare-aaaaaa").root == first
+    assert place.find_run("20260101").root == first
+    assert place.find_run("latest").run_id.endswith("bbbbbb")
     with pytest.raises(RunNotFound, match="2 runs called '2026'"):
-        find_run("2026", tmp_path)
+        place.find_run("2026")
     with pytest.raises(RunNotFound, match=r"no run called 'x'.*bbbbbb"):
-        find_run("x", tmp_path)
+        place.find_run("x")
 
 
 def test_only_an_arms_first_training_lies_in_the_arms_own_folder() -> None:

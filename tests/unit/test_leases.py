@@ -1,0 +1,172 @@
+"""Who trains what: claims hold as long as their run lives, and are taken over only from the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks import leases
+from tasks.errors import LeaseLost
+from tasks.leases import Heartbeat, claim, release, running
+from tasks.stores.errors import StoreUnavailable
+from tasks.stores.records import LocalRecords, Record, Records
+
+KEY = "ab" * 32
+
+
+class Cuttable(LocalRecords):
+    """Records that do not answer while `is_cut`."""
+
+    is_cut = False
+
+    def write(self, name: str, content: bytes, *, replaces: str | None) -> str:
+        if self.is_cut:
+            raise StoreUnavailable("the artifacts", "writing", "the cable is out")
+        return super().write(name, content, replaces=replaces)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Cuttable:
+    return Cuttable(tmp_path)
+
+
+@pytest.fixture
+def beating(records: Records) -> Iterator[Heartbeat]:
+    heartbeat = Heartbeat(records, "first")
+    heartbeat.start()
+    yield heartbeat
+    heartbeat.stop()
+
+
+def age(tmp_path: Path, run_id: str, by_s: float) -> None:
+    path = tmp_path / ".store" / "records" / "running" / run_id
+    os.utime(path, (path.stat().st_mtime - by_s, path.stat().st_mtime - by_s))
+
+
+def elsewhere(records: Records, run_id: str) -> None:
+    """Let a run look as if its flow were on another machine."""
+    found = records.read(f"running/{run_id}")
+    assert found is not None
+    told = {**json.loads(found.content), "process": None, "machine": "elsewhere"}
+    records.write(f"running/{run_id}", json.dumps(told).encode(), replaces=found.version)
+
+
+def test_a_run_key_is_one_living_runs(records: Records, beating: Heartbeat) -> None:
+    assert claim(records, "first", KEY) is None
+    assert claim(records, "first", KEY) is None
+    holder = claim(records, "second", KEY)
+    assert holder is not None
+    assert holder.run_id == "first"
+    assert running(records, "first") == holder
+
+
+def test_a_claim_ends_with_its_run_or_when_it_is_given_back(records: Records, beating: Heartbeat) -> None:
+    assert claim(records, "first", KEY) is None
+    release(records, "second", [KEY])
+    assert claim(records, "second", KEY) is not None
+    release(records, "first", [KEY])
+    assert claim(records, "second", KEY) is None
+    assert claim(records, "first", KEY) is None  # second has no heartbeat
+    beating.stop()
+    assert running(records, "first") is None
+    assert claim(records, "second", KEY) is None
+
+
+def test_a_killed_flow_of_this_machine_is_known_to_be_dead_at_once(records: Records, tmp_path: Path) -> None:
+    program = f"""
+import sys, time
+from pathlib import Path
+from tasks.leases import Heartbeat, claim
+from tasks.stores.records import LocalRecords
+records = LocalRecords(Path({str(tmp_path)!r}))
+Heartbeat(records, "killed").start()
+claim(records, "killed", {KEY!r})
+print("claimed", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "claimed\n"
+        assert claim(records, "second", KEY) is not None
+        process.kill()
+        process.wait()
+    assert claim(records, "second", KEY) is None
+
+
+def test_a_run_of_another_machine_is_dead_once_its_beat_is_old_by_the_stores_clock(
+    records: Records, tmp_path: Path
+) -> None:
+    Heartbeat(records, "first").start()
+    claim(records, "first", KEY)
+    elsewhere(records, "first")
+    age(tmp_path, "first", leases.STALE_AFTER_S - 60)
+    assert claim(records, "second", KEY) is not None
+    age(tmp_path, "first", 120)
+    assert claim(records, "second", KEY) is None
+
+
+def test_an_owner_that_was_only_asleep_learns_that_it_was_taken_for_dead(records: Records, tmp_path: Path) -> None:
+    heartbeat = Heartbeat(records, "asleep", beat_every_s=0.5)
+    heartbeat.start()
+    claim(records, "asleep", KEY)
+    lost: list[LeaseLost] = []
+    heartbeat.when_lost(lost.append)
+    elsewhere(records, "asleep")
+    age(tmp_path, "asleep", leases.STALE_AFTER_S + 1)
+    assert claim(records, "second", KEY) is None
+    deadline = time.monotonic() + 10
+    while not lost:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "took it for dead" in str(lost[0])
+    assert running(records, "asleep") is None
+    late: list[LeaseLost] = []
+    heartbeat.when_lost(late.append)
+    assert late == lost
+
+
+def test_an_owner_that_reaches_nobody_gives_up_by_its_own_clock(records: Cuttable) -> None:
+    heartbeat = Heartbeat(records, "first", beat_every_s=0.05, lost_after_s=0.3)
+    heartbeat.start()
+    lost: list[LeaseLost] = []
+    heartbeat.when_lost(lost.append)
+    records.is_cut = True
+    deadline = time.monotonic() + 10
+    while not lost:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "the cable is out" in str(lost[0])
+    assert leases.LOST_AFTER_S < leases.STALE_AFTER_S
+
+
+def test_a_short_outage_costs_nothing(records: Cuttable) -> None:
+    heartbeat = Heartbeat(records, "first", beat_every_s=0.02)
+    heartbeat.start()
+    lost: list[LeaseLost] = []
+    heartbeat.when_lost(lost.append)
+    records.is_cut = True
+    time.sleep(0.1)
+    records.is_cut = False
+    before = records.read("running/first")
+    deadline = time.monotonic() + 10
+    while (now := records.read("running/first")) and before and now.version == before.version:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not lost
+    heartbeat.stop()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"run_id": "gone"}'])
+def test_a_claim_that_names_no_living_run_is_free(records: Records, content: bytes) -> None:
+    records.write(f"claims/{KEY}", content, replaces=None)
+    assert claim(records, "second", KEY) is None
+    found = records.read(f"claims/{KEY}")
+    assert isinstance(found, Record)
+    assert json.loads(found.content) == {"run_id": "second"}

@@ -1,0 +1,75 @@
+"""Records beside the runs: one contract over both places, and the bad days of a bucket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.stores.address import S3Address
+from tasks.stores.errors import BadStoreAddress
+from tasks.stores.records import LocalRecords, Records
+from tasks.stores.s3_records import S3Records
+from tests.fakes.record_contract import NAME, RecordContract
+from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
+from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
+
+
+class TestLocalRecords(RecordContract):
+    @pytest.fixture
+    def records(self, tmp_path: Path) -> Records:
+        return LocalRecords(tmp_path)
+
+    def test_an_age_is_told_by_the_file_systems_clock(self, records: Records, tmp_path: Path) -> None:
+        records.write(NAME, b"one", replaces=None)
+        path = tmp_path / ".store" / "records" / NAME
+        os.utime(path, (path.stat().st_mtime - 500, path.stat().st_mtime - 500))
+        found = records.read(NAME)
+        assert found is not None
+        assert 499 < found.age_s < 560
+
+
+class TestS3Records(WithBucket, RecordContract):
+    @pytest.fixture
+    def records(self, bucket: Bucket) -> Records:
+        address = S3Address(bucket.address.bucket, "runs/ours")
+        return S3Records(address, bucket.settings, client=client_for(bucket.settings), sleep=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FaultyProxy]:
+    with faulty_proxy(s3_endpoint()) as proxy:
+        yield proxy
+
+
+class TestFaults(WithBucket):
+    @pytest.fixture
+    def records(self, bucket: Bucket, proxy: FaultyProxy) -> S3Records:
+        settings = replace(bucket.settings, endpoint_url=proxy.url, read_timeout_s=0.5)
+        return S3Records(bucket.address, settings, client=client_for(settings), sleep=lambda _: None)
+
+    @pytest.mark.parametrize("kind", ["answer", "lose answer", "flip upload"])
+    def test_a_write_that_is_disturbed_counts_once(self, records: S3Records, proxy: FaultyProxy, kind: Kind) -> None:
+        proxy.faults = [Fault(kind, "PUT", NAME, status=503, code="SlowDown")]
+        version = records.write(NAME, b"one", replaces=None)
+        proxy.faults = [Fault(kind, "PUT", NAME, status=503, code="SlowDown")]
+        version = records.write(NAME, b"two", replaces=version)
+        found = records.read(NAME)
+        assert found is not None
+        assert (found.content, found.version) == (b"two", version)
+
+    @pytest.mark.parametrize("kind", ["answer", "cut answer", "flip answer"])
+    def test_a_read_that_is_disturbed_is_read_again(self, records: S3Records, proxy: FaultyProxy, kind: Kind) -> None:
+        records.write(NAME, b"one", replaces=None)
+        proxy.faults = [Fault(kind, "GET", NAME, after=1)]
+        found = records.read(NAME)
+        assert found is not None
+        assert found.content == b"one"
+
+    def test_an_endpoint_without_conditional_writes_is_named(self, records: S3Records, proxy: FaultyProxy) -> None:
+        proxy.faults = [Fault("answer", "PUT", NAME, status=501, code="NotImplemented")]
+        with pytest.raises(BadStoreAddress, match="it cannot do writing the record"):
+            records.write(NAME, b"one", replaces=None)
