@@ -146,11 +146,14 @@ class MachineScripts:
         renew_host_key: Makes a new host key that the SSH server shows from the next connection on, prints its public
             line (`ssh-ed25519 AAAA...`) as the last line, and leaves open connections alone; may be run again. Empty
             where nobody but us has seen the key that went in with the request, or the machine has a key of its own.
+        notice: Prints a line once the provider is about to take the machine away, and nothing until then; ends with 0
+            either way. Empty where no provider does that.
     """
 
     end: str
     end_is_certain: bool
     renew_host_key: str = ""
+    notice: str = ""
 
 
 class Provisioner(Protocol):

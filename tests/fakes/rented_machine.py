@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -24,11 +25,11 @@ from helpers.ports import free_port
 from tests.fakes.sshd import config_text, prepare_machine
 
 _MARK = "JADE_TEST_MACHINE"
-_MOVED = ("/etc/ssh", "/run/sshd.pid", "/start.sh")
+_MOVED = ("/etc/ssh", "/run/sshd.pid", "/start.sh", "/var/lib/cloud")
 
 _LOGIN_SHELL = """#!/bin/sh
 # Every session begins in the machine's own home folder, and its processes can be told from all others.
-export HOME={home} {mark}={token}
+export HOME={home} PATH={root}/bin:$PATH {mark}={token} {session}
 cd "$HOME" || exit 1
 case "$SSH_ORIGINAL_COMMAND" in
   '') exec sh ;;
@@ -36,6 +37,24 @@ case "$SSH_ORIGINAL_COMMAND" in
   *) exec sh -c "$SSH_ORIGINAL_COMMAND" ;;
 esac
 """
+
+# Programs that must mean this machine and never the one that the tests run on.
+_PROGRAMS = {
+    "sudo": """#!/bin/sh
+[ "$1" != -n ] || shift
+exec "$@"
+""",
+    "sshd": """#!/bin/sh
+exec {sshd} -f {root}/etc/ssh/sshd_config "$@"
+""",
+    "shutdown": """#!/bin/sh
+case $2 in now) wait_s=0 ;; +*) wait_s=$((${{2#+}} * {minute_s})) ;; *) exit 64 ;; esac
+( sleep "$wait_s"; kill -KILL "$(cat {root}/run/first.pid)" ) >/dev/null 2>&1 </dev/null &
+""",
+    "systemctl": "#!/bin/sh\nexit 69\n",
+    "reboot": "#!/bin/sh\nexit 69\n",
+    "poweroff": "#!/bin/sh\nexit 69\n",
+}
 
 # What the images of services do: admit PUBLIC_KEY, write the environment for login shells, start sshd.
 _START = """#!/bin/bash
@@ -60,6 +79,11 @@ class RentedMachine:
         command: What it runs first.
         environment: Of that.
         sshd_delay_s: How long after the boot its SSH server starts.
+        address: Where that listens: any of 127.0.0.0/8.
+        port: None takes a free one.
+        files: What is on its disk before the boot: path -> content and mode.
+        session_environment: Variables of SSH sessions.
+        minute_s: How long one of its minutes lasts, where it shuts down in some.
         on_exit: Called when its first process ends by itself, after all others are gone too.
     """
 
@@ -70,15 +94,22 @@ class RentedMachine:
         environment: Mapping[str, str],
         *,
         sshd_delay_s: float = 0.0,
+        address: str = "127.0.0.1",
+        port: int | None = None,
+        files: Mapping[str, tuple[str, int]] | None = None,
+        session_environment: Mapping[str, str] | None = None,
+        minute_s: int = 60,
         on_exit: Callable[[], None] = lambda: None,
     ) -> None:
         self.root, self.home, self.user = root, root / "root", getpass.getuser()
-        self.port = free_port()
+        self.address, self.port = address, port or free_port()
         self._token, self._on_exit = uuid.uuid4().hex, on_exit
         self._lock, self._is_ended = threading.Lock(), False
-        self._write_files(sshd_delay_s)
+        self._write_files(sshd_delay_s, minute_s, session_environment or {})
+        for path, (content, mode) in (files or {}).items():
+            self._write_program(self.moved(path), self.moved(content), mode)
         self._log = (root / "console.log").open("wb")
-        own = {"PATH": os.environ["PATH"], "HOME": str(self.home), _MARK: self._token}
+        own = {"PATH": f"{root / 'bin'}:{os.environ['PATH']}", "HOME": str(self.home), _MARK: self._token}
         self._process = subprocess.Popen(
             [self.moved(part) for part in command],
             env={**{name: self.moved(value) for name, value in environment.items()}, **own},
@@ -88,6 +119,7 @@ class RentedMachine:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        (root / "run/first.pid").write_text(str(self._process.pid))
         threading.Thread(target=self._wait, daemon=True).start()
 
     def moved(self, text: str) -> str:
@@ -111,7 +143,7 @@ class RentedMachine:
 
     def answers(self) -> bool:
         """Whether its SSH server does."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+        with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as connection:
             return connection.recv(4) == b"SSH-"
         return False
 
@@ -161,18 +193,30 @@ class RentedMachine:
                     os.kill(process_id, signal.SIGKILL)
             time.sleep(0.005)
 
-    def _write_files(self, sshd_delay_s: float) -> None:
-        for folder in ("etc/ssh", "root/.ssh", "run"):
+    def _write_files(self, sshd_delay_s: float, minute_s: int, session_environment: Mapping[str, str]) -> None:
+        for folder in ("etc/ssh", "root/.ssh", "run", "bin"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
-        self._write_program("login", _LOGIN_SHELL.format(home=self.home, mark=_MARK, token=self._token))
-        start = _START.format(root=self.root, delay_s=sshd_delay_s, sshd=prepare_machine())
-        self._write_program("start.sh", start)
+        session = " ".join(f"{name}={shlex.quote(value)}" for name, value in session_environment.items())
+        told = {
+            "root": self.root,
+            "home": self.home,
+            "mark": _MARK,
+            "token": self._token,
+            "session": session,
+            "delay_s": sshd_delay_s,
+            "minute_s": minute_s,
+            "sshd": prepare_machine(),
+        }
+        programs = {f"bin/{name}": text for name, text in _PROGRAMS.items()}
+        for name, text in ({"login": _LOGIN_SHELL, "start.sh": _START} | programs).items():
+            self._write_program(name, text.format_map(told), 0o755)
         self._write_config()
 
-    def _write_program(self, name: str, text: str) -> None:
+    def _write_program(self, name: str, text: str, mode: int) -> None:
         path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        path.chmod(0o755)
+        path.chmod(mode)
 
     def _write_config(self) -> None:
         keys = self.root / "etc/ssh"
@@ -181,6 +225,7 @@ class RentedMachine:
             host_keys=[keys / "ssh_host_ed25519_key", keys / "ssh_host_ecdsa_key"],
             authorized_keys=self.home / ".ssh/authorized_keys",
             pid_file=self.root / "run/sshd.pid",
+            address=self.address,
             extra_config=f"ForceCommand {self.root / 'login'}",
         )
         (keys / "sshd_config").write_text(text)

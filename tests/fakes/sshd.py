@@ -89,11 +89,17 @@ def fingerprint_of(path: Path) -> str:
 
 
 def config_text(
-    port: int, *, host_keys: list[Path], authorized_keys: Path, pid_file: Path, extra_config: str = ""
+    port: int,
+    *,
+    host_keys: list[Path],
+    authorized_keys: Path,
+    pid_file: Path,
+    address: str = "127.0.0.1",
+    extra_config: str = "",
 ) -> str:
     """An sshd_config of which nothing is the machine's."""
     keys = "\n".join(f"HostKey {key}" for key in host_keys)
-    return f"""ListenAddress 127.0.0.1:{port}
+    return f"""ListenAddress {address}:{port}
 {keys}
 AuthorizedKeysFile {authorized_keys}
 PidFile {pid_file}

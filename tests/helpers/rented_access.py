@@ -1,0 +1,62 @@
+"""Getting into a machine that a provisioner has rented, as whoever rented it would."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from pathlib import Path
+
+import paramiko
+
+from tasks.hosts.connection import SshAccess
+from tasks.hosts.keys import HostTrust
+from tasks.hosts.provisioner import MachineState, Offer, Provisioner
+from tasks.hosts.ssh import SshHost
+from tests.fakes.provisioner_contract import new_request
+from tests.fakes.ssh_server import write_private_key
+
+
+class Rented:
+    """A machine, from one request, and the key to it.
+
+    Args:
+        provisioner: Of whom.
+        offer: What.
+        folder: For the key; made.
+        max_age_s: Of the machine.
+    """
+
+    def __init__(self, provisioner: Provisioner, offer: Offer, folder: Path, *, max_age_s: float = 3600) -> None:
+        folder.mkdir()
+        self.key_file = folder / "id_ed25519"
+        key = write_private_key(self.key_file)
+        line = f"{key.get_name()} {key.get_base64()} ours"
+        self.request = new_request(offer, public_key=line, max_age_s=max_age_s)
+        self.provisioner = provisioner
+        self.machine_id = provisioner.acquire(self.request).machine_id
+
+    @property
+    def first_fingerprint(self) -> str:
+        """Of the host key that the machine was given."""
+        return paramiko.Ed25519Key.from_private_key(io.StringIO(self.request.host_private_key)).fingerprint
+
+    def host(self, *pins: str, connect_timeout_s: float = 30.0) -> SshHost:
+        """Not connected yet; pinned to the first key, or to others."""
+        while (address := self.provisioner.find(self.machine_id).address) is None:
+            time.sleep(0.02)
+        trust = HostTrust(pins=pins or (self.first_fingerprint,))
+        access = SshAccess(address, trust, key_file=self.key_file, use_agent=False, connect_timeout_s=connect_timeout_s)
+        return SshHost(access)
+
+    def wait_for(self, state: MachineState, limit_s: float = 30.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while (found := self.provisioner.find(self.machine_id)).state is not state:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
+
+def fingerprint_of_line(line: str) -> str:
+    """Of a public key as files name it."""
+    kind, encoded = line.split()[:2]
+    return paramiko.PKey.from_type_string(kind, base64.b64decode(encoded)).fingerprint

@@ -1,0 +1,75 @@
+"""EC2 machines with a real sshd: what our user data do in them, from the first connection to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.hosts.errors import HostKeyMismatch
+from tasks.hosts.provisioner import MachineState, Offer
+from tests.fakes.ec2_world import Ec2World, ec2_world
+from tests.fakes.provisioner_contract import SECRET_VALUE
+from tests.helpers.rented_access import Rented, fingerprint_of_line
+
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ec2")]
+ON_DEMAND = Offer("ec2", "g5.xlarge", "NVIDIA A10G", 22.4, 1.006, region="us-east-1")
+SPOT = Offer("ec2", "g5.xlarge", "NVIDIA A10G", 22.4, 0.31, region="us-east-1b", spot=True)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Ec2World]:
+    with ec2_world(tmp_path / "machines", release_s=20.0) as world:
+        yield world
+        assert world.others_untouched()
+
+
+def test_the_first_connection_is_verified_and_the_key_is_then_replaced(world: Ec2World, tmp_path: Path) -> None:
+    rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours")
+    host = rented.host()
+    line = host.run(world.provisioner.scripts.renew_host_key, timeout_s=30).text.splitlines()[-1]
+    assert host.run("echo still open", timeout_s=10).text == "still open\n"
+    host.close()
+    renewed = rented.host(fingerprint_of_line(line))
+    assert renewed.run("echo here", timeout_s=10).text == "here\n"
+    renewed.close()
+    with pytest.raises(HostKeyMismatch):
+        rented.host().run("true", timeout_s=10)
+    machine = world.server.instances[rented.machine_id].machine
+    assert machine is not None
+    assert SECRET_VALUE in (machine.root / "etc/environment").read_text()
+
+
+def test_the_end_script_terminates_the_machine(world: Ec2World, tmp_path: Path) -> None:
+    rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours")
+    host = rented.host()
+    host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
+    host.run(world.provisioner.scripts.end, timeout_s=10)
+    rented.wait_for(MachineState.GONE)
+    host.close()
+    assert world.costing() == 0
+    assert world.provisioner.scripts.end_is_certain
+
+
+def test_a_machine_ends_itself_at_its_age(world: Ec2World, tmp_path: Path) -> None:
+    world.server.minute_s = 3
+    rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours", max_age_s=50)
+    host = rented.host()
+    host.run("true", timeout_s=10)
+    rented.wait_for(MachineState.GONE)
+    host.close()
+
+
+def test_a_spot_machine_hears_of_its_end(world: Ec2World, tmp_path: Path) -> None:
+    rented = Rented(world.provisioner, SPOT, tmp_path / "ours")
+    host = rented.host()
+    notice = world.provisioner.scripts.notice
+    assert host.run(notice, timeout_s=20).text == ""
+    world.server.announce(rented.machine_id)
+    assert '"action": "terminate"' in host.run(notice, timeout_s=20).text
+    world.server.take_away(rented.machine_id)
+    rented.wait_for(MachineState.GONE)
+    host.close()
+    world.provisioner.release(rented.machine_id)
+    assert (world.groups(), world.key_pairs()) == ([], [])

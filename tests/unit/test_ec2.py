@@ -1,0 +1,408 @@
+"""EC2, against moto's server and, before it, what moto doesn't do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+from botocore import exceptions as aws
+from botocore.exceptions import ClientError
+
+from tasks.hosts.ec2 import Ec2Provisioner, Ec2Settings
+from tasks.hosts.ec2_api import Ec2Access, NotThere, connect, translate
+from tasks.hosts.ec2_door import public_address
+from tasks.hosts.provider_calls import CallLimits
+from tasks.hosts.provider_errors import (
+    ApiKeyMissing,
+    ApiKeyRefused,
+    NoCapacity,
+    NothingSent,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaReached,
+    RateLimited,
+    RequestRefused,
+)
+from tasks.hosts.provisioner import MachineState, Offer
+from tests.fakes.ec2_server import Fault
+from tests.fakes.ec2_world import CREDENTIALS, QUICK, SECRET_KEY, Ec2World, ec2_world
+from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of
+
+
+@pytest.fixture
+def world() -> Iterator[Ec2World]:
+    with ec2_world() as world:
+        yield world
+        assert world.others_untouched()
+
+
+class TestContract(ServiceContract):
+    @pytest.fixture
+    def world(self) -> Iterator[Ec2World]:
+        with ec2_world() as world:
+            yield world
+
+
+ON_DEMAND = Offer("ec2", "g5.xlarge", "NVIDIA A10G", 22.4, 1.006, region="us-east-1")
+SPOT = Offer("ec2", "g5.xlarge", "NVIDIA A10G", 22.4, 0.31, region="us-east-1b", spot=True)
+
+
+# -- offers
+
+
+def test_offers_are_on_demand_by_the_price_list_and_spot_by_zone(world: Ec2World) -> None:
+    offers = world.provisioner.offers()
+    on_demand = {offer.kind: (offer.title, offer.price_usd_per_hour) for offer in offers if not offer.spot}
+    assert on_demand["g5.xlarge"] == ("NVIDIA A10G", 1.006)
+    assert on_demand["g6.xlarge"] == ("NVIDIA L4", 0.8048)
+    zones = {offer.region for offer in offers if offer.spot and offer.kind == "g5.xlarge"}
+    assert {"us-east-1a", "us-east-1b"} <= zones
+    assert {offer.gpu_memory_gib for offer in offers if offer.kind == "g4dn.xlarge"} == {16}
+
+
+def test_a_machine_without_a_known_price_is_no_offer(world: Ec2World, caplog: pytest.LogCaptureFixture) -> None:
+    del world.server.prices["g5.xlarge"]
+    offers = world.connect(offers_spot=False).offers()
+    assert {offer.kind for offer in offers} == {"g4dn.xlarge", "g6.xlarge"}
+    assert "g5.xlarge is no offer" in caplog.text
+
+
+def test_a_table_goes_before_the_price_list(world: Ec2World) -> None:
+    world.server.faults.append(Fault("answer", "GetProducts", 99, 400, "AccessDeniedException", "not authorized"))
+    offers = world.connect(offers_spot=False, prices={"g5.xlarge": 0.77}).offers()
+    assert [(offer.kind, offer.price_usd_per_hour) for offer in offers] == [("g5.xlarge", 0.77)]
+
+
+def test_without_any_price_it_is_said_what_to_do(world: Ec2World) -> None:
+    world.server.prices.clear()
+    with pytest.raises(RequestRefused, match=r"pricing:GetProducts.*prices in the settings"):
+        world.connect(offers_spot=False).offers()
+    with pytest.raises(RequestRefused, match=r"has none of x9\.huge"):
+        world.connect(instance_types=("x9.huge",)).offers()
+
+
+# -- what is asked for
+
+
+def test_a_machine_is_asked_for_that_ends_with_its_shutdown(world: Ec2World) -> None:
+    request = new_request(ON_DEMAND)
+    machine = world.provisioner.acquire(request)
+    (told,) = [each for each in world.server.parameters if each["ClientToken"] == request.request_id]
+    assert told["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert told["MetadataOptions.HttpTokens"] == "required"
+    assert told["InstanceType"] == "g5.xlarge"
+    assert "InstanceMarketOptions.MarketType" not in told
+    assert machine.price_usd_per_hour == 1.006
+    described = world.ec2.describe_instances(InstanceIds=[machine.machine_id])["Reservations"][0]["Instances"][0]
+    tags = {tag["Key"]: tag["Value"] for tag in described["Tags"]}
+    assert (tags["Name"], tags["jade:owner"]) == (request.name, request.owner)
+
+
+def test_a_spot_machine_is_asked_for_once_in_the_zone_of_its_price(world: Ec2World) -> None:
+    world.provisioner.acquire(new_request(SPOT))
+    told = world.server.parameters[-1]
+    assert told["InstanceMarketOptions.MarketType"] == "spot"
+    assert told["InstanceMarketOptions.SpotOptions.SpotInstanceType"] == "one-time"
+    assert told["InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior"] == "terminate"
+    assert told["Placement.AvailabilityZone"] == "us-east-1b"
+
+
+def test_user_data_hold_one_host_key_and_our_public_key(world: Ec2World) -> None:
+    request = new_request(ON_DEMAND)
+    machine = world.provisioner.acquire(request)
+    first, _, rest = world.server.instances[machine.machine_id].user_data.partition("\n")
+    config = json.loads(rest)
+    assert first == "#cloud-config"
+    assert config["ssh_keys"]["ed25519_private"] == request.host_private_key
+    assert config["ssh_authorized_keys"] == [request.public_key]
+    assert any(SECRET_VALUE in each["content"] for each in config["write_files"])
+
+
+def test_only_our_address_is_admitted_and_only_to_ssh(world: Ec2World) -> None:
+    request = new_request(ON_DEMAND)
+    world.provisioner.acquire(request)
+    groups = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [request.name]}])
+    (rule,) = groups["SecurityGroups"][0]["IpPermissions"]
+    assert [each["CidrIp"] for each in rule["IpRanges"]] == ["127.0.0.1/32"]
+    assert (rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) == (world.server.ssh_port,) * 2 + ("tcp",)
+
+
+def test_who_travels_is_admitted_again(world: Ec2World) -> None:
+    request = new_request(ON_DEMAND)
+    machine = world.provisioner.acquire(request)
+    world.connect(admit="2001:db8::7").admit(machine.machine_id)
+    groups = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [request.name]}])
+    rules = groups["SecurityGroups"][0]["IpPermissions"]
+    assert "2001:db8::7/128" in [each["CidrIpv6"] for rule in rules for each in rule["Ipv6Ranges"]]
+
+
+def test_our_address_is_asked_for(world: Ec2World) -> None:
+    assert public_address(f"{world.server.url}/address", QUICK) == "127.0.0.1"
+    with pytest.raises(ProviderUnavailable, match="ask http"):
+        public_address(f"{world.server.url}/of/nobody", QUICK)
+
+
+def test_given_groups_and_keys_are_used_and_left_alone(world: Ec2World) -> None:
+    vpc = world.ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    group = world.ec2.create_security_group(GroupName="theirs", Description="d", VpcId=vpc)["GroupId"]
+    world.ec2.create_key_pair(KeyName="theirs")
+    provisioner = world.connect(security_groups=(group,), key_pair="theirs")
+    machine = provisioner.acquire(new_request(ON_DEMAND))
+    assert (world.groups(), world.key_pairs()) == ([], ["theirs"])
+    provisioner.release(machine.machine_id)
+    assert world.key_pairs() == ["theirs"]
+    world.ec2.delete_security_group(GroupId=group)
+
+
+def test_a_launch_template_can_say_the_rest(world: Ec2World) -> None:
+    data = {"ImageId": "ami-87654321", "InstanceType": "t3.micro"}
+    made = world.ec2.create_launch_template(LaunchTemplateName="ours", LaunchTemplateData=data)
+    template = made["LaunchTemplate"]["LaunchTemplateId"]
+    world.connect(launch_template=template, image=None).acquire(new_request(ON_DEMAND))
+    told = world.server.parameters[-1]
+    assert told["LaunchTemplate.LaunchTemplateId"] == template
+    assert "ImageId" not in told
+    world.ec2.delete_launch_template(LaunchTemplateId=template)
+
+
+def test_neither_image_nor_template_is_refused() -> None:
+    with pytest.raises(ValueError, match="an image, a launch template or both"):
+        Ec2Settings(image=None)
+
+
+def test_disk_and_subnet_are_settings(world: Ec2World) -> None:
+    subnet = world.ec2.describe_subnets()["Subnets"][0]
+    provisioner = world.connect(disk_gb=120, subnet=subnet["SubnetId"])
+    assert {offer.region for offer in provisioner.offers() if offer.spot} == {subnet["AvailabilityZone"]}
+    provisioner.acquire(new_request(SPOT))
+    told = world.server.parameters[-1]
+    assert told["BlockDeviceMapping.1.Ebs.VolumeSize"] == "120"
+    assert told["SubnetId"] == subnet["SubnetId"]
+    assert "Placement.AvailabilityZone" not in told
+
+
+def test_a_variable_that_could_break_the_file_is_refused(world: Ec2World) -> None:
+    request = dataclasses.replace(new_request(ON_DEMAND), environment={"A": 'x"\nPATH="/tmp'})
+    with pytest.raises(RequestRefused, match="/etc/environment cannot hold"):
+        world.provisioner.acquire(request)
+    assert world.server.count("RunInstances") == 2  # those of others
+
+
+# -- lost replies, late news
+
+
+def test_news_that_spread_late_are_waited_for(world: Ec2World) -> None:
+    world.server.bad.hidden_looks = 3
+    provisioner = world.connect(settle_s=5.0)
+    world.lose_answer_to_create()
+    machine = provisioner.acquire(new_request(ON_DEMAND))
+    assert world.costing() == 1
+    world.server.instances[machine.machine_id].hidden = 3
+    assert provisioner.find(machine.machine_id).state is not MachineState.GONE
+
+
+def test_a_machine_that_is_not_known_yet_is_released_all_the_same(world: Ec2World) -> None:
+    provisioner = world.connect(settle_s=5.0, release_s=5.0)
+    machine = provisioner.acquire(new_request(ON_DEMAND))
+    world.server.instances[machine.machine_id].hidden = 3
+    provisioner.release(machine.machine_id)
+    assert world.costing() == 0
+
+
+def test_a_token_whose_machine_has_ended_makes_no_second_one(world: Ec2World) -> None:
+    request = new_request(ON_DEMAND)
+    machine = world.provisioner.acquire(request)
+    world.provisioner.release(machine.machine_id)
+    assert world.provisioner.acquire(request).state is MachineState.GONE
+    assert world.costing() == 0
+
+
+def test_without_tokens_tags_alone_hold_a_request_to_one_machine(world: Ec2World) -> None:
+    world.server.bad.takes_tokens = False
+    request = new_request(ON_DEMAND)
+    world.lose_answer_to_create()
+    machine = world.provisioner.acquire(request)
+    assert world.provisioner.acquire(request).machine_id == machine.machine_id
+    assert world.costing() == 1
+
+
+# -- refusals
+
+
+def test_a_quota_is_told_and_nothing_is_left_behind(world: Ec2World) -> None:
+    world.server.bad.over_quota = True
+    with pytest.raises(QuotaReached, match=r"VcpuLimitExceeded.*current limit of 0"):
+        world.provisioner.acquire(new_request(ON_DEMAND))
+    assert (world.groups(), world.key_pairs(), world.costing()) == ([], [], 0)
+
+
+def test_no_capacity_leaves_nothing_behind(world: Ec2World) -> None:
+    world.sell_out("g5.xlarge")
+    with pytest.raises(NoCapacity, match="InsufficientInstanceCapacity"):
+        world.provisioner.acquire(new_request(ON_DEMAND))
+    assert (world.groups(), world.key_pairs()) == ([], [])
+
+
+def test_throttling_waits(world: Ec2World) -> None:
+    world.server.faults.append(Fault("answer", "RunInstances", 2, 503, "RequestLimitExceeded", "slow down"))
+    world.provisioner.acquire(new_request(ON_DEMAND))
+    assert world.costing() == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("InsufficientInstanceCapacity", 500, NoCapacity),
+        ("SpotMaxPriceTooLow", 400, NoCapacity),
+        ("Unsupported", 400, NoCapacity),
+        ("VcpuLimitExceeded", 400, QuotaReached),
+        ("MaxSpotInstanceCountExceeded", 400, QuotaReached),
+        ("UnauthorizedOperation", 403, ApiKeyRefused),
+        ("AuthFailure", 401, ApiKeyRefused),
+        ("ExpiredToken", 400, ApiKeyRefused),
+        ("RequestLimitExceeded", 503, RateLimited),
+        ("InternalError", 500, ProviderUnavailable),
+        ("SomethingNew", 503, ProviderUnavailable),
+        ("InvalidAMIID.NotFound", 400, NotThere),
+        ("InvalidParameterValue", 400, RequestRefused),
+        ("IdempotentParameterMismatch", 400, RequestRefused),
+    ],
+)
+def test_an_error_code_has_a_meaning(code: str, status: int, kind: type[ProviderError]) -> None:
+    answer = {"Error": {"Code": code, "Message": "so it is"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error = translate(ClientError(answer, "RunInstances"), "start")  # type: ignore[arg-type]
+    assert type(error) is kind
+    assert f"({code}) so it is" in str(error)
+
+
+def test_an_image_that_is_not_there_is_refused(world: Ec2World) -> None:
+    world.server.faults.append(Fault("answer", "RunInstances", 1, 400, "InvalidAMIID.NotFound", "no such image"))
+    with pytest.raises(RequestRefused, match="no such image"):
+        world.provisioner.acquire(new_request(ON_DEMAND))
+    assert (world.groups(), world.key_pairs()) == ([], [])
+
+
+def test_a_group_that_is_not_known_everywhere_yet_is_waited_for(world: Ec2World) -> None:
+    world.server.faults.append(Fault("answer", "RunInstances", 2, 400, "InvalidGroup.NotFound", "does not exist"))
+    world.provisioner.acquire(new_request(ON_DEMAND))
+    assert world.costing() == 1
+
+
+def test_no_connection_is_nothing_sent() -> None:
+    error = translate(aws.EndpointConnectionError(endpoint_url="https://ec2.example"), "start")
+    assert type(error) is NothingSent
+
+
+def test_no_credentials_say_where_they_are_looked_for(world: Ec2World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    access = Ec2Access(region="us-east-1", endpoint_url=world.server.url, limits=QUICK)
+    with pytest.raises(ApiKeyMissing, match="AWS_PROFILE or AWS_ACCESS_KEY_ID"):
+        Ec2Provisioner(access, Ec2Settings()).offers()
+
+
+def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RequestRefused, match="no region is set"):
+        connect(Ec2Access())
+    with pytest.raises(ApiKeyMissing, match="nobody"):
+        connect(Ec2Access(region="us-east-1", profile="nobody"))
+
+
+# -- the end
+
+
+def test_the_group_goes_once_the_machine_lets_go_of_it(world: Ec2World) -> None:
+    world.server.bad.looks_to_end, world.server.bad.holds_groups = 3, 3
+    provisioner = world.connect(release_s=10.0)
+    machine = provisioner.acquire(new_request(ON_DEMAND))
+    assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
+    provisioner.release(machine.machine_id)
+    assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
+
+
+def test_a_group_that_stays_is_told_and_removed_by_a_later_release(
+    world: Ec2World, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [time.time()]
+    provisioner = Ec2Provisioner(
+        Ec2Access(region="us-east-1", limits=dataclasses.replace(QUICK, attempts=1)),
+        dataclasses.replace(world.provisioner._settings, release_s=0.1),
+        clients=world.clients,
+        now=lambda: clock[0],
+    )
+    world.server.bad.holds_groups = 10**6
+    provisioner.release(provisioner.acquire(new_request(ON_DEMAND)).machine_id)
+    assert "left behind for now" in caplog.text
+    assert len(world.groups()) == 1
+    world.server.bad.holds_groups = 0
+    for instance in world.server.instances.values():
+        instance.holds_groups = 0
+    clock[0] += 2 * 3600
+    provisioner.release(provisioner.acquire(new_request(ON_DEMAND)).machine_id)
+    assert world.groups() == []
+
+
+def test_what_belongs_to_a_live_machine_is_not_swept(world: Ec2World) -> None:
+    live = world.provisioner.acquire(new_request(ON_DEMAND))
+    later = Ec2Provisioner(
+        Ec2Access(region="us-east-1", limits=QUICK),
+        world.provisioner._settings,
+        clients=world.clients,
+        now=lambda: time.time() + 7200,
+    )
+    later.release(later.acquire(new_request(ON_DEMAND)).machine_id)
+    assert ours(world) == [live.machine_id]
+    assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
+
+
+def test_what_is_not_ours_is_not_released(world: Ec2World) -> None:
+    (other, *_) = world._others
+    with pytest.raises(RequestRefused, match="does not carry our tags"):
+        world.provisioner.release(other)
+    assert world.server.count("TerminateInstances") == 0
+
+
+def test_a_spot_machine_that_is_taken_is_announced_and_then_gone(world: Ec2World) -> None:
+    machine = world.provisioner.acquire(new_request(SPOT))
+    assert world.provisioner.notice(machine.machine_id) is None
+    world.server.announce(machine.machine_id)
+    assert "marked-for-termination" in str(world.provisioner.notice(machine.machine_id))
+    world.server.take_away(machine.machine_id)
+    assert "no-capacity" in str(world.provisioner.notice(machine.machine_id))
+    assert world.provisioner.find(machine.machine_id).state is MachineState.GONE
+
+
+# -- secrets
+
+
+def test_not_even_debugging_writes_the_host_key_to_the_log(world: Ec2World, caplog: pytest.LogCaptureFixture) -> None:
+    with mock.patch.dict(os.environ, CREDENTIALS):
+        clients = connect(Ec2Access(region="us-east-1", endpoint_url=world.server.url, limits=QUICK))
+    caplog.set_level(logging.DEBUG)
+    request = new_request(ON_DEMAND)
+    provisioner = Ec2Provisioner(
+        Ec2Access(region="us-east-1", limits=CallLimits()), world.provisioner._settings, clients=clients
+    )
+    provisioner.release(provisioner.acquire(request).machine_id)
+    for secret in (request.host_private_key.splitlines()[1], SECRET_KEY, SECRET_VALUE):
+        assert secret not in caplog.text
+
+
+def test_an_error_does_not_hold_the_host_key(world: Ec2World) -> None:
+    request = new_request(ON_DEMAND)
+    world.server.faults.append(Fault("answer", "RunInstances", 1, 400, "InvalidUserData.Malformed", "bad data"))
+    with pytest.raises(RequestRefused) as caught:
+        world.provisioner.acquire(request)
+    assert request.host_private_key.splitlines()[1] not in texts_of(caught.value)
