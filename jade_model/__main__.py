@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jade_model.errors import ConfigError, JadeError
-from jade_model.job import Job, Training, load_job
-from jade_model.job_runner import Emitter, run_all
+from jade_model.job import Execution, Job, Training, load_job
+from jade_model.job_runner import Emitter, Task, run_all
+
+# A step keeps a GPU busy for less time than it takes to wait for an epoch's numbers; each training takes memory.
+GPU_STREAMS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JadeError as error:
         return emit.failed(error)
     emit({"event": "job_started", "run_id": job.run_id, "trainings": len(trainings), "workers": workers})
-    tasks = [
-        (job, training, options.job.parent, options.device, options.resume, options.progress) for training in trainings
-    ]
+    execution = Execution(options.device, options.resume, not options.eager, options.deterministic)
+    tasks = [Task(job, training, options.job.parent, execution, emit.as_json) for training in trainings]
     exit_code = run_all(tasks, min(workers, len(tasks)), emit)
     emit({"event": "job_done", "run_id": job.run_id, "exit_code": exit_code})
     return exit_code
@@ -56,9 +58,9 @@ def selected(job: Job, *, arm: str | None, seed: int | None, fold: int | None) -
 
 
 def default_workers(device: str) -> int:
-    """Return how many trainings run side by side: one a core on the CPU, one at a time on a GPU."""
+    """Return how many trainings run side by side: one a core on the CPU, GPU_STREAMS on a GPU."""
     if device != "cpu":
-        return 1
+        return GPU_STREAMS
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -71,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--arm", help="only this arm's trainings")
     train.add_argument("--seed", type=int, help="only this seed's trainings")
     train.add_argument("--fold", type=int, help="only this fold's trainings")
-    train.add_argument("--workers", type=int, help="trainings side by side (default: one a core; one on a GPU)")
+    train.add_argument("--workers", type=int, help="trainings side by side (default: one a core; four on a GPU)")
+    train.add_argument("--eager", action="store_true", help="on a GPU, launch each step's kernels one by one")
+    train.add_argument("--deterministic", action="store_true", help="on a GPU, the same bits every time, slower")
     train.add_argument("--resume", action="store_true", help="go on from checkpoints of cut-off trainings")
     train.add_argument("--progress", choices=("text", "json"), default="text", help="lines for people or programs")
     return parser

@@ -6,6 +6,7 @@ JadeError
 │   ├── DataRefused      windows are not fit for training (data_checks); carries every check
 │   ├── ConfigError      a setting is out of range or contradicts another
 │   └── CheckpointError  a checkpoint is not one, is damaged, or belongs to something else
+├── CaptureFailed        a CUDA graph of the training step can't be recorded here; training goes on without, and says so
 └── TrainingDiverged     the loss stopped being a number; exit code 1
 """
 
@@ -81,6 +82,10 @@ class DataError(UserError):
         if len(violations) > self.shown:
             lines.append(f"... and {len(violations) - self.shown} more (`jade validate --json` lists all)")
         super().__init__("\n".join(lines))
+
+
+class CaptureFailed(JadeError):
+    """This device, driver or torch can't record the training step as a CUDA graph."""
 
 
 class TrainingDiverged(JadeError):

@@ -27,16 +27,42 @@ TRAINING_SOURCES = (
     "features/*.py",
     "files.py",
     "job.py",
+    "learner.py",
     "losses.py",
     "model.py",
+    "schedule.py",
     "single_span/*.py",
+    "step.py",
     "targets.py",
     "train.py",
     "training_data.py",
+    "validation.py",
     "windows.py",
     "worker.py",
 )
 """What a training runs; a test holds it against what is imported."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How trainings run on a machine; nothing here belongs to a recipe.
+
+    Attributes:
+        device: "cpu", "cuda" or "cuda:N".
+        resume: Whether intermediate checkpoints of the same run key are gone on from.
+        capture: Whether a GPU replays each step as one CUDA graph.
+        deterministic: Whether a GPU only uses algorithms that give the same bits every time; a CPU always does.
+    """
+
+    device: str = "cpu"
+    resume: bool = False
+    capture: bool = True
+    deterministic: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether trainings run on the CPU."""
+        return self.device == "cpu"
 
 
 @dataclass(frozen=True)

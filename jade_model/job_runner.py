@@ -1,4 +1,7 @@
-"""All trainings of a job, side by side in worker processes.
+"""All trainings of a job, side by side: in processes on a CPU's cores, on streams of one process on a GPU.
+
+A step of this model fills a small part of a GPU, and two processes take turns on it: only streams of one process run
+at the same time. On a CPU it is the other way round, for a step keeps one core busy.
 
 An importable module of its own: a spawned process can't find functions that live in a package's `__main__`.
 """
@@ -9,14 +12,21 @@ import json
 import multiprocessing
 import os
 import sys
+import warnings
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jade_model.errors import JadeError
-from jade_model.job import Job, Training
+from jade_model.job import Execution, Job, Training
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Emitter:
@@ -52,22 +62,37 @@ class Emitter:
         return exit_code
 
 
-TrainingTask = tuple[Job, Training, Path, str, bool, str]
-"""Job, training, the job's folder, device, whether to resume, and the form of progress lines."""
+@dataclass(frozen=True)
+class Task:
+    """One training and all that a process needs to run it.
+
+    Attributes:
+        job: Where its data are named.
+        training: What to train.
+        root: The job file's folder.
+        execution: How to run it.
+        as_json: Whether progress is told to a program.
+    """
+
+    job: Job
+    training: Training
+    root: Path
+    execution: Execution
+    as_json: bool
 
 
-def run_all(tasks: Sequence[TrainingTask], workers: int, emit: Emitter) -> int:
+def run_all(tasks: Sequence[Task], workers: int, emit: Emitter) -> int:
     """Run trainings, so many at a time; returns the worst exit code.
 
     A training that fails does not stop the others.
     """
-    if workers == 1:
-        return max(run_one(task) for task in tasks)
+    if workers == 1 or not tasks[0].execution.on_cpu:
+        return run_together(tasks, workers)
     # Children read these when they load their libraries: one thread each, none spinning while it waits.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
     exit_code = 0
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(run_one, task): task[1] for task in tasks}
+        futures = {pool.submit(run_together, [task], 1): task.training for task in tasks}
         for future in as_completed(futures):
             try:
                 exit_code = max(exit_code, future.result())
@@ -77,20 +102,63 @@ def run_all(tasks: Sequence[TrainingTask], workers: int, emit: Emitter) -> int:
     return exit_code
 
 
-def run_one(task: TrainingTask) -> int:
-    """Run one training in this process; returns its exit code."""
+def run_together(tasks: Sequence[Task], width: int) -> int:
+    """Run trainings in this process, so many in turns of one step; returns the worst exit code."""
+    # Read by cuBLAS when a device is first used.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     import torch
 
-    from jade_model.worker import run_training
-
-    job, training, root, device, resume, progress = task
-    emit = Emitter(as_json=progress == "json")
     torch.set_num_threads(1)
-    try:
-        run_training(job, training, root, device=device, resume=resume, emit=emit)
-    except Exception as error:  # one failed training must not take the others down
-        return emit.failed(error, training)
-    return 0
+    execution = tasks[0].execution
+    if not execution.on_cpu:
+        torch.use_deterministic_algorithms(execution.deterministic)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
+            # Ten bits of mantissa in the LSTM would be another result than the CPU's.
+            torch.backends.cudnn.allow_tf32 = False
+    waiting, running, exit_code = deque(tasks), list[_Running](), 0
+    while waiting or running:
+        while waiting and len(running) < width:
+            running.append(_Running(waiting.popleft()))
+        for each in running:
+            each.go_on()
+        exit_code = max([exit_code, *(each.exit_code for each in running if each.exit_code is not None)])
+        running = [each for each in running if each.exit_code is None]
+    return exit_code
+
+
+class _Running:
+    """A training that goes on step by step; on a GPU, on a stream of its own."""
+
+    def __init__(self, task: Task) -> None:
+        from jade_model.worker import run_training
+
+        self.training, self.emit = task.training, Emitter(as_json=task.as_json)
+        self.steps = run_training(task.job, task.training, task.root, task.execution, self.emit)
+        self.device = None if task.execution.on_cpu else task.execution.device
+        self.stream: torch.cuda.Stream | None = None
+        self.exit_code: int | None = None
+
+    def go_on(self) -> None:
+        """Take one more step; sets exit_code once there is none left, or one failed."""
+        try:
+            with self._on_stream():
+                next(self.steps)
+        except StopIteration:
+            self.exit_code = 0
+        except Exception as error:  # one failed training must not take the others down
+            self.exit_code = self.emit.failed(error, self.training)
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        import torch
+
+        if self.device is None:
+            return nullcontext()
+        if self.stream is None:
+            from jade_model.learner import usable_device
+
+            self.stream = torch.cuda.Stream(usable_device(self.device))
+        return torch.cuda.stream(self.stream)
 
 
 def _for_people(event: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,8 +14,8 @@ from jade_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from jade_model.config import Recipe, require
 from jade_model.errors import CheckpointError
 from jade_model.files import sha256_file, write_atomically
-from jade_model.job import Job, Training, load_rows, run_key
-from jade_model.train import EpochRecord, PreparedWindows, prepare, train
+from jade_model.job import Execution, Job, Training, load_rows, run_key
+from jade_model.train import EpochRecord, PreparedWindows, prepare, steps_of_training
 from jade_model.windows import Windows, load_arrays
 
 Event = dict[str, Any]
@@ -72,16 +72,17 @@ def files_of(training: Training, root: Path) -> TrainingFiles:
 
 
 def run_training(
-    job: Job, training: Training, root: Path, *, device: str, resume: bool, emit: Callable[[Event], None]
-) -> None:
+    job: Job, training: Training, root: Path, execution: Execution, emit: Callable[[Event], None]
+) -> Generator[None, None, None]:
     """Train one model of a job and leave its files, unless a verified result of the same run key lies there.
+
+    Pauses after each step, so that several trainings can share a thread.
 
     Args:
         job: Where the training's data are named.
         training: What to train.
         root: The job file's folder.
-        device: "cpu", "cuda" or "cuda:N".
-        resume: Whether an intermediate checkpoint of the same run key is gone on from.
+        execution: How.
         emit: Called with each event: training_started, epoch, checkpoint, training_done, training_skipped,
             resume_refused.
 
@@ -100,7 +101,7 @@ def run_training(
         return
     started = time.perf_counter()
     data, rows = _inputs(job, training, root)
-    start = _resumable(training, files, tell) if resume else None
+    start = _resumable(training, files, tell) if execution.resume else None
     tell(
         "training_started",
         epochs=training.recipe.training.epochs,
@@ -108,7 +109,7 @@ def run_training(
     )
     writer = _Writer(training, files, start, lambda event, values: tell(event, **values), root)
     with writer.open_logs():
-        checkpoint = train(
+        checkpoint = yield from steps_of_training(
             training.recipe,
             data,
             train_rows=rows[0],
@@ -116,7 +117,8 @@ def run_training(
             seed=training.seed,
             fold=training.fold,
             run_key=training.run_key,
-            device=device,
+            device=execution.device,
+            capture=execution.capture,
             resume=start,
             on_epoch=writer.on_epoch,
         )

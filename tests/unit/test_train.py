@@ -102,7 +102,7 @@ def test_evaluation_does_not_depend_on_how_windows_are_batched(monkeypatch):
     short = tweaked("seed_crf")
     data, model = prepare(random_windows(10), short), model_of(run(short))
     whole = evaluate(model, data.x_VNTF[0], data.labels, torch.arange(10), short.training)
-    monkeypatch.setattr("jade_model.train.EVALUATION_BATCH", 4)
+    monkeypatch.setattr("jade_model.validation.EVALUATION_BATCH", 4)
     torch.testing.assert_close(evaluate(model, data.x_VNTF[0], data.labels, torch.arange(10), short.training), whole)
 
 

@@ -1,0 +1,158 @@
+"""One step of training, as Python runs it, or recorded once as a CUDA graph and replayed.
+
+Nothing in a step waits for the device: what the host must know of it, it reads once an epoch.
+
+Legend: R rows of all views, B windows of a batch, T bars, F features. A vector of four is in the order of
+config.TASKS.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from jade_model.config import TASKS, TrainingConfig
+from jade_model.errors import CaptureFailed
+from jade_model.learner import Learner
+from jade_model.losses import Labels, task_losses, uncertainty_weighted
+from jade_model.training_data import take_labels
+
+STEP_VALUES = (*TASKS, "total", "gradient_norm")
+_WARM_UP_STEPS = 3
+
+
+class Step:
+    """Takes a step on a batch: forward, losses, backward, clipping, optimiser, average of weights.
+
+    Args:
+        learner: What changes.
+        x_RTF: Features of all windows, view after view, on the learner's device.
+        labels: Of the windows, one view's, likewise.
+        config: How to train.
+    """
+
+    def __init__(self, learner: Learner, x_RTF: Tensor, labels: Labels, config: TrainingConfig) -> None:
+        self.learner, self.x_RTF, self.labels, self.config = learner, x_RTF, labels, config
+        self.parameters = list(learner.model.parameters())
+        self.scored_parameters = list(learner.scored.parameters())
+        self.average_weight = torch.zeros((), device=learner.device)
+
+    def __call__(self, rows_B: Tensor, *, learning_rate: float, step: int) -> Tensor:
+        """Change the learner by one step.
+
+        Args:
+            rows_B: Rows of x_RTF, int64, on the learner's device.
+            learning_rate: Of this step.
+            step: 0-based, of the whole training.
+
+        Returns:
+            STEP_VALUES before the step, float32 [6]; overwritten by the next call.
+        """
+        for group in self.learner.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
+        if self.config.ema_decay is not None:
+            # The first averages would otherwise hold the random weights of the start for 1 / (1 - decay) steps.
+            self.average_weight.fill_(1 - min(self.config.ema_decay, (1 + step) / (10 + step)))
+        return self._run(rows_B)
+
+    def _run(self, rows_B: Tensor) -> Tensor:
+        learner, config = self.learner, self.config
+        num_windows = len(self.labels.type_B)
+        output = learner.model(self.x_RTF[rows_B], learner.generator)
+        labels = take_labels(self.labels, rows_B % num_windows)
+        losses_4 = task_losses(learner.model, output, labels, config)
+        total = uncertainty_weighted(losses_4 / learner.loss_scale_4, learner.model.log_sigma)
+        learner.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        norm = clip_grad_norm_(self.parameters, config.gradient_clip or math.inf, foreach=True)
+        learner.optimizer.step()
+        if config.ema_decay is not None:
+            with torch.no_grad():
+                for average, value in zip(self.scored_parameters, self.parameters, strict=True):
+                    average.lerp_(value, self.average_weight)
+        return torch.cat([losses_4.detach(), torch.stack([total.detach(), norm])])
+
+
+class CapturedStep(Step):
+    """The same step on a CUDA device, as one launch: a graph for each size of batch, full and last.
+
+    Args:
+        sizes: The sizes of batches that there will be.
+
+    Raises:
+        CaptureFailed: This device or torch can't record the step; the learner must then be set up anew.
+    """
+
+    def __init__(
+        self, learner: Learner, x_RTF: Tensor, labels: Labels, config: TrainingConfig, *, sizes: Iterable[int]
+    ) -> None:
+        super().__init__(learner, x_RTF, labels, config)
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        try:
+            self._capture(sorted(set(sizes), reverse=True))
+        except RuntimeError as error:
+            raise CaptureFailed(str(error)) from error
+
+    def _run(self, rows_B: Tensor) -> Tensor:
+        graph, given_B, values_6 = self.graphs[len(rows_B)]
+        given_B.copy_(rows_B)
+        graph.replay()
+        return values_6
+
+    def _capture(self, sizes: list[int]) -> None:
+        device = self.learner.device
+        given = {size: torch.arange(size, device=device) for size in sizes}
+        before = self._remember()
+        # Libraries set themselves up, and the optimiser its moments, in steps that are then undone.
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+            for size in sizes:
+                for _ in range(_WARM_UP_STEPS):
+                    super()._run(given[size])
+        torch.cuda.current_stream(device).wait_stream(aside)
+        self._undo(before)
+        pool = None
+        for size in sizes:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.learner.generator)
+            # Gradients are then made anew inside the graph, in its own memory.
+            self.learner.optimizer.zero_grad(set_to_none=True)
+            with torch.cuda.graph(graph, pool=pool):
+                values_6 = super()._run(given[size])
+            pool = graph.pool()
+            self.graphs[size] = graph, given[size], values_6
+
+    def _remember(self) -> dict[str, Any]:
+        return {
+            "weights": [parameter.detach().clone() for parameter in self.parameters],
+            "scored": [parameter.detach().clone() for parameter in self.scored_parameters],
+            "optimizer": {
+                parameter: copy.deepcopy(moments) for parameter, moments in self.learner.optimizer.state.items()
+            },
+            "generator": self.learner.generator.get_state(),
+        }
+
+    @torch.no_grad()
+    def _undo(self, before: dict[str, Any]) -> None:
+        """Put values back in place: a graph will hold the addresses."""
+        torch._foreach_copy_(self.parameters, before["weights"])
+        torch._foreach_copy_(self.scored_parameters, before["scored"])
+        for parameter, moments in self.learner.optimizer.state.items():
+            for name, value in moments.items():
+                if parameter in before["optimizer"]:
+                    value.copy_(before["optimizer"][parameter][name])
+                else:
+                    value.zero_()  # what AdamW starts from
+        self.learner.generator.set_state(before["generator"])
