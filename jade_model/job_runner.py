@@ -157,7 +157,7 @@ class _Running:
         if self.stream is None:
             from jade_model.learner import usable_device
 
-            self.stream = torch.cuda.Stream(usable_device(self.device))
+            self.stream = torch.cuda.Stream(usable_device(self.device))  # type: ignore[no-untyped-call]
         return torch.cuda.stream(self.stream)
 
 

@@ -142,6 +142,36 @@ def restore_learner(learner: Learner, checkpoint: Checkpoint, recipe: Recipe, *,
     learner.loss_scale_4 = saved["loss_scale"].to(learner.device)
 
 
+def remember(learner: Learner) -> dict[str, Any]:
+    """Copy all that a step changes, on its device."""
+    return {
+        "weights": [value.detach().clone() for value in _parameters(learner)],
+        "optimizer": {
+            parameter: {name: value.clone() for name, value in moments.items()}
+            for parameter, moments in learner.optimizer.state.items()
+        },
+        "generator": learner.generator.get_state(),
+    }
+
+
+@torch.no_grad()
+def undo(learner: Learner, before: dict[str, Any]) -> None:
+    """Put back what remember() copied, in place: whoever holds the addresses sees the old values."""
+    for value, old in zip(_parameters(learner), before["weights"], strict=True):
+        value.copy_(old)
+    for parameter, moments in learner.optimizer.state.items():
+        for name, value in moments.items():
+            if parameter in before["optimizer"]:
+                value.copy_(before["optimizer"][parameter][name])
+            else:
+                value.zero_()  # what AdamW starts from
+    learner.generator.set_state(before["generator"])
+
+
+def _parameters(learner: Learner) -> list[Tensor]:
+    return [*learner.model.parameters(), *learner.scored.parameters()]
+
+
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors to the CPU."""
     return {name: value.detach().cpu().clone() for name, value in tensors.items()}

@@ -105,8 +105,12 @@ class JadeCompact(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _hidden(self, x_BTF: Tensor) -> Tensor:
-        with torch.autocast(x_BTF.device.type, torch.bfloat16, enabled=self.lstm_in_bfloat16):
-            hidden_BTH: Tensor = self.lstm(x_BTF)[0]
+        hidden_BTH: Tensor
+        if not self.lstm_in_bfloat16:
+            hidden_BTH, _ = self.lstm(x_BTF)
+            return hidden_BTH
+        with torch.autocast(x_BTF.device.type, torch.bfloat16):
+            hidden_BTH, _ = self.lstm(x_BTF)
         return hidden_BTH.float()
 
     def _dropout(self, x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:

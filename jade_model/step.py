@@ -8,11 +8,9 @@ config.TASKS.
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from jade_model.config import TASKS, TrainingConfig
 from jade_model.errors import CaptureFailed
-from jade_model.learner import Learner
+from jade_model.learner import Learner, remember, undo
 from jade_model.losses import Labels, task_losses, uncertainty_weighted
 from jade_model.training_data import take_labels
 
@@ -74,7 +72,7 @@ class Step:
         total = uncertainty_weighted(losses_4 / learner.loss_scale_4, learner.model.log_sigma)
         learner.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
-        norm = clip_grad_norm_(self.parameters, config.gradient_clip or math.inf, foreach=True)
+        norm = clip_grad_norm_(self.parameters, config.gradient_clip or math.inf)
         learner.optimizer.step()
         if config.ema_decay is not None:
             with torch.no_grad():
@@ -112,9 +110,9 @@ class CapturedStep(Step):
     def _capture(self, sizes: list[int]) -> None:
         device = self.learner.device
         given = {size: torch.arange(size, device=device) for size in sizes}
-        before = self._remember()
+        before = remember(self.learner)
         # Libraries set themselves up, and the optimiser its moments, in steps that are then undone.
-        aside = torch.cuda.Stream(device)
+        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
@@ -122,7 +120,7 @@ class CapturedStep(Step):
                 for _ in range(_WARM_UP_STEPS):
                     super()._run(given[size])
         torch.cuda.current_stream(device).wait_stream(aside)
-        self._undo(before)
+        undo(self.learner, before)
         pool = None
         for size in sizes:
             graph = torch.cuda.CUDAGraph()
@@ -133,26 +131,3 @@ class CapturedStep(Step):
                 values_6 = super()._run(given[size])
             pool = graph.pool()
             self.graphs[size] = graph, given[size], values_6
-
-    def _remember(self) -> dict[str, Any]:
-        return {
-            "weights": [parameter.detach().clone() for parameter in self.parameters],
-            "scored": [parameter.detach().clone() for parameter in self.scored_parameters],
-            "optimizer": {
-                parameter: copy.deepcopy(moments) for parameter, moments in self.learner.optimizer.state.items()
-            },
-            "generator": self.learner.generator.get_state(),
-        }
-
-    @torch.no_grad()
-    def _undo(self, before: dict[str, Any]) -> None:
-        """Put values back in place: a graph will hold the addresses."""
-        torch._foreach_copy_(self.parameters, before["weights"])
-        torch._foreach_copy_(self.scored_parameters, before["scored"])
-        for parameter, moments in self.learner.optimizer.state.items():
-            for name, value in moments.items():
-                if parameter in before["optimizer"]:
-                    value.copy_(before["optimizer"][parameter][name])
-                else:
-                    value.zero_()  # what AdamW starts from
-        self.learner.generator.set_state(before["generator"])

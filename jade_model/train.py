@@ -258,7 +258,7 @@ def _batches(
     shown = (_maybe_mirrored(rows, data, learner.order_generator) for rows in batches)
     if learner.device.type == "cpu":  # one generator serves all, in the order of use
         return shown
-    return iter(torch.cat(list(shown)).to(learner.device).split(config.batch_size))
+    return iter(torch.split(torch.cat(list(shown)).to(learner.device), config.batch_size))
 
 
 def _maybe_mirrored(rows: Tensor, data: PreparedWindows, generator: torch.Generator) -> Tensor:

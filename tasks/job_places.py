@@ -38,7 +38,7 @@ def trainings_on(
         host: `local` or a host's name.
         folder: The run's.
         device: Where it trains there; None: the host's own setting, the CPU on this machine.
-        workers: Trainings at once; None: one a core, or one on a GPU.
+        workers: Trainings at once; None: one a core, or four on a GPU.
         mirror: Publishes checkpoints as they appear.
 
     Raises:

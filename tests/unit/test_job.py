@@ -17,6 +17,7 @@ from jade_model.errors import ConfigError
 from jade_model.files import sha256_file
 from jade_model.job import (
     TRAINING_SOURCES,
+    Execution,
     Job,
     JobData,
     Training,
@@ -27,7 +28,7 @@ from jade_model.job import (
     save_job,
     save_rows,
 )
-from jade_model.job_runner import Emitter
+from jade_model.job_runner import Emitter, Task, run_together
 from jade_model.recipes import RECIPES, recipe
 from jade_model.windows import save_arrays
 from jade_model.worker import files_of, is_done
@@ -293,6 +294,27 @@ def test_trainings_are_selected_by_arm_seed_and_fold(tmp_path):
     assert [t.title for t in selected(job, arm="crf", seed=1, fold=None)] == ["crf random seed 1 fold 0"]
     with pytest.raises(ConfigError, match="no training of the job matches arm x"):
         selected(job, arm="x", seed=None, fold=None)
+
+
+def test_trainings_that_share_a_process_give_what_each_gives_alone_and_a_failing_one_stops_none(tmp_path, capsys):
+    jobs = [make_job(tmp_path / name, seeds=(0, 1), epochs=2, every=1) for name in ("alone", "together")]
+    train_in(tmp_path / "alone")
+    broken = dataclasses.replace(jobs[1].trainings[0], run_key="0" * 64, output_dir="broken")
+    tasks = [
+        Task(jobs[1], training, tmp_path / "together", Execution(), as_json=True)
+        for training in (broken, *jobs[1].trainings)
+    ]
+    capsys.readouterr()
+    assert run_together(tasks, width=3) == 2
+    told = events(capsys)
+    assert [event["seed"] for event in told if event["event"] == "epoch"] == [0, 1, 0, 1]
+    assert [event["training"] for event in told if event["event"] == "failed"] == ["broken"]
+    for training in jobs[1].trainings:
+        first, second = (
+            load_checkpoint(tmp_path / name / training.output_dir / "checkpoint_crf_2.pt")
+            for name in ("alone", "together")
+        )
+        torch.testing.assert_close(first.weights, second.weights, rtol=0, atol=0)
 
 
 def test_rows_that_are_no_rows_are_refused(tmp_path):

@@ -1,0 +1,152 @@
+"""What a step promises a GPU, held on a machine that has none: torch's `meta` device has shapes and no values, so
+whatever would make the host wait for a device raises there; and on the CPU, where the very same step runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from training_windows import random_windows, rows, shortened
+
+from jade_model.config import LOSSES, TASKS, Recipe, TrainingConfig
+from jade_model.learner import Learner, remember, start_learner, undo
+from jade_model.losses import Labels
+from jade_model.recipes import recipe
+from jade_model.step import STEP_VALUES, Step
+from jade_model.train import prepare, steps_of_training, train
+from jade_model.training_data import PreparedWindows, labels_to
+from jade_model.validation import evaluate
+
+HOST_TENSORS = (torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor, torch.Tensor.tolist)
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses operations on tensors of the host beside the device's: a copy that waits, and that no graph can hold."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, torch.Tensor)]
+        kinds = {leaf.device.type for leaf in given}
+        if "cpu" in kinds:
+            raise AssertionError(f"{func} takes tensors of {kinds}")
+        return func(*args, **(kwargs or {}))
+
+
+class NoHostTensors(TorchFunctionMode):
+    """Refuses to turn the host's numbers into tensors, for which torch goes past all dispatch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in HOST_TENSORS:
+            raise AssertionError(f"{func.__name__} copies from the host")
+        return func(*args, **(kwargs or {}))
+
+
+def meta_learner(chosen: Recipe, data: PreparedWindows) -> Learner:
+    on_cpu = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"), capturable=False)
+    meta = torch.device("meta")
+    return Learner(
+        device=meta,
+        model=on_cpu.model.to(meta),
+        scored=on_cpu.scored.to(meta),
+        optimizer=torch.optim.SGD(on_cpu.model.parameters(), foreach=False),  # the fused one exists on devices only
+        generator=None,
+        order_generator=torch.Generator(),
+        loss_scale_4=torch.ones(4, device=meta),
+    )
+
+
+def varied(loss: str, **changes: Any) -> Recipe:
+    chosen = shortened(recipe(f"jade_{loss}"), epochs=2)
+    return dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, **changes))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_step_neither_waits_for_its_device_nor_copies_from_the_host(loss):
+    chosen = varied(loss, ema_decay=0.9)
+    data = prepare(random_windows(14, 16), chosen)
+    meta = torch.device("meta")
+    labels: Labels = labels_to(data.labels, meta)
+    x_RTF = data.x_VNTF.to(meta).flatten(0, 1)
+    learner = meta_learner(chosen, data)
+    learner.model.train()
+    step = Step(learner, x_RTF, labels, chosen.training)
+    batch = torch.arange(8, device=meta)
+    with NothingFromTheHost(), NoHostTensors():
+        values = step(batch, learning_rate=0.1, step=3)
+        evaluate(learner.scored, x_RTF, labels, batch, chosen.training)
+    assert values.shape == (len(STEP_VALUES),)
+    assert values.device.type == "meta"
+
+
+def test_the_watch_catches_a_step_that_would_wait():
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.ones(3, device="meta").sum().item()
+    of_host = torch.tensor(1.0)
+    with NothingFromTheHost(), pytest.raises(AssertionError, match="add"):
+        torch.ones(3, device="meta") + of_host
+    with NoHostTensors(), pytest.raises(AssertionError, match="new_tensor"):
+        torch.ones(3, device="meta").new_tensor(1.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_trainings_that_take_turns_give_what_each_gives_alone(loss):
+    chosen = varied(loss, ema_decay=0.9)
+    data = prepare(random_windows(20), chosen)
+    given = {"train_rows": rows(0, 14), "validation_rows": rows(14, 20)}
+    alone = [train(chosen, data, seed=seed, **given) for seed in (1, 2)]
+    running = {seed: steps_of_training(chosen, data, seed=seed, **given) for seed in (1, 2)}
+    together = {}
+    while running:
+        for seed, steps in list(running.items()):
+            try:
+                next(steps)
+            except StopIteration as end:
+                together[seed] = end.value
+                del running[seed]
+    for seed, checkpoint in zip((1, 2), alone, strict=True):
+        torch.testing.assert_close(together[seed].weights, checkpoint.weights, rtol=0, atol=0)
+
+
+def test_a_step_tells_the_losses_before_it():
+    chosen = varied("soft_span", normalise_losses=False)
+    chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, input_dropout=0.0, head_dropout=0.0))
+    data = prepare(random_windows(20), chosen)
+    learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"), capturable=False)
+    batch = torch.arange(8)
+    expected = evaluate(learner.model, data.x_VNTF[0], data.labels, batch, chosen.training)
+    learner.model.train()
+    step = Step(learner, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
+    told = step(batch, learning_rate=1e-3, step=0)
+    torch.testing.assert_close(told[: len(TASKS)], expected)
+    assert not torch.allclose(step(batch, learning_rate=1e-3, step=1)[: len(TASKS)], expected)
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_steps_that_are_undone_leave_nothing(steps_before):
+    chosen = varied("soft_span", ema_decay=0.9)
+    data = prepare(random_windows(20), chosen)
+    batch = torch.arange(8)
+
+    def weights(*, undone: bool) -> list[torch.Tensor]:
+        learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"), capturable=False)
+        learner.model.train()
+        step = Step(learner, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
+        for number in range(steps_before):
+            step(batch, learning_rate=1e-3, step=number)
+        if undone:
+            before = remember(learner)
+            step(batch, learning_rate=0.5, step=9)
+            undo(learner, before)
+        for number in range(steps_before, steps_before + 2):
+            step(batch, learning_rate=1e-3, step=number)
+        return [*learner.model.parameters(), *learner.scored.parameters()]
+
+    torch.testing.assert_close(weights(undone=True), weights(undone=False), rtol=0, atol=0)
+
+
+def test_mixed_precision_is_off_unless_asked_for():
+    assert TrainingConfig().mixed_precision is False
