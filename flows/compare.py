@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import CompareParameters
+from flows.reap import free_machines
 from tasks.artifact_places import open_place
 from tasks.evaluation import EvaluationSettings, evaluate_run
 from tasks.job_places import check_host_known
@@ -39,6 +40,9 @@ def flow_run_name() -> str:
     name="compare",
     flow_run_name=flow_run_name,
     task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS),  # type: ignore[arg-type]
+    on_failure=[free_machines],
+    on_crashed=[free_machines],
+    on_cancellation=[free_machines],
 )
 def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa: B008 - frozen, and shown by the UI
     """Train every arm on the same splits, choose thresholds, compare, and write the report.
@@ -61,6 +65,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
                 device=parameters.device,
                 workers=parameters.workers,
                 fresh=parameters.fresh,
+                wish=parameters.rental_wish(),
             ) as job,
         ):
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]

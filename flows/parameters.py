@@ -6,8 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from flows.rent_parameters import (
+    MAX_HOURS,
+    ORPHAN_GRACE_MIN,
+    RENT_FIELDS,
+    AcceptUnreaped,
+    Budget,
+    Gpus,
+    MaxHours,
+    MaxPrice,
+    OrphanGrace,
+    Owner,
+    Spot,
+    rental_wish,
+)
 from jade_model.config import LOSSES, Loss
 from tasks.host_entries import LOCAL
+from tasks.rental_wish import RentalWish
 
 ALL_ARMS: list[Loss] = list(LOSSES)
 
@@ -81,9 +96,18 @@ class CompareParameters(BaseModel):
     host: str = Field(
         default=LOCAL,
         title="Host",
-        description="Where the trainings run: `local`, or a host that `jade hosts list` shows.",
+        description="Where the trainings run: `local`, a host that `jade hosts list` shows, or who rents one out: "
+        "`runpod`, `ec2`; `static` takes a free one of the hosts.",
         min_length=1,
     )
+    gpu: Gpus = []
+    max_price: MaxPrice = None
+    max_hours: MaxHours = MAX_HOURS
+    budget: Budget = None
+    spot: Spot = False
+    orphan_grace: OrphanGrace = ORPHAN_GRACE_MIN
+    accept_unreaped: AcceptUnreaped = False
+    owner: Owner = None
     device: Literal["cpu", "cuda"] | None = Field(
         default=None,
         title="Device",
@@ -125,6 +149,10 @@ class CompareParameters(BaseModel):
     def num_folds(self) -> int:
         """Folds a seed: the seed's split has one."""
         return 1 if self.split == "seed" else self.folds
+
+    def rental_wish(self) -> RentalWish:
+        """Return what is to be rented, if the host is one that rents."""
+        return rental_wish(self.host, {name: getattr(self, name) for name in RENT_FIELDS})
 
     def recipe_name(self, arm: Loss) -> str:
         """Return the name of the recipe that an arm is trained with."""

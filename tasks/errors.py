@@ -11,6 +11,7 @@ RunError
 │   └── ReaperMissing  nobody would free the machine if we died
 ├── NothingRented      every candidate was tried and none could be had or used; exit code 1
 ├── RentalBusy         another process that is alive trains just this on a rented machine; exit code 1
+├── RentingCancelled   the run ended while a machine was being rented for it; exit code 1
 ├── PromotionRefused   the run cannot become champion, or there is nothing to go back to; exit code 2
 ├── InstallationFailed the local Prefect installation does not start or stop; exit code 1
 │   └── PortTaken      another program listens where its server should; exit code 2
@@ -141,6 +142,10 @@ class NothingRented(RunError):
 
 class RentalBusy(RunError):
     """Another process that is alive trains just this on a rented machine."""
+
+
+class RentingCancelled(RunError):
+    """The run ended while a machine was being rented for it."""
 
 
 class TrainingFailed(RunError):

@@ -20,6 +20,9 @@ from tasks.hosts.base import HostAddress
 LOCAL = "local"
 """The name that stands for this machine."""
 
+PROVIDERS = ("runpod", "ec2", "static")
+"""Names that stand for a machine that is taken for a run and given back."""
+
 DAY_S = 86_400
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -95,6 +98,8 @@ def check_host_name(name: str) -> None:
     """
     if name == LOCAL:
         raise SettingsError(f"{LOCAL!r} is this machine; give the host another name")
+    if name in PROVIDERS:
+        raise SettingsError(f"{name!r} stands for machines that are rented; give the host another name")
     if not _NAME.fullmatch(name):
         raise SettingsError(f"a host's name has letters, digits, '-' and '_', at most 64 of them, not {name!r}")
 

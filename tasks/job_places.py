@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tasks.bundle import RemotePlace
 from tasks.host_entries import LOCAL, HostEntry
 from tasks.jobs import FollowedJob, running_job
+from tasks.lending import is_provider, open_lending
 from tasks.mirroring import Mirror
+from tasks.rental_wish import RentalWish
 from tasks.settings import load_settings
 
 
@@ -19,8 +21,9 @@ def check_host_known(host: str) -> None:
     Raises:
         HostUnknown: The closest name is offered.
     """
-    if host != LOCAL:
-        load_settings().entry(host)
+    if host == LOCAL or is_provider(host):
+        return
+    load_settings().entry(host)
 
 
 def place_on(entry: HostEntry) -> RemotePlace:
@@ -30,16 +33,25 @@ def place_on(entry: HostEntry) -> RemotePlace:
 
 @contextmanager
 def trainings_on(
-    host: str, folder: Path, *, device: str | None, workers: int | None, mirror: Mirror | None = None
+    host: str,
+    folder: Path,
+    *,
+    device: str | None,
+    workers: int | None,
+    mirror: Mirror | None = None,
+    wish: RentalWish | None = None,
+    flow_run_id: str = "",
 ) -> Iterator[FollowedJob]:
     """Run the job of a run while the block lasts, or attach to it where it runs on another host.
 
     Args:
-        host: `local` or a host's name.
+        host: `local`, a host's name, or a provider's: then a machine is rented, and freed whatever happens.
         folder: The run's.
         device: Where it trains there; None: the host's own setting, the CPU on this machine.
         workers: Trainings at once; None: one a core, or four on a GPU.
         mirror: Publishes checkpoints as they appear.
+        wish: What is to be rented of a provider; None: with no more limits than the defaults.
+        flow_run_id: The run in Prefect, if there is one, by which its machines can be found.
 
     Raises:
         HostUnknown, HostNotReady, HostError: The host is not known, not ready, or something went wrong on the way.
@@ -47,6 +59,23 @@ def trainings_on(
     if host == LOCAL:
         with running_job(folder, device=device or "cpu", workers=workers, mirror=mirror) as here:
             yield here
+        return
+    if is_provider(host):
+        from tasks.rented_trainings import running_rented_job
+
+        with (
+            closing(open_lending()) as lending,
+            running_rented_job(
+                folder,
+                lending,
+                wish or RentalWish(host),
+                device=device,
+                workers=workers,
+                flow_run_id=flow_run_id,
+                mirror=mirror,
+            ) as rented,
+        ):
+            yield rented
         return
     from tasks.host_access import open_host
     from tasks.remote_jobs import running_remote_job

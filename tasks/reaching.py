@@ -121,7 +121,7 @@ class Reaching:
         try:
             place = self.lender.place(machine_id_of(rental))
             check_ready(host, place, device=self.lender.device)
-            self._arm(rental, host)
+            self.arm(rental, host)
             rental = self.ledger.advance(rental.request_id, RentalState.READY)
         except BaseException:
             host.close()
@@ -134,21 +134,22 @@ class Reaching:
         Raises:
             MachineUnfit, HostError: It is no good any more, or was lost.
         """
-        machine = retry_transient(lambda: self._find(rental), sleep=self.sleep)
+        machine = retry_transient(lambda: self.find(rental), sleep=self.sleep)
         address = machine.address
         if machine.state is not MachineState.RUNNING or address is None:
             raise MachineUnfit(f"it is {machine.state.value}")
         self.ledger.correct(rental.request_id, machine)
         host = self.lender.open(rental, address, self.keys(rental), rental.fingerprint, connect_timeout_s=CONNECT_S)
         try:
-            self._arm(rental, host)
+            self.arm(rental, host)
         except BaseException:
             host.close()
             raise
         place = self.lender.place(machine.machine_id)
         return RentedMachine(rental, host, place, self.lender.device, was_attached=True)
 
-    def _find(self, rental: Rental) -> Machine:
+    def find(self, rental: Rental) -> Machine:
+        """Return how a machine that was acquired stands."""
         return self.lender.provisioner.find(machine_id_of(rental))
 
     def _reach(self, rental: Rental) -> tuple[Rental, Host]:
@@ -186,7 +187,7 @@ class Reaching:
         while self.ledger.now() - began < self.lender.start_limit_s:
             self.ledger.touch(rental.request_id, self.claim)
             try:
-                machine = self._find(rental)
+                machine = self.find(rental)
             except ProviderUnavailable as error:
                 problem = str(error)
                 self.sleep(POLL_S)
@@ -215,7 +216,13 @@ class Reaching:
             self.sleep(POLL_S)
         raise MachineUnfit(f"it did not let us in within {self.lender.start_limit_s:.0f} s: {problem}")
 
-    def _arm(self, rental: Rental, host: Host) -> None:
+    def arm(self, rental: Rental, host: Host) -> None:
+        """Arm a machine's dead-man switch, unless it is or the provider's machines need none.
+
+        Raises:
+            MachineUnfit: It has fired: the machine is about to go.
+            HostError: It does not come up.
+        """
         end = self.lender.provisioner.scripts.end
         if not end:
             return

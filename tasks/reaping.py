@@ -93,30 +93,41 @@ class Reaper:
             ended_flow_run: A run in Prefect that is known to have ended: its machines go at once, and only they.
             ended_run: Likewise, a run of ours by its name.
         """
-        shown: dict[str, Sequence[Machine]] = {}
-        found: list[Reaped] = []
-        for provider, provisioner in self.provisioners.items():
-            try:
-                shown[provider] = retry_transient(
-                    lambda asked=provisioner: asked.list_ours(self.owner),  # type: ignore[misc]
-                    attempts=self.attempts,
-                    sleep=self.sleep,
-                )
-            except HostError as error:
-                found.append(Reaped(provider, "", "", "", Deed.FAILED, f"could not be asked: {error}"))
-        rentals = self.ledger.rentals(owner=self.owner)
         only_ended = bool(ended_flow_run or ended_run)
+
+        def has_ended(rental: Rental) -> bool:
+            return (rental.flow_run_id == ended_flow_run != "") or (rental.run_id == ended_run != "")
+
+        asked = set(self.provisioners)
+        if only_ended:
+            asked &= {rental.provider for rental in self.ledger.rentals(only_open=True) if has_ended(rental)}
+        shown, found = self._ask(asked)
+        rentals = self.ledger.rentals(owner=self.owner)
         for rental in rentals:
-            has_ended = (rental.flow_run_id == ended_flow_run != "") or (rental.run_id == ended_run != "")
-            if rental.state.is_over or (only_ended and not has_ended):
+            if rental.state.is_over or (only_ended and not has_ended(rental)):
                 continue
             machines = shown.get(rental.provider)
             machine = next((item for item in machines or () if item.name == rental.name), None)
-            found.append(self._look_at(rental, machine, was_asked=machines is not None, has_ended=has_ended))
+            found.append(self._look_at(rental, machine, was_asked=machines is not None, has_ended=has_ended(rental)))
         if not only_ended:
             for provider, machines in shown.items():
                 found += self._look_at_rest(provider, machines, rentals)
         return found
+
+    def _ask(self, providers: set[str]) -> tuple[dict[str, Sequence[Machine]], list[Reaped]]:
+        """What providers show of the owner's; and who could not be asked."""
+        shown: dict[str, Sequence[Machine]] = {}
+        silent: list[Reaped] = []
+        for provider in sorted(providers):
+            try:
+                shown[provider] = retry_transient(
+                    lambda asked=provider: self.provisioners[asked].list_ours(self.owner),  # type: ignore[misc]
+                    attempts=self.attempts,
+                    sleep=self.sleep,
+                )
+            except HostError as error:
+                silent.append(Reaped(provider, "", "", "", Deed.FAILED, f"could not be asked: {error}"))
+        return shown, silent
 
     def _look_at(self, rental: Rental, machine: Machine | None, *, was_asked: bool, has_ended: bool) -> Reaped:
         why = why_free(rental, self.ledger.now(), has_ended=has_ended)

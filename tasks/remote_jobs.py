@@ -10,7 +10,7 @@ import functools
 import math
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,8 @@ ENDING_S = 120.0
 """After the last training a job has nothing to do but to end."""
 STOP_GRACE_S = 10
 
+ReplaceHost = Callable[[Exception], "tuple[Host, RemotePlace] | None"]
+
 
 class RemoteTrainingJob(FollowedJob):
     """`python -m jade_model train` on another host; see `FollowedJob`.
@@ -76,6 +78,7 @@ class RemoteTrainingJob(FollowedJob):
         note: Told what a person should know.
         job: What is trained; None: all of the run's `job.json`.
         log_name: File in the run's folder that keeps what the job writes.
+        replace_host: Asked when the job was lost; gives another host to go on from the last checkpoint, or None.
     """
 
     def __init__(
@@ -90,15 +93,13 @@ class RemoteTrainingJob(FollowedJob):
         note: Note = say,
         job: Job | None = None,
         log_name: str = REMOTE_LOG_NAME,
+        replace_host: ReplaceHost | None = None,
     ) -> None:
         super().__init__(folder, job, mirror)
+        self._replace_host = replace_host
         self._log_name = log_name
         self._host, self._place, self._device, self._workers, self._note = host, place, device, workers, note
-        self._pending = {
-            training.run_key: training
-            for training in self.job.trainings
-            if not is_done(training, files_of(training, folder))
-        }
+        self._pending = pending_trainings(self.job, folder)
         self.key = job_key(list(self._pending.values()))
         self._handle: JobHandle | None = None
         self._may_run = False
@@ -241,11 +242,43 @@ class RemoteTrainingJob(FollowedJob):
         self._may_run = True
 
     def _follow(self) -> None:
+        while True:
+            exit_status = self._follow_attempt()
+            if self._error is None or not self._goes_on_elsewhere(self._error):
+                break
+            if self._handle is None:
+                exit_status = 0  # all results had come before the host was lost
+                break
+        self._end(exit_status)
+
+    def _goes_on_elsewhere(self, error: Exception) -> bool:
+        """Start what is left on another host, if there is one for us; an error on the way there is the job's."""
+        if self._replace_host is None or self._aborted is not None:
+            return False
+        try:
+            pending = pending_trainings(self.job, self.folder)
+            found = self._replace_host(error) if pending else (self._host, self._place)
+            if found is None:
+                return False
+            remove_record(self._host.name, self.key)
+            self._host, self._place = found
+            self._pending, self._error, self._handle = pending, None, None
+            if not pending:
+                return True
+            self.key = job_key(list(self._pending.values()))
+            self._handle = self._running_job() or self._start_anew()
+        except Exception as problem:  # whatever it is, those who wait must hear of it
+            self._error = problem
+            return False
+        return True
+
+    def _follow_attempt(self) -> int | None:
+        """Follow the job to its end; return its status and keep what went wrong."""
         handle = self._handle
         assert handle is not None  # noqa: S101 -- started after it was set
         exit_status: int | None = None
         try:
-            with (self.folder / self._log_name).open("w", encoding="utf-8") as log:
+            with (self.folder / self._log_name).open("a", encoding="utf-8") as log:
                 for batch in follow_log(self._host, handle, poll_s=POLL_S):
                     for line in batch.lines:
                         log.write(line + "\n")
@@ -257,7 +290,7 @@ class RemoteTrainingJob(FollowedJob):
             raise_unless_success(self._host, handle, job_status(self._host, handle))
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._error = error
-        self._end(exit_status)
+        return exit_status
 
     def _hear_remote(self, line: str) -> None:
         # What a host says is not to be trusted to make sense, nor to leave the terminal alone.
@@ -311,6 +344,11 @@ class RemoteTrainingJob(FollowedJob):
         remove_record(self._host.name, self.key)
 
 
+def pending_trainings(job: Job, folder: Path) -> dict[str, Training]:
+    """Return the trainings of a job that are not done in a run's folder, by run key."""
+    return {item.run_key: item for item in job.trainings if not is_done(item, files_of(item, folder))}
+
+
 @contextmanager
 def running_remote_job(
     folder: Path,
@@ -321,6 +359,8 @@ def running_remote_job(
     workers: int | None,
     mirror: Mirror | None = None,
     note: Note = say,
+    job: Job | None = None,
+    replace_host: ReplaceHost | None = None,
 ) -> Iterator[RemoteTrainingJob]:
     """Run the job of a run on a host while the block lasts, or attach to it.
 
@@ -335,15 +375,27 @@ def running_remote_job(
         workers: Trainings at once; None: one a core, or one on a GPU.
         mirror: Publishes checkpoints once they are here.
         note: Told what a person should know.
+        job: What is trained; None: all of the run's `job.json`.
+        replace_host: See `RemoteTrainingJob`.
     """
-    job = RemoteTrainingJob(folder, host, place, device=device, workers=workers, mirror=mirror, note=note)
+    there = RemoteTrainingJob(
+        folder,
+        host,
+        place,
+        device=device,
+        workers=workers,
+        mirror=mirror,
+        note=note,
+        job=job,
+        replace_host=replace_host,
+    )
     try:
-        job.start()
-        with drawn(job):
-            yield job
-        job.finish()
+        there.start()
+        with drawn(there):
+            yield there
+        there.finish()
     except BaseException:
-        job.leave()
+        there.leave()
         raise
     finally:
         host.close()

@@ -6,20 +6,28 @@ because nobody answered or this process died, is left to the reaper with a row t
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.claims import CLAIM_S, is_certainly_dead, new_claim
-from tasks.errors import HostNotReady, NothingRented, ReaperMissing, RentalBusy
+from tasks.errors import HostNotReady, NothingRented, ReaperMissing, RentalBusy, RentingCancelled
 from tasks.freeing import find_by_name, free
 from tasks.hosts.errors import HostError
 from tasks.hosts.ledger import Intent, Ledger
 from tasks.hosts.ledger_errors import BudgetSpent
 from tasks.hosts.ledger_states import RentalState
-from tasks.hosts.provider_errors import HoursSpent, NoCapacity, ProviderRefused, ProviderUnavailable, RateLimited
-from tasks.hosts.provisioner import Machine, MachineRequest, Offer
+from tasks.hosts.provider_errors import (
+    HoursSpent,
+    NoCapacity,
+    NothingSent,
+    ProviderRefused,
+    ProviderUnavailable,
+    RateLimited,
+)
+from tasks.hosts.provisioner import Machine, MachineRequest, MachineState, Offer
 from tasks.hosts.rental_keys import RentalKeys
 from tasks.hosts.retry import retry_transient
 from tasks.hosts.spending import HOUR_S, Rental
@@ -28,8 +36,8 @@ from tasks.rental_wish import RentalWish, candidates
 
 REAPER_SEEN_WITHIN_S = 15 * 60.0
 ASK_ATTEMPTS = 5
-LOOK_FOR_S = 60.0
-"""How long a machine is looked for by its name after a lost reply: providers' lists lag."""
+LOOK_FOR_S = 20.0
+"""How long a machine is looked for by its name after a lost reply, beyond what its provider did itself: lists lag."""
 
 Note = Callable[[str], None]
 
@@ -41,12 +49,12 @@ class Served:
     Attributes:
         run_id: The run.
         flow_run_id: That run in Prefect; empty if there is none.
-        job_key: Of its trainings.
+        run_keys: Of its trainings.
     """
 
     run_id: str
     flow_run_id: str
-    job_key: str
+    run_keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Renter:
         sleep: Waits.
         tried: What became of every candidate so far.
         rented: Every request of this run that became a machine, in order.
+        requests: Every request of this run that it still answers for.
     """
 
     ledger: Ledger
@@ -84,6 +93,8 @@ class Renter:
     claim: str = field(default_factory=new_claim)
     tried: list[Tried] = field(default_factory=list)
     rented: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
     def owner(self) -> str:
@@ -107,7 +118,7 @@ class Renter:
 
     def plan(self) -> list[Offer]:
         """Return the offers that would be tried, in order. Rents nothing; errors as `rent`."""
-        found = retry_transient(self.lender.provisioner.offers, sleep=self.sleep)
+        found = retry_transient(self.lender.provisioner.offers, sleep=self._pause)
         offers = candidates(found, self.wish)
         self._check_reaper()
         return offers
@@ -142,8 +153,36 @@ class Renter:
         return self.wish.max_hours - used_s / HOUR_S
 
     @property
-    def _reaching(self) -> Reaching:
-        return Reaching(self.ledger, self.lender, self.keys_folder, self.claim, self.sleep)
+    def reaching(self) -> Reaching:
+        """How machines are reached for this run."""
+        return Reaching(self.ledger, self.lender, self.keys_folder, self.claim, self._pause)
+
+    def cancel(self) -> None:
+        """Rent no more: whatever is under way in another thread ends at its next pause and frees what it has."""
+        self._cancelled.set()
+
+    def release_rest(self, why: str) -> None:
+        """Free whatever this run still answers for."""
+        for request_id in self.requests:
+            rental = self.ledger.rental(request_id)
+            if not rental.state.is_over and rental.claim == self.claim:
+                self._abandon(request_id, why)
+
+    def forget(self, rental: Rental) -> None:
+        """Answer no more for a rental that somebody else has taken over."""
+        self.requests.remove(rental.request_id)
+
+    def is_gone(self, rental: Rental) -> bool:
+        """Whether the provider shows, or denies, a machine as one that costs no more."""
+        try:
+            return self.reaching.find(rental).state is MachineState.GONE
+        except HostError:
+            return False
+
+    def _pause(self, seconds: float) -> None:
+        if self._cancelled.is_set():
+            raise RentingCancelled("renting was cancelled")
+        self.sleep(seconds)
 
     def _check_reaper(self) -> None:
         if self.lender.provisioner.scripts.end_is_certain or self.wish.accept_unreaped:
@@ -161,8 +200,8 @@ class Renter:
     # Attaching to what an earlier process of the same command has left.
 
     def _attach(self) -> RentedMachine | None:
-        for rental in self.ledger.rentals(owner=self.owner, job_key=self.served.job_key, only_open=True):
-            if rental.provider != self.wish.provider:
+        for rental in self.ledger.rentals(owner=self.owner, only_open=True):
+            if rental.provider != self.wish.provider or not rental.run_keys.issuperset(self.served.run_keys):
                 continue
             if rental.state not in {RentalState.READY, RentalState.TRAINING} or not self.keys(rental).exist():
                 continue
@@ -188,7 +227,7 @@ class Renter:
             if not told:
                 self.note(f"{rental.provider}: waiting whether {rental.run_id} still controls {rental.machine_id}")
                 told = True
-            self.sleep(min(CLAIM_S - (now - rental.seen_at) + 1, 10.0))
+            self._pause(min(CLAIM_S - (now - rental.seen_at) + 1, 10.0))
             later = self.ledger.rental(rental.request_id)
             if later.claim == rental.claim and later.seen_at > rental.seen_at:
                 raise RentalBusy(
@@ -200,8 +239,9 @@ class Renter:
 
     def _attach_to(self, rental: Rental) -> RentedMachine | None:
         self.rented.append(rental.request_id)
+        self.requests.append(rental.request_id)
         try:
-            machine = self._reaching.reach_again(rental)
+            machine = self.reaching.reach_again(rental)
         except (MachineUnfit, HostError) as problem:
             self._tell_tried(rental, f"had an earlier run's work, but {problem}")
             self._end_unfit(rental, f"could not be attached to: {problem}")
@@ -256,10 +296,11 @@ class Renter:
             orphan_grace_s=self.wish.orphan_grace_s,
             run_id=self.served.run_id,
             flow_run_id=self.served.flow_run_id,
-            job_key=self.served.job_key,
+            run_keys=self.served.run_keys,
             claim=self.claim,
         )
         rental = self.ledger.intend(intent, budget_usd=self.wish.budget_usd)
+        self.requests.append(rental.request_id)
         try:
             self._announce(rental)
             self.keys(rental).make()
@@ -267,11 +308,14 @@ class Renter:
             rental = self.ledger.advance(rental.request_id, RentalState.ACQUIRED, machine=machine)
             self.rented.append(rental.request_id)
             self._check_price(rental)
-            return self._reaching.make_ready(rental)
+            return self.reaching.make_ready(rental)
         except NoCapacity as problem:
             self._refuse(rental, str(problem))
             return None
         except ProviderRefused as problem:
+            self._refuse(rental, str(problem))
+            raise
+        except (RateLimited, NothingSent) as problem:
             self._refuse(rental, str(problem))
             raise
         except ProviderUnavailable as problem:
@@ -318,10 +362,11 @@ class Renter:
         for attempt in range(1, ASK_ATTEMPTS + 1):
             try:
                 return self.lender.provisioner.acquire(request)
-            except RateLimited as error:
+            except (RateLimited, NothingSent) as error:
+                # Nothing has happened: nothing is to be looked for.
                 if attempt == ASK_ATTEMPTS:
-                    raise NoCapacity(rental.provider, "acquire", f"still too many calls: {error.detail}") from error
-                self.sleep(min(error.retry_after_s or 2.0**attempt, 60.0))
+                    raise
+                self._pause(min(error.retry_after_s or 2.0**attempt, 60.0))
             except ProviderUnavailable as error:
                 machine = self._look_for(rental)
                 if machine is None:
@@ -339,7 +384,7 @@ class Renter:
                 machine = None
             if machine is not None or self.ledger.now() >= deadline:
                 return machine
-            self.sleep(POLL_S)
+            self._pause(POLL_S)
 
     # Ending what is no good.
 

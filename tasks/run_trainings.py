@@ -13,6 +13,7 @@ from tasks.jobs import FollowedJob
 from tasks.kept_trainings import KeptTrainings, kept_trainings
 from tasks.leases import Holder, claim, release
 from tasks.mirroring import Mirror, Note, say
+from tasks.rental_wish import RentalWish
 from tasks.runs import Run
 
 WAIT_POLL_S = 5.0
@@ -20,7 +21,15 @@ WAIT_POLL_S = 5.0
 
 @contextmanager
 def trainings_of(
-    run: Run, *, host: str, device: str | None, workers: int | None, fresh: bool = False, note: Note = say
+    run: Run,
+    *,
+    host: str,
+    device: str | None,
+    workers: int | None,
+    fresh: bool = False,
+    wish: RentalWish | None = None,
+    flow_run_id: str = "",
+    note: Note = say,
 ) -> Iterator[FollowedJob]:
     """Train what a run's `job.json` asks for while the block lasts; see `trainings_on`.
 
@@ -29,10 +38,12 @@ def trainings_of(
 
     Args:
         run: From `recorded_run`, with its job written.
-        host: `local` or a host's name.
+        host: `local`, a host's name or a provider's.
         device: Where it trains there; None: see `trainings_on`.
         workers: Trainings at once; None: see `trainings_on`.
         fresh: Train again what earlier runs have finished or begun.
+        wish: What is to be rented; see `trainings_on`.
+        flow_run_id: The run in Prefect; see `trainings_on`.
         note: Told what a person should know.
 
     Raises:
@@ -44,7 +55,15 @@ def trainings_of(
     claim_trainings(run, trainings, kept, fresh=fresh, note=note)
     mirror = Mirror(kept, run.layout, note)
     try:
-        with trainings_on(host, run.layout.root, device=device, workers=workers, mirror=mirror) as job:
+        with trainings_on(
+            host,
+            run.layout.root,
+            device=device,
+            workers=workers,
+            mirror=mirror,
+            wish=wish,
+            flow_run_id=flow_run_id,
+        ) as job:
             run.heartbeat.when_lost(job.abort)
             yield job
     finally:

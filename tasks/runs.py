@@ -25,6 +25,7 @@ from tasks.errors import RunNotFound
 from tasks.host_entries import LOCAL
 from tasks.layout import RunLayout
 from tasks.leases import Heartbeat
+from tasks.rental_files import read_rental
 from tasks.settings import available_cores
 from tasks.stores.errors import StoreError
 
@@ -61,6 +62,8 @@ class Run:
         """
         self.record |= {"state": state, "finished_at": _now()}
         self.record.setdefault("seconds", {})["total"] = round(time.monotonic() - started, 3)
+        if (rental := read_rental(self.layout.root)) is not None:
+            self.record["rental"] = rental
         self.save()
 
     @contextmanager

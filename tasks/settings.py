@@ -18,11 +18,11 @@ from typing import Any
 from jade_model.files import write_atomically
 from tasks.artifact_settings import DEFAULT_ARTIFACTS, check_s3_table, s3_from_environment, s3_settings
 from tasks.errors import HostUnknown, SettingsError
-from tasks.host_entries import LOCAL, HostEntry, entry_from_table, with_host, without_host
+from tasks.host_entries import LOCAL, PROVIDERS, HostEntry, entry_from_table, with_host, without_host
 from tasks.stores.address import S3Settings
 
 SETTINGS_NAME = "jade.toml"
-_KNOWN_KEYS = ("host", "hosts", "artifacts", "s3")
+_KNOWN_KEYS = ("host", "hosts", "artifacts", "s3", "ledger", *PROVIDERS)
 
 PREFECT_DEFAULTS = {
     # A fresh database takes an ephemeral server some 20 s; Prefect gives up after 20.
@@ -43,6 +43,8 @@ class Settings:
         sources: Name of a host -> the file that describes it.
         artifacts: Where runs are kept if no flag says so: a folder or `s3://bucket/prefix`.
         s3: How to reach the S3 endpoint.
+        ledger: URL of the ledger of rented machines; empty: a file in the state folder.
+        providers: What the files say of those who lend machines, by name; see tasks/rent_settings.py.
     """
 
     host: str = LOCAL
@@ -50,6 +52,8 @@ class Settings:
     sources: dict[str, Path] = field(default_factory=dict)
     artifacts: str = DEFAULT_ARTIFACTS
     s3: S3Settings = field(default_factory=S3Settings)
+    ledger: str = field(default="", repr=False)
+    providers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def entry(self, name: str) -> HostEntry:
         """Return the host of that name.
@@ -73,8 +77,12 @@ def load_settings() -> Settings:
     hosts: dict[str, HostEntry] = {}
     sources: dict[str, Path] = {}
     s3: dict[str, Any] = {}
+    ledger = ""
+    providers: dict[str, dict[str, Any]] = {}
     for path in reversed(settings_files()):
         content = _read(path)
+        ledger = content.get("ledger", ledger)
+        providers |= {name: content[name] for name in PROVIDERS if name in content}
         host = content.get("host", host)
         artifacts = content.get("artifacts", artifacts)
         s3 |= content.get("s3", {})
@@ -86,7 +94,14 @@ def load_settings() -> Settings:
         sources,
         os.environ.get("JADE_ARTIFACTS") or artifacts,
         s3_settings(s3 | s3_from_environment(os.environ)),
+        ledger=os.environ.get("JADE_LEDGER_URL") or ledger,
+        providers=providers,
     )
+
+
+def provider_environment(names: tuple[str, ...]) -> dict[str, str]:
+    """Return those of the named variables that are set: keys of providers, which no file here holds."""
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def settings_files() -> tuple[Path, Path]:
@@ -239,6 +254,10 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         raise SettingsError("host must be a name, and hosts have a section each: [hosts.NAME]")
     if not isinstance(content.get("artifacts", ""), str) or content.get("artifacts") == "":
         raise SettingsError("artifacts must be a folder or s3://bucket/prefix")
+    if not isinstance(content.get("ledger", ""), str):
+        raise SettingsError("ledger must be the URL of a database, such as postgresql://HOST/NAME")
+    if untabled := [name for name in PROVIDERS if not isinstance(content.get(name, {}), dict)]:
+        raise SettingsError(f"{untabled[0]} must be a section: [{untabled[0]}]")
     hosts = {name: entry_from_table(name, table) for name, table in content.get("hosts", {}).items()}
     return {**content, "hosts": hosts, "s3": check_s3_table(content.get("s3", {}))}
 

@@ -11,9 +11,12 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from jade_model.worker import files_of
 from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of
+from tasks.rental_publishing import rental_shown
+from tasks.rental_wish import RentalWish
 from tasks.run_trainings import trainings_of
 from tasks.runs import Run
 
@@ -26,11 +29,31 @@ _followed: dict[str, FollowedJob] = {}
 
 @contextmanager
 def training_job(
-    run: Run, *, host: str, device: str | None, workers: int | None, fresh: bool = False
+    run: Run,
+    *,
+    host: str,
+    device: str | None,
+    workers: int | None,
+    fresh: bool = False,
+    wish: RentalWish | None = None,
 ) -> Iterator[FollowedJob]:
-    """Run the job of a run while the block lasts, for tasks to follow; see `trainings_of`."""
+    """Run the job of a run while the block lasts, for tasks to follow; see `trainings_of`.
+
+    What was rented for it, and what that cost, is among the run's artifacts, however it ended.
+    """
     folder = str(run.layout.root)
-    with trainings_of(run, host=host, device=device, workers=workers, fresh=fresh) as job:
+    with (
+        rental_shown(run.layout.root),
+        trainings_of(
+            run,
+            host=host,
+            device=device,
+            workers=workers,
+            fresh=fresh,
+            wish=wish,
+            flow_run_id=str(flow_run.id or ""),
+        ) as job,
+    ):
         _followed[folder] = job
         try:
             yield job

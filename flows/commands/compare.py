@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.commands.common import print_json, print_table
+from flows.commands.renting import split_names, tell_rental_plan
 from flows.parameters import CompareParameters
 from tasks.job_places import check_host_known
 from tasks.progress import terminal_is_live
@@ -32,8 +33,11 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     return click.Option([flag, name], multiple=several, help=f"{field.description}{shown}", metavar=name.upper())
 
 
-def _compare(*, as_json: bool, **flags: Any) -> None:
+def _compare(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
     parameters = _parameters(flags)
+    if dry_run:
+        tell_rental_plan(parameters.rental_wish(), as_json=as_json)
+        return
     prepare_prefect(quiet=as_json or terminal_is_live())
     from flows.compare import compare
 
@@ -65,6 +69,8 @@ def _parameters(flags: dict[str, Any]) -> CompareParameters:
     }
     if "arms" in given:
         given["arms"] = [arm for value in given["arms"] for arm in value.replace(",", " ").split()]
+    if "gpu" in given:
+        given["gpu"] = split_names(given["gpu"])
     if "host" not in given:
         given["host"] = load_settings().host
     check_host_known(str(given["host"]))
@@ -88,6 +94,7 @@ command = click.Command(
     callback=_compare,
     params=[
         *_parameter_options(),
+        click.Option(["--dry-run"], is_flag=True, help="Only tell what would be rented, and what it could cost."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON, for scripts."),
     ],
     help="""Train the losses, compare them, write the report.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
+from flows.commands.renting import rent_options, rental_wish_of, tell_rental_plan
 from jade_model.checkpoint import load_checkpoint
 from jade_model.config import LOSSES, Loss
 from jade_model.worker import files_of
@@ -46,6 +47,7 @@ from tasks.settings import load_settings
 @click.option(
     "--workers", type=click.IntRange(1, 256), help="Trainings at once; if not given, one a core, or one on a GPU."
 )
+@rent_options
 @click.option("--fresh", is_flag=True, help="Train even if the same training is kept from an earlier run.")
 @artifacts_option
 @json_option
@@ -63,6 +65,8 @@ def command(
     fresh: bool,
     artifacts: str | None,
     as_json: bool,
+    dry_run: bool,
+    **rent: Any,
 ) -> None:
     """Train one loss on a data file, without a comparison."""
     plan = Plan({loss: f"{recipe}_{loss}"}, epochs, seeds=seeds, folds=1, split=split, ensemble=1)
@@ -74,6 +78,10 @@ def command(
     }
     host = host or load_settings().host
     check_host_known(host)
+    wish = rental_wish_of(host, rent)
+    if dry_run:
+        tell_rental_plan(wish, as_json=as_json)
+        return
     given |= {"seeds": seeds, "split": split, "host": host, "device": device}
     with recorded_run(open_place(artifacts), "train", given, host=host) as run:
         data = load_data(given["data"])
@@ -81,7 +89,7 @@ def command(
         job = write_job(run.layout, data, plan)
         with (
             run.phase("train"),
-            trainings_of(run, host=host, device=device, workers=workers, fresh=fresh) as running,
+            trainings_of(run, host=host, device=device, workers=workers, fresh=fresh, wish=wish) as running,
         ):
             _wait(running)
     trained = [_trained(files_of(training, run.layout.root).last) for training in job.trainings]

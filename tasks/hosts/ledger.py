@@ -61,7 +61,7 @@ class Intent:
         orphan_grace_s: How long the machine outlives whoever controls it.
         run_id: The run that it serves.
         flow_run_id: That run in Prefect; empty if there is none.
-        job_key: Of the trainings; the same command finds its machine by it.
+        run_keys: Of the trainings; the same command finds its machine by them.
         claim: Of the process that asks.
     """
 
@@ -71,7 +71,7 @@ class Intent:
     orphan_grace_s: float
     run_id: str
     flow_run_id: str
-    job_key: str
+    run_keys: tuple[str, ...]
     claim: str
 
 
@@ -157,7 +157,7 @@ class Ledger:
                 "orphan_grace_s": intent.orphan_grace_s,
                 "run_id": intent.run_id,
                 "flow_run_id": intent.flow_run_id,
-                "job_key": intent.job_key,
+                "run_keys": " ".join(intent.run_keys),
                 "claim": intent.claim,
                 "intended_at": now,
                 "seen_at": now,
@@ -255,13 +255,11 @@ class Ledger:
         with self._reporting(), self._engine.connect() as connection:
             return self._get(connection, request_id)
 
-    def rentals(self, *, owner: str | None = None, job_key: str | None = None, only_open: bool = False) -> list[Rental]:
-        """Return rentals, oldest first: of an owner, of a job, only those that may cost."""
+    def rentals(self, *, owner: str | None = None, only_open: bool = False) -> list[Rental]:
+        """Return rentals, oldest first: of an owner, only those that may cost."""
         query = sa.select(tables.rentals).order_by(tables.rentals.c.intended_at, tables.rentals.c.request_id)
         if owner is not None:
             query = query.where(tables.rentals.c.owner == owner)
-        if job_key is not None:
-            query = query.where(tables.rentals.c.job_key == job_key)
         if only_open:
             query = query.where(tables.rentals.c.state.not_in([state.value for state in ENDED]))
         with self._reporting(), self._engine.connect() as connection:
@@ -374,7 +372,8 @@ def _told_by(machine: Machine | None) -> dict[str, Any]:
 
 def _rental(row: sa.Row[Any]) -> Rental:
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    return Rental(**{**values, "state": RentalState(values["state"])})
+    values |= {"state": RentalState(values["state"]), "run_keys": frozenset(values["run_keys"].split())}
+    return Rental(**values)
 
 
 def _prepare_file(path: Path) -> None:

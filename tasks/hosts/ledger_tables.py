@@ -35,7 +35,7 @@ rentals = sa.Table(
     sa.Column("orphan_grace_s", sa.Double, nullable=False),
     sa.Column("run_id", sa.String(128), nullable=False, index=True),
     sa.Column("flow_run_id", sa.String(64), nullable=False),
-    sa.Column("job_key", sa.String(64), nullable=False, index=True),
+    sa.Column("run_keys", sa.Text, nullable=False),
     sa.Column("claim", sa.String(200), nullable=False),
     sa.Column("machine_id", sa.String(128)),
     sa.Column("host", sa.String(255)),

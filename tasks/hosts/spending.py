@@ -27,7 +27,7 @@ class Rental:
         max_age_s: After this long it must end.
         orphan_grace_s: How long it outlives whoever controls it.
         run_id: The run that it serves; flow_run_id: that run in Prefect, or empty.
-        job_key: Of the trainings there.
+        run_keys: Of the trainings there.
         claim: Of the process that controls it; empty if it let go.
         machine_id: The provider's identifier; None before one is known. Likewise its address.
         fingerprint: Of the host key that counts; None before one is pinned.
@@ -52,7 +52,7 @@ class Rental:
     orphan_grace_s: float
     run_id: str
     flow_run_id: str
-    job_key: str
+    run_keys: frozenset[str]
     claim: str
     machine_id: str | None
     host: str | None

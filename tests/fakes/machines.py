@@ -219,5 +219,6 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
 UsePAM no
+SetEnv HOME={root / "home"}
 ForceCommand {shell}
 """

@@ -226,7 +226,8 @@ class RentedMachine:
             authorized_keys=self.home / ".ssh/authorized_keys",
             pid_file=self.root / "run/sshd.pid",
             address=self.address,
-            extra_config=f"ForceCommand {self.root / 'login'}",
+            # The account's own shell starts first: with this home it has no start-up files to read.
+            extra_config=f"SetEnv HOME={self.home}\nForceCommand {self.root / 'login'}",
         )
         (keys / "sshd_config").write_text(text)
 

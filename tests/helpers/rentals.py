@@ -28,6 +28,6 @@ def renter_of(
     ledger: Ledger, machines: LocalMachines, folder: Path, notes: list[str], *, owner: str | None = None, **changes: Any
 ) -> Renter:
     wish = changes.pop("wish", dataclasses.replace(WISH, owner=owner))
-    served = Served("20261124T000000Z-compare-abcdef", "", "k" * 40)
+    served = Served("20261124T000000Z-compare-abcdef", "", ("k" * 64,))
     lender = changes.pop("lender", lender_of(machines, python="stub-python", device="cuda"))
     return Renter(ledger, lender, wish, served, folder / "keys", notes.append, **changes)

@@ -1,0 +1,75 @@
+"""`jade rented`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.commands.common import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from tasks.rented_listing import RentedEntry
+
+
+@click.command("rented")
+@click.option("--owner", metavar="TAG", help="Whose machines; the ledger's own if not given.")
+@click.option("--all", "wants_all", is_flag=True, help="Also what has ended this month.")
+@json_option
+@click.pass_context
+def command(context: click.Context, *, owner: str | None, wants_all: bool, as_json: bool) -> None:
+    """List the rented machines of an owner, anywhere: age, cost so far, the run that each serves.
+
+    Ledger and providers are both asked; what only one of them knows is said. Exit code 1 if a provider with machines of
+    ours did not answer.
+    """
+    from tasks.lending import open_lending
+    from tasks.rented_listing import list_rented
+
+    with closing(open_lending()) as lending:
+        entries, problems = list_rented(lending, owner, wants_all=wants_all)
+        spent = lending.ledger.spent_usd()
+    if as_json:
+        machines = [_as_json(entry) for entry in entries]
+        print_json({"machines": machines, "spent_this_month_usd": round(spent, 4), "problems": problems})
+    else:
+        if entries:
+            columns = ["provider", "machine", "GPU", "state", "hours", "USD/h", "USD", "run", "note"]
+            print_table(None, columns, [_row(entry) for entry in entries], numeric_from=9)
+        else:
+            click.echo("Nothing is rented.", err=True)
+        click.echo(f"All runs of this ledger have cost {spent:.2f} USD this month (UTC).", err=True)
+        for name, problem in problems.items():
+            click.echo(f"{name}: {problem}", err=True)
+    if problems:
+        context.exit(1)
+
+
+def _row(entry: RentedEntry) -> list[str]:
+    return [
+        entry.provider,
+        entry.machine_id or "?",
+        entry.title,
+        entry.state,
+        "" if entry.hours is None else f"{entry.hours:.2f}",
+        f"{entry.price_usd_per_hour:.3f}",
+        "" if entry.cost_usd is None else f"{entry.cost_usd:.2f}",
+        entry.run_id,
+        entry.note,
+    ]
+
+
+def _as_json(entry: RentedEntry) -> dict[str, Any]:
+    return {
+        "provider": entry.provider,
+        "machine_id": entry.machine_id or None,
+        "request_id": entry.request_id or None,
+        "title": entry.title,
+        "state": entry.state,
+        "hours": entry.hours,
+        "price_usd_per_hour": entry.price_usd_per_hour,
+        "cost_usd": entry.cost_usd,
+        "run_id": entry.run_id or None,
+        "note": entry.note or None,
+    }

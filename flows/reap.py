@@ -1,0 +1,73 @@
+"""The flow `reap`: frees rented machines that no live run claims; and the hook that frees those of one run."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+from prefect.runtime import deployment
+
+from tasks.errors import RunError
+from tasks.lending import ledger_exists, open_lending
+from tasks.reaping import Deed, Reaped
+
+
+class ReapFailed(RunError):
+    """Some machine could not be freed, or some provider not be asked; the next call tries again."""
+
+
+@flow(name="reap", flow_run_name="reap")
+def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
+    """Free every rented machine of an owner that no live run claims.
+
+    Called by a deployment, it is what renting relies on where machines cannot end their own cost.
+
+    Args:
+        owner: Tag; None is the ledger's own.
+        dry_run: Only tell.
+
+    Returns:
+        How many were freed.
+
+    Raises:
+        ReapFailed: Some could not be freed; what could be was.
+    """
+    logger = get_run_logger()
+    with closing(open_lending()) as lending:
+        reaper = lending.reaper(owner, is_dry=dry_run)
+        found = reaper.reap()
+        failed = [item for item in found if item.deed is Deed.FAILED]
+        if deployment.id and not dry_run and not failed:
+            lending.ledger.note_reaper(reaper.owner, f"deployment on {socket.gethostname()}")
+    for item in found:
+        logger.info("%s %s %s: %s", item.provider, item.machine_id or item.name, item.deed.value, item.why)
+    freed = [item for item in found if item.deed is Deed.FREED]
+    if freed or failed:
+        create_table_artifact([_row(item) for item in found], key="reaped", description="Rented machines looked at.")
+    if failed:
+        raise ReapFailed("; ".join(f"{item.provider} {item.machine_id or item.name}: {item.why}" for item in failed))
+    return len(freed)
+
+
+def free_machines(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - Prefect names them
+    """Free what was rented for a run that has failed, crashed or was cancelled: a hook, often in another process."""
+    if not ledger_exists():
+        return
+    with closing(open_lending()) as lending:
+        for item in lending.free_flow_run(str(flow_run.id)):
+            print(f"{item.provider} {item.machine_id or item.name}: {item.deed.value}: {item.why}")
+
+
+def _row(item: Reaped) -> dict[str, Any]:
+    return {
+        "provider": item.provider,
+        "machine": item.machine_id or item.name,
+        "run": item.run_id,
+        "done": item.deed.value,
+        "why": item.why,
+        "USD": None if item.cost_usd is None else round(item.cost_usd, 2),
+    }

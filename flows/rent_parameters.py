@@ -1,0 +1,80 @@
+"""What a user may set on whatever rents machines: one home of the fields, for flows, forms and the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from tasks.host_entries import PROVIDERS
+from tasks.hosts.provisioner import check_owner
+from tasks.rental_wish import DEFAULT_MAX_HOURS, DEFAULT_ORPHAN_GRACE_MIN, RentalWish
+
+_WHERE = " Only where host is one that rents: " + ", ".join(PROVIDERS) + "."
+
+Gpus = Annotated[
+    list[str],
+    Field(
+        title="GPU",
+        description="Names of GPUs or machine types, the best first; empty: the cheapest." + _WHERE,
+        max_length=50,
+    ),
+]
+MaxPrice = Annotated[
+    Annotated[float, Field(gt=0)] | None,
+    Field(title="Highest price", description="In USD an hour." + _WHERE),
+]
+MaxHours = Annotated[
+    float, Field(gt=0, le=24 * 14, title="Hours", description="After which a rented machine ends." + _WHERE)
+]
+Budget = Annotated[
+    Annotated[float, Field(gt=0)] | None,
+    Field(title="Budget", description="In USD a calendar month, over all runs of the ledger." + _WHERE),
+]
+Spot = Annotated[
+    bool, Field(title="Spot", description="Machines that the provider may take away: the run goes on elsewhere.")
+]
+OrphanGrace = Annotated[
+    float,
+    Field(
+        ge=1,
+        le=24 * 60,
+        title="Orphan grace",
+        description="Minutes that a rented machine outlives whoever controls it; the same command attaches to it.",
+    ),
+]
+AcceptUnreaped = Annotated[
+    bool,
+    Field(
+        title="Accept unreaped",
+        description="Rent even if nobody would free the machine if this process died.",
+    ),
+]
+Owner = Annotated[
+    Annotated[str, AfterValidator(check_owner)] | None,
+    Field(title="Owner", description="Tag that rented machines carry; empty: the ledger's own."),
+]
+
+MAX_HOURS = DEFAULT_MAX_HOURS
+ORPHAN_GRACE_MIN = DEFAULT_ORPHAN_GRACE_MIN
+RENT_FIELDS = ("gpu", "max_price", "max_hours", "budget", "spot", "orphan_grace", "accept_unreaped", "owner")
+
+
+def rental_wish(host: str, fields: dict[str, Any]) -> RentalWish:
+    """Return what is to be rented of a provider.
+
+    Args:
+        host: The provider's name.
+        fields: Values of `RENT_FIELDS`; others are passed over.
+    """
+    return RentalWish(
+        host,
+        tuple(fields["gpu"]),
+        max_price_usd_per_hour=fields["max_price"],
+        max_hours=fields["max_hours"],
+        budget_usd=fields["budget"],
+        spot=fields["spot"],
+        orphan_grace_s=fields["orphan_grace"] * 60,
+        accept_unreaped=fields["accept_unreaped"],
+        owner=fields["owner"],
+    )

@@ -1,0 +1,142 @@
+"""From what the settings say of a provider to whoever lends under its name.
+
+A section such as `[runpod]` has the fields of that provider's own settings, and a few that all have. Keys of providers
+come from the environment alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from tasks.bundle import RemotePlace
+from tasks.errors import SettingsError
+from tasks.reaching import Lender
+from tasks.rented_hosts import open_rented
+from tasks.settings import Settings, provider_environment
+
+SettingsT = TypeVar("SettingsT")
+
+RUNPOD_KEY = "RUNPOD_API_KEY"
+RUNPOD_URL = "JADE_RUNPOD_URL"
+
+
+@dataclasses.dataclass(frozen=True)
+class UseSettings:
+    """How rented machines are used, whoever lends them.
+
+    Attributes:
+        folder: Where our files lie over there; `~/` is the account's home.
+        python: Program that trains there.
+        device: What trains there.
+        time_limit_s: The machine ends a job after this long; it ends itself at its own age.
+        start_limit_s: How long a machine may take from being made to letting us in.
+    """
+
+    folder: str = "~/.jade"
+    python: str = "python3"
+    device: Literal["cpu", "cuda"] = "cuda"
+    time_limit_s: int = 14 * 86_400
+    start_limit_s: float = 900.0
+
+
+def runpod(settings: Settings) -> Lender:
+    """Return who lends RunPod's pods.
+
+    Raises:
+        SettingsError: `[runpod]` has something unknown or of another type.
+        ApiKeyMissing: RUNPOD_API_KEY is not set.
+    """
+    from pydantic import SecretStr
+
+    from tasks.hosts.runpod import RunPodProvisioner, RunPodSettings
+    from tasks.hosts.runpod_api import API_URL, RunPodAccess
+
+    use, own, rest = divided("runpod", settings, RunPodSettings)
+    environment = provider_environment((RUNPOD_KEY, RUNPOD_URL))
+    url = environment.get(RUNPOD_URL) or str(rest.pop("api_url", API_URL))
+    refuse_rest("runpod", rest, RunPodSettings, "api_url")
+    try:
+        access = RunPodAccess(SecretStr(environment.get(RUNPOD_KEY, "")), url)
+    except ValueError as error:
+        raise SettingsError(f"runpod: {error}") from error
+    return lender(RunPodProvisioner(access, own), use)
+
+
+def lender(provisioner: Any, use: UseSettings) -> Lender:
+    """Return how machines of a provider are used that show the host key which we gave them."""
+    place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s)
+    return Lender(provisioner, open_rented, lambda machine_id: place, use.device, use.start_limit_s)  # noqa: ARG005
+
+
+def divided(provider: str, settings: Settings, kind: type[SettingsT]) -> tuple[UseSettings, SettingsT, dict[str, Any]]:
+    """Return a provider's section as the settings that all have, its own, and what belongs to neither.
+
+    Raises:
+        SettingsError: A value is of another type, or makes no sense.
+    """
+    table = dict(settings.providers.get(provider, {}))
+    use = from_table(provider, table, UseSettings)
+    own = from_table(provider, table, kind)
+    return use, own, table
+
+
+def from_table(provider: str, table: dict[str, Any], kind: type[SettingsT]) -> SettingsT:
+    """Take the fields of a dataclass out of a table.
+
+    Raises:
+        SettingsError: A value is of another type, or the dataclass refuses it.
+    """
+    hints = get_type_hints(kind)
+    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for name in [name for name in names if name in table]:
+        value = table.pop(name)
+        value = tuple(value) if isinstance(value, list) else value
+        value = float(value) if hints[name] is float and type(value) is int else value
+        if not _fits(value, hints[name]):
+            raise SettingsError(f"{provider}: {name} must be {_named(hints[name])}, not {value!r}")
+        given[name] = value
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise SettingsError(f"{provider}: {error}") from error
+
+
+def refuse_rest(provider: str, rest: dict[str, Any], kind: type[Any], *further: str) -> None:
+    """Refuse what no field has taken.
+
+    Raises:
+        SettingsError: With what there is.
+    """
+    if rest:
+        known = [item.name for one in (UseSettings, kind) for item in dataclasses.fields(one)]
+        raise SettingsError(f"{provider}: unknown {', '.join(sorted(rest))}; known: {', '.join([*known, *further])}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in {Union, types.UnionType}:
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if hint is type(None):
+        return value is None
+    # True is an int to Python, and no number to anybody.
+    return isinstance(value, hint) and (isinstance(value, bool) is (hint is bool))
+
+
+def _named(hint: Any) -> str:
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(one) for one in arguments)
+    if get_origin(hint) is tuple:
+        return f"a list of {_named(arguments[0])}"
+    return " or ".join(_named(one) for one in arguments) if arguments else str(getattr(hint, "__name__", hint))
+
+
+FACTORIES: dict[str, Callable[[Settings], Lender]] = {"runpod": runpod}

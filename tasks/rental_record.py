@@ -1,0 +1,54 @@
+"""What was rented for a run, and what it cost: a file in the run's folder, for `run.json`, the report and the UI."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jade_model.files import write_atomically
+from tasks.hosts.spending import Rental
+from tasks.rental_files import RENTAL_NAME
+from tasks.renting import Renter
+
+
+def save_rental(folder: Path, renter: Renter) -> None:
+    """Write what a run has rented so far; an older version is replaced."""
+    rentals = [renter.ledger.rental(request_id) for request_id in renter.rented]
+    now = renter.ledger.now()
+    content = {
+        "provider": renter.wish.provider,
+        "cost_usd": round(sum(rental.cost_until(now) for rental in rentals), 4),
+        "machines": [_machine(rental, now) for rental in rentals],
+        "tried": [
+            {"what": item.what, "price_usd_per_hour": item.price_usd_per_hour, "outcome": item.outcome}
+            for item in renter.tried
+        ],
+        "limits": {
+            "max_price_usd_per_hour": renter.wish.max_price_usd_per_hour,
+            "max_hours": renter.wish.max_hours,
+            "budget_usd_a_month": renter.wish.budget_usd,
+        },
+        "spent_this_month_usd": round(renter.ledger.spent_usd(), 4),
+    }
+    write_atomically(folder / RENTAL_NAME, json.dumps(content, indent=2) + "\n")
+
+
+def _machine(rental: Rental, now: float) -> dict[str, Any]:
+    return {
+        "machine_id": rental.machine_id,
+        "title": rental.title,
+        "spot": rental.spot,
+        "price_usd_per_hour": rental.price_usd_per_hour,
+        "state": rental.state.value,
+        "rented_at": _shown(rental.intended_at),
+        "ended_at": None if rental.ended_at is None else _shown(rental.ended_at),
+        "hours": round(rental.age_s(now) / 3600, 4),
+        "cost_usd": round(rental.cost_until(now), 4),
+        "problem": rental.problem or None,
+    }
+
+
+def _shown(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
