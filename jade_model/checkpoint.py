@@ -82,7 +82,10 @@ def build_model(recipe: Recipe, *, seed: int) -> JadeCompact:
     """Return a fresh, seeded model on the CPU; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return JadeCompact(recipe.model, loss=recipe.loss, num_features=len(feature_set(recipe.feature_set).names))
+        features = feature_set(recipe.feature_set)
+        return JadeCompact(
+            recipe.model, loss=recipe.loss, num_features=len(features.names), num_path=features.num_path
+        )
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

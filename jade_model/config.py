@@ -35,6 +35,8 @@ class ModelConfig:
         type_pooling: Over what the type head pools: all bars, or the span's posterior.
         max_span_length: Longest span of the single-span head, in bars.
         several_spans: Whether the single-span head lets a window hold more than one span.
+        span_units: Hidden units of what scores each whole span by how far and how straight price went over it
+            (single_span.SpanScorer); 0 leaves it out. Needs a feature set with the path.
     """
 
     hidden_size: int = 96
@@ -44,8 +46,10 @@ class ModelConfig:
     type_pooling: TypePooling = "mean"
     max_span_length: int = 32
     several_spans: bool = False
+    span_units: int = 0
 
     def __post_init__(self) -> None:
+        require(self.span_units >= 0, f"model.span_units is {self.span_units}; it must not be negative")
         for name in ("hidden_size", "pooled_size"):
             value = getattr(self, name)
             require(value >= 1, f"model.{name} is {value}; it must be at least 1")
@@ -78,7 +82,8 @@ class TrainingConfig:
         mirror: Whether each window is shown upside down half of the time.
         ema_decay: Decay a step of the averaged weights that are scored, or None.
         normalise_losses: Whether each task's loss is divided by its value before training.
-        softened_targets: Whether overlap fraction and annotation quality soften the span targets.
+        trust_weights: Whether a window's losses count by how far its labels are trusted (targets.Targets.trust_N):
+            overlap fraction and annotation quality, where the file has them.
         boundary_smoothing: Standard deviation in bars by which the single-span loss spreads start and end;
             0 is hard.
         checkpoint_every: Epochs between checkpoints on disk.
@@ -96,7 +101,7 @@ class TrainingConfig:
     mirror: bool = False
     ema_decay: float | None = None
     normalise_losses: bool = False
-    softened_targets: bool = False
+    trust_weights: bool = False
     boundary_smoothing: float = 0.0
     checkpoint_every: int = 10
     mixed_precision: bool = False
@@ -144,6 +149,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(self.loss in LOSSES, f"loss is {self.loss!r}; choose one of {LOSSES}")
+        require(
+            self.model.span_units == 0 or self.loss == "single_span",
+            f"model.span_units is {self.model.span_units}; a {self.loss} model scores bars, not spans: it must be 0",
+        )
 
 
 ConfigT = TypeVar("ConfigT", ModelConfig, TrainingConfig, Recipe)
@@ -162,7 +171,10 @@ def recipe_from_json(data: dict[str, Any]) -> Recipe:
     """
     fields = dict(data)
     model = _strict(ModelConfig, fields.pop("model", {}), "model.")
-    training = _strict(TrainingConfig, fields.pop("training", {}), "training.")
+    of_training = dict(fields.pop("training", {}))
+    if of_training.get("softened_targets") is False:  # what older checkpoints say of a switch that was never on
+        del of_training["softened_targets"]
+    training = _strict(TrainingConfig, of_training, "training.")
     return _strict(Recipe, {**fields, "model": model, "training": training}, "")
 
 

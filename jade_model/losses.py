@@ -24,8 +24,8 @@ class Labels(NamedTuple):
     """What B windows should give; see targets.Targets.
 
     Attributes:
-        membership_BT: Soft span membership in [0, 1], float32.
-        in_span_BT: The same, 0 or 1, int64.
+        weight_B: How much each window counts, positive, float32.
+        in_span_BT: Whether the bar lies in a span, 0 or 1, int64.
         pointers_B2: Centre and length of the span, as fractions of T; anything where there is no span.
         countdown_BT: Bars until the span starts, clipped; anything where there is no span.
         type_B: Class, or schema.NO_TYPE, int64.
@@ -34,7 +34,7 @@ class Labels(NamedTuple):
         num_spans_B: Spans of the window, int64.
     """
 
-    membership_BT: Tensor
+    weight_B: Tensor
     in_span_BT: Tensor
     pointers_B2: Tensor
     countdown_BT: Tensor
@@ -44,32 +44,31 @@ class Labels(NamedTuple):
 
 
 def task_losses(model: JadeCompact, output: JadeOutput, labels: Labels, config: TrainingConfig) -> Tensor:
-    """Return the tasks' losses, each a mean over what is labelled, as one vector of four."""
-    has_span_B = labels.num_spans_B > 0
+    """Return the tasks' losses, each a weighted mean over the windows that are labelled, as one vector of four."""
+    counts_B = labels.weight_B * (labels.num_spans_B > 0)
     return torch.stack(
         [
-            masked_huber(output.pointers_B2, labels.pointers_B2, has_span_B, delta=POINTER_DELTA),
-            type_loss(output.type_logits_B3, labels.type_B),
+            weighted_huber(output.pointers_B2, labels.pointers_B2, counts_B, delta=POINTER_DELTA),
+            type_loss(output.type_logits_B3, labels.type_B, labels.weight_B),
             span_loss(model, output.span_scores_BTK, labels, config),
-            masked_huber(output.countdown_BT, labels.countdown_BT, has_span_B, delta=COUNTDOWN_DELTA),
+            weighted_huber(output.countdown_BT, labels.countdown_BT, counts_B, delta=COUNTDOWN_DELTA),
         ]
     )
 
 
 def span_loss(model: JadeCompact, scores_BTK: Tensor, labels: Labels, config: TrainingConfig) -> Tensor:
-    """Return the span task's loss: nats a bar (soft span) or nats a window (CRF, single span)."""
+    """Return the span task's loss: nats a bar (soft span) or nats a window (CRF, single span), weighted by window."""
     match model.loss:
         case "soft_span":
-            return soft_span_loss(
+            loss_B = soft_span_loss(
                 scores_BTK.squeeze(-1),
-                labels.membership_BT,
+                labels.in_span_BT.to(scores_BTK.dtype),
                 positive_weight=config.positive_weight,
                 dice_weight=config.dice_weight,
             )
         case "crf":
             assert model.crf is not None  # noqa: S101 - the constructor pairs them
-            log_likelihood: Tensor = model.crf(scores_BTK, labels.in_span_BT, reduction="mean")
-            return -log_likelihood
+            loss_B = -model.crf(scores_BTK, labels.in_span_BT, reduction="none")
         case "single_span":
             assert model.single_span is not None  # noqa: S101 - the constructor pairs them
             loss_B = model.single_span.loss_of_sets(
@@ -78,15 +77,20 @@ def span_loss(model: JadeCompact, scores_BTK: Tensor, labels: Labels, config: Tr
                 labels.num_spans_B,
                 boundary_smoothing_bars=config.boundary_smoothing,
             )
-            return loss_B.mean()
         case unknown:
             assert_never(unknown)
+    return weighted_mean(loss_B, labels.weight_B)
+
+
+def weighted_mean(values_B: Tensor, weight_B: Tensor) -> Tensor:
+    """Mean of values by weights that are not negative; 0 where all weights are."""
+    return (values_B * weight_B).sum() / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
 
 
 def soft_span_loss(
     logits_BT: Tensor, targets_BT: Tensor, *, positive_weight: float = 1.0, dice_weight: float = 0.0
 ) -> Tensor:
-    """Weighted cross-entropy against soft span membership, mixed with a Dice term.
+    """Weighted cross-entropy against soft span membership, mixed with a Dice term, one value a window.
 
     Args:
         logits_BT: Unnormalised scores, float.
@@ -95,8 +99,7 @@ def soft_span_loss(
         dice_weight: Share of the Dice term in the sum, [0, 1].
 
     Returns:
-        (1 - dice_weight) * nats per bar, averaged over bars and windows, + dice_weight * mean over windows of
-        1 - Dice; a scalar.
+        (1 - dice_weight) * nats per bar, averaged over the window's bars, + dice_weight * (1 - Dice), [B].
 
     Raises:
         ValueError: The shapes differ.
@@ -104,10 +107,12 @@ def soft_span_loss(
     if logits_BT.shape != targets_BT.shape:
         raise ValueError(f"logits are {tuple(logits_BT.shape)}, targets {tuple(targets_BT.shape)}")
     weight = None if positive_weight == 1.0 else logits_BT.new_tensor(positive_weight)
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits_BT, targets_BT, pos_weight=weight)
+    cross_entropy_B = functional.binary_cross_entropy_with_logits(
+        logits_BT, targets_BT, pos_weight=weight, reduction="none"
+    ).mean(1)
     if dice_weight == 0:
-        return cross_entropy
-    return (1 - dice_weight) * cross_entropy + dice_weight * dice_loss(torch.sigmoid(logits_BT), targets_BT).mean()
+        return cross_entropy_B
+    return (1 - dice_weight) * cross_entropy_B + dice_weight * dice_loss(torch.sigmoid(logits_BT), targets_BT)
 
 
 def dice_loss(probability_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -120,23 +125,23 @@ def dice_loss(probability_BT: Tensor, targets_BT: Tensor) -> Tensor:
     return 1 - (2 * shared_B + 1) / (total_B + 1)
 
 
-def masked_huber(predicted: Tensor, target: Tensor, counts_B: Tensor, *, delta: float) -> Tensor:
-    """Mean Huber loss over the windows that count; 0 where none does.
+def weighted_huber(predicted: Tensor, target: Tensor, weight_B: Tensor, *, delta: float) -> Tensor:
+    """Mean Huber loss over windows by weight; 0 where all weights are.
 
     Args:
         predicted: [B, ...].
         target: [B, ...], same shape.
-        counts_B: bool.
+        weight_B: At least 0; 0 for windows that do not count.
         delta: Where the square turns into a line, in the values' unit.
     """
     loss_B = functional.huber_loss(predicted, target, reduction="none", delta=delta).flatten(1).mean(1)
-    return torch.where(counts_B, loss_B, 0.0).sum() / counts_B.sum().clamp_min(1)
+    return weighted_mean(torch.where(weight_B > 0, loss_B, 0.0), weight_B)
 
 
-def type_loss(logits_B3: Tensor, type_B: Tensor) -> Tensor:
-    """Mean cross-entropy over the windows with a type, nats; 0 where none has one."""
-    total = functional.cross_entropy(logits_B3, type_B, ignore_index=NO_TYPE, reduction="sum")
-    return total / (type_B != NO_TYPE).sum().clamp_min(1)
+def type_loss(logits_B3: Tensor, type_B: Tensor, weight_B: Tensor) -> Tensor:
+    """Mean cross-entropy by weight over the windows with a type, nats; 0 where none has one."""
+    loss_B = functional.cross_entropy(logits_B3, type_B, ignore_index=NO_TYPE, reduction="none")
+    return weighted_mean(loss_B, weight_B * (type_B != NO_TYPE))
 
 
 def uncertainty_weighted(losses_4: Tensor, log_sigma_4: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from typing import NamedTuple, assert_never
 import torch
 from torch import Tensor, nn
 
-from jade_model.config import Loss, ModelConfig
+from jade_model.config import Loss, ModelConfig, require
 from jade_model.crf import CRF
-from jade_model.single_span import SingleSpan
+from jade_model.single_span import SingleSpan, SpanScorer
 from jade_model.windows import TYPE_NAMES
 
 INITIAL_LOG_SIGMA = (-0.30, 0.0, 0.0, 0.0)  # in the order of config.TASKS
@@ -24,7 +24,8 @@ class JadeOutput(NamedTuple):
 
     Attributes:
         span_scores_BTK: Soft span: one logit a bar. CRF: emissions of out and in. Single span: scores of a
-            bar within, of a start here, of an end here.
+            bar within, of a start here, of an end here; with span units also, by length, of each whole span that
+            starts here.
         type_logits_B3: Unnormalised scores of schema.TYPE_NAMES.
         pointers_B2: Centre and length of the span, as fractions of T, (0, 1).
         countdown_BT: Bars until the span starts; negative once it has.
@@ -42,15 +43,25 @@ class JadeCompact(nn.Module):
     Holds the span loss's own parameters (transitions, biases) and the tasks' uncertainties too. With 12
     features, 96 units and mean pooling it has the original's 97,547 parameters (soft span) and 97,748 (CRF).
 
+    Args:
+        config: Its sizes.
+        loss: Which span loss it is trained with.
+        num_features: F.
+        num_path: How many of the first features are the path (FeatureSet.num_path), which the LSTM does not see.
+
     Attributes:
         lstm_in_bfloat16: Whether the LSTM runs under bfloat16 autocast.
     """
 
-    def __init__(self, config: ModelConfig, *, loss: Loss, num_features: int) -> None:
+    def __init__(self, config: ModelConfig, *, loss: Loss, num_features: int, num_path: int = 0) -> None:
         super().__init__()
-        self.config, self.loss, self.num_features = config, loss, num_features
+        require(
+            config.span_units == 0 or num_path > 0,
+            "model.span_units needs a feature set with the path, such as displacement-21",
+        )
+        self.config, self.loss, self.num_features, self.num_path = config, loss, num_features, num_path
         width = 2 * config.hidden_size
-        self.lstm = nn.LSTM(num_features, config.hidden_size, batch_first=True, bidirectional=True)
+        self.lstm = nn.LSTM(num_features - num_path, config.hidden_size, batch_first=True, bidirectional=True)
         self.pooled = nn.Linear(width, config.pooled_size)
         self.type_head = nn.Linear(config.pooled_size, len(TYPE_NAMES))
         self.pointer_head = nn.Linear(config.pooled_size, 2)
@@ -62,6 +73,7 @@ class JadeCompact(nn.Module):
         self.single_span = (
             SingleSpan(config.max_span_length, several=config.several_spans) if loss == "single_span" else None
         )
+        self.span_scorer = SpanScorer(config.max_span_length, config.span_units) if config.span_units else None
 
     def forward(self, x_BTF: Tensor, generator: torch.Generator | None = None) -> JadeOutput:
         """Run the network.
@@ -71,8 +83,12 @@ class JadeCompact(nn.Module):
             generator: Source of the dropout masks while training; torch's default one if None.
         """
         rate = self.config.head_dropout
-        hidden_BTH = self._hidden(self._dropout(x_BTF, self.config.input_dropout, generator))
+        seen_BTF = x_BTF[:, :, self.num_path :]
+        hidden_BTH = self._hidden(self._dropout(seen_BTF, self.config.input_dropout, generator))
         span_scores_BTK = self.span_head(self._dropout(hidden_BTH, rate, generator))
+        if self.span_scorer is not None:
+            whole_BTL = self.span_scorer(x_BTF[:, :, : self.num_path])
+            span_scores_BTK = torch.cat([span_scores_BTK, whole_BTL], dim=2)
         countdown_BT = self.countdown_head(self._dropout(hidden_BTH, rate, generator)).squeeze(-1)
         pooled_BP = torch.relu(self.pooled(hidden_BTH.mean(1)))
         match self.config.type_pooling:
@@ -120,7 +136,7 @@ class JadeCompact(nn.Module):
 
 
 def span_scores_per_bar(loss: Loss) -> int:
-    """K: how many scores a bar the span head gives."""
+    """How many scores a bar the span head gives; whole spans' own come on top."""
     match loss:
         case "soft_span":
             return 1

@@ -39,7 +39,7 @@ def jade_crf() -> Recipe:
 
 def jade_single_span() -> Recipe:
     """Return the best single-span training we know."""
-    return _jade("single_span", normalise_losses=False)
+    return _jade("single_span", feature_set="displacement-21", span_units=16, normalise_losses=False)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -64,17 +64,25 @@ def _seed(loss: Loss) -> Recipe:
     return Recipe(name=f"seed_{loss}", loss=loss, feature_set="relativity-12")
 
 
-def _jade(loss: Loss, *, dice_weight: float = 0.0, normalise_losses: bool = True) -> Recipe:
+def _jade(
+    loss: Loss,
+    *,
+    feature_set: str = "displacement-17",
+    span_units: int = 0,
+    dice_weight: float = 0.0,
+    normalise_losses: bool = True,
+) -> Recipe:
     return Recipe(
         name=f"jade_{loss}",
         loss=loss,
-        feature_set="displacement-17",
-        model=ModelConfig(input_dropout=0.05, head_dropout=0.15, type_pooling="span"),
+        feature_set=feature_set,
+        model=ModelConfig(input_dropout=0.05, head_dropout=0.15, type_pooling="span", span_units=span_units),
         training=TrainingConfig(
             learning_rate=4e-3,
             schedule="one_cycle",
             gradient_clip=1.0,
             mirror=True,
+            trust_weights=True,
             normalise_losses=normalise_losses,
             dice_weight=dice_weight,
         ),

@@ -18,6 +18,9 @@ IGNORED_TYPE = -1
 # How far an annotator's own word for a label's quality is trusted; any other word, and none, counts in full.
 QUALITY_WEIGHTS = {"auto": 1.0, "high": 1.0, "good": 1.0, "medium": 0.8, "fair": 0.8, "low": 0.6, "poor": 0.6}
 
+# A batch of windows that count nothing would have no mean.
+_LEAST_OVERLAP = 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:
@@ -27,7 +30,7 @@ class Targets:
 
     Attributes:
         in_span_NT: 1 where the bar lies in a span, else 0, float32.
-        membership_NT: Soft span target in [0, 1], float32; in_span_NT unless softened.
+        trust_N: How far a window's labels count, in (0, 1], float32: overlap fraction times quality's weight.
         pointers_N2: Span's centre and length as fractions of T, float32; 0 where there is no span.
         countdown_NT: Bars until the span starts, clipped to [-20, 20], float32; 20 where there is no span.
         type_N: Index of the type, int64; IGNORED_TYPE where none is given.
@@ -37,7 +40,7 @@ class Targets:
     """
 
     in_span_NT: NDArray[np.float32]
-    membership_NT: NDArray[np.float32]
+    trust_N: NDArray[np.float32]
     pointers_N2: NDArray[np.float32]
     countdown_NT: NDArray[np.float32]
     type_N: NDArray[np.int64]
@@ -46,16 +49,15 @@ class Targets:
     has_span_N: NDArray[np.bool_]
 
 
-def build_targets(windows: Windows, *, softened: bool = False) -> Targets:
+def build_targets(windows: Windows) -> Targets:
     """Derive all targets from the labelled spans.
 
     With s and e the span's first and last bar (inclusive): centre (s + e) / 2 / T, length (e - s) / T,
-    countdown clip(s - t, -20, 20). Softened membership is in_span * overlap_fraction * quality weight: a span
-    of which the window shows only a part, or that was labelled with doubt, pulls less towards 1.
+    countdown clip(s - t, -20, 20). A span of which the window shows only a part, or that was labelled with doubt,
+    is trusted less.
 
     Args:
         windows: Labelled windows.
-        softened: Whether overlap fraction and annotation quality soften membership_NT.
 
     Returns:
         Targets in the windows' order.
@@ -67,10 +69,9 @@ def build_targets(windows: Windows, *, softened: bool = False) -> Targets:
     start_N, last_N = span_N2[:, 0], span_N2[:, 1] - 1
     centre_N, extent_N = (start_N + last_N) / 2 / length, (last_N - start_N) / length
     countdown_NT = np.clip(start_N[:, None] - np.arange(length), -COUNTDOWN_LIMIT, COUNTDOWN_LIMIT)
-    membership_NT = in_span_NT * (_trust(windows)[:, None] if softened else 1.0)
     return Targets(
         in_span_NT=in_span_NT.astype(np.float32),
-        membership_NT=membership_NT.astype(np.float32),
+        trust_N=_trust(windows).astype(np.float32),
         pointers_N2=np.where(has_span_N[:, None], np.stack((centre_N, extent_N), axis=1), 0).astype(np.float32),
         countdown_NT=np.where(has_span_N[:, None], countdown_NT, COUNTDOWN_LIMIT).astype(np.float32),
         type_N=windows.type_N,
@@ -94,5 +95,5 @@ def _longest_spans(windows: Windows) -> NDArray[np.int64]:
 def _trust(windows: Windows) -> NDArray[np.float64]:
     names, index_N = np.unique(windows.quality_N, return_inverse=True)
     weight = np.array([QUALITY_WEIGHTS.get(str(name).strip().lower(), 1.0) for name in names])
-    trust_N: NDArray[np.float64] = windows.overlap_fraction_N * weight[index_N]
+    trust_N: NDArray[np.float64] = np.maximum(windows.overlap_fraction_N, _LEAST_OVERLAP) * weight[index_N]
     return trust_N

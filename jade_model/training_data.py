@@ -77,9 +77,9 @@ def prepare(windows: Windows, recipe: Recipe) -> PreparedWindows:
     views = [windows.bars_NT4]
     if recipe.training.mirror:
         views.append(mirror_bars(windows.bars_NT4))
-    targets = build_targets(windows, softened=recipe.training.softened_targets)
+    targets = build_targets(windows)
     labels = Labels(
-        membership_BT=torch.tensor(targets.membership_NT),
+        weight_B=torch.tensor(targets.trust_N if recipe.training.trust_weights else np.ones_like(targets.trust_N)),
         in_span_BT=torch.tensor(targets.in_span_NT.astype(np.int64)),
         pointers_B2=torch.tensor(targets.pointers_N2),
         countdown_BT=torch.tensor(targets.countdown_NT),

@@ -1,4 +1,4 @@
-"""The 17 displacement features: how far price has moved, in units of the volatility before the move.
+"""Displacement features: how far price has moved, in units of the volatility before the move.
 
 Legend: N windows, T bars, P = T + 1 points of the price path: the first bar's open, then every close.
 """
@@ -21,6 +21,8 @@ DISPLACEMENT_NAMES: tuple[str, ...] = (
     *(f"efficiency_{lag}" for lag in EFFICIENCY_LAGS),
     *(f"efficient_return_{lag}" for lag in EFFICIENT_RETURN_LAGS),
 )
+
+PATH_NAMES: tuple[str, ...] = ("opening", "closing", "travelled", "volatility")
 
 ATR_BARS = 14
 # Far enough out that only freaks touch it: which of two strong moves is the stronger must stay visible, and a
@@ -87,6 +89,50 @@ def displacement_features(
         *(efficiency(lag) for lag in EFFICIENCY_LAGS),
         *(_limited(unlimited_return(lag) * np.abs(efficiency(lag))) for lag in EFFICIENT_RETURN_LAGS),
     ]
+
+
+def path_features(
+    open_TN: NDArray[np.float64],
+    high_TN: NDArray[np.float64],
+    low_TN: NDArray[np.float64],
+    close_TN: NDArray[np.float64],
+) -> list[NDArray[np.float64]]:
+    """Compute from what a head can read how far, and how straight, price went from any bar to any other.
+
+    Opening and closing are open and close less the window's first open, travelled is the sum of the absolute steps
+    from close to close up to here, volatility the ATR that the displacement features are in units of. All are
+    fractions of the first open's size, which cancels wherever one is divided by another.
+
+    Args:
+        open_TN: Opens.
+        high_TN: Highs.
+        low_TN: Lows.
+        close_TN: Closes.
+
+    Returns:
+        One float64 [T, N] a feature, in the order of PATH_NAMES, finite; unbounded.
+    """
+    path_PN = np.concatenate([open_TN[:1], close_TN])
+    size_N = np.where(open_TN[0] != 0, np.abs(open_TN[0]), 1.0)
+    travelled_TN = np.cumsum(np.abs(np.diff(path_PN, axis=0)), axis=0)
+    atr_TN = _floored_atr(high_TN, low_TN, close_TN, path_PN[:-1])
+    return [
+        (open_TN - open_TN[0]) / size_N,
+        (close_TN - open_TN[0]) / size_N,
+        travelled_TN / size_N,
+        atr_TN / size_N,
+    ]
+
+
+def displacement_and_path(
+    open_TN: NDArray[np.float64],
+    high_TN: NDArray[np.float64],
+    low_TN: NDArray[np.float64],
+    close_TN: NDArray[np.float64],
+) -> list[NDArray[np.float64]]:
+    """Compute path_features, then displacement_features."""
+    bars = open_TN, high_TN, low_TN, close_TN
+    return [*path_features(*bars), *displacement_features(*bars)]
 
 
 def _limited(values_TN: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.errors import ConfigError
-from jade_model.features.displacement import DISPLACEMENT_NAMES, displacement_features
+from jade_model.features.displacement import (
+    DISPLACEMENT_NAMES,
+    PATH_NAMES,
+    displacement_and_path,
+    displacement_features,
+)
 from jade_model.features.relativity import RELATIVITY_NAMES, relativity_features
 
 POSITION_NAME = "position_encoding"
@@ -38,12 +43,20 @@ class FeatureSet:
         names: Each feature's name, in the order of the last axis.
         kernel: What computes them, without the position encoding.
         has_position: Whether the position encoding t / (T - 1) stands last.
+
+    Features of PATH_NAMES stand first. They are no view of a bar but what a head measures spans with, and the LSTM
+    does not see them.
     """
 
     name: str
     names: tuple[str, ...]
     kernel: Kernel
     has_position: bool
+
+    @property
+    def num_path(self) -> int:
+        """How many of the first features are of PATH_NAMES: all of them or none."""
+        return len(PATH_NAMES) if self.names[: len(PATH_NAMES)] == PATH_NAMES else 0
 
     def compute(self, bars_NT4: NDArray[np.float64]) -> NDArray[np.float32]:
         """Compute the features of every bar; a bar's depend on it and on its window's earlier bars only.
@@ -112,6 +125,7 @@ _FEATURE_SETS = {
     for each in (
         *_variants("relativity-12", RELATIVITY_NAMES, relativity_features),
         *_variants("displacement-17", DISPLACEMENT_NAMES, displacement_features),
+        *_variants("displacement-21", (*PATH_NAMES, *DISPLACEMENT_NAMES), displacement_and_path),
     )
 }
 FEATURE_SET_NAMES: tuple[str, ...] = tuple(_FEATURE_SETS)

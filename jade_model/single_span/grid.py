@@ -66,11 +66,19 @@ def edge_scores(scores_BT3: Tensor, length_B: Tensor | None) -> tuple[Tensor, Te
     return start_BT - (summed_BT - inside_BT), right_BT
 
 
-def span_grid(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor) -> Tensor:
-    """Return the log potential of each span by length and start, [B, L, T]; IMPOSSIBLE past the window."""
+def span_grid(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, own_BTL: Tensor | None = None) -> Tensor:
+    """Return the log potential of each span by length and start, [B, L, T]; IMPOSSIBLE past the window.
+
+    Args:
+        left_BT: As edge_scores returns it.
+        right_BT: As edge_scores returns it.
+        length_bias_L: Log potential of each length.
+        own_BTL: What each span is worth as a whole, by start and length, finite; None if nothing.
+    """
     # Windows of T over the padded bars: row l shows right[s + l] at s, without a copy.
     right_BLT = pad(right_BT, (0, len(length_bias_L) - 1), value=IMPOSSIBLE).unfold(1, left_BT.shape[1], 1)
-    return right_BLT + left_BT[:, None] + length_bias_L[:, None]
+    grid_BLT = right_BLT + left_BT[:, None] + length_bias_L[:, None]
+    return grid_BLT if own_BTL is None else grid_BLT + own_BTL.transpose(1, 2)
 
 
 def single_posterior(grid_BLT: Tensor, none_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,7 +115,9 @@ def count_spans(span_BLT: Tensor) -> SpanCounts:
     return SpanCounts(started_not_ended_BT.clamp(min=0), start_BT, last_BT, span_BLT.sum(dim=2))
 
 
-def single_log_partition(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor) -> Tensor:
+def single_log_partition(
+    left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor, own_BTL: Tensor | None = None
+) -> Tensor:
     """Sum over all single spans and none; differentiable once.
 
     Args:
@@ -115,11 +125,12 @@ def single_log_partition(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tenso
         right_BT: As edge_scores returns it.
         length_bias_L: Log potential of each length, float64.
         none_B: Log potential of there being no span, float64.
+        own_BTL: As span_grid takes it.
 
     Returns:
         Log partition, nats, float64 [B].
     """
-    result: Tensor = _SinglePartition.apply(left_BT, right_BT, length_bias_L, none_B)  # type: ignore[no-untyped-call]
+    result: Tensor = _SinglePartition.apply(left_BT, right_BT, length_bias_L, none_B, own_BTL)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -127,15 +138,25 @@ class _SinglePartition(torch.autograd.Function):
     """By hand, because the gradient is sums of the very probabilities that the value needs."""
 
     @staticmethod
-    def forward(ctx: Any, left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor) -> Tensor:
-        log_partition_B, no_span_B, span_BLT = single_posterior(span_grid(left_BT, right_BT, length_bias_L), none_B)
+    def forward(
+        ctx: Any,
+        left_BT: Tensor,
+        right_BT: Tensor,
+        length_bias_L: Tensor,
+        none_B: Tensor,
+        own_BTL: Tensor | None,
+    ) -> Tensor:
+        grid_BLT = span_grid(left_BT, right_BT, length_bias_L, own_BTL)
+        log_partition_B, no_span_B, span_BLT = single_posterior(grid_BLT, none_B)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(span_BLT.sum(dim=1), count_lasts(span_BLT), span_BLT.sum(dim=2), no_span_B)
+            counts = span_BLT.sum(dim=1), count_lasts(span_BLT), span_BLT.sum(dim=2), no_span_B
+            ctx.save_for_backward(*counts, span_BLT if own_BTL is not None else None)
         return log_partition_B
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, ...]:
-        start_BT, last_BT, length_BL, no_span_B = ctx.saved_tensors
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        start_BT, last_BT, length_BL, no_span_B, span_BLT = ctx.saved_tensors
         weight_B1 = grad_B[:, None]
-        return start_BT * weight_B1, last_BT * weight_B1, grad_B @ length_BL, no_span_B * grad_B
+        own_BTL = None if span_BLT is None else (span_BLT * grad_B[:, None, None]).transpose(1, 2)
+        return start_BT * weight_B1, last_BT * weight_B1, grad_B @ length_BL, no_span_B * grad_B, own_BTL

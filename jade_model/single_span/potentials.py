@@ -1,7 +1,7 @@
 """What the single-span model is given: checked, in float64, divided by the temperature.
 
-Legend: B windows, T bars, L lengths of a span (index l is length l + 1), M spans labelled a window at most, 3
-scores a bar (inside, start, last).
+Legend: B windows, T bars, L lengths of a span (index l is length l + 1), M spans labelled a window at most, K
+scores a bar: inside, start and last, and where spans have scores as wholes those of the L that start there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Potentials(NamedTuple):
         right_BT: What a span's last bar decides.
         length_bias_L: What its length decides.
         none_B: Score of there being no span.
+        own_BTL: What each span is worth as a whole, by start and length; None if nothing.
         further_B: What each span after the first adds.
         length_B: Bars that count in each window; None if all do.
     """
@@ -31,12 +32,13 @@ class Potentials(NamedTuple):
     right_BT: Tensor
     length_bias_L: Tensor
     none_B: Tensor
+    own_BTL: Tensor | None
     further_B: Tensor
     length_B: Tensor | None
 
     def grid_BLT(self) -> Tensor:
         """Return the score of each span by length and start."""
-        return span_grid(self.left_BT, self.right_BT, self.length_bias_L)
+        return span_grid(self.left_BT, self.right_BT, self.length_bias_L, self.own_BTL)
 
 
 class Biases(NamedTuple):
@@ -47,11 +49,12 @@ class Biases(NamedTuple):
     further: Tensor | float
 
 
-def potentials(scores_BT3: Tensor, biases: Biases, mask_BT: Tensor | None, *, temperature: float = 1.0) -> Potentials:
+def potentials(scores_BTK: Tensor, biases: Biases, mask_BT: Tensor | None, *, temperature: float = 1.0) -> Potentials:
     """Check and combine the network's scores and the layer's parameters.
 
     Args:
-        scores_BT3: Inside, start and last score of each bar, float.
+        scores_BTK: Inside, start and last score of each bar, float; with L more, by length, the score as a whole
+            of each span that starts at the bar, finite also past the window.
         biases: The layer's parameters.
         mask_BT: True on bars that count, a prefix of each window, of at least one bar; None if all do.
         temperature: What every score is divided by.
@@ -60,32 +63,37 @@ def potentials(scores_BT3: Tensor, biases: Biases, mask_BT: Tensor | None, *, te
         ValueError: Shapes are not as described, the mask has a gap or lacks a first bar, or the temperature
             is not positive.
     """
-    if scores_BT3.dim() != 3 or scores_BT3.shape[2] != 3 or scores_BT3.shape[1] == 0:
-        raise ValueError(f"scores must have shape [windows, bars, 3], got {tuple(scores_BT3.shape)}")
-    if mask_BT is not None and mask_BT.shape != scores_BT3.shape[:2]:
-        raise ValueError(f"mask must have shape {tuple(scores_BT3.shape[:2])}, got {tuple(mask_BT.shape)}")
+    max_length = len(biases.length_L)
+    if scores_BTK.dim() != 3 or scores_BTK.shape[2] not in {3, 3 + max_length} or scores_BTK.shape[1] == 0:
+        raise ValueError(
+            f"scores must have shape [windows, bars, 3 or {3 + max_length}], got {tuple(scores_BTK.shape)}"
+        )
+    if mask_BT is not None and mask_BT.shape != scores_BTK.shape[:2]:
+        raise ValueError(f"mask must have shape {tuple(scores_BTK.shape[:2])}, got {tuple(mask_BT.shape)}")
     if mask_BT is not None and not mask_BT[:, 0].all():
         raise ValueError("mask must be on at the first bar of every window")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
     length_B = lengths_of(mask_BT)
-    left_BT, right_BT = edge_scores(zero_masked(scores_BT3, length_B).double() / temperature, length_B)
-    log_spans_B = _num_spans(scores_BT3, length_B, len(biases.length_L)).log()
+    scaled_BTK = zero_masked(scores_BTK, length_B).double() / temperature
+    left_BT, right_BT = edge_scores(scaled_BTK[:, :, :3], length_B)
+    log_spans_B = _num_spans(scores_BTK, length_B, max_length).log()
     return Potentials(
         left_BT,
         right_BT,
         biases.length_L.double() / temperature,
         (biases.none + log_spans_B) / temperature,
+        scaled_BTK[:, :, 3:] if scores_BTK.shape[2] > 3 else None,
         (biases.further - log_spans_B) / temperature,
         length_B,
     )
 
 
-def _num_spans(scores_BT3: Tensor, length_B: Tensor | None, max_length: int) -> Tensor:
+def _num_spans(scores_BTK: Tensor, length_B: Tensor | None, max_length: int) -> Tensor:
     """Count the spans that each window can hold, float64 [B]."""
-    batch, num_bars, _ = scores_BT3.shape
+    batch, num_bars, _ = scores_BTK.shape
     if length_B is None:
-        length_B = torch.full((batch,), num_bars, device=scores_BT3.device)
+        length_B = torch.full((batch,), num_bars, device=scores_BTK.device)
     longest_B = length_B.clamp(max=max_length).double()
     return longest_B * length_B - longest_B * (longest_B - 1) / 2
 

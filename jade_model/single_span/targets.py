@@ -37,6 +37,7 @@ def expected_span_score(
     left_BT: Tensor,
     right_BT: Tensor,
     length_bias_L: Tensor,
+    own_BTL: Tensor | None,
     span_BM2: Tensor,
     counts_BM: Tensor,
     room_BM2: Tensor,
@@ -49,6 +50,7 @@ def expected_span_score(
         left_BT: As `grid.edge_scores` returns it.
         right_BT: As `grid.edge_scores` returns it.
         length_bias_L: Score of each length.
+        own_BTL: Score of each span as a whole, by start and length; None if nothing.
         span_BM2: Start and end, half-open, int64.
         counts_BM: Which of them count.
         room_BM2: As `territories` returns it.
@@ -76,6 +78,9 @@ def expected_span_score(
         values_BT.gather(1, place.reshape(batch, -1)).reshape(place.shape)
         for values_BT, place in zip((left_BT, right_BT), place_BMR, strict=True)
     )
-    bias_BMRR = length_bias_L[(length_BMRR - 1).clamp(0, max_length - 1)]
-    score_BMRR = left_BMR[:, :, :, None] + right_BMR[:, :, None] + bias_BMRR
+    index_BMRR = (length_BMRR - 1).clamp(0, max_length - 1)
+    score_BMRR = left_BMR[:, :, :, None] + right_BMR[:, :, None] + length_bias_L[index_BMRR]
+    if own_BTL is not None:
+        pair_BMRR = place_BMR[0][:, :, :, None] * max_length + index_BMRR
+        score_BMRR = score_BMRR + own_BTL.flatten(1).gather(1, pair_BMRR.flatten(1)).reshape(pair_BMRR.shape)
     return (weight_BMRR * score_BMRR).sum(dim=(2, 3))

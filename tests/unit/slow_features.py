@@ -173,3 +173,17 @@ def slow_displacement(bars: Sequence[Bar]) -> list[list[float]]:
         ]
         for t, (o, h, l, c) in enumerate(bars)  # noqa: E741 - as the formulas call them
     ]
+
+
+def slow_displacement_and_path(bars: Sequence[Bar]) -> list[list[float]]:
+    """The path's 4 features of one window, then the 17 displacement features."""
+    path = [bars[0][0], *(bar[3] for bar in bars)]
+    true_ranges = [true_range(bar, path[t]) for t, bar in enumerate(bars)]
+    rows = []
+    for t, rest in enumerate(slow_displacement(bars)):
+        floor = max(0.1 * mean(true_ranges[: t + 1]), 1e-6 * abs(bars[t][3]))
+        atr = max(mean(true_ranges[max(t - 13, 0) : t + 1]), floor)
+        travelled = sum(abs(after - before) for before, after in pairwise(path[: t + 2]))
+        measured = (bars[t][0] - path[0], path[t + 1] - path[0], travelled, atr)
+        rows.append([*(value / abs(path[0]) for value in measured), *rest])
+    return rows

@@ -31,7 +31,7 @@ def targets_of(spans: list[tuple[int, int] | None], types: list[int]) -> Targets
     pointers_N2 = np.stack([(start_N + last_N) / 2, last_N - start_N], axis=1) / NUM_BARS
     return Targets(
         in_span_NT=mask_NT.astype(np.float32),
-        membership_NT=mask_NT.astype(np.float32),
+        trust_N=np.ones(len(mask_NT), np.float32),
         pointers_N2=np.where(has_span_N[:, None], pointers_N2, 0).astype(np.float32),
         countdown_NT=np.clip(start_N[:, None] - bar_T, -20, 20).astype(np.float32),
         type_N=np.array(types, dtype=np.int64),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from slow_features import slow_displacement, slow_relativity
+from slow_features import slow_displacement, slow_displacement_and_path, slow_relativity
 
 from jade_model.errors import ConfigError
 from jade_model.features import FEATURE_SET_NAMES, FeatureSet, feature_set, mirror_bars
@@ -19,7 +19,7 @@ from jade_model.features import sets as features
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY / ".." / "shared"
-BARE_NAMES = ("relativity-12", "displacement-17")
+BARE_NAMES = ("relativity-12", "displacement-17", "displacement-21")
 
 
 def random_bars(
@@ -57,7 +57,11 @@ def flat_bars(num_windows: int = 2, num_bars: int = 40, price: float = 7.0) -> N
 
 
 def slow(name: str, bars_NT4: NDArray[np.float64]) -> NDArray[np.float32]:
-    compute = {"relativity-12": slow_relativity, "displacement-17": slow_displacement}[name]
+    compute = {
+        "relativity-12": slow_relativity,
+        "displacement-17": slow_displacement,
+        "displacement-21": slow_displacement_and_path,
+    }[name]
     return np.array([compute(window) for window in bars_NT4.tolist()], np.float32)
 
 
@@ -88,11 +92,12 @@ def test_relativity_is_bit_equal_to_the_slow_loop(seed: int, num_bars: int) -> N
 
 
 @pytest.mark.parametrize("num_bars", [1, 2, 13, 14, 15, 105])
+@pytest.mark.parametrize("name", ["displacement-17", "displacement-21"])
 @pytest.mark.parametrize("seed", range(2))
-def test_displacement_equals_the_slow_loop(seed: int, num_bars: int) -> None:
+def test_displacement_equals_the_slow_loop(seed: int, num_bars: int, name: str) -> None:
     bars_NT4 = random_bars(seed, num_bars=num_bars)
-    ours = feature_set("displacement-17").compute(bars_NT4)
-    np.testing.assert_allclose(ours, slow("displacement-17", bars_NT4), rtol=1e-6, atol=1e-6)
+    ours = feature_set(name).compute(bars_NT4)
+    np.testing.assert_allclose(ours, slow(name, bars_NT4), rtol=1e-6, atol=1e-6)
 
 
 prices = st.floats(min_value=1e-8, max_value=1e8)
@@ -121,11 +126,15 @@ def test_features_are_finite_and_bounded_at_any_price_and_volatility(
     for shown_NT4 in (bars_NT4, mirror_bars(bars_NT4)):
         features_NTF = chosen.compute(shown_NT4)
         assert np.isfinite(features_NTF).all()
-        assert np.abs(features_NTF).max() <= 20
+        assert np.abs(features_NTF[:, :, chosen.num_path :]).max() <= 20
 
 
 def test_a_window_that_never_moves_gives_zeros(chosen: FeatureSet) -> None:
-    assert (chosen.compute(flat_bars()) == 0).all()
+    features_NTF = chosen.compute(flat_bars())
+    if chosen.num_path:
+        assert (features_NTF[:, :, chosen.names.index("volatility")] > 0).all()  # what spans are divided by
+        features_NTF[:, :, chosen.names.index("volatility")] = 0
+    assert (features_NTF == 0).all()
 
 
 @pytest.mark.parametrize("num_flat", [1, 13, 14, 30])
@@ -138,10 +147,11 @@ def test_the_first_move_after_a_flat_stretch_is_large_but_bounded(num_flat: int)
     assert first_move_F[displacement.names.index("efficiency_10")] == 1
 
 
+@pytest.mark.parametrize("name", ["displacement-17", "displacement-21"])
 @pytest.mark.parametrize("power", [-26, -7, 3, 26])
-def test_displacement_does_not_depend_on_the_price_scale(power: int) -> None:
+def test_displacement_does_not_depend_on_the_price_scale(power: int, name: str) -> None:
     bars_NT4 = random_bars(2)
-    compute = feature_set("displacement-17").compute
+    compute = feature_set(name).compute
     np.testing.assert_array_equal(compute(bars_NT4 * 2.0**power), compute(bars_NT4))
     np.testing.assert_allclose(compute(bars_NT4 * 10.0 ** (power / 4)), compute(bars_NT4), rtol=1e-5, atol=1e-5)
 
@@ -156,8 +166,9 @@ def test_relativity_does_not_depend_on_the_price_scale_while_ranges_exceed_a_mil
 
 def test_mirrored_windows_have_mirrored_displacement() -> None:
     bars_NT4 = random_bars(3)
-    displacement = feature_set("displacement-17")
-    sign_F = np.array([1.0 if name == "range" else -1.0 for name in displacement.names])
+    displacement = feature_set("displacement-21")
+    unsigned = {"range", "travelled", "volatility"}
+    sign_F = np.array([1.0 if name in unsigned else -1.0 for name in displacement.names])
     np.testing.assert_array_equal(displacement.compute(mirror_bars(bars_NT4)), displacement.compute(bars_NT4) * sign_F)
 
 

@@ -5,9 +5,12 @@ import pytest
 import torch
 from training_windows import random_windows
 
-from jade_model.config import LOSSES, ModelConfig
-from jade_model.features import feature_set
+from jade_model.checkpoint import build_model
+from jade_model.config import LOSSES, ModelConfig, Recipe
+from jade_model.errors import ConfigError
+from jade_model.features import feature_set, mirror_bars
 from jade_model.model import JadeCompact, dropout, span_scores_per_bar
+from jade_model.recipes import recipe
 
 
 def model_of(loss, **changes):
@@ -22,8 +25,7 @@ def test_the_seeds_network_has_exactly_the_originals_number_of_parameters(loss, 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_best_known_networks_stay_under_110_thousand_parameters(loss):
-    width = len(feature_set("displacement-17").names)
-    assert JadeCompact(ModelConfig(type_pooling="span"), loss=loss, num_features=width).num_parameters() <= 110_000
+    assert build_model(recipe(f"jade_{loss}"), seed=0).num_parameters() <= 110_000
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -93,3 +95,45 @@ def test_dropout_is_off_in_evaluation():
     model = model_of("soft_span", hidden_size=4).eval()
     x_BTF = torch.from_numpy(feature_set("relativity-12").compute(random_windows(2).bars_NT4))
     assert torch.equal(model(x_BTF).span_scores_BTK, model(x_BTF).span_scores_BTK)
+
+
+def with_span_units(num_bars=40, **changes):
+    features = feature_set("displacement-21")
+    torch.manual_seed(0)
+    config = ModelConfig(hidden_size=4, span_units=8, max_span_length=6, **changes)
+    model = JadeCompact(config, loss="single_span", num_features=21, num_path=features.num_path).eval()
+    torch.nn.init.normal_(model.span_scorer.out.weight)
+    bars_NT4 = random_windows(3, num_bars=num_bars).bars_NT4
+    return model, bars_NT4, lambda bars: torch.from_numpy(features.compute(bars))
+
+
+@pytest.mark.parametrize("num_bars", [16, 40])
+@pytest.mark.parametrize("several_spans", [False, True])
+def test_span_units_score_every_start_and_length_at_any_window_length(num_bars, several_spans):
+    model, bars_NT4, compute = with_span_units(num_bars, several_spans=several_spans)
+    output = model(compute(bars_NT4))
+    assert output.span_scores_BTK.shape == (3, num_bars, 3 + 6)
+    assert model.span_posterior(output.span_scores_BTK).isfinite().all()
+
+
+def test_the_lstm_does_not_see_the_path():
+    model, bars_NT4, compute = with_span_units()
+    x_BTF = compute(bars_NT4)
+    changed_BTF = x_BTF.clone()
+    changed_BTF[:, :, :4] += 1
+    before, after = model(x_BTF), model(changed_BTF)
+    assert torch.equal(before.span_scores_BTK[..., :3], after.span_scores_BTK[..., :3])
+    assert torch.equal(before.countdown_BT, after.countdown_BT)
+
+
+def test_whole_spans_score_alike_upside_down():
+    model, bars_NT4, compute = with_span_units()
+    upright, mirrored = (model(compute(bars)).span_scores_BTK[..., 3:] for bars in (bars_NT4, mirror_bars(bars_NT4)))
+    assert torch.equal(upright, mirrored)
+
+
+def test_span_units_without_a_path_or_a_span_loss_are_refused():
+    with pytest.raises(ConfigError, match="displacement-21"):
+        JadeCompact(ModelConfig(span_units=8), loss="single_span", num_features=17)
+    with pytest.raises(ConfigError, match="a crf model scores bars, not spans"):
+        Recipe("mine", "crf", "displacement-21", model=ModelConfig(span_units=8))

@@ -1,6 +1,7 @@
 """The single-span model against enumeration of all spans and of all sets of spans.
 
-Legend: B windows, T bars, L lengths, M spans labelled a window, N spans kept, 3 scores a bar (inside, start, last).
+Legend: B windows, T bars, L lengths, M spans labelled a window, N spans kept, 3 scores a bar (inside, start, last),
+K the same and, where whole spans have scores, L more.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ def all_spans(num_bars: int, max_length: int) -> list[Span]:
     return [(start, end) for start, end in pairs if end - start <= max_length]
 
 
-def enumerate_outcomes(layer: SingleSpan, scores_T3: Tensor, *, at_most: int) -> dict[tuple[Span, ...], float]:
+def random_scores(batch: int, num_bars: int, max_length: int, *, whole: bool, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(batch, num_bars, 3 + max_length * whole, dtype=torch.float64)
+
+
+def enumerate_outcomes(layer: SingleSpan, scores_TK: Tensor, *, at_most: int) -> dict[tuple[Span, ...], float]:
     """Log potential of every set of at most so many disjoint spans, the slow way."""
-    num_bars = len(scores_T3)
+    num_bars = len(scores_TK)
     spans = all_spans(num_bars, layer.max_span_length)
     outcomes: dict[tuple[Span, ...], float] = {(): layer.none_bias.item() + math.log(len(spans))}
     for count in range(1, at_most + 1):
@@ -47,8 +52,9 @@ def enumerate_outcomes(layer: SingleSpan, scores_T3: Tensor, *, at_most: int) ->
                 continue
             score = 0.0
             for start, end in chosen:
-                score += scores_T3[start:end, 0].sum().item() + layer.length_bias_L[end - start - 1].item()
-                score += scores_T3[start, 1].item() + scores_T3[end - 1, 2].item()
+                score += scores_TK[start:end, 0].sum().item() + layer.length_bias_L[end - start - 1].item()
+                score += scores_TK[start, 1].item() + scores_TK[end - 1, 2].item()
+                score += scores_TK[start, 2 + end - start].item() if scores_TK.shape[1] > 3 else 0.0
             if count > 1:
                 score += (count - 1) * (layer.further_bias.item() - math.log(len(spans)))
             outcomes[chosen] = score
@@ -67,23 +73,24 @@ def prefix_mask(lengths: list[int], num_bars: int) -> Tensor:
     return torch.arange(num_bars) < torch.tensor(lengths)[:, None]
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(("num_bars", "max_length"), [(1, 1), (1, 4), (5, 1), (6, 3), (5, 9)])
-def test_everything_equals_enumeration(num_bars: int, max_length: int, several: bool) -> None:
+def test_everything_equals_enumeration(num_bars: int, max_length: int, several: bool, whole: bool) -> None:
     layer = build(max_length, several=several)
     lengths = [num_bars, max(1, num_bars - 2), 1]
     mask_BT = prefix_mask(lengths, num_bars)
-    scores_BT3 = 2 * torch.randn(3, num_bars, 3, dtype=torch.float64)
-    log_partition_B = layer.log_partition(scores_BT3, mask_BT=mask_BT)
+    scores_BTK = random_scores(3, num_bars, max_length, whole=whole, scale=2)
+    log_partition_B = layer.log_partition(scores_BTK, mask_BT=mask_BT)
     for temperature in (1.0, 0.6):
-        marginals = layer.marginals(scores_BT3, temperature, mask_BT=mask_BT)
-        posterior_BTL = layer.span_posterior(scores_BT3, temperature, mask_BT=mask_BT)
-        best = layer.best(scores_BT3, temperature, mask_BT=mask_BT)
-        one = layer.best_span(scores_BT3, temperature, mask_BT=mask_BT)
-        k_best = layer.k_best(scores_BT3, 4, temperature, mask_BT=mask_BT)
+        marginals = layer.marginals(scores_BTK, temperature, mask_BT=mask_BT)
+        posterior_BTL = layer.span_posterior(scores_BTK, temperature, mask_BT=mask_BT)
+        best = layer.best(scores_BTK, temperature, mask_BT=mask_BT)
+        one = layer.best_span(scores_BTK, temperature, mask_BT=mask_BT)
+        k_best = layer.k_best(scores_BTK, 4, temperature, mask_BT=mask_BT)
         for row, length in enumerate(lengths):
-            scores_T3 = scores_BT3[row, :length]
-            raw = enumerate_outcomes(layer, scores_T3, at_most=length if several else 1)
+            scores_TK = scores_BTK[row, :length]
+            raw = enumerate_outcomes(layer, scores_TK, at_most=length if several else 1)
             assert log_partition_B[row].item() == pytest.approx(log_sum(list(raw.values())), abs=1e-10)
             outcomes = {spans: score / temperature for spans, score in raw.items()}
             total = log_sum(list(outcomes.values()))
@@ -120,9 +127,10 @@ def test_everything_equals_enumeration(num_bars: int, max_length: int, several: 
             assert one.margin_B[row].item() == pytest.approx(strongest - few[()], abs=1e-10)
 
 
-def test_the_loss_is_minus_the_log_probability_of_what_was_labelled() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_loss_is_minus_the_log_probability_of_what_was_labelled(whole: bool) -> None:
     layer = build(3, several=True)
-    scores_BT3 = torch.randn(4, 6, 3, dtype=torch.float64)
+    scores_BT3 = random_scores(4, 6, 3, whole=whole)
     labelled: list[tuple[Span, ...]] = [(), ((1, 3),), ((0, 2), (2, 5)), ((0, 1), (2, 3), (5, 6))]
     span_BM2 = torch.full((4, 3, 2), -1)
     for row, spans in enumerate(labelled):
@@ -154,14 +162,15 @@ def test_conditioned_on_one_span_at_most_the_model_of_sets_is_the_single_one() -
     assert_close(layer.marginals(scores_BT3).in_span_BT, single.marginals(scores_BT3).in_span_BT, **EXACT)
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("several", [False, True])
-def test_smoothed_loss_is_the_cross_entropy_against_the_spread_target(several: bool) -> None:
+def test_smoothed_loss_is_the_cross_entropy_against_the_spread_target(several: bool, whole: bool) -> None:
     """Spans move independently, each within its half of the gaps, by a Gaussian cut to spans that exist."""
     sigma, max_length, num_bars = 0.8, 3, 7
     layer = build(max_length, several=several)
     labelled = [((0, 2), (4, 6)), ((4, 7),), ()] if several else [((0, 2),), ((4, 7),), ()]
     rooms = {0: [(0, 3), (3, 7)] if several else [(0, 7)], 1: [(0, 7)], 2: []}
-    scores_BT3 = torch.randn(3, num_bars, 3, dtype=torch.float64)
+    scores_BT3 = random_scores(3, num_bars, max_length, whole=whole)
     num_spans = max(map(len, labelled))
     span_BM2 = torch.full((3, num_spans, 2), -1)
     for row, spans in enumerate(labelled):
@@ -195,19 +204,22 @@ def test_smoothed_loss_is_the_cross_entropy_against_the_spread_target(several: b
     batch=st.integers(1, 4),
     scale=st.sampled_from([1e-3, 1.0, 30.0, 1e3]),
     several=st.booleans(),
+    whole=st.booleans(),
     seed=st.integers(0, 10**6),
 )
 def test_marginals_are_the_gradient_of_the_log_partition_at_any_shape_mask_and_scale(
-    num_bars: int, max_length: int, batch: int, scale: float, several: bool, seed: int
+    num_bars: int, max_length: int, batch: int, scale: float, several: bool, whole: bool, seed: int
 ) -> None:
     layer = build(max_length, several=several, seed=seed)
     length_B = torch.randint(1, num_bars + 1, (batch,))
     mask_BT = torch.arange(num_bars) < length_B[:, None]
-    scores_BT3 = (scale * torch.randn(batch, num_bars, 3, dtype=torch.float64)).requires_grad_()
-    (gradient_BT3,) = torch.autograd.grad(layer.log_partition(scores_BT3, mask_BT=mask_BT).sum(), scores_BT3)
+    scores_BT3 = random_scores(batch, num_bars, max_length, whole=whole, scale=scale).requires_grad_()
+    (gradient_BTK,) = torch.autograd.grad(layer.log_partition(scores_BT3, mask_BT=mask_BT).sum(), scores_BT3)
     marginals = layer.marginals(scores_BT3, mask_BT=mask_BT)
     read_off = torch.stack([marginals.in_span_BT, marginals.start_BT, marginals.last_BT], dim=2)
-    assert_close(read_off, gradient_BT3, atol=1e-9, rtol=0)
+    assert_close(read_off, gradient_BTK[:, :, :3], atol=1e-9, rtol=0)
+    if whole:
+        assert_close(layer.span_posterior(scores_BT3, mask_BT=mask_BT), gradient_BTK[:, :, 3:], atol=1e-9, rtol=0)
     assert read_off[~mask_BT].abs().sum() < 1e-10
     assert read_off.max() <= 1 + 1e-9
     if not several:
@@ -218,11 +230,12 @@ def test_marginals_are_the_gradient_of_the_log_partition_at_any_shape_mask_and_s
     assert torch.equal(best.path_BT.any(dim=1), best.margin_B > 0)
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
-def test_gradients_pass_gradcheck(several: bool, smoothing: float) -> None:
+def test_gradients_pass_gradcheck(several: bool, smoothing: float, whole: bool) -> None:
     layer = build(3, several=several)
-    scores_BT3 = torch.randn(3, 5, 3, dtype=torch.float64, requires_grad=True)
+    scores_BT3 = random_scores(3, 5, 3, whole=whole).requires_grad_()
     span_B2 = torch.tensor([[1, 3], [0, 3], [-1, -1]])
     mask_BT = prefix_mask([5, 4, 3], 5)
     names = [name for name, _ in layer.named_parameters()]

@@ -30,7 +30,6 @@ def test_all_targets_are_those_of_the_slow_definition(spans: list[list[tuple[int
     for row, of_row in enumerate(spans):
         mask = [float(any(start <= bar < end for start, end in of_row)) for bar in range(LENGTH)]
         assert targets.in_span_NT[row].tolist() == mask
-        assert targets.membership_NT[row].tolist() == mask
         assert targets.num_spans_N[row] == len(of_row)
         assert targets.has_span_N[row] == bool(of_row)
         if not of_row:
@@ -53,18 +52,14 @@ def test_the_originals_formulas_hold_for_a_window_of_105_bars() -> None:
     assert targets.countdown_NT[0, [0, 30, 40, 104]].tolist() == [20, 10, 0, -20]
 
 
-def test_softened_membership_is_the_product_of_visible_share_and_quality() -> None:
+def test_labels_are_trusted_by_the_product_of_visible_share_and_quality() -> None:
     windows = random_windows(5, LENGTH, spans_of=[[(2, 6)]] * 5)
     windows = replace(
         windows,
         overlap_fraction_N=np.array([1.0, 0.5, 0.5, 1.0, 0.3]),
         quality_N=np.array(["auto", "auto", "Low ", "medium", "never heard of"]),
     )
-    softened = build_targets(windows, softened=True)
-    assert softened.membership_NT[:, 3] == pytest.approx([1.0, 0.5, 0.3, 0.8, 0.3])
-    assert (softened.membership_NT[:, 7] == 0).all()
-    assert (softened.in_span_NT[:, 3] == 1).all()
-    np.testing.assert_array_equal(build_targets(windows).membership_NT, softened.in_span_NT)
+    assert build_targets(windows).trust_N == pytest.approx([1.0, 0.5, 0.3, 0.8, 0.3])
 
 
 def test_a_type_that_is_not_given_is_ignored() -> None:
@@ -73,8 +68,8 @@ def test_a_type_that_is_not_given_is_ignored() -> None:
 
 
 def test_targets_have_the_dtypes_that_training_takes() -> None:
-    targets = build_targets(random_windows(2, LENGTH), softened=True)
-    for name in ("in_span_NT", "membership_NT", "pointers_N2", "countdown_NT"):
+    targets = build_targets(random_windows(2, LENGTH))
+    for name in ("in_span_NT", "trust_N", "pointers_N2", "countdown_NT"):
         assert getattr(targets, name).dtype == np.float32
     for name in ("type_N", "span_N2", "num_spans_N"):
         assert getattr(targets, name).dtype == np.int64
