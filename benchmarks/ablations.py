@@ -127,7 +127,8 @@ def run_fold(path: str, name: str, seed: int, fold: int, num_folds: int) -> Fold
     chosen = fitted_recipe(variant_recipe(name), windows)
     began = time.process_time()
     data = prepare(windows, chosen)
-    checkpoint = train(chosen, data, train_rows=split.train_rows, validation_rows=split.validation_rows, seed=seed, fold=fold)
+    rows_of = {"train_rows": split.train_rows, "validation_rows": split.validation_rows}
+    checkpoint = train(chosen, data, **rows_of, seed=seed, fold=fold)
     seconds = time.process_time() - began
     model = model_of(checkpoint)
     predictor = predictor_of([model], chosen)

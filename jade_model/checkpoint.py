@@ -83,9 +83,7 @@ def build_model(recipe: Recipe, *, seed: int) -> JadeCompact:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         features = feature_set(recipe.feature_set)
-        return JadeCompact(
-            recipe.model, loss=recipe.loss, num_features=len(features.names), num_path=features.num_path
-        )
+        return JadeCompact(recipe.model, loss=recipe.loss, num_features=len(features.names), num_path=features.num_path)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

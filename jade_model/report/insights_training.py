@@ -108,8 +108,8 @@ def weight_imbalance(_facts: Facts, arm: ArmFacts) -> Insight | None:
         f"**{arm.name}'s learned weighting works against the span.**",
         f"{task_name(heaviest)} {percent(arm.weights[heaviest])}"
         + (f", Span {percent(span)}" if heaviest != "span" else ""),
-        "Divide each loss by its value before training (`normalise_losses` in the recipe): raw scales, not "
-        "importance, decide these weights.",
+        "Raw scales, not importance, decide these weights. Try `normalise_losses` in the recipe the other way round: "
+        "what it is worth differs from loss to loss.",
         arm.key,
     )
 

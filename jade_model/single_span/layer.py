@@ -1,9 +1,9 @@
 """The single-span model: a softmax over every span a window can hold, and the outcome that it holds none.
 
 score(span) = the inside scores of its bars + the start score of its first + the last score of its last + a
-bias for its length + if given, a score of its own (see `scorer`); score(none) = a bias + log(number of spans the window can hold), so that the bias is the
-log-odds of "none" while the network knows nothing. Loss, posteriors, best and k best spans are exact: a
-window has only T * L outcomes.
+bias for its length + if given, a score of its own (see `scorer`); score(none) = a bias + log(number of spans
+the window can hold), so that the bias is the log-odds of "none" while the network knows nothing. Loss,
+posteriors, best and k best spans are exact: a window has only T * L outcomes.
 
 Windows with several spans. The same scores define one more model, over all sets of disjoint spans: a set
 scores the sum of its spans, plus, for every span after the first, a learned bias - log(number of spans),

@@ -17,6 +17,8 @@ from jade_model.features.displacement import ATR_BARS, LIMIT
 
 NUM_QUANTITIES = 4
 SCALE = 8.0
+# Windows are scored in parts of so many hidden values: long windows with long spans would fill the memory.
+VALUES_AT_ONCE = 2**24
 
 
 class SpanScorer(nn.Module):
@@ -46,6 +48,11 @@ class SpanScorer(nn.Module):
         Returns:
             Nats, [B, T, L].
         """
+        values_a_window = path_BT4.shape[1] * self.max_span_length * self.hidden.out_features
+        parts = torch.split(path_BT4, max(1, VALUES_AT_ONCE // values_a_window))
+        return torch.cat([self._score(part_BT4) for part_BT4 in parts])
+
+    def _score(self, path_BT4: Tensor) -> Tensor:
         quantities_BTLQ = span_quantities(path_BT4, self.max_span_length)
         scores_BTL: Tensor = self.out(torch.relu(self.hidden(quantities_BTLQ))).squeeze(-1)
         return SCALE * scores_BTL
@@ -81,4 +88,3 @@ def span_quantities(path_BT4: Tensor, max_span_length: int) -> Tensor:
     straight_BTL = torch.where(way_BTL > 0, net_BTL / way_BTL, 0).clamp_max(1)
     log_length_BTL = root_L.log().mul(2).expand_as(net_BTL)
     return torch.stack([strength_BTL, straight_BTL, strength_BTL * straight_BTL, log_length_BTL], dim=3)
-

@@ -68,3 +68,13 @@ def test_flat_and_wild_bars_give_finite_scores(num_bars: int) -> None:
         assert quantities[..., 1].max() <= 1
         features_NTF = feature_set("displacement-21").compute(bars_NT4)
         assert scorer(torch.from_numpy(features_NTF[:, :, :4])).isfinite().all()
+
+
+def test_many_windows_score_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = SpanScorer(8, 16)
+    torch.nn.init.normal_(scorer.out.weight)
+    path_BT4 = torch.from_numpy(feature_set("displacement-21").compute(random_bars(2, num_windows=5))[:, :, :4])
+    together_BTL = scorer(path_BT4)
+    monkeypatch.setattr("jade_model.single_span.scorer.VALUES_AT_ONCE", 2 * 105 * 8 * 16)
+    torch.testing.assert_close(scorer(path_BT4), together_BTL)
+    assert scorer(path_BT4[:0]).shape == (0, 105, 8)
