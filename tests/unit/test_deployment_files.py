@@ -1,0 +1,185 @@
+"""What stands in prefect.yaml and deployments/: complete, pinned, without a password, and understood by its readers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tasks.notify_targets import OCCASIONS, targets_from
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOYMENTS = ROOT / "deployments"
+
+# The parts of the Compose specification that our file uses.
+COMPOSE: dict[str, Any] = {
+    "type": "object",
+    "required": ["services"],
+    "patternProperties": {"^x-": {}},
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
+        "services": {"type": "object", "additionalProperties": {"$ref": "#/$defs/service"}},
+        "volumes": {"type": "object", "additionalProperties": {"type": ["object", "null"]}},
+        "networks": {"type": "object", "additionalProperties": {"type": ["object", "null"]}},
+    },
+    "additionalProperties": False,
+    "$defs": {
+        "duration": {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"},
+        "service": {
+            "type": "object",
+            "required": ["image", "restart", "networks"],
+            "additionalProperties": False,
+            "properties": {
+                "image": {"type": "string"},
+                "build": {
+                    "type": "object",
+                    "properties": {"context": {"type": "string"}, "dockerfile": {"type": "string"}},
+                    "additionalProperties": False,
+                },
+                "command": {"type": "array", "items": {"type": "string"}},
+                "entrypoint": {"type": "array", "items": {"type": "string"}},
+                "environment": {"type": "object", "additionalProperties": {"type": "string"}},
+                "volumes": {"type": "array", "items": {"type": "string"}},
+                "ports": {"type": "array", "items": {"type": "string"}},
+                "networks": {"type": "array", "items": {"type": "string"}},
+                "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+                "init": {"type": "boolean"},
+                "stop_grace_period": {"$ref": "#/$defs/duration"},
+                "logging": {"type": "object"},
+                "depends_on": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "required": ["condition"],
+                        "properties": {
+                            "condition": {
+                                "enum": ["service_started", "service_healthy", "service_completed_successfully"]
+                            }
+                        },
+                    },
+                },
+                "healthcheck": {
+                    "type": "object",
+                    "required": ["test", "interval", "timeout", "retries"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "test": {"type": "array", "items": {"type": "string"}, "minItems": 2},
+                        "interval": {"$ref": "#/$defs/duration"},
+                        "timeout": {"$ref": "#/$defs/duration"},
+                        "start_period": {"$ref": "#/$defs/duration"},
+                        "retries": {"type": "integer"},
+                    },
+                },
+            },
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())
+    return content
+
+
+def test_compose_is_what_its_specification_wants(compose: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator(COMPOSE).validate(compose)
+    named = set(compose["services"])
+    for name, service in compose["services"].items():
+        assert set(service.get("depends_on", {})) <= named, name
+        assert set(service["networks"]) <= set(compose["networks"]), name
+        volumes = {volume.split(":")[0] for volume in service.get("volumes", []) if re.match(r"[a-z]+:", volume)}
+        assert volumes <= set(compose["volumes"]), name
+
+
+def test_whoever_is_waited_for_can_get_there(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        for other, wanted in service.get("depends_on", {}).items():
+            awaited = compose["services"][other]
+            match wanted["condition"]:
+                case "service_healthy":
+                    assert "healthcheck" in awaited, (name, other)
+                case "service_completed_successfully":
+                    assert awaited["restart"] == "no", (name, other)
+
+
+def test_whatever_stays_is_restarted_and_checked(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        if service["restart"] != "no":
+            assert service["restart"] == "unless-stopped", name
+            assert "healthcheck" in service, name
+
+
+def test_images_are_pinned_and_ports_stay_on_this_machine(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        tag = service["image"].partition(":")[2]
+        assert tag, name
+        assert tag.startswith("${JADE_VERSION:?") or re.search(r"\d+\.\d+|\d{4}-\d{2}-\d{2}", tag), (name, tag)
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+def test_no_password_has_a_default_and_the_example_names_every_variable() -> None:
+    text = (DEPLOYMENTS / "compose.yaml").read_text()
+    variables = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+)(:[?-])", text))
+    optional = {name for name, how in variables.items() if how == ":-"}
+    assert optional == {"JADE_ARTIFACTS"}
+    example = re.findall(r"^([A-Z_]+)=(.*)$", (DEPLOYMENTS / "env.example").read_text(), flags=re.MULTILINE)
+    assert {name for name, _ in example} == set(variables) - optional
+    assert all(value == "" for _, value in example)
+
+
+def test_notifications_are_understood_and_hold_no_address() -> None:
+    content = yaml.safe_load((DEPLOYMENTS / "notifications.yaml").read_text())
+    targets = targets_from(content["notifications"])
+    assert {occasion for target, _ in targets for occasion in target.occasions} == set(OCCASIONS)
+    assert all(variable.startswith("JADE_") for _, variable in targets)
+
+
+def test_systemd_units_restart_and_are_valid(tmp_path: Path) -> None:
+    units = sorted((DEPLOYMENTS / "systemd").glob("*.service")) + sorted((DEPLOYMENTS / "systemd").glob("*.timer"))
+    assert {unit.stem for unit in units} == {"jade-server", "jade-worker", "jade-health"}
+    for name in ("jade-server", "jade-worker"):
+        text = (DEPLOYMENTS / "systemd" / f"{name}.service").read_text()
+        assert "Restart=always" in text
+        assert "EnvironmentFile=/etc/jade/" in text
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    # The programs that units start are not where an installation would have them: let them all be one that is.
+    for unit in units:
+        text = re.sub(r"^(Exec\w+=)\S+", r"\1/bin/true", unit.read_text(), flags=re.MULTILINE)
+        (tmp_path / unit.name).write_text(text)
+    files = [str(tmp_path / unit.name) for unit in units]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, timeout=60, check=False
+    )
+    ours = [line for line in done.stderr.splitlines() if "jade-" in line and "postgresql" not in line]
+    assert not ours, done.stderr
+
+
+def test_every_deployment_is_complete() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    flows = {"compare", "retrain", "prune", "watch_data", "reap"}
+    for item in deployments:
+        entry = item["entrypoint"]
+        assert entry.partition(":")[2] in flows
+        assert len(item["description"]) > 60, item["name"]
+        assert "jade" in item["tags"]
+        assert item["concurrency_limit"]["limit"] == 1
+        assert item["concurrency_limit"]["collision_strategy"] in {"CANCEL_NEW", "ENQUEUE"}
+        assert item["work_pool"] == {"name": "jade"}
+        assert all(schedule["timezone"] for schedule in item["schedules"])
+    named = {(item["entrypoint"].partition(":")[2], item["name"]) for item in deployments}
+    assert named >= {
+        ("compare", "nightly"),
+        ("compare", "on-demand"),
+        ("compare", "on-new-data"),
+        ("retrain", "weekly"),
+        ("prune", "weekly"),
+        ("watch_data", "every-10-minutes"),
+    }
