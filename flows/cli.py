@@ -15,6 +15,10 @@ import click
 COMMANDS = {
     "compare": "Train the losses, compare them, write the report.",
     "sweep": "Try many recipes, rank them, say what each setting is worth.",
+    "retrain": "Train a model on the newest data, and promote it if it passes.",
+    "champion": "Show the model in use.",
+    "promote": "Make a retrained run the champion.",
+    "rollback": "Go back to the champion before.",
     "train": "Train one loss on a data file.",
     "optimize-threshold": "Find the best threshold of a trained model.",
     "predict": "Find spans in new windows with a trained model.",

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
+from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.naming import run_name
 from flows.parameters import CompareParameters
 from flows.reap import free_machines
 from tasks.artifact_places import open_place
+from tasks.checking import check_job_data
 from tasks.evaluation import EvaluationSettings, evaluate_run
 from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, write_job
-from tasks.publishing import publish_comparison
+from tasks.promoting import champion_run
+from tasks.publishing import publish_checks, publish_comparison
 from tasks.reporting import write_run_report
 from tasks.runs import Run, recorded_run
 from tasks.training import follow_training, training_job
+from tasks.trend import record_trend, tell_regressions
 
 CONFIDENCE = 0.95
 # Tasks that follow a part wait rather than work: let there be one for each.
 MAX_PARTS = 128
 
 
-def flow_run_name() -> str:
-    """Return what the run is called in the UI: `compare-2026-11-23-btcusd`."""
-    parameters = flow_run.parameters["parameters"]
-    sources = parameters.data if isinstance(parameters, CompareParameters) else parameters.get("data", [])
-    named = Path(sources[0]).stem.strip("*") if sources else "sample"
-    return f"compare-{flow_run.scheduled_start_time:%Y-%m-%d}-{named or 'data'}"
-
-
 @flow(
     name="compare",
-    flow_run_name=flow_run_name,
+    flow_run_name=partial(run_name, "compare"),
     task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS),  # type: ignore[arg-type]
     on_failure=[free_machines],
     on_crashed=[free_machines],
@@ -79,7 +76,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
 
 @task(name="prepare-data", task_run_name="prepare-data", cache_policy=NO_CACHE)
 def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, Any]]:
-    """Load, check, split, write the job; return what `run.json` says of the data."""
+    """Load, split, write the job, check the data; return what `run.json` says of them."""
     layout = RunLayout(Path(folder))
     data = load_data(parameters.data)
     plan = Plan(
@@ -90,7 +87,11 @@ def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, A
         split=parameters.split,
         ensemble=parameters.ensemble,
     )
-    write_job(layout, data, plan)
+    job = write_job(layout, data, plan)
+    try:
+        check_job_data(layout, job, data, champion_run(open_place(parameters.artifacts)))
+    finally:
+        publish_checks(layout)
     return [{"name": item.name, "path": item.path, "sha256": item.sha256} for item in data]
 
 
@@ -116,9 +117,20 @@ def report(folder: str) -> None:
     write_run_report(RunLayout(Path(folder)))
 
 
+@task(name="trend", task_run_name="compare-with-earlier-nights", cache_policy=NO_CACHE)
+def trend(folder: str, address: str) -> None:
+    """Put the comparison in the row of those before it; tell where an arm fell out of it."""
+    layout = RunLayout(Path(folder))
+    regressions = record_trend(layout, open_place(address))
+    for item in regressions:
+        get_run_logger().warning("regression: %s", item.message)
+    tell_regressions(layout.run_id, regressions)
+
+
 def finish(run: Run) -> None:
-    """Write the report and show it in the UI."""
+    """Look back, write the report, and show it in the UI."""
     run.save()
     with run.phase("report"):
+        trend(str(run.layout.root), run.place.address)
         report(str(run.layout.root))
         publish_comparison(str(run.layout.root))

@@ -61,6 +61,19 @@ def read_comparison(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file; expected the comparison.json of a run") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error}); expected the comparison.json of a run") from error
+    return upgrade_comparison(content, str(path))
+
+
+def upgrade_comparison(content: Any, path: str) -> dict[str, Any]:
+    """Return what a comparison.json says as this version writes it.
+
+    Args:
+        content: The parsed file.
+        path: Where it was read from, for messages.
+
+    Raises:
+        UserError: It is no comparison.json, or a newer Jade wrote it.
+    """
     version = content.get("schema_version") if isinstance(content, dict) else None
     if type(version) is not int or version < 1:
         raise UserError(f"{path}: found no schema_version; expected the comparison.json of a run")

@@ -1,4 +1,4 @@
-"""A complete local installation: Prefect server, work pool, worker and deployments, started and stopped as one.
+"""A complete local installation: Prefect server, work pool, worker, deployments, reports; started and stopped as one.
 
 Everything of it lies in one folder, `server` in the state folder: Prefect's home with the database, the logs, and one
 record a process with its id and start time, so that a number that the system has since given to another program is
@@ -23,11 +23,11 @@ import psutil
 
 from jade_model.files import write_atomically
 from tasks.errors import InstallationFailed, PortTaken
-from tasks.settings import installation_environment, state_folder
+from tasks.settings import installation_environment, load_settings, state_folder
 
 DEFAULT_PORT = 4200
 POOL = "jade"
-SERVER, WORKER = "server", "worker"
+SERVER, WORKER, REPORTS = "server", "worker", "reports"
 START_LIMIT_S = 180.0
 """A fresh database takes some 20 s, a busy machine a multiple of it."""
 DEPLOY_LIMIT_S = 300.0
@@ -43,11 +43,13 @@ class Installation:
     Attributes:
         folder: Of its database, logs and records.
         checkout: Of `prefect.yaml`; deployed flows run there.
-        port: Of the server, on the loopback interface.
+        artifacts: Folder of the runs whose reports are served; None where a bucket keeps them.
+        port: Of the server, on the loopback interface; reports are served on the next one.
     """
 
     folder: Path
     checkout: Path
+    artifacts: Path | None
     port: int = DEFAULT_PORT
 
     @property
@@ -59,6 +61,11 @@ class Installation:
     def api_url(self) -> str:
         """What `PREFECT_API_URL` has to be."""
         return f"{self.ui_url}/api"
+
+    @property
+    def reports_port(self) -> int:
+        """Where reports are served."""
+        return self.port + 1
 
     def log(self, name: str) -> Path:
         """Return a process's log."""
@@ -78,14 +85,16 @@ def local_installation(port: int = DEFAULT_PORT) -> Installation:
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / "prefect.yaml").is_file():
         raise InstallationFailed(f"{checkout} has no prefect.yaml: run `jade up` from a checkout of Jade")
-    return Installation(state_folder() / "server", checkout, port)
+    kept = load_settings().artifacts
+    artifacts = None if "://" in kept else (checkout / Path(kept).expanduser()).resolve()
+    return Installation(state_folder() / "server", checkout, artifacts, port)
 
 
 def start_installation(installation: Installation) -> list[str]:
     """Start what does not run yet, deploy everything anew, and return once all of it answers.
 
     Returns:
-        What was started: `server`, `worker`, both or none.
+        What was started: `server`, `worker`, `reports`, or nothing.
 
     Raises:
         PortTaken: Another program listens on the port.
@@ -97,13 +106,19 @@ def start_installation(installation: Installation) -> list[str]:
         try:
             if not _serves_already(installation):
                 _require_free_port(installation.port)
-                _start(installation, SERVER, ["server", "start", "--host", "127.0.0.1", *_port_flag(installation)])
+                arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(installation.port)]
+                _start(installation, SERVER, ["prefect", *arguments])
                 started.append(SERVER)
+            if installation.artifacts is not None and _running(installation, REPORTS) is None:
+                _require_free_port(installation.reports_port)
+                arguments = [str(installation.artifacts), str(installation.reports_port)]
+                _start(installation, REPORTS, ["tasks.report_server", *arguments])
+                started.append(REPORTS)
             _wait_for(installation, SERVER, lambda: _is_healthy(installation))
             _prefect(installation, "work-pool", "create", POOL, "--type", "process", "--overwrite")
             _prefect(installation, "--no-prompt", "deploy", "--all")
             if _running(installation, WORKER) is None:
-                _start(installation, WORKER, ["worker", "start", "--pool", POOL, "--name", "local"])
+                _start(installation, WORKER, ["prefect", "worker", "start", "--pool", POOL, "--name", "local"])
                 started.append(WORKER)
             _wait_for(installation, WORKER, lambda: _has_worker(installation))
         except BaseException:
@@ -126,13 +141,13 @@ def stop_installation(installation: Installation) -> list[str]:
         return []
     with _lock(installation):
         # The worker first: the runs that it ends tell the server so.
-        return [name for name in (WORKER, SERVER) if _stop(installation, name)]
+        return [name for name in (WORKER, REPORTS, SERVER) if _stop(installation, name)]
 
 
-def _start(installation: Installation, name: str, arguments: list[str]) -> None:
+def _start(installation: Installation, name: str, module: list[str]) -> None:
     with installation.log(name).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *arguments],
+            [sys.executable, "-m", *module],
             cwd=installation.checkout,
             env=_environment(installation),
             stdin=subprocess.DEVNULL,
@@ -163,10 +178,6 @@ def _serves_already(installation: Installation) -> bool:
     if port != installation.port:
         raise InstallationFailed(f"an installation runs on port {port} already; `jade down` stops it")
     return True
-
-
-def _port_flag(installation: Installation) -> list[str]:
-    return ["--port", str(installation.port)]
 
 
 def _stop(installation: Installation, name: str) -> bool:
@@ -250,7 +261,12 @@ def _prefect(installation: Installation, *arguments: str) -> None:
 
 
 def _environment(installation: Installation) -> dict[str, str]:
-    return installation_environment(home=installation.folder / "prefect", api_url=installation.api_url)
+    reports = f"http://127.0.0.1:{installation.reports_port}"
+    return installation_environment(
+        home=installation.folder / "prefect",
+        api_url=installation.api_url,
+        reports=None if installation.artifacts is None else (installation.artifacts, reports),
+    )
 
 
 def _log_end(installation: Installation, name: str) -> str:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 
 from jade_model.contract import read_comparison
 from jade_model.report import markdown_for_artifact
+from jade_model.report.model_card import card_markdown, write_card
+from tasks.checking import read_checks
 from tasks.layout import RunLayout
+from tasks.model_cards import read_card
 from tasks.reporting import collect_report
+from tasks.settings import report_address
+from tasks.trend import read_trend, trend_table
 
 
 @task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)
@@ -26,12 +38,64 @@ def publish_comparison(folder: str) -> None:
         description="The report, without its figures.",
     )
     create_table_artifact(comparison_table(comparison), key="comparison", description=comparison["verdict"]["reason"])
+    trend = read_trend(layout)
+    if trend["points"]:
+        fallen = " ".join(item["message"] for item in trend["regressions"])
+        told = fallen or "The last comparisons of these data, the newest first; no arm fell below what was expected."
+        create_table_artifact(trend_table(trend["points"]), key="trend", description=told)
+    show_figures(layout.report, ("forest", "differences", "trend", "drift"))
     create_link_artifact(
-        (layout.report / "index.html").as_uri(),
+        report_address(layout.report / "index.html"),
         link_text="The report with its figures (on the machine that ran this)",
         key="html-report",
         description=f"Run {layout.run_id}",
     )
+
+
+@task(name="write-card", task_run_name="write-model-card", cache_policy=NO_CACHE)
+def publish_card(folder: str) -> None:
+    """Write a retrained model's card, and put it among the run's artifacts."""
+    layout = RunLayout(Path(folder))
+    card = read_card(layout)
+    files = write_card(card, layout.report)
+    create_markdown_artifact(card_markdown(card), key="model-card", description=card["decision"]["reason"])
+    show_figures(layout.report, ("drift",))
+    create_link_artifact(
+        report_address(files.html),
+        link_text="The model card with its figures (on the machine that ran this)",
+        key="html-card",
+        description=f"Run {layout.run_id}",
+    )
+
+
+def show_figures(report: Path, names: Sequence[str]) -> None:
+    """Put figures of a report among the run's artifacts, inside of the artifact: no file has to be served.
+
+    Args:
+        report: The report's folder.
+        names: Of figures; those that the report lacks are passed over.
+    """
+    for name in names:
+        path = report / f"{name}.png"
+        if path.is_file():
+            shown = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+            create_image_artifact(image_url=shown, key=f"figure-{name}", description=f"Figure {name} of the report.")
+
+
+def publish_checks(layout: RunLayout) -> None:
+    """Show the answers as a table among the run's artifacts."""
+    reports = read_checks(layout)
+    if not reports:
+        return
+    rows = [
+        {"data": report["dataset"], "check": check["name"], "result": check["status"], "found": check["found"]}
+        | {"expected": check["expected"]}
+        for report in reports
+        for check in report["checks"]
+    ]
+    failed = [row for row in rows if row["result"] == "failed"]
+    told = f"{len(failed)} of {len(rows)} checks failed: nothing is trained." if failed else "Every check passed."
+    create_table_artifact(rows, key="data-checks", description=told)
 
 
 def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:

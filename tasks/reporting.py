@@ -14,16 +14,20 @@ from jade_model.contract import read_comparison
 from jade_model.job import load_job
 from jade_model.report import Curve, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
 from jade_model.worker import files_of
+from tasks.checking import read_checks
 from tasks.errors import RunNotFound
 from tasks.layout import RunLayout
 from tasks.planning import MEMBER_SEED_STEP
 from tasks.runs import read_run_record
 from tasks.stores.base import MANIFEST_NAME
+from tasks.trend import read_trend
 
 _WHAT = {
     "run.json": "parameters, data, code, versions, host and times",
     "job.json": "what was trained",
     "comparison.json": "the result, as a contract",
+    "data_checks.json": "what was asked of the data before anything was trained",
+    "trend.json": "the comparisons before this one, and what was expected of it",
     "arrays": "the windows as arrays",
     "splits": "which windows were fitted, watched and scored",
     "thresholds": "scores at every cut-off",
@@ -47,6 +51,7 @@ def collect_report(layout: RunLayout) -> ReportInput:
     if not layout.comparison_json.is_file():
         raise RunNotFound(f"{layout.root} has no comparison.json; only a finished comparison has a report")
     comparison = read_comparison(layout.comparison_json)
+    trend = read_trend(layout)
     return ReportInput(
         comparison=comparison,
         run=read_run_record(layout),
@@ -54,6 +59,9 @@ def collect_report(layout: RunLayout) -> ReportInput:
         curves={arm: _curves(layout, arm) for arm in comparison["arms"]},
         gallery=_gallery(layout),
         files=_files(layout),
+        trend=trend["points"] or None,
+        bands=trend["bands"],
+        data_checks=read_checks(layout),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jade_model.baselines import all_positive_scores
 from jade_model.calibration import expected_calibration_error
 from jade_model.config import Loss
-from jade_model.data_checks import DataRefused, DataReport, Reference, check_data
+from jade_model.data_checks import DataLimits, DataRefused, DataReport, Reference, check_data
 from jade_model.decoding import decode
 from jade_model.document import EvaluatedArm
 from jade_model.evaluation import evaluate_rule
@@ -93,7 +93,11 @@ def load_joined(sources: list[str]) -> Windows:
 
 
 def prepare_retraining(
-    layout: RunLayout, windows: Windows, plan: RetrainingPlan, champion: RunLayout | None
+    layout: RunLayout,
+    windows: Windows,
+    plan: RetrainingPlan,
+    champion: RunLayout | None,
+    limits: DataLimits = DataLimits(),  # noqa: B008 - frozen
 ) -> DataReport:
     """Check the data, give every group its role, and write the job.
 
@@ -102,11 +106,11 @@ def prepare_retraining(
         ConfigError: There are too few groups for the folds and the hold-out.
     """
     grouping = group_windows(windows)
-    early = check_data(windows, grouping, reference=reference_of(champion))
+    early = check_data(windows, grouping, reference=reference_of(champion), limits=limits)
     _save_checks(layout, early)
     roles = assign_roles(windows, grouping, num_folds=plan.folds, holdout_fraction=plan.holdout)
     splits = retraining_splits(roles, seed=SEED)
-    report = check_data(windows, grouping, splits, reference=reference_of(champion))
+    report = check_data(windows, grouping, splits, reference=reference_of(champion), limits=limits)
     _save_checks(layout, report)
     trained = Plan({plan.arm: plan.recipe}, plan.epochs, 1, plan.folds, "grouped", plan.ensemble)
     write_job(layout, [windows], trained, splits={windows.name: splits})

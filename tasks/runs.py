@@ -26,6 +26,7 @@ from tasks.host_entries import LOCAL
 from tasks.layout import RunLayout
 from tasks.leases import Heartbeat
 from tasks.rental_files import read_rental
+from tasks.run_log import logged_to
 from tasks.settings import available_cores
 from tasks.stores.errors import StoreError
 
@@ -111,7 +112,8 @@ def recorded_run(
         layout.root.mkdir(parents=True)
         run.save()
         place.publish_begin(layout)
-        yield run
+        with logged_to(layout.root, layout.run_id):
+            yield run
         run.end("completed", started)
         place.publish_end(layout, is_complete=True)
     except BaseException as error:

@@ -167,7 +167,7 @@ def prepare_prefect(*, quiet: bool) -> None:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
 
 
-def installation_environment(*, home: Path, api_url: str) -> dict[str, str]:
+def installation_environment(*, home: Path, api_url: str, reports: tuple[Path, str] | None) -> dict[str, str]:
     """Return the environment of the local installation's processes, and of the flows that its worker runs.
 
     What the user has set for Prefect stays out: the installation is one of its own.
@@ -175,8 +175,11 @@ def installation_environment(*, home: Path, api_url: str) -> dict[str, str]:
     Args:
         home: Where Prefect keeps the database.
         api_url: Of the installation's server.
+        reports: Folder whose runs' reports are served, and under which address; None: they are not.
     """
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    if reports is not None:
+        ours |= {"JADE_REPORTS_FOLDER": str(reports[0]), "JADE_REPORTS_URL": reports[1]}
     return {
         **ours,
         **PREFECT_DEFAULTS,
@@ -185,8 +188,22 @@ def installation_environment(*, home: Path, api_url: str) -> dict[str, str]:
         "PREFECT_API_URL": api_url,
         "PREFECT_UI_API_URL": api_url,
         "PREFECT_LOGGING_COLORS": "false",
+        # On a busy machine SQLite may be locked for longer than Prefect waits by itself.
+        "PREFECT_API_DATABASE_TIMEOUT": "60",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def report_address(file: Path) -> str:
+    """Return where a browser finds a file of a run's report: served by the installation, else on this machine's disk.
+
+    Args:
+        file: `<artifacts>/<run>/report/<name>`.
+    """
+    url, folder = os.environ.get("JADE_REPORTS_URL"), os.environ.get("JADE_REPORTS_FOLDER")
+    if url and folder and file.is_relative_to(folder):
+        return f"{url}/{file.relative_to(folder).as_posix()}"
+    return file.as_uri()
 
 
 def require_server() -> None:
@@ -199,6 +216,20 @@ def require_server() -> None:
         raise SettingsError(
             "this needs a Prefect server: start one with `jade up` and set PREFECT_API_URL as it says, or to yours"
         )
+
+
+_SECRET_NAMES = ("SECRET", "TOKEN", "PASSWORD", "API_KEY", "AUTH_STRING", "CONNECTION_URL")
+_SHORTEST_SECRET = 6
+
+
+def secret_values() -> list[str]:
+    """Return what the environment holds under names that say secret, longest first, to be masked in logs."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if any(word in name.upper() for word in _SECRET_NAMES) and len(value) >= _SHORTEST_SECRET
+    }
+    return sorted(found, key=len, reverse=True)
 
 
 def secret_from_environment(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -89,14 +89,11 @@ def prune_runs(
 ) -> None:
     """Delete the runs that no rule keeps; never one that a pointer stands on, or that goes on."""
     from tasks.artifact_places import open_place
-    from tasks.stores.prune import plan_prune, prune
+    from tasks.pruning import prune_place
 
     place = open_place(artifacts)
-    plan = plan_prune(place.facts(), keep_last=keep_last, keep_days=keep_days, now=datetime.now(UTC))
-    outcome = prune(place.store, plan, place.is_running, dry_run=dry_run)
+    plan, outcome = prune_place(place, keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)
     gone = {decision.run_id for decision in outcome.deleted}
-    if not dry_run:
-        place.forget_copies(sorted(gone))
     if as_json:
         print_json(
             {

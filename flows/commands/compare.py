@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.commands.common import print_json, print_table
@@ -17,10 +17,12 @@ from tasks.job_places import check_host_known
 from tasks.progress import terminal_is_live
 from tasks.settings import load_settings, prepare_prefect
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
-def _parameter_options() -> list[click.Option]:
+
+def parameter_options(model: type[BaseModel]) -> list[click.Option]:
     """Make one option of each parameter: the model is the only place that names them."""
-    return [_option(name, field) for name, field in CompareParameters.model_fields.items()]
+    return [_option(name, field) for name, field in model.model_fields.items()]
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
@@ -34,7 +36,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
 
 
 def _compare(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
-    parameters = _parameters(flags)
+    parameters = given_parameters(CompareParameters, flags)
     if dry_run:
         tell_rental_plan(parameters.rental_wish(), as_json=as_json)
         return
@@ -58,10 +60,16 @@ def _compare(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
     rows = comparison_table(comparison)
     print_table(None, list(rows[0]), [[str(value) for value in row.values()] for row in rows], numeric_from=2)
     click.echo(comparison["verdict"]["reason"])
-    click.echo(f"\nReport: {_nearby(folder / 'report' / 'index.html')}")
+    click.echo(f"\nReport: {nearby(folder / 'report' / 'index.html')}")
 
 
-def _parameters(flags: dict[str, Any]) -> CompareParameters:
+def given_parameters(model: type[ModelT], flags: dict[str, Any]) -> ModelT:
+    """Return a flow's parameters from a command's flags.
+
+    Raises:
+        HostUnknown: No settings name the host.
+        click.UsageError: A value is refused; every one is named with its flag.
+    """
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in flags.items()
@@ -75,7 +83,7 @@ def _parameters(flags: dict[str, Any]) -> CompareParameters:
         given["host"] = load_settings().host
     check_host_known(str(given["host"]))
     try:
-        return CompareParameters.model_validate(given)
+        return model.model_validate(given)
     except ValidationError as error:
         problems = []
         for problem in error.errors():
@@ -84,7 +92,7 @@ def _parameters(flags: dict[str, Any]) -> CompareParameters:
         raise click.UsageError("; ".join(problems)) from error
 
 
-def _nearby(path: Path) -> Path:
+def nearby(path: Path) -> Path:
     """Return the path relative to the working folder where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -93,7 +101,7 @@ command = click.Command(
     "compare",
     callback=_compare,
     params=[
-        *_parameter_options(),
+        *parameter_options(CompareParameters),
         click.Option(["--dry-run"], is_flag=True, help="Only tell what would be rented, and what it could cost."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON, for scripts."),
     ],

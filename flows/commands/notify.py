@@ -13,7 +13,7 @@ from tasks.notify_targets import KINDS, OCCASIONS, SILENT_AFTER_S, Target, targe
 from tasks.settings import prepare_prefect, require_server, secret_from_environment
 
 
-@click.group("notify")
+@click.group("notify", epilog="Every command takes --json.")
 def command() -> None:
     """Say who is told when a run fails, crashes or falls silent, of regressions, promotions and budgets.
 
@@ -54,7 +54,8 @@ def add(
 
 @command.command("apply")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def apply(*, file: Path) -> None:
+@json_option
+def apply(*, file: Path, as_json: bool) -> None:
     """Set up all that a file such as deployments/notifications.yaml says; addresses come from the environment."""
     _prepare()
     import yaml
@@ -72,7 +73,10 @@ def apply(*, file: Path) -> None:
     found = [(target, secret_from_environment(variable)) for target, variable in wanted]
     for target, address in found:
         add_target(target, address)
-        click.echo(f"{target.name} is told of: {', '.join(target.occasions)}.")
+        if not as_json:
+            click.echo(f"{target.name} is told of: {', '.join(target.occasions)}.")
+    if as_json:
+        print_json([{"name": target.name, "occasions": list(target.occasions)} for target, _ in found])
 
 
 @command.command("list")
@@ -93,13 +97,17 @@ def list_all(*, as_json: bool) -> None:
 
 @command.command("remove")
 @click.argument("name")
-def remove(*, name: str) -> None:
+@json_option
+def remove(*, name: str, as_json: bool) -> None:
     """Notify somebody no more, and forget the address."""
     _prepare()
     from tasks.notifying import remove_target
 
     remove_target(name)
-    click.echo(f"{name} is not notified any more.")
+    if as_json:
+        print_json({"removed": name})
+    else:
+        click.echo(f"{name} is not notified any more.")
 
 
 def _prepare() -> None:

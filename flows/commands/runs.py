@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.commands.common import json_option, print_json, print_table
+from flows.commands.common import artifacts_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from tasks.remote_runs import FoundRun
@@ -60,6 +60,34 @@ def stop(*, run: str, as_json: bool) -> None:
         print_json(_as_json(stopped))
     else:
         click.echo(f"{stopped.name}: {stopped.state}; nothing of it runs on {stopped.host} any more.")
+
+
+@command.command("show")
+@click.argument("run")
+@artifacts_option
+@json_option
+def show(*, run: str, artifacts: str | None, as_json: bool) -> None:
+    """Tell the story of one RUN: what happened, how long it took, what it cost, how it ended."""
+    from dataclasses import asdict
+
+    from tasks.artifact_places import open_run
+    from tasks.story import tell_story
+
+    _, layout = open_run(run, artifacts)
+    chapters = tell_story(layout)
+    if as_json:
+        print_json({"run_id": layout.run_id, "story": [asdict(chapter) for chapter in chapters]})
+        return
+    rows = [
+        [
+            chapter.at,
+            f"{'  ' * chapter.level}{chapter.what}",
+            "" if chapter.seconds is None else f"{chapter.seconds:.1f} s",
+            "" if chapter.usd is None else f"{chapter.usd:.2f} USD",
+        ]
+        for chapter in chapters
+    ]
+    print_table(layout.run_id, ["UTC", "what", "time", "cost"], rows, numeric_from=2)
 
 
 def _as_json(run: FoundRun) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jade_model.report.section_closing import (
     reproducibility,
     trend_section,
 )
+from jade_model.report.section_data import data_section
 from jade_model.report.section_gallery import gallery_section
 from jade_model.report.section_insights import insights_section
 from jade_model.report.section_probability import calibration_section, distribution_section, heads_section
@@ -39,6 +40,7 @@ def build_document(facts: Facts) -> Document:
         gallery_section(facts),
         recommendation(facts),
         trend_section(facts),
+        data_section(facts.report.data_checks),
         files_section(facts),
         actions_section(facts),
         reproducibility(facts),

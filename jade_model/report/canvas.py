@@ -8,9 +8,12 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -82,6 +85,19 @@ RC: dict[str, Any] = {
     "svg.id": None,
     "path.simplify": True,
 }
+
+
+# Matplotlib's settings belong to the process: two reports at once would mix them.
+_SETTINGS = threading.Lock()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw inside this block: with the look that all figures share, and nobody else drawing meanwhile."""
+    with _SETTINGS, mpl.rc_context():
+        mpl.rcdefaults()
+        with mpl.rc_context(cast("Any", RC)):
+            yield
 
 
 def css_variables(styles: Iterable[ArmStyle]) -> dict[str, tuple[str, str]]:

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import matplotlib as mpl
-
-from jade_model.report.canvas import INK, MUTED, RC, SOFT, export, few_ticks, for_figure, panels
+from jade_model.data_checks import DataLimits
+from jade_model.report.canvas import INK, MUTED, SOFT, export, few_ticks, for_figure, panels
 from jade_model.report.figure import FigureFile
-from jade_model.report.figures import SETTINGS
 from jade_model.report.numbers import number
+from jade_model.report.section_data import drift_figure
 
 LIMIT_COLOUR = "#b23a6c"
 
 
-def draw_drift(
-    drift: Sequence[Mapping[str, Any]], *, warning: float, failed: float, name: str = "drift"
-) -> FigureFile | None:
-    """Draw the population stability index and the Kolmogorov-Smirnov statistic of every feature.
+def drift_figures(reports: Sequence[Mapping[str, Any]]) -> list[FigureFile]:
+    """Draw the population stability index and the Kolmogorov-Smirnov statistic of every feature; inside `drawing`.
 
     Args:
-        drift: One entry a feature, as `FeatureDrift` has it; None is drawn if there are none.
-        warning: Index from which a feature is worth a look.
-        failed: Index that a model is not expected to bear.
-        name: Of the figure.
+        reports: As `DataReport.to_json` has them, one a data set; those without a reference are not drawn.
     """
-    if not drift:
-        return None
-    with SETTINGS, mpl.rc_context():
-        mpl.rcdefaults()
-        with mpl.rc_context(cast("Any", RC)):
-            return _draw(drift, warning, failed, name)
+    limits, several = DataLimits(), len(reports) > 1
+    return [
+        _draw(
+            report["drift"],
+            limits.psi_warning,
+            limits.psi_failed,
+            drift_figure(report["dataset"], several=several),
+        )
+        for report in reports
+        if report["drift"]
+    ]
 
 
 def _draw(drift: Sequence[Mapping[str, Any]], warning: float, failed: float, name: str) -> FigureFile:

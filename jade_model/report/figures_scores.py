@@ -260,6 +260,9 @@ def trend(facts: Facts) -> FigureFile | None:
         ]
         axes.add_collection(LineCollection(bars, colors=style.colour, linewidths=1.2, alpha=0.6))
         axes.plot(xs, ys, color=style.colour, marker=style.marker, ms=5, mec=SURFACE, mew=0.6, label=style.name)
+        for band in (band for band in facts.report.bands if band["arm"] == key):
+            last = len(runs) - 1
+            axes.plot([last - 0.35, last + 0.35], [band["low"]] * 2, color=style.colour, lw=1.2, ls=":")
     axes.legend(loc="lower left", ncols=len(facts.styles), bbox_to_anchor=(0, 1.0), borderaxespad=0.1)
     axes.margins(y=0.1)
     axes.set_ylabel(metric_name("f1"))
@@ -268,6 +271,6 @@ def trend(facts: Facts) -> FigureFile | None:
     axes.set_xticks(range(0, len(runs), step), [for_figure(when[run]) for run in runs[::step]])
     few_ticks(axes, y=5)
     caption = (
-        "F1 with its interval, comparison by comparison: a point outside its neighbours' intervals deserves a look."
+        "F1 with its interval, comparison by comparison. Dotted: below it, the newest point would be a regression."
     )
     return export(figure, "trend", f"F1 over the last {len(runs)} comparisons.", caption, facts.styles)

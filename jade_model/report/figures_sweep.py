@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from jade_model.report.canvas import INK, MUTED, RC, SOFT, SURFACE, export, few_ticks, for_figure, panels
+from jade_model.report.canvas import INK, MUTED, SOFT, SURFACE, drawing, export, few_ticks, for_figure, panels
 from jade_model.report.figure import FigureFile
-from jade_model.report.figures import SETTINGS
 from jade_model.report.naming import ArmStyle, metric_name
 from jade_model.report.numbers import interval, number, signed
 
@@ -35,10 +33,8 @@ def draw_sweep(content: Mapping[str, Any]) -> dict[str, FigureFile]:
     Returns:
         Figures by name; the same content gives the same bytes.
     """
-    with SETTINGS, mpl.rc_context():
-        mpl.rcdefaults()
-        with mpl.rc_context(cast("Any", RC)):
-            drawn = [draw(content) for draw in (_ranking, _worth, _coordinates)]
+    with drawing():
+        drawn = [draw(content) for draw in (_ranking, _worth, _coordinates)]
     return {figure.name: figure for figure in drawn if figure is not None}
 
 

@@ -121,7 +121,9 @@ class ReportInput:
         curves: Arm -> decoder -> its threshold curve; may be empty.
         gallery: Windows to draw; may be empty.
         files: Path relative to the run folder, bytes, what it is.
-        trend: Earlier comparisons, oldest first.
+        trend: The last comparisons, this one included, oldest first.
+        bands: What was expected of this comparison's arms, as `trend.Band` has it.
+        data_checks: What was asked of the data, as `DataReport.to_json` has it.
 
     Raises:
         UserError: (on `numbers`) the comparison lacks fields; all are named.
@@ -134,6 +136,8 @@ class ReportInput:
     gallery: Sequence[GalleryWindow] = ()
     files: Sequence[tuple[str, int, str]] = ()
     trend: Sequence[TrendPoint] | None = None
+    bands: Sequence[Mapping[str, Any]] = ()
+    data_checks: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def numbers(self) -> Comparison:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jade_model.data_checks import DataLimits
 from jade_model.files import write_atomically
 from jade_model.report.document import Block, Bullets, Code, Document, Section, Table, Text, code, plain
 from jade_model.report.markdown import to_markdown
@@ -39,12 +38,12 @@ def write_card(card: Mapping[str, Any], folder: Path) -> CardFiles:
         card: `card.json`; docs/retraining.md describes it.
         folder: Made if missing.
     """
-    from jade_model.report.figures_drift import draw_drift
+    from jade_model.report.canvas import drawing
+    from jade_model.report.figures_drift import drift_figures
     from jade_model.report.html import render_page
 
-    limits = DataLimits()
-    drift = draw_drift(card["data_checks"]["drift"], warning=limits.psi_warning, failed=limits.psi_failed)
-    figures = {drift.name: drift} if drift is not None else {}
+    with drawing():
+        figures = {figure.name: figure for figure in drift_figures([card["data_checks"]])}
     for figure in figures.values():
         write_atomically(folder / figure.file_name, figure.png)
     document = card_document(card)

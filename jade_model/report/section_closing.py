@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from jade_model.report.actions import next_actions, run_folder
-from jade_model.report.document import Block, Bullets, Code, Details, FigureBlock, Section, Table, Text, code, plain
+from jade_model.report.document import (
+    Block,
+    Bullets,
+    Callout,
+    Code,
+    Details,
+    FigureBlock,
+    Section,
+    Table,
+    Text,
+    code,
+    plain,
+)
 from jade_model.report.facts import Facts
 from jade_model.report.naming import contestant
 from jade_model.report.numbers import ABSENT, count, duration, is_number, moment, number, percent, size, with_interval
@@ -61,10 +73,25 @@ def trend_section(facts: Facts) -> Section | None:
         if point.run_id in runs
     ]
     header = ["Comparison", "When", "Arm", "F1 (bars)", "Separation", "Training", "Cost"]
-    return Section(
-        "Trend",
-        [FigureBlock("trend"), Details(f"The last {count(len(runs))} comparisons", [Table(header, rows, "lllr")])],
-    )
+    table = Details(f"The last {count(len(runs))} comparisons", [Table(header, rows, "lllr")])
+    return Section("Trend", [*_fallen(facts), FigureBlock("trend"), table])
+
+
+def _fallen(facts: Facts) -> list[Block]:
+    """Return what is to be said of arms that fell out of the row."""
+    scores = {arm.key: (arm.name, arm.decoder["f1"]) for arm in facts.arms}
+    told = [
+        f"{name} scores {number(f1)}; {band['num_earlier']} earlier comparisons make {number(band['expected'])} "
+        f"expected, and nothing under {number(band['low'])}."
+        for band in facts.report.bands
+        for name, f1 in [scores[band["arm"]]]
+        if f1 is not None and f1 < band["low"]
+    ]
+    if told:
+        return [Callout("critical", "Regression", " ".join(told))]
+    if facts.report.bands:
+        return [Text("Every arm scores what the comparisons before make expected.")]
+    return []
 
 
 def reproducibility(facts: Facts) -> Section:

@@ -1,0 +1,57 @@
+"""`jade champion`."""
+
+from __future__ import annotations
+
+import click
+
+from flows.commands.common import artifacts_option, json_option, print_json, print_table
+
+
+@click.command("champion")
+@click.option("--history", is_flag=True, help="Every champion so far.")
+@click.option("--verify", is_flag=True, help="Recompute the digests of its card; exit code 1 if one differs.")
+@artifacts_option
+@json_option
+@click.pass_context
+def command(context: click.Context, *, history: bool, verify: bool, artifacts: str | None, as_json: bool) -> None:
+    """Show the model in use: what it is, what it was trained on, what it is worth."""
+    from tasks.artifact_places import open_place
+    from tasks.champion import champion_history
+    from tasks.errors import RunNotFound
+    from tasks.model_cards import read_card, verify_card
+    from tasks.promoting import champion_run
+
+    place = open_place(artifacts)
+    layout = champion_run(place)
+    if layout is None:
+        raise RunNotFound(f"{place.address} has no champion yet: `jade retrain` makes one")
+    card = read_card(layout)
+    compared = verify_card(layout) if verify else []
+    entries = champion_history(place.store) if history else []
+    if as_json:
+        print_json(
+            {
+                "run_id": layout.run_id,
+                "folder": str(layout.root),
+                "model": str(layout.root / card["model"]["folder"]),
+                "card": card,
+                "verified": dict(compared) if verify else None,
+                "history": [
+                    {"number": entry.number, "at": entry.at.isoformat(), "kind": entry.kind, "run_id": entry.run_id}
+                    for entry in entries
+                ]
+                if history
+                else None,
+            }
+        )
+    else:
+        click.echo(f"{layout.run_id}: {card['model']['arm']}, recipe {card['model']['recipe']}")
+        click.echo(f"Promoted because {card['decision']['reason']}.")
+        click.echo(f"Card: {layout.report / 'MODEL_CARD.md'}")
+        for what, agrees in compared:
+            click.echo(f"{'agrees ' if agrees else 'DIFFERS'}  {what}")
+        if entries:
+            rows = [[str(entry.number), f"{entry.at:%Y-%m-%d %H:%M}", entry.kind, entry.run_id] for entry in entries]
+            print_table("Champions (UTC)", ["", "when", "how", "run"], rows, numeric_from=9)
+    if not all(agrees for _, agrees in compared):
+        context.exit(1)

@@ -1,0 +1,115 @@
+"""The flow `retrain`: the newest data, one model, and whether it becomes the champion."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.naming import run_name
+from flows.retrain_parameters import RetrainParameters
+from jade_model.data_checks import DataLimits
+from jade_model.promotion import PromotionRule
+from tasks.artifact_places import open_place
+from tasks.evaluation import EvaluationSettings
+from tasks.job_places import check_host_known
+from tasks.jobs import parts_of
+from tasks.layout import RunLayout
+from tasks.past_runs import choose_arm
+from tasks.promoting import champion_run, settle
+from tasks.publishing import publish_card, publish_checks
+from tasks.retraining import RetrainingPlan, evaluate_retraining, load_joined, prepare_retraining
+from tasks.runs import recorded_run
+from tasks.training import follow_training, training_job
+
+CONFIDENCE = 0.95
+MAX_PARTS = 128
+
+
+@flow(
+    name="retrain",
+    flow_run_name=partial(run_name, "retrain"),
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS),  # type: ignore[arg-type]
+)
+def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa: B008 - frozen, and shown by the UI
+    """Train a model on all but the hold-out, judge it beside the champion, and promote it if it passes.
+
+    Returns:
+        The run's folder on this machine.
+    """
+    check_host_known(parameters.host)
+    place = open_place(parameters.artifacts)
+    with recorded_run(place, "retrain", parameters.model_dump(mode="json"), host=parameters.host) as run:
+        folder = str(run.layout.root)
+        with run.phase("prepare"):
+            run.record["data"] = prepare(folder, parameters)
+            run.save()
+        with (
+            run.phase("train"),
+            training_job(
+                run,
+                host=parameters.host,
+                device=parameters.device,
+                workers=parameters.workers,
+                fresh=parameters.fresh,
+            ) as job,
+        ):
+            followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
+            for future in followed:
+                future.result()
+        with run.phase("evaluate"):
+            card = evaluate(folder, parameters, run.record)
+        run.save()
+        publish_card(folder)
+    # Only what is published whole can be pointed to.
+    promote(place.address, card, parameters.promote)
+    return folder
+
+
+@task(name="check-and-prepare", task_run_name="check-data-and-prepare", cache_policy=NO_CACHE)
+def prepare(folder: str, parameters: RetrainParameters) -> list[dict[str, Any]]:
+    """Choose the arm, check the data against the champion's, write the job; return what `run.json` says of the data."""
+    place, layout = open_place(parameters.artifacts), RunLayout(Path(folder))
+    arm = parameters.arm or choose_arm(place)
+    get_run_logger().info("training %s", arm)
+    windows = load_joined(parameters.data)
+    plan = RetrainingPlan(
+        arm, f"{parameters.recipe}_{arm}", parameters.epochs, parameters.folds, parameters.holdout, parameters.ensemble
+    )
+    limits = DataLimits(psi_failed=parameters.max_drift)
+    try:
+        prepare_retraining(layout, windows, plan, champion_run(place), limits)
+    finally:
+        publish_checks(layout)
+    return [{"name": windows.name, "path": windows.path, "sha256": windows.sha256}]
+
+
+@task(name="evaluate", task_run_name="judge-beside-the-champion", cache_policy=NO_CACHE)
+def evaluate(folder: str, parameters: RetrainParameters, record: dict[str, Any]) -> dict[str, Any]:
+    """Score the new model and the champion on windows that neither has seen, decide, and write the card."""
+    settings = EvaluationSettings(
+        checkpoint="last",
+        margin=parameters.margin,
+        confidence=CONFIDENCE,
+        min_span_length=1,
+        merge_gap=0,
+        split="grouped",
+        num_folds=parameters.folds,
+        ensemble=parameters.ensemble,
+    )
+    promotion = PromotionRule(parameters.margin, parameters.max_calibration_error, CONFIDENCE)
+    champion = champion_run(open_place(parameters.artifacts))
+    return evaluate_retraining(RunLayout(Path(folder)), champion, promotion, settings, record)
+
+
+@task(name="promote", task_run_name="promote-or-keep", cache_policy=NO_CACHE)
+def promote(address: str, card: dict[str, Any], may_promote: bool) -> str:  # noqa: FBT001 - a task's parameter
+    """Move the pointer `champion`, or keep the run as challenger."""
+    message = settle(open_place(address), card, may_promote=may_promote)
+    get_run_logger().info("%s", message)
+    return message

@@ -1,0 +1,30 @@
+"""Pruning of a place: decided, done, and copies forgotten; for the command and the flow alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from tasks.artifact_places import ArtifactPlace
+from tasks.stores.prune import PruneDecision, PruneOutcome, plan_prune, prune
+
+
+def prune_place(
+    place: ArtifactPlace, *, keep_last: int | None, keep_days: float | None, dry_run: bool
+) -> tuple[Sequence[PruneDecision], PruneOutcome]:
+    """Delete the runs that no rule keeps; never one that a pointer stands on, or that goes on.
+
+    Args:
+        place: That keeps them.
+        keep_last: The newest so many stay.
+        keep_days: Runs of so many days stay.
+        dry_run: Delete nothing.
+
+    Returns:
+        What was decided of each run, and what went.
+    """
+    plan = plan_prune(place.facts(), keep_last=keep_last, keep_days=keep_days, now=datetime.now(UTC))
+    outcome = prune(place.store, plan, place.is_running, dry_run=dry_run)
+    if not dry_run:
+        place.forget_copies(sorted(decision.run_id for decision in outcome.deleted))
+    return plan, outcome

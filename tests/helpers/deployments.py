@@ -1,0 +1,144 @@
+"""An installation to talk to: its deployments started, its runs waited for, its notifications received."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+
+from helpers.servers import ROOT, wait_until
+
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """The deployments of a server.
+
+    Attributes:
+        api: Its address.
+        env: For commands that talk to it.
+    """
+
+    api: str
+    env: dict[str, str]
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Talk to the API; return what it answers."""
+        answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=60)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
+        return answer.json() if answer.content else None
+
+    def jade(self, *arguments: str, text: str = "", timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run a command of ours."""
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=ROOT,
+            env=self.env,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def find(self, name: str) -> dict[str, Any]:
+        """Return a deployment by `flow/name`."""
+        found: dict[str, Any] = self.ask("GET", f"deployments/name/{name}")
+        return found
+
+    def change(self, name: str, **changes: Any) -> None:
+        """Change a deployment as somebody in the UI would."""
+        self.ask("PATCH", f"deployments/{self.find(name)['id']}", changes)
+
+    def start(self, name: str, parameters: dict[str, Any] | None = None) -> str:
+        """Start a deployment; return the run's id."""
+        body = {"parameters": parameters or {}, "state": {"type": "SCHEDULED"}}
+        return str(self.ask("POST", f"deployments/{self.find(name)['id']}/create_flow_run", body)["id"])
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return what is known of a run."""
+        found: dict[str, Any] = self.ask("GET", f"flow_runs/{run_id}")
+        return found
+
+    def runs_of(self, name: str) -> list[dict[str, Any]]:
+        """Return the runs of a deployment, the newest first."""
+        body = {"deployments": {"id": {"any_": [self.find(name)["id"]]}}, "sort": "START_TIME_DESC"}
+        found: list[dict[str, Any]] = self.ask("POST", "flow_runs/filter", body)
+        return found
+
+    def wait(self, run_id: str, limit_s: float = 400) -> dict[str, Any]:
+        """Return a run that has ended."""
+        wait_until(lambda: self.run(run_id)["state_type"] in ENDED, limit_s, lambda: self.told(run_id))
+        return self.run(run_id)
+
+    def completed(self, run_id: str, limit_s: float = 400) -> dict[str, Any]:
+        """Return a run that has ended well."""
+        run = self.wait(run_id, limit_s)
+        assert run["state_type"] == "COMPLETED", self.told(run_id)
+        return run
+
+    def told(self, run_id: str) -> str:
+        """Return a run's state and log, as evidence."""
+        lines = self.ask("POST", "logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200})
+        return json.dumps(self.run(run_id)["state"], indent=1) + "\n".join(line["message"] for line in lines)
+
+
+@dataclass
+class Inbox:
+    """A webhook on loopback, and what it was told.
+
+    Attributes:
+        url: To post to.
+        received: JSON bodies, in order.
+    """
+
+    url: str
+    received: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, occasion: str) -> list[dict[str, Any]]:
+        """Return what was told of one occasion; a notification may come twice."""
+        unique = {item["message"]: item for item in self.received if item["occasion"] == occasion}
+        return list(unique.values())
+
+    def wait_for(self, occasion: str, number: int = 1, limit_s: float = 90) -> list[dict[str, Any]]:
+        """Return at least so many notifications of an occasion."""
+        wait_until(lambda: len(self.of(occasion)) >= number, limit_s, lambda: json.dumps(self.received, indent=1))
+        return self.of(occasion)
+
+
+@contextmanager
+def inbox() -> Iterator[Inbox]:
+    """Receive notifications while the block lasts."""
+    found = Inbox("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            found.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        found.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+        yield found
+        server.shutdown()
+
+
+def settled() -> None:
+    """Give what was asked for in the background a moment: the proof that nothing happens needs some time to pass."""
+    time.sleep(3)

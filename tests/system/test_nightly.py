@@ -1,0 +1,230 @@
+"""`jade up`, and what runs by itself from then on: prefect.yaml as it stands, a real server and worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from helpers.deployments import Deployments, Inbox, inbox, settled
+from helpers.ports import free_port
+from helpers.servers import wait_until
+
+from jade_model.sample import sample_windows
+from jade_model.schema import write_windows
+from tasks.artifact_places import open_place
+from tasks.champion import champion_history, current_champion
+
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("nightly")]
+
+QUICK = {"epochs": 2, "seeds": 1, "folds": 2, "recipe": "seed", "arms": ["soft_span", "crf"]}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Iterator[Deployments]:
+    """Start everything with `jade up`, and end it with `jade down`: then nothing of it is left."""
+    home, port = tmp_path_factory.mktemp("home"), free_port()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    env |= {"HOME": str(home), "JADE_STATE_DIR": str(home / "state"), "JADE_ARTIFACTS": str(artifacts)}
+    env |= {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home / "prefect")}
+    found = Deployments(f"http://127.0.0.1:{port}/api", env)
+    try:
+        started = found.jade("up", "--port", str(port), "--json")
+        assert started.returncode == 0, started.stderr
+        assert json.loads(started.stdout)["started"] == ["server", "reports", "worker"]
+        yield found
+    finally:
+        stopped = found.jade("down", "--json")
+    assert json.loads(stopped.stdout)["stopped"] == ["worker", "reports", "server"]
+    assert not [process for process in psutil.process_iter(["cmdline"]) if str(port) in (process.info["cmdline"] or [])]
+    for taken in (port, port + 1):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", taken))
+
+
+@pytest.fixture(scope="module")
+def told(up: Deployments) -> Iterator[Inbox]:
+    """A webhook that `jade notify add` has made known."""
+    with inbox() as found:
+        added = up.jade("notify", "add", "webhook", "tests", "--json", text=f"{found.url}\n")
+        assert added.returncode == 0, added.stderr
+        assert found.url not in added.stdout + added.stderr
+        yield found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "grown.parquet"
+    write_windows(sample_windows(num_bases=24), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(up: Deployments, data: Path) -> dict[str, Any]:
+    run = up.start("compare/on-demand", {"parameters": {**QUICK, "data": [str(data)]}})
+    return up.completed(run)
+
+
+@pytest.fixture(scope="module")
+def retrained(up: Deployments, told: Inbox, data: Path, compared: dict[str, Any]) -> dict[str, Any]:
+    """Retrain on the arm that the comparison preferred."""
+    parameters = {"data": [str(data)], "recipe": "seed", "epochs": 2, "folds": 2, "holdout": 0.3}
+    return up.completed(up.start("retrain/weekly", {"parameters": parameters}))
+
+
+def test_up_again_starts_nothing_and_a_taken_port_is_named(up: Deployments, tmp_path: Path) -> None:
+    port = up.api.rpartition(":")[2].removesuffix("/api")
+    env = {**up.env, "JADE_STATE_DIR": str(tmp_path / "another")}
+    taken = Deployments(up.api, env).jade("up", "--port", port)
+    assert taken.returncode == 2
+    assert f"port {port} on 127.0.0.1 is taken" in taken.stderr
+
+
+def test_a_comparison_is_named_after_its_day_and_data(compared: dict[str, Any]) -> None:
+    assert compared["name"] == f"compare-{compared['start_time'][:10]}-grown"
+    assert set(compared["tags"]) == {"jade", "compare", "on-demand"}
+
+
+def test_a_comparison_shows_checks_trend_figures_and_a_link_that_is_served(
+    up: Deployments, compared: dict[str, Any]
+) -> None:
+    import httpx
+
+    listed = up.ask("POST", "artifacts/filter", {"flow_runs": {"id": {"any_": [compared["id"]]}}})
+    found = {item["key"]: item for item in listed}
+    assert {"data-checks", "comparison", "trend", "figure-forest", "comparison-report", "html-report"} <= set(found)
+    address = found["html-report"]["data"].rpartition("(")[2].rstrip(")")
+    page = httpx.get(address, timeout=10)
+    assert page.status_code == 200
+    assert "Data Checks" in page.text
+
+
+def test_the_retrained_model_is_judged_carded_and_told_of(
+    up: Deployments, told: Inbox, retrained: dict[str, Any], artifacts: Path
+) -> None:
+    (run,) = artifacts.glob("*-retrain-*")
+    card = json.loads((run / "card.json").read_text())
+    store = open_place(artifacts).store
+    if card["decision"]["promote"]:
+        assert current_champion(store) == run.name
+        assert told.wait_for("promoted")[0]["message"].startswith(f"{run.name} is champion")
+    else:
+        assert store.pointers()["challenger"] == run.name
+        forced = up.jade("promote", "challenger", "--force", "--json")
+        assert forced.returncode == 0, forced.stderr
+    assert champion_history(store)[-1].run_id == run.name
+    shown = up.jade("champion", "--verify", "--history", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert all(json.loads(shown.stdout)["verified"].values())
+
+
+def test_the_champion_predicts(up: Deployments, retrained: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "spans.csv"
+    up.jade("promote", "challenger", "--force")
+    done = up.jade("predict", "--model-path", "champion", "--data-path", str(data), "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_windows"] == sample_windows(num_bases=24).num_windows
+
+
+def test_on_new_data_starts_once_for_each_change(up: Deployments, data: Path, tmp_path: Path) -> None:
+    watched = tmp_path / "watched.parquet"
+    shutil.copy(data, watched)
+    up.change("compare/on-new-data", parameters={"parameters": {**QUICK, "data": [str(watched)]}})
+    look = {"deployment": "compare/on-new-data", "settle_s": 0}
+    for _ in range(2):
+        up.completed(up.start("watch-data/every-10-minutes", look))
+    (first,) = up.runs_of("compare/on-new-data")
+    assert "new-data" in first["tags"]
+    write_windows(sample_windows(num_bases=26), watched)
+    up.completed(up.start("watch-data/every-10-minutes", look))
+    assert len(up.runs_of("compare/on-new-data")) == 2
+    for run in up.runs_of("compare/on-new-data"):
+        up.completed(run["id"])
+
+
+def test_prune_and_reap_run_to_their_end(up: Deployments, compared: dict[str, Any], retrained: dict[str, Any]) -> None:
+    runs = [up.start("prune/weekly", {"keep_last": 50}), up.start("reap/every-10-minutes")]
+    for run in runs:
+        up.completed(run)
+
+
+def test_a_schedule_fires(up: Deployments) -> None:
+    deployment = up.find("watch-data/every-10-minutes")["id"]
+    before = len(up.runs_of("watch-data/every-10-minutes"))
+    soon = [{"schedule": {"interval": 5.0, "timezone": "UTC"}, "active": True}]
+    made = up.ask("POST", f"deployments/{deployment}/schedules", soon)
+    try:
+        wait_until(
+            lambda: any(
+                run["auto_scheduled"]
+                for run in up.runs_of("watch-data/every-10-minutes")[: -before or None]
+                if run["state_type"] == "COMPLETED"
+            ),
+            120,
+        )
+    finally:
+        for schedule in made:
+            up.ask("DELETE", f"deployments/{deployment}/schedules/{schedule['id']}")
+
+
+def test_a_second_nightly_is_cancelled_and_the_first_goes_on_after_the_worker_was_killed(
+    up: Deployments, told: Inbox, data: Path
+) -> None:
+    parameters = {"parameters": {**QUICK, "data": [str(data)], "epochs": 60, "fresh": True}}
+    first = up.start("compare/nightly", parameters)
+    wait_until(lambda: up.run(first)["state_type"] == "RUNNING", 120, lambda: up.told(first))
+    second = up.start("compare/nightly", parameters)
+    assert up.wait(second)["state_type"] == "CANCELLED"
+    record = json.loads((Path(up.env["JADE_STATE_DIR"]) / "server" / "worker.json").read_text())
+    os.kill(record["pid"], signal.SIGKILL)
+    port = up.api.rpartition(":")[2].removesuffix("/api")
+    again = up.jade("up", "--port", port, "--json")
+    assert json.loads(again.stdout)["started"] == ["worker"]
+    assert up.wait(first)["state_type"] == "COMPLETED", up.told(first)
+
+
+def test_bad_data_fail_before_anything_is_trained_and_are_told_of(
+    up: Deployments, told: Inbox, tmp_path: Path, artifacts: Path
+) -> None:
+    bad = tmp_path / "bad.parquet"
+    write_windows(sample_windows(num_bases=4), bad)
+    run = up.wait(up.start("compare/on-demand", {"parameters": {**QUICK, "data": [str(bad)]}}))
+    assert run["state_type"] == "FAILED"
+    assert any("bad: size" in item["message"] for item in told.wait_for("failed"))
+    folder = max(artifacts.glob("*-compare-*"))
+    assert "size" in json.loads((folder / "FAILED.json").read_text())["message"]
+    assert not list(folder.glob("*/checkpoint_*"))
+
+
+def test_the_story_of_a_run_is_told(up: Deployments, compared: dict[str, Any], artifacts: Path) -> None:
+    name = min(artifacts.glob("*-compare-*")).name
+    done = up.jade("runs", "show", name, "--json")
+    assert done.returncode == 0, done.stderr
+    told = [chapter["what"] for chapter in json.loads(done.stdout)["story"]]
+    assert told[0].startswith("compare begins")
+    assert any("epochs, train_loss" in what for what in told)
+    assert told[-1] == "completed"
+
+
+def test_the_run_page_and_the_report_show_in_a_browser(
+    up: Deployments, compared: dict[str, Any], browse: Callable[[str], str], artifacts: Path
+) -> None:
+    page = browse(f"{up.api.removesuffix('/api')}/runs/flow-run/{compared['id']}")
+    assert compared["name"] in page
+    settled()
+    (report, *_) = sorted(artifacts.glob("*-compare-*/report/index.html"))
+    shown = browse(report.as_uri())
+    assert "Trend" in shown or "Data Checks" in shown
