@@ -60,7 +60,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
                 run,
                 host=parameters.host,
                 device=parameters.device,
-                workers=parameters.workers,
+                workers=parameters.training_workers,
                 fresh=parameters.fresh,
                 wish=parameters.rental_wish(),
             ) as job,

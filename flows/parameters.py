@@ -21,7 +21,7 @@ from flows.rent_parameters import (
     rental_wish,
 )
 from jade_model.config import LOSSES, Loss
-from tasks.host_entries import LOCAL
+from tasks.host_entries import LOCAL, Workers
 from tasks.rental_wish import RentalWish
 
 ALL_ARMS: list[Loss] = list(LOSSES)
@@ -116,6 +116,11 @@ class CompareParameters(BaseModel):
     workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None, title="Workers", description="Training processes at once; empty: one a core."
     )
+    parallel_arms: bool = Field(
+        default=False,
+        title="Parallel arms",
+        description="On a GPU, train one of each arm side by side if its memory allows; a CPU does so anyway.",
+    )
     artifacts: str | None = Field(
         default=None,
         title="Artifacts",
@@ -144,6 +149,19 @@ class CompareParameters(BaseModel):
         if self.split == "seed" and "folds" in self.model_fields_set and self.folds != 1:
             raise ValueError("split `seed` is a single split: leave folds empty or set it to 1")
         return self
+
+    @model_validator(mode="after")
+    def _workers_or_parallel_arms(self) -> CompareParameters:
+        if self.parallel_arms and self.workers is not None:
+            raise ValueError(
+                "workers says how many train at once: leave it empty for parallel arms, or leave those out"
+            )
+        return self
+
+    @property
+    def training_workers(self) -> Workers:
+        """How many train at once."""
+        return "arms" if self.parallel_arms else self.workers
 
     @property
     def num_folds(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from jade_model.job_runner import Emitter, Task, run_all
 # A step keeps a GPU busy for less time than it takes to wait for an epoch's numbers; each training takes memory.
 GPU_STREAMS = 4
 
+GPU_BYTES_A_TRAINING = 2**30
+"""Room for one training on a GPU: CUDA's own half a gigabyte, the windows, and what the network needs, generously."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -27,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         job = load_job(options.job)
         trainings = selected(job, arm=options.arm, seed=options.seed, fold=options.fold)
-        workers = options.workers or default_workers(options.device)
-        if workers < 1:
-            raise ConfigError(f"--workers is {workers}; it must be at least 1")
+        workers = num_workers(options.workers, options.device, trainings)
     except JadeError as error:
         return emit.failed(error)
     emit({"event": "job_started", "run_id": job.run_id, "trainings": len(trainings), "workers": workers})
@@ -57,6 +59,41 @@ def selected(job: Job, *, arm: str | None, seed: int | None, fold: int | None) -
     return chosen
 
 
+def num_workers(asked: str | None, device: str, trainings: Sequence[Training]) -> int:
+    """Return how many trainings run side by side.
+
+    Args:
+        asked: A number; `arms` for one of each arm on a GPU, as far as its free memory goes; None for the default.
+        device: Where.
+        trainings: What is trained.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if asked is None or (asked == "arms" and device == "cpu"):
+        return default_workers(device)
+    if asked == "arms":
+        arms = len({training.arm for training in trainings})
+        fit = free_gpu_bytes(device) // GPU_BYTES_A_TRAINING
+        if fit < arms:
+            sys.stderr.write(
+                f"{device} has room for {fit} trainings at once, not for {arms}; {max(1, fit)} at a time\n"
+            )
+        return max(1, min(arms, fit))
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ConfigError(f"--workers is {asked}; it must be a number of at least 1, or arms")
+    return int(asked)
+
+
+def free_gpu_bytes(device: str) -> int:
+    """Return how much of a GPU's memory is free; asked in a process of its own, which leaves nothing there."""
+    code = f"import torch; print(torch.cuda.mem_get_info({device!r})[0])"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        raise ConfigError(f"{device} cannot be asked for its free memory: {asked.stderr.strip().splitlines()[-1:]}")
+    return int(asked.stdout)
+
+
 def default_workers(device: str) -> int:
     """Return how many trainings run side by side: one a core on the CPU, GPU_STREAMS on a GPU."""
     if device != "cpu":
@@ -73,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--arm", help="only this arm's trainings")
     train.add_argument("--seed", type=int, help="only this seed's trainings")
     train.add_argument("--fold", type=int, help="only this fold's trainings")
-    train.add_argument("--workers", type=int, help="trainings side by side (default: one a core; four on a GPU)")
+    train.add_argument("--workers", help="trainings side by side, or arms (default: one a core; four on a GPU)")
     train.add_argument("--eager", action="store_true", help="on a GPU, launch each step's kernels one by one")
     train.add_argument("--deterministic", action="store_true", help="on a GPU, the same bits every time, slower")
     train.add_argument("--resume", action="store_true", help="go on from checkpoints of cut-off trainings")

@@ -23,6 +23,9 @@ LOCAL = "local"
 PROVIDERS = ("runpod", "ec2", "static")
 """Names that stand for a machine that is taken for a run and given back."""
 
+Workers = int | Literal["arms"] | None
+"""Trainings at once: so many; of each arm one, as far as a GPU's memory allows; None: one a core, or four on a GPU."""
+
 DAY_S = 86_400
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 

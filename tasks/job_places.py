@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tasks.bundle import RemotePlace
-from tasks.host_entries import LOCAL, HostEntry
+from tasks.host_entries import LOCAL, HostEntry, Workers
 from tasks.jobs import FollowedJob, running_job
 from tasks.lending import is_provider, open_lending
 from tasks.mirroring import Mirror
@@ -37,7 +37,7 @@ def trainings_on(
     folder: Path,
     *,
     device: str | None,
-    workers: int | None,
+    workers: Workers,
     mirror: Mirror | None = None,
     wish: RentalWish | None = None,
     flow_run_id: str = "",
@@ -48,7 +48,7 @@ def trainings_on(
         host: `local`, a host's name, or a provider's: then a machine is rented, and freed whatever happens.
         folder: The run's.
         device: Where it trains there; None: the host's own setting, the CPU on this machine.
-        workers: Trainings at once; None: one a core, or four on a GPU.
+        workers: Trainings at once; None: one a core, or four on a GPU; "arms": on a GPU, one of each arm.
         mirror: Publishes checkpoints as they appear.
         wish: What is to be rented of a provider; None: with no more limits than the defaults.
         flow_run_id: The run in Prefect, if there is one, by which its machines can be found.

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,9 +19,11 @@ from typing import IO, Any
 from jade_model.job import Job, Training, load_job
 from jade_model.worker import TrainingFiles
 from tasks.errors import TrainingFailed
+from tasks.host_entries import Workers
 from tasks.mirroring import Mirror
 from tasks.planning import MEMBER_SEED_STEP
 from tasks.progress import TrainingBars
+from tasks.said_lines import SaidLines
 from tasks.settings import training_environment
 
 JOB_NAME = "job.json"
@@ -30,7 +31,6 @@ STOP_GRACE_S = 10.0
 GONE_WITHIN_S = 5.0
 """What is still listed then is dead and waits for its parent to take note."""
 POLL_S = 1.0
-STDERR_LINES = 40
 
 
 @dataclass(frozen=True, order=True)
@@ -86,6 +86,7 @@ class FollowedJob(ABC):
         changed: Notified with every event.
         exit_status: Of the process that trains; None while it runs, and where it left none.
         ended: Whether nothing more will happen.
+        said: What the process says that is no event.
         finished: Run keys of the trainings that are done, with the seconds that each took; 0 if it was kept.
         failed: Output folders of the trainings that failed, each with the error's name and what it says.
     """
@@ -106,7 +107,7 @@ class FollowedJob(ABC):
         self.finished: dict[str, float] = {}
         self.failed: dict[str, tuple[str, str]] = {}
         self._epochs = {training.run_key: training.recipe.training.epochs for training in self.job.trainings}
-        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self.said = SaidLines()
 
     @abstractmethod
     def stop(self) -> None:
@@ -128,7 +129,7 @@ class FollowedJob(ABC):
     @property
     def stderr_tail(self) -> str:
         """The last lines that were no events: what the process wrote on standard error."""
-        return "\n".join(self._stderr)
+        return self.said.tail
 
     def wait_for_change(self, timeout_s: float) -> None:
         """Return when something has happened, or after the time."""
@@ -147,7 +148,7 @@ class FollowedJob(ABC):
         except ValueError:
             event = None
         if not isinstance(event, dict) or "event" not in event:
-            self._stderr.append(line)
+            self.said.add(line)
         elif "arm" in event:
             self._take(event)
         elif event["event"] == "failed" and event.get("training"):
@@ -208,7 +209,7 @@ class TrainingJob(FollowedJob):
         folder: Path,
         *,
         device: str,
-        workers: int | None,
+        workers: Workers,
         job_name: str = JOB_NAME,
         mirror: Mirror | None = None,
     ) -> None:
@@ -273,13 +274,11 @@ class TrainingJob(FollowedJob):
     def _read_errors(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                self._stderr.append(line.rstrip())
+                self.said.add(line.rstrip())
 
 
 @contextmanager
-def running_job(
-    folder: Path, *, device: str, workers: int | None, mirror: Mirror | None = None
-) -> Iterator[TrainingJob]:
+def running_job(folder: Path, *, device: str, workers: Workers, mirror: Mirror | None = None) -> Iterator[TrainingJob]:
     """Run the job of a run while the block lasts; whatever happens, nothing of it runs afterwards.
 
     Args:
@@ -306,6 +305,8 @@ def drawn(job: FollowedJob) -> Iterator[None]:
         yield
     finally:
         stop_drawing.set()
+        with job.changed:
+            job.changed.notify_all()
         drawer.join()
 
 
@@ -318,7 +319,13 @@ def _draw(job: FollowedJob, stop: threading.Event) -> None:
     with TrainingBars() as bars:
         for part, state in job.state.items():
             bars.expect(part.name, state.epochs)
-        while not stop.is_set():
+        is_last = False
+        while not is_last:
             job.wait_for_change(POLL_S)
+            is_last = stop.is_set()
+            # All at once, above the bars: neither the process nor the terminal is held up by single lines.
+            if said := job.said.take_for_terminal():
+                sys.stderr.write(said)
+                sys.stderr.flush()
             for part, state in job.state.items():
                 bars.show(part.name, state.epochs_done, state.latest)

@@ -30,6 +30,7 @@ from tasks.bundle import (
 )
 from tasks.errors import TrainingFailed
 from tasks.fetching import fetch_checkpoint, fetch_training, has_folder, remove_folder
+from tasks.host_entries import Workers
 from tasks.hosts.base import Host
 from tasks.hosts.errors import (
     CommandTimedOut,
@@ -88,7 +89,7 @@ class RemoteTrainingJob(FollowedJob):
         place: RemotePlace,
         *,
         device: str,
-        workers: int | None,
+        workers: Workers,
         mirror: Mirror | None = None,
         note: Note = say,
         job: Job | None = None,
@@ -298,7 +299,7 @@ class RemoteTrainingJob(FollowedJob):
         try:
             self._hear(shown)
         except (KeyError, TypeError, ValueError, AttributeError):
-            self._stderr.append(shown)
+            self.said.add(shown)
 
     def _take(self, event: dict[str, object]) -> None:
         if event["event"] in {"training_done", "training_skipped"}:
@@ -356,7 +357,7 @@ def running_remote_job(
     place: RemotePlace,
     *,
     device: str,
-    workers: int | None,
+    workers: Workers,
     mirror: Mirror | None = None,
     note: Note = say,
     job: Job | None = None,

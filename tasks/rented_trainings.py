@@ -15,6 +15,7 @@ from typing import Any
 
 from jade_model.job import Job, load_job
 from tasks.bundle import RemotePlace, job_key
+from tasks.host_entries import Workers
 from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
 from tasks.hosts.job import list_jobs, stop_job
@@ -44,7 +45,7 @@ def running_rented_job(
     wish: RentalWish,
     *,
     device: str | None,
-    workers: int | None,
+    workers: Workers,
     flow_run_id: str = "",
     note: Note = say,
     job: Job | None = None,

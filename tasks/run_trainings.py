@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from jade_model.job import Training, load_job
 from jade_model.worker import files_of, is_done
+from tasks.host_entries import Workers
 from tasks.job_places import trainings_on
 from tasks.jobs import FollowedJob
 from tasks.kept_trainings import KeptTrainings, kept_trainings
@@ -25,7 +26,7 @@ def trainings_of(
     *,
     host: str,
     device: str | None,
-    workers: int | None,
+    workers: Workers,
     fresh: bool = False,
     wish: RentalWish | None = None,
     flow_run_id: str = "",

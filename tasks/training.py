@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from jade_model.worker import files_of
+from tasks.host_entries import Workers
 from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of
 from tasks.rental_publishing import rental_shown
 from tasks.rental_wish import RentalWish
@@ -33,7 +34,7 @@ def training_job(
     *,
     host: str,
     device: str | None,
-    workers: int | None,
+    workers: Workers,
     fresh: bool = False,
     wish: RentalWish | None = None,
 ) -> Iterator[FollowedJob]:
@@ -86,6 +87,8 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         if job.ended:
             raise job.failure(f"train-{part}")
         job.wait_for_change(POLL_S)
+        if said := job.said.take_for_log():
+            logger.info(said)
         step = state.epochs_done // LOG_EVERY_EPOCHS
         if step != logged and state.latest:
             logger.info("%s (%d of %d epochs)", state.latest, state.epochs_done, state.epochs)

@@ -16,6 +16,7 @@ import pytest
 from helpers.processes import heed_interrupts
 from helpers.servers import ROOT, wait_until
 
+from tests.fakes.s3_server import s3_client, s3_endpoint
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
 pytestmark = [
@@ -51,6 +52,7 @@ class Place:
             "OMP_NUM_THREADS": "1",
             "JADE_CONFIG_DIR": str(folder / "config"),
             "JADE_STATE_DIR": str(folder / "state"),
+            "JADE_CACHE_DIR": str(folder / "cache"),
         }
         where = ["--host", "127.0.0.1", "--port", str(sshd.port), "--user", sshd.user, "--key", str(sshd.user_key)]
         trust = ["--fingerprint", sshd.fingerprint, "--folder", str(self.there), "--python", sys.executable]
@@ -73,7 +75,7 @@ class Place:
         return done
 
     def compare(self, artifacts: str, *flags: str) -> list[str]:
-        kept = str(self.folder / artifacts)
+        kept = artifacts if "://" in artifacts else str(self.folder / artifacts)
         return ["compare", "--data", str(self.data), "--artifacts", kept, "--workers", "1", "--json", *flags]
 
     @contextmanager
@@ -120,6 +122,23 @@ class Place:
         return content
 
 
+@contextmanager
+def bucket_for(place: Place) -> Iterator[str]:
+    """A bucket at an S3 endpoint over HTTP, and the settings and credentials that lead to it."""
+    client = s3_client()
+    name = f"bucket-{place.folder.name.replace('_', '-')}"[:60].rstrip("-").lower()
+    client.create_bucket(Bucket=name)
+    place.env |= {
+        "JADE_S3_ENDPOINT_URL": s3_endpoint(),
+        "JADE_S3_REGION": "us-east-1",
+        "JADE_CACHE_DIR": str(place.folder / "cache"),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    yield f"s3://{name}/runs"
+
+
 @pytest.fixture
 def place(tmp_path: Path, sshd: Sshd, small_file: Path) -> Iterator[Place]:
     place = Place(tmp_path, sshd, small_file)
@@ -138,10 +157,20 @@ def attempts(place: Place) -> int:
     return len(list((place.there / "jobs").glob("*/attempt-*")))
 
 
-def test_a_comparison_on_a_host_gives_the_figures_of_a_local_one(place: Place) -> None:
+def test_a_comparison_on_a_host_kept_in_a_bucket_gives_the_figures_of_a_local_one(place: Place) -> None:
     place.jade(*place.compare("local", *QUICK))
-    place.jade(*place.compare("remote", *QUICK, "--host", "ci"))
-    assert figures(place.result("local")) == figures(place.result("remote"))
+    with bucket_for(place) as bucket:
+        remote = json.loads(place.jade(*place.compare(bucket, *QUICK, "--host", "ci")).stdout)
+        there = json.loads((Path(remote["folder"]) / "comparison.json").read_text())
+        assert figures(place.result("local")) == figures(there)
+        # Another machine with the same bucket.
+        place.env["JADE_CACHE_DIR"] = str(place.folder / "another")
+        run = f"{bucket}/{remote['run_id']}"
+        assert json.loads(place.jade("artifacts", "verify", run, "--json").stdout)["is_whole"]
+        written = Path(json.loads(place.jade("report", run, "--json").stdout)["html"])
+        assert written.is_relative_to(place.folder / "another")
+        (kept,) = json.loads(place.jade("artifacts", "list", "--artifacts", bucket, "--json").stdout)
+        assert (kept["run_id"], kept["state"], kept["pointers"]) == (remote["run_id"], "complete", ["latest"])
     assert place.processes() == []
     assert [path.name for path in place.there.iterdir() if any(path.iterdir())] == ["code"]
     assert not list((place.folder / "state" / "runs").iterdir())
