@@ -17,6 +17,7 @@ RunError
 │   └── PortTaken      another program listens where its server should; exit code 2
 ├── LeaseLost          another run may train the same by now, so this one stopped; exit code 1
 ├── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
+├── UnitError          a training failed on a worker of a cluster; carries the error's name; exit code 1
 └── TrainingsFailed    some of a sweep's trainings could not be run; carries the reasons; exit code 1
 """
 
@@ -210,3 +211,20 @@ class TrainingsFailed(RunError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.failed, self.planned, self.reasons)
+
+
+class UnitError(RunError):
+    """A training failed on a worker of a cluster.
+
+    Attributes:
+        kind: Name of the error over there.
+        reason: What it said.
+        where: Host and process.
+    """
+
+    def __init__(self, kind: str, reason: str, where: str) -> None:
+        self.kind, self.reason, self.where = kind, reason, where
+        super().__init__(f"{where}: {kind}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.reason, self.where)

@@ -86,6 +86,8 @@ def _score(row: UnitRow) -> dict[str, Any]:
 
 def _array(values: Sequence[Any]) -> Any:
     kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.array(values, pa.string())
     if kinds <= {int, float} and float in kinds:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
     if len(kinds) > 1:  # such as text beside a number: a column has one type

@@ -20,7 +20,7 @@ STYLES = {
 """Colours stand for where an arm came in: there are more arms than colours that can be told apart."""
 
 MOST_ROWS = 32
-FAR_APART = 20.0
+FAR_APART = 10.0
 """Positive values whose largest is this many times the smallest are drawn on a logarithmic axis."""
 
 

@@ -20,10 +20,14 @@ def check_engine(settings: EngineSettings) -> None:
         BadRequest: What it needs is not installed.
         HostUnknown: A host is in no settings file; the closest name is offered.
     """
-    known = load_settings() if settings.hosts else None
-    for name in settings.hosts:
-        assert known is not None  # noqa: S101 - there are hosts
-        known.entry(name)
+    if settings.engine == "dask":
+        from tasks.engines.dask import dask_runner_class
+
+        dask_runner_class()
+    if settings.hosts:
+        known = load_settings()
+        for name in settings.hosts:
+            known.entry(name)
 
 
 @contextmanager
@@ -47,7 +51,12 @@ def open_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[En
                 yield engine
             finally:
                 engine.stop()
-        case "dask" | "hosts":
+        case "dask":
+            from tasks.engines.dask import open_dask_engine
+
+            with open_dask_engine(settings, folder, job) as on_cluster:
+                yield on_cluster
+        case "hosts":
             raise BadRequest(f"engine {settings.engine} is not there yet")
         case _:
             assert_never(settings.engine)
