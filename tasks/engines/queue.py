@@ -1,0 +1,431 @@
+"""Which host does which training next: the whole of the engine `hosts` that can be thought through without one.
+
+Nothing here waits, connects or reads a clock: the caller says what happened and when, and asks what to do. Times are
+seconds that only grow.
+
+How it decides:
+
+* A host is given a *batch*: as many units as it will do in about `batch_s`, by how long it took so far, and never more
+  than its share of what is left. The first batch of a host is as many as it has places.
+* When nothing is left to give out, a host without work takes over what is still running elsewhere, the unit that is
+  expected last first, if it would be done sooner there. The first result counts.
+* A host that fails gives its units back and pauses, twice as long after each failure in a row; after
+  `max_host_failures` in a row it is not asked any more. A unit that was tried `max_attempts` times is reported as
+  failed; so is what is left when there is no host any more.
+* What hosts cost is added up from their prices and times. No unit is given out whose expected cost does not fit into
+  the budget beside what is running, and hosts that can't be given anything are to be let go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class QueueRules:
+    """How the queue decides; see the module.
+
+    Attributes:
+        batch_s: Length that a batch should have.
+        max_batch: Units in a batch at most.
+        max_attempts: Times that a unit is tried at most, not counting attempts that a host was lost in.
+        max_losses: Times that a unit may go down with its host; then it is taken to be what brings hosts down.
+        max_host_failures: In a row; then the host is quarantined.
+        pause_s: After a host's first failure.
+        longest_pause_s: After any.
+        max_copies: Places that one unit may run in at once.
+        gain: A copy must be expected to be done in less than this share of the original's remaining time.
+        first_guess_s: How long a unit takes, as long as none is done.
+        budget_usd: What all hosts may cost; infinite: no limit.
+    """
+
+    batch_s: float = 60.0
+    max_batch: int = 64
+    max_attempts: int = 3
+    max_losses: int = 5
+    max_host_failures: int = 3
+    pause_s: float = 5.0
+    longest_pause_s: float = 300.0
+    max_copies: int = 2
+    gain: float = 0.8
+    first_guess_s: float = 60.0
+    budget_usd: float = math.inf
+
+
+class Advice(StrEnum):
+    """What a host without a batch should do."""
+
+    WORK = "work"
+    """`Next.batch` is to be done."""
+    WAIT = "wait"
+    """Ask again after `Next.wait_s`, or when something has changed."""
+    LEAVE = "leave"
+    """There is nothing for it, and will not be."""
+
+
+@dataclass(frozen=True)
+class Next:
+    """The answer to a host that asks."""
+
+    advice: Advice
+    batch: tuple[str, ...] = ()
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A unit that is over.
+
+    Attributes:
+        unit: Which.
+        host: Who did it, or tried it last; empty if nobody did.
+        reason: Why it failed; None: it is done.
+        seconds: That it took.
+        attempts: How often it was tried.
+        is_own_fault: Whether it would fail anywhere.
+    """
+
+    unit: str
+    host: str
+    reason: str | None = None
+    seconds: float = 0.0
+    attempts: int = 1
+    is_own_fault: bool = False
+
+
+@dataclass
+class _Unit:
+    attempts: int = 0
+    losses: int = 0
+    holders: set[str] = field(default_factory=set)
+    last_reason: str = ""
+    last_host: str = ""
+
+
+@dataclass
+class _Host:
+    places: int
+    usd_per_hour: float
+    priced_at: float
+    batch: dict[str, None] = field(default_factory=dict)
+    batch_since: float = 0.0
+    last_done: float = 0.0
+    unit_s: float | None = None
+    failures: int = 0
+    free_at: float = 0.0
+    is_quarantined: bool = False
+
+
+class UnitQueue:
+    """Units, hosts, and what becomes of them.
+
+    Args:
+        units: Names, each once, in the order in which they should be begun.
+        rules: How it decides.
+
+    Attributes:
+        spent_usd: By all hosts until the last `advance`.
+        num_expected: Hosts that may still join, as the caller knows: until then nothing is given up for want of one.
+    """
+
+    def __init__(self, units: Iterable[str], rules: QueueRules | None = None) -> None:
+        self.rules = rules or QueueRules()
+        self.spent_usd = 0.0
+        self.num_expected = 0
+        self._open = {unit: _Unit() for unit in units}
+        self._waiting = deque(self._open)
+        self._hosts: dict[str, _Host] = {}
+        self._ended: deque[Ended] = deque()
+        self._unit_s: float | None = None
+        self._rate_usd_per_s = 0.0
+        self._now = 0.0
+
+    @property
+    def num_open(self) -> int:
+        """Units that are neither done nor given up."""
+        return len(self._open)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Those that have joined and not left."""
+        return tuple(self._hosts)
+
+    def drain(self) -> list[Ended]:
+        """Return what ended since the last call."""
+        ended = list(self._ended)
+        self._ended.clear()
+        return ended
+
+    def advance(self, now: float) -> None:
+        """Let the time pass, and add up what it cost."""
+        if now > self._now:
+            self.spent_usd += self._rate_usd_per_s * (now - self._now)
+            self._now = now
+
+    def join(self, host: str, now: float, *, places: int = 1, usd_per_hour: float = 0.0) -> None:
+        """A host is there: it can do `places` units at once, and costs from now on.
+
+        Raises:
+            ValueError: It is there already.
+        """
+        if host in self._hosts:
+            raise ValueError(f"host {host!r} has joined already")
+        self.advance(now)
+        self._hosts[host] = _Host(max(1, places), 0.0, now)
+        self.set_price(host, now, usd_per_hour)
+
+    def set_price(self, host: str, now: float, usd_per_hour: float) -> None:
+        """A host costs something else from now on. Silent if it is not there."""
+        self.advance(now)
+        known = self._hosts.get(host)
+        if known is not None:
+            self._rate_usd_per_s += (usd_per_hour - known.usd_per_hour) / 3600
+            known.usd_per_hour = usd_per_hour
+
+    def leave(self, host: str, now: float, reason: str = "it was let go") -> None:
+        """A host is gone for good, and costs nothing any more. Silent if it is not there.
+
+        It was let go, ended by its owner, or lost. What it was doing is given to others.
+        """
+        self.advance(now)
+        known = self._hosts.get(host)
+        if known is not None:
+            self._give_back(host, known, f"{host}: {reason}")
+            self.set_price(host, now, 0.0)
+            del self._hosts[host]
+            # Differences of many floats: nobody there costs nothing.
+            self._rate_usd_per_s = self._rate_usd_per_s if self._hosts else 0.0
+        self.give_up_if_alone()
+
+    def take(self, host: str, now: float) -> Next:
+        """Say what a host without a batch should do next.
+
+        Raises:
+            ValueError: It still has a batch, or has not joined.
+        """
+        self.advance(now)
+        known = self._known(host)
+        if known.batch:
+            raise ValueError(f"host {host!r} still has {len(known.batch)} units")
+        if known.is_quarantined or not self._open:
+            return Next(Advice.LEAVE)
+        if now < known.free_at:
+            return Next(Advice.WAIT, wait_s=known.free_at - now)
+        batch = self._fresh_batch(known) or self._copies(host, known, now)
+        if batch:
+            known.batch = dict.fromkeys(batch)
+            known.batch_since = known.last_done = now
+            for unit in batch:
+                self._open[unit].holders.add(host)
+            return Next(Advice.WORK, tuple(batch))
+        if self._waiting:
+            # There is work, and no money for this host to do it.
+            self._give_up_if_broke()
+            return Next(Advice.LEAVE)
+        # What runs elsewhere may come back. A host that costs is not kept for that, unless it is the only other one.
+        at_work = sum(bool(other.batch) for other in self._hosts.values())
+        if known.usd_per_hour > 0 and at_work > 1:
+            return Next(Advice.LEAVE)
+        return Next(Advice.WAIT, wait_s=max(1.0, self._patience_s(now)))
+
+    def finished(self, host: str, unit: str, now: float, *, seconds: float = 0.0) -> bool:
+        """A unit is done; return whether this is its first result."""
+        self.advance(now)
+        known = self._hosts.get(host)
+        if known is not None:
+            known.failures = 0
+            if known.batch.pop(unit, 0) is None:
+                self._learn(known, now)
+        state = self._open.pop(unit, None)
+        if state is None:
+            return False
+        if not state.holders:
+            self._waiting.remove(unit)  # it had been given back, and a late result has come
+        self._ended.append(Ended(unit, host, None, seconds, state.attempts + 1))
+        return True
+
+    def failed(self, host: str, unit: str, now: float, reason: str, *, is_own_fault: bool) -> None:
+        """A unit failed, and its host goes on. Silent if it is over already."""
+        self.advance(now)
+        known = self._hosts.get(host)
+        if known is not None:
+            known.batch.pop(unit, None)
+        state = self._open.get(unit)
+        if state is None or host not in state.holders:
+            return
+        state.holders.discard(host)
+        state.attempts += 1
+        state.last_reason, state.last_host = reason, host
+        if is_own_fault or (state.attempts >= self.rules.max_attempts and not state.holders):
+            self._end_failed(unit, is_own_fault=is_own_fault)
+        elif not state.holders:
+            self._waiting.append(unit)
+
+    def lost(self, host: str, now: float, reason: str) -> None:
+        """A host failed, or is out of reach: its units go to others, and it pauses. Silent if it is not there."""
+        self.advance(now)
+        known = self._hosts.get(host)
+        if known is None:
+            return
+        self._give_back(host, known, f"{host}: {reason}")
+        known.failures += 1
+        known.is_quarantined = known.failures >= self.rules.max_host_failures
+        pause_s = self.rules.pause_s * 2.0 ** (known.failures - 1)
+        known.free_at = now + min(self.rules.longest_pause_s, pause_s)
+        self.give_up_if_alone()
+
+    def is_moot(self, host: str) -> bool:
+        """Whether all that a host still does is done elsewhere: it may stop, and ask for something else."""
+        known = self._hosts.get(host)
+        return known is not None and bool(known.batch) and not any(unit in self._open for unit in known.batch)
+
+    def drop(self, host: str, now: float) -> None:
+        """A host has stopped what it was doing; what of it is not done goes to others."""
+        self.advance(now)
+        self._give_back(host, self._known(host), "", counts=False)
+
+    def is_overdrawn(self, now: float, *, notice_s: float = 0.0) -> bool:
+        """Whether the budget is spent, or will be within the time that it takes to let all hosts go."""
+        self.advance(now)
+        return self.spent_usd + self._rate_usd_per_s * notice_s >= self.rules.budget_usd
+
+    def give_up(self, now: float, reason: str) -> None:
+        """End all that is open as failed."""
+        self.advance(now)
+        for unit in list(self._open):
+            state = self._open[unit]
+            state.last_reason = reason
+            self._end_failed(unit, is_own_fault=False)
+        self._waiting.clear()
+
+    def _known(self, host: str) -> _Host:
+        if host not in self._hosts:
+            raise ValueError(f"host {host!r} has not joined")
+        return self._hosts[host]
+
+    def _guess_s(self, known: _Host) -> float:
+        """How long one unit takes on a host, divided by its places: seconds from one result to the next."""
+        if known.unit_s is not None:
+            return known.unit_s
+        if self._unit_s is not None:
+            return self._unit_s
+        return self.rules.first_guess_s / known.places
+
+    def _learn(self, known: _Host, now: float) -> None:
+        seen = max(1e-3, now - known.last_done)
+        known.last_done = now
+        known.unit_s = seen if known.unit_s is None else 0.7 * known.unit_s + 0.3 * seen
+        self._unit_s = seen if self._unit_s is None else 0.95 * self._unit_s + 0.05 * seen
+
+    def _fresh_batch(self, known: _Host) -> list[str]:
+        guess_s = self._guess_s(known)
+        wanted = known.places if known.unit_s is None else max(known.places, int(self.rules.batch_s / guess_s))
+        # By how fast it is among all: the last batches shrink, so that all end at about the same time.
+        speed = 1 / guess_s
+        total = sum(1 / self._guess_s(other) for other in self._hosts.values() if not other.is_quarantined)
+        share = math.ceil(0.5 * len(self._waiting) * speed / total) if total > 0 else wanted
+        number = min(wanted, self.rules.max_batch, max(known.places, share), len(self._waiting))
+        number = min(number, self._affordable(known, guess_s))
+        return [self._waiting.popleft() for _ in range(number)]
+
+    def _copies(self, host: str, known: _Host, now: float) -> list[str]:
+        """Units that run elsewhere and would be done sooner here, those that are expected last first."""
+        if self._waiting:
+            return []
+        guess_s = self._guess_s(known)
+        here_s = guess_s * known.places
+        late: list[tuple[float, str]] = []
+        for other, state in self._hosts.items():
+            if other == host:
+                continue
+            for place, unit in enumerate(state.batch):
+                open_unit = self._open.get(unit)
+                if open_unit is None or len(open_unit.holders) >= self.rules.max_copies or host in open_unit.holders:
+                    continue
+                each_s = self._guess_s(state)
+                # By the plan, unless it is late already: then it may take as long again.
+                planned_s = (place + 1) * each_s - (now - state.last_done)
+                left_s = max(planned_s, now - state.last_done if planned_s < 0 else 0.0)
+                if here_s < self.rules.gain * left_s:
+                    late.append((-left_s, unit))
+        late.sort()
+        number = min(known.places, len(late), self._affordable(known, guess_s))
+        return [unit for _, unit in late[:number]]
+
+    def _affordable(self, known: _Host, guess_s: float) -> int:
+        """How many units fit into the budget on a host, beside what all hosts are still to do."""
+        if math.isinf(self.rules.budget_usd):
+            return self.rules.max_batch
+        committed = sum(
+            len(other.batch) * self._guess_s(other) * other.usd_per_hour / 3600 for other in self._hosts.values()
+        )
+        left = self.rules.budget_usd - self.spent_usd - committed
+        each = guess_s * known.usd_per_hour / 3600
+        if each == 0:
+            return self.rules.max_batch
+        return max(0, int(left / each))
+
+    def _patience_s(self, now: float) -> float:
+        """When something may have changed for a host that waits."""
+        ends = [
+            max(0.0, self._guess_s(host) * len(host.batch) - (now - host.last_done))
+            for host in self._hosts.values()
+            if host.batch
+        ]
+        return min(ends, default=self.rules.pause_s) / 2
+
+    def _give_back(self, host: str, known: _Host, reason: str, *, counts: bool = True) -> None:
+        for unit in reversed(known.batch):
+            state = self._open.get(unit)
+            if state is None:
+                continue
+            state.holders.discard(host)
+            if counts:
+                state.losses += 1
+                state.last_reason, state.last_host = reason, host
+            if state.holders:
+                continue
+            if state.losses >= self.rules.max_losses:
+                self._end_failed(unit, is_own_fault=False)
+            else:
+                self._waiting.appendleft(unit)
+        known.batch = {}
+
+    def give_up_if_alone(self) -> None:
+        """Fail what waits if nobody is left to do it, and nobody is expected."""
+        if not self.num_expected and all(host.is_quarantined for host in self._hosts.values()):
+            self._fail_waiting("no host is left that could do it")
+
+    def _give_up_if_broke(self) -> None:
+        """Nobody can be given what waits: it fails once nobody works on anything any more."""
+        if (
+            not self.num_expected
+            and not any(host.batch for host in self._hosts.values())
+            and all(
+                host.is_quarantined or self._affordable(host, self._guess_s(host)) == 0 for host in self._hosts.values()
+            )
+        ):
+            self._fail_waiting(f"the budget of {self.rules.budget_usd:g} USD does not admit it")
+
+    def _fail_waiting(self, reason: str) -> None:
+        for unit in list(self._waiting):
+            state = self._open[unit]
+            state.last_reason = f"{reason} (last: {state.last_reason})" if state.last_reason else reason
+            self._end_failed(unit, is_own_fault=False)
+        self._waiting.clear()
+
+    def _end_failed(self, unit: str, *, is_own_fault: bool) -> None:
+        state = self._open.pop(unit)
+        self._ended.append(
+            Ended(
+                unit,
+                state.last_host,
+                state.last_reason,
+                attempts=state.attempts + state.losses,
+                is_own_fault=is_own_fault,
+            )
+        )
