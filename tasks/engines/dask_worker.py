@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 from distributed import get_worker
 
 from jade_model.job_runner import Emitter
@@ -35,6 +36,7 @@ def train_here(parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:
 
     where = f"{socket.gethostname()}, process {os.getpid()}"
     with _TRAINING:
+        torch.set_num_threads(1)
         try:
             files = train_parcel(parcel, arrays, Path(get_worker().local_directory) / "jade", emit)
         except Exception as error:

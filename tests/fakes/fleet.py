@@ -1,0 +1,183 @@
+"""Hosts on a virtual clock that do a queue's units, and have bad days: lost, preempted, dearer than an hour ago."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+import time
+from dataclasses import dataclass, field
+
+from tasks.engines.queue import Advice, Ended, QueueRules, UnitQueue
+
+NOTICE_S = 60.0
+"""How long it takes to let a machine go."""
+
+
+@dataclass(frozen=True)
+class FleetHost:
+    """One host.
+
+    Attributes:
+        name: Of it.
+        unit_s: That it takes for one unit, on average.
+        usd_per_hour: What it costs.
+        lost_at_s: When it falls silent for good; infinite: never.
+    """
+
+    name: str
+    unit_s: float
+    usd_per_hour: float = 0.0
+    lost_at_s: float = math.inf
+
+
+@dataclass
+class FleetResult:
+    """What became of a fleet.
+
+    Attributes:
+        ended: Every unit.
+        seconds: Virtual ones, until the last unit ended.
+        spent_usd: By what the machines' owner would say.
+        queue_s: Real seconds in the queue's own code.
+        num_lost: Host failures.
+        num_preempted: Hosts that were taken away.
+        num_copies: Results that came second.
+    """
+
+    ended: list[Ended] = field(default_factory=list)
+    seconds: float = 0.0
+    spent_usd: float = 0.0
+    queue_s: float = 0.0
+    num_lost: int = 0
+    num_preempted: int = 0
+    num_copies: int = 0
+
+
+class Fleet:
+    """Runs a queue to its end without waiting.
+
+    Args:
+        hosts: Each with one place.
+        num_units: To do.
+        seed: Of all chance.
+        loss_rate: Probability, for each unit begun, that its host fails and comes back later.
+        preemption_rate: Probability, likewise, that it is taken away; another one takes its place a while later.
+        failure_rate: Probability, likewise, that the unit fails and its host goes on.
+        budget_usd: Of the queue.
+    """
+
+    def __init__(
+        self,
+        hosts: list[FleetHost],
+        *,
+        num_units: int,
+        seed: int,
+        loss_rate: float = 0.01,
+        preemption_rate: float = 0.003,
+        failure_rate: float = 0.01,
+        budget_usd: float = math.inf,
+    ) -> None:
+        self.units = [f"unit{number}" for number in range(num_units)]
+        self.queue = UnitQueue(self.units, QueueRules(budget_usd=budget_usd, max_losses=10))
+        self.queue.num_expected = len(hosts)
+        self._hosts = {host.name: host for host in hosts}
+        self._random = random.Random(seed)
+        self._rates = (loss_rate, preemption_rate, failure_rate)
+        self._events: list[tuple[float, int, str, str, str]] = []
+        self._order = itertools.count()
+        self._born: dict[str, int] = dict.fromkeys(self._hosts, 0)
+        self.result = FleetResult()
+
+    def run(self) -> FleetResult:
+        """Return once every unit has ended, or nothing is left to happen."""
+        for name in self._hosts:
+            self._later(0.0, "join", name)
+        self._later(600.0, "prices", "")
+        now = 0.0
+        while self._events and self.queue.num_open:
+            now, _, what, name, unit = heapq.heappop(self._events)
+            began = time.perf_counter()
+            self._handle(now, what, name, unit)
+            ended = self.queue.drain()
+            self.result.queue_s += time.perf_counter() - began
+            if ended:
+                self.result.ended += ended
+                self.result.seconds = now
+        for name in self.queue.hosts:
+            self.queue.leave(name, now)
+        self.queue.num_expected = 0
+        self.queue.give_up_if_alone()
+        self.result.ended += self.queue.drain()
+        self.result.spent_usd = self.queue.spent_usd
+        return self.result
+
+    def _later(self, at: float, what: str, name: str, unit: str = "") -> None:
+        heapq.heappush(self._events, (at, next(self._order), what, name, unit))
+
+    def _handle(self, now: float, what: str, name: str, unit: str) -> None:
+        queue = self.queue
+        if queue.is_overdrawn(now, notice_s=NOTICE_S):
+            for each in queue.hosts:
+                queue.leave(each, now, "the budget is spent")
+            queue.give_up(now, "the budget is spent")
+            return
+        base, _, _ = name.partition("#")
+        if what == "join":
+            queue.num_expected -= 1
+            queue.join(name, now, usd_per_hour=self._hosts[base].usd_per_hour)
+            self._ask(now, name)
+        elif what == "prices":
+            for each in queue.hosts:
+                price = self._hosts[each.partition("#")[0]].usd_per_hour
+                queue.set_price(each, now, price * self._random.uniform(0.5, 2.0))
+            self._later(now + 600.0, "prices", "")
+        elif name not in queue.hosts:
+            return
+        elif what == "ask":
+            self._ask(now, name)
+        elif what == "done":
+            self.result.num_copies += not queue.finished(name, unit, now)
+        elif what == "failed":
+            queue.failed(name, unit, now, "it failed", is_own_fault=False)
+        elif what == "lost":
+            self.result.num_lost += 1
+            queue.lost(name, now, "out of reach")
+            self._ask(now, name)
+        elif what == "preempted":
+            self.result.num_preempted += 1
+            queue.num_expected += 1
+            queue.leave(name, now, "preempted")
+            self._born[base] += 1
+            self._later(now + 120.0, "join", f"{base}#{self._born[base]}")
+
+    def _ask(self, now: float, name: str) -> None:
+        host = self._hosts[name.partition("#")[0]]
+        if now >= host.lost_at_s:
+            self.queue.leave(name, now, "silent")
+            return
+        answer = self.queue.take(name, now)
+        if answer.advice is Advice.LEAVE:
+            self.queue.leave(name, now)
+            return
+        if answer.advice is Advice.WAIT:
+            self._later(now + answer.wait_s, "ask", name)
+            return
+        at = now
+        loss_rate, preemption_rate, failure_rate = self._rates
+        for unit in answer.batch:
+            chance = self._random.random()
+            at += host.unit_s * self._random.uniform(0.8, 1.2)
+            if at >= host.lost_at_s:
+                self._later(host.lost_at_s, "lost", name)
+                return
+            if chance < loss_rate:
+                self._later(at, "lost", name)
+                return
+            if chance < loss_rate + preemption_rate:
+                self._later(at, "preempted", name)
+                return
+            is_failure = chance < loss_rate + preemption_rate + failure_rate
+            self._later(at, "failed" if is_failure else "done", name, unit)
+        self._later(at, "ask", name)

@@ -1,0 +1,233 @@
+"""The queue of the engine `hosts`, without hosts: what holds whatever happens, and a fleet on a virtual clock."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from fakes.fleet import Fleet, FleetHost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.engines.queue import Advice, QueueRules, UnitQueue
+
+UNITS = ("a", "b", "c", "d", "e", "f")
+
+
+def test_a_host_gets_as_many_units_as_it_has_places_and_then_as_many_as_fill_a_batch() -> None:
+    queue = UnitQueue([str(number) for number in range(100)], QueueRules(batch_s=40, first_guess_s=10))
+    queue.join("h", 0.0, places=2)
+    first = queue.take("h", 0.0).batch
+    assert first == ("0", "1")
+    for number, unit in enumerate(first):
+        queue.finished("h", unit, 10.0 * (number + 1))
+    assert len(queue.take("h", 20.0).batch) == 4
+
+
+def test_a_lost_hosts_units_go_to_the_others_first() -> None:
+    queue = UnitQueue(UNITS)
+    queue.join("good", 0.0)
+    queue.join("bad", 0.0, places=2)
+    assert queue.take("bad", 0.0).batch == ("a", "b")
+    assert queue.take("good", 0.0).batch == ("c",)
+    queue.lost("bad", 1.0, "out of reach")
+    queue.finished("good", "c", 2.0)
+    assert queue.take("good", 2.0).batch[0] == "a"
+    paused = queue.take("bad", 2.0)
+    assert paused.advice is Advice.WAIT
+    assert paused.wait_s == pytest.approx(QueueRules().pause_s - 1.0)
+
+
+def test_pauses_double_and_end_in_quarantine_and_a_success_forgives() -> None:
+    rules = QueueRules(pause_s=4, max_host_failures=3, max_losses=100)
+    queue = UnitQueue(UNITS, rules)
+    queue.join("other", 0.0)
+    queue.join("h", 0.0)
+    now = 0.0
+    for pause_s in (4, 8):
+        assert queue.take("h", now).advice is Advice.WORK
+        queue.lost("h", now, "no")
+        assert queue.take("h", now).wait_s == pause_s
+        now += pause_s
+    (unit,) = queue.take("h", now).batch
+    queue.finished("h", unit, now + 1)
+    queue.lost("h", now + 1, "no")
+    assert queue.take("h", now + 1).wait_s == 4
+    for _ in range(2):
+        now += 100
+        queue.lost("h", now, "no")
+    assert queue.take("h", now + 1000).advice is Advice.LEAVE
+
+
+def test_what_fails_by_its_own_fault_is_not_tried_again_and_the_rest_a_bounded_number_of_times() -> None:
+    queue = UnitQueue(["own", "other"], QueueRules(max_attempts=2))
+    queue.join("h", 0.0, places=2)
+    queue.take("h", 0.0)
+    queue.failed("h", "own", 1.0, "diverged", is_own_fault=True)
+    queue.failed("h", "other", 1.0, "out of memory", is_own_fault=False)
+    assert queue.take("h", 1.0).batch == ("other",)
+    queue.failed("h", "other", 2.0, "out of memory", is_own_fault=False)
+    ended = {item.unit: item for item in queue.drain()}
+    assert (ended["own"].is_own_fault, ended["own"].attempts) == (True, 1)
+    assert (ended["other"].is_own_fault, ended["other"].attempts) == (False, 2)
+    assert queue.take("h", 2.0).advice is Advice.LEAVE
+
+
+def test_a_unit_that_takes_hosts_down_is_given_up() -> None:
+    queue = UnitQueue(["killer"], QueueRules(max_losses=2))
+    for name in ("x", "y", "z"):
+        queue.join(name, 0.0)
+    for name in ("x", "y"):
+        assert queue.take(name, 0.0).batch == ("killer",)
+        queue.lost(name, 0.0, "gone")
+    (ended,) = queue.drain()
+    assert ended.reason == "y: gone"
+
+
+def test_an_idle_host_copies_the_straggler_and_the_first_result_counts() -> None:
+    queue = UnitQueue(["a", "b", "c"], QueueRules(batch_s=1, first_guess_s=10))
+    queue.join("fast", 0.0)
+    queue.join("slow", 0.0)
+    assert queue.take("slow", 0.0).batch == ("a",)
+    assert queue.take("fast", 0.0).batch == ("b",)
+    queue.finished("fast", "b", 1.0)
+    assert queue.take("fast", 1.0).batch == ("c",)
+    queue.finished("fast", "c", 2.0)
+    assert queue.take("fast", 2.0).batch == ("a",)
+    assert queue.finished("fast", "a", 3.0)
+    assert queue.is_moot("slow")
+    assert not queue.finished("slow", "a", 10.0)
+    assert [item.host for item in queue.drain()] == ["fast", "fast", "fast"]
+
+
+def test_a_failed_copy_does_not_end_what_still_runs_elsewhere() -> None:
+    queue = UnitQueue(["a"], QueueRules(max_attempts=1, first_guess_s=1))
+    queue.join("slow", 0.0)
+    queue.join("fast", 0.0)
+    queue.take("slow", 0.0)
+    assert queue.take("fast", 50.0).batch == ("a",)
+    queue.failed("fast", "a", 51.0, "no", is_own_fault=False)
+    assert queue.num_open == 1
+    assert queue.finished("slow", "a", 60.0)
+
+
+def test_a_late_result_of_a_host_that_was_given_up_counts_once() -> None:
+    queue = UnitQueue(["a", "b"])
+    queue.join("h", 0.0)
+    queue.join("g", 0.0)
+    queue.take("h", 0.0)
+    queue.lost("h", 1.0, "silent")
+    assert queue.finished("h", "a", 2.0)
+    assert queue.take("g", 2.0).batch == ("b",)
+    queue.failed("h", "b", 3.0, "stale news", is_own_fault=False)
+    assert queue.finished("g", "b", 4.0)
+    assert [item.reason for item in queue.drain()] == [None, None]
+
+
+def test_without_any_host_left_what_is_open_fails_unless_hosts_are_expected() -> None:
+    queue = UnitQueue(["a"])
+    queue.num_expected = 1
+    queue.join("h", 0.0)
+    queue.take("h", 0.0)
+    queue.leave("h", 1.0, "preempted")
+    assert queue.drain() == []
+    queue.num_expected = 0
+    queue.give_up_if_alone()
+    (ended,) = queue.drain()
+    assert ended.reason == "no host is left that could do it (last: h: preempted)"
+
+
+def test_the_budget_is_kept_when_prices_change() -> None:
+    rules = QueueRules(budget_usd=1.0, first_guess_s=360, batch_s=360)
+    queue = UnitQueue([str(number) for number in range(100)], rules)
+    queue.join("h", 0.0, usd_per_hour=1.0)
+    assert len(queue.take("h", 0.0).batch) == 1
+    queue.set_price("h", 180.0, 9.0)
+    queue.finished("h", "0", 360.0)
+    assert queue.spent_usd == pytest.approx(0.05 + 0.45)
+    # 0.9 USD a unit does not fit into what is left.
+    assert queue.take("h", 360.0).advice is Advice.LEAVE
+    ended = queue.drain()
+    assert len(ended) == 100
+    assert "the budget of 1 USD does not admit it" in str(ended[-1].reason)
+    assert queue.is_overdrawn(400.0, notice_s=3600.0)
+
+
+def test_a_paid_host_is_let_go_when_others_finish_what_is_left() -> None:
+    queue = UnitQueue(["a", "b"], QueueRules(first_guess_s=10))
+    for name in ("x", "y", "z"):
+        queue.join(name, 0.0, usd_per_hour=1.0)
+    queue.take("x", 0.0)
+    queue.take("y", 0.0)
+    assert queue.take("z", 1.0).advice is Advice.LEAVE
+
+
+Event = tuple[str, str, int]
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["take", "finish", "fail", "own", "lose", "leave", "join", "drop"]),
+        st.sampled_from(["x", "y", "z"]),
+        st.integers(0, 5),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(EVENTS, st.sampled_from([math.inf, 0.2]))
+def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], budget: float) -> None:
+    rules = QueueRules(max_attempts=2, max_losses=3, first_guess_s=10, pause_s=1, budget_usd=budget)
+    queue = UnitQueue(UNITS, rules)
+    queue.num_expected = 1
+    held: dict[str, list[str]] = {}
+    now = 0.0
+    for what, host, number in events:
+        now += 1.0
+        is_there = host in queue.hosts
+        if what == "join" and not is_there:
+            queue.join(host, now, places=1 + number % 3, usd_per_hour=number)
+        elif what == "take" and is_there and not held.get(host):
+            answer = queue.take(host, now)
+            held[host] = list(answer.batch)
+            assert (answer.advice is Advice.WORK) == bool(answer.batch)
+            assert len(set(answer.batch)) == len(answer.batch)
+        elif what in {"finish", "fail", "own"} and held.get(host):
+            unit = held[host].pop(number % len(held[host]))
+            if what == "finish":
+                queue.finished(host, unit, now)
+            else:
+                queue.failed(host, unit, now, "no", is_own_fault=what == "own")
+        elif what == "lose" and is_there:
+            queue.lost(host, now, "lost")
+            held.pop(host, None)
+        elif what == "leave":
+            queue.leave(host, now)
+            held.pop(host, None)
+        elif what == "drop" and is_there:
+            queue.drop(host, now)
+            held.pop(host, None)
+    for host in queue.hosts:
+        queue.leave(host, now)
+    queue.num_expected = 0
+    queue.give_up_if_alone()
+    ended = [item.unit for item in queue.drain()]
+    assert sorted(ended) == sorted(UNITS)
+    assert queue.num_open == 0
+
+
+def test_a_fleet_with_failures_preemption_and_price_changes_loses_nothing_and_keeps_its_budget() -> None:
+    hosts = [FleetHost(f"h{number}", unit_s=10.0 * (1 + number % 7), usd_per_hour=0.5) for number in range(20)]
+    fleet = Fleet(hosts, num_units=600, seed=1, preemption_rate=0.02, budget_usd=1.5)
+    result = fleet.run()
+    assert sorted(item.unit for item in result.ended) == sorted(fleet.units)
+    assert result.spent_usd <= 1.5
+    assert result.num_lost > 0
+    assert result.num_preempted > 0
+
+
+def test_a_slow_host_hardly_delays_a_fleet() -> None:
+    hosts = [FleetHost("slow", unit_s=100.0), FleetHost("a", unit_s=10.0), FleetHost("b", unit_s=10.0)]
+    result = Fleet(hosts, num_units=120, seed=2, loss_rate=0.0, preemption_rate=0.0).run()
+    assert all(item.reason is None for item in result.ended)
+    best_s = 120 / (0.1 + 0.1 + 0.01)
+    assert result.seconds <= 1.15 * best_s
