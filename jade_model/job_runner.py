@@ -104,18 +104,7 @@ def run_all(tasks: Sequence[Task], workers: int, emit: Emitter) -> int:
 
 def run_together(tasks: Sequence[Task], width: int) -> int:
     """Run trainings in this process, so many in turns of one step; returns the worst exit code."""
-    # Read by cuBLAS when a device is first used.
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    import torch
-
-    torch.set_num_threads(1)
-    execution = tasks[0].execution
-    if not execution.on_cpu:
-        torch.use_deterministic_algorithms(execution.deterministic)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
-            # Ten bits of mantissa in the LSTM would be another result than the CPU's.
-            torch.backends.cudnn.allow_tf32 = False
+    prepare_process(tasks[0].execution)
     waiting, running, exit_code = deque(tasks), list[_Running](), 0
     while waiting or running:
         while waiting and len(running) < width:
@@ -125,6 +114,21 @@ def run_together(tasks: Sequence[Task], width: int) -> int:
         exit_code = max([exit_code, *(each.exit_code for each in running if each.exit_code is not None)])
         running = [each for each in running if each.exit_code is None]
     return exit_code
+
+
+def prepare_process(execution: Execution) -> None:
+    """Set what belongs to a process that trains: one thread, and on a GPU the CPU's results."""
+    # Read by cuBLAS when a device is first used.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    import torch
+
+    torch.set_num_threads(1)
+    if not execution.on_cpu:
+        torch.use_deterministic_algorithms(execution.deterministic)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
+            # Ten bits of mantissa in the LSTM would be another result than the CPU's.
+            torch.backends.cudnn.allow_tf32 = False
 
 
 class _Running:

@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
 from distributed import get_worker
 
 from jade_model.job_runner import Emitter
@@ -36,7 +35,6 @@ def train_here(parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:
 
     where = f"{socket.gethostname()}, process {os.getpid()}"
     with _TRAINING:
-        torch.set_num_threads(1)
         try:
             files = train_parcel(parcel, arrays, Path(get_worker().local_directory) / "jade", emit)
         except Exception as error:

@@ -18,7 +18,8 @@ from typing import Any
 
 from jade_model.errors import ConfigError
 from jade_model.files import write_atomically
-from jade_model.job import Job, Training, load_job, save_job
+from jade_model.job import Execution, Job, Training, load_job, save_job
+from jade_model.job_runner import prepare_process
 from jade_model.worker import MANIFEST_NAME, files_of, is_done, run_training
 from tasks.fetching import manifest_entries
 from tasks.hosts.errors import TransferCorrupted
@@ -86,7 +87,10 @@ def train_parcel(
     files = files_of(training, scratch)
     shutil.rmtree(files.folder, ignore_errors=True)
     try:
-        run_training(job, training, scratch, device=parcel.device, resume=False, emit=emit)
+        execution = Execution(device=parcel.device)
+        prepare_process(execution)
+        for _ in run_training(job, training, scratch, execution, emit):
+            pass
         names = [MANIFEST_NAME, *(item["path"] for item in json.loads(files.manifest.read_bytes())["files"])]
         return {name: (files.folder / name).read_bytes() for name in names}
     finally:
