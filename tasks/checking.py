@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jade_model.data_checks import DataRefused, check_data
+from jade_model.data_checks import DataRefused, DataReport, check_data
 from jade_model.files import write_atomically
 from jade_model.job import Job
 from jade_model.splits import group_windows
 from jade_model.windows import Windows
 from tasks.evaluation import splits_of
+from tasks.events import DATA_REFUSED, tell
 from tasks.layout import RunLayout
-from tasks.retraining import reference_of
+from tasks.references import reference_of
 
 
 def check_job_data(layout: RunLayout, job: Job, data: Sequence[Windows], champion: RunLayout | None) -> None:
@@ -40,8 +41,20 @@ def check_job_data(layout: RunLayout, job: Job, data: Sequence[Windows], champio
         for windows in data
     ]
     write_atomically(layout.data_checks_json, json.dumps([report.to_json() for report in reports], indent=2) + "\n")
+    refuse_failed(reports)
+
+
+def refuse_failed(reports: Sequence[DataReport]) -> None:
+    """Tell whoever wants to know, and raise, if a check failed.
+
+    Raises:
+        DataRefused: As said.
+    """
     if any(report.failed for report in reports):
-        raise DataRefused(reports)
+        refusal = DataRefused(reports)
+        names = ", ".join(report.dataset for report in reports if report.failed)
+        tell(DATA_REFUSED, "data", names, message=str(refusal))
+        raise refusal
 
 
 def read_checks(layout: RunLayout) -> list[Mapping[str, Any]]:

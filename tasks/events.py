@@ -1,7 +1,7 @@
 """What Jade tells Prefect's event system, and what automations may wait for: the one home of these names.
 
 An event is about a resource, `jade.<kind>.<name>`, and carries plain facts for whoever is notified. No event carries a
-secret. Outside of a run with a server, an event goes nowhere and does no harm.
+secret. Where no Prefect server is set, nobody could hear of it, and nothing is emitted.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def tell(event: EventName, kind: str, name: str, **facts: Any) -> None:
         name: Of the resource; characters that identifiers lack become dashes.
         facts: Plain JSON values; `message`, one sentence for people, is what notifications show.
     """
+    from prefect.settings import get_current_settings
+
+    if not get_current_settings().api.url:
+        # Prefect would start a server for a minute, only to forget the event with it.
+        return
     from prefect.events import emit_event
 
     resource = f"jade.{kind}.{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from jade_model.baselines import all_positive_scores
 from jade_model.calibration import expected_calibration_error
 from jade_model.config import Loss
-from jade_model.data_checks import DataLimits, DataRefused, DataReport, Reference, check_data
+from jade_model.data_checks import DataLimits, DataReport, check_data
 from jade_model.decoding import decode
 from jade_model.document import EvaluatedArm
 from jade_model.evaluation import evaluate_rule
@@ -38,6 +38,7 @@ from jade_model.retraining import (
 from jade_model.sample import sample_windows
 from jade_model.schema import load_windows
 from jade_model.windows import Windows, load_arrays
+from tasks.checking import refuse_failed
 from tasks.errors import BadRequest, RunNotFound
 from tasks.evaluation import (
     EvaluationSettings,
@@ -52,6 +53,7 @@ from tasks.layout import RunLayout
 from tasks.model_cards import SEED, compose_card
 from tasks.planning import Plan, write_job
 from tasks.predicting import open_model
+from tasks.references import reference_of
 
 _UNKNOWN = -9
 
@@ -120,17 +122,7 @@ def prepare_retraining(
 
 def _save_checks(layout: RunLayout, report: DataReport) -> None:
     write_atomically(layout.data_checks_json, json.dumps([report.to_json()], indent=2) + "\n")
-    if report.failed:
-        raise DataRefused([report])
-
-
-def reference_of(champion: RunLayout | None) -> Reference | None:
-    """Return what a champion was trained on; None without one."""
-    if champion is None:
-        return None
-    job = load_job(champion.job_json)
-    windows = load_arrays(champion.root / job.data[0].arrays)
-    return Reference(champion.run_id, windows, job.trainings[0].recipe.feature_set)
+    refuse_failed([report])
 
 
 def evaluate_retraining(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
+from helpers.ports import free_port
 from helpers.servers import ROOT, wait_until
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -25,12 +29,17 @@ class Deployments:
     """The deployments of a server.
 
     Attributes:
-        api: Its address.
+        port: Of the server.
         env: For commands that talk to it.
     """
 
-    api: str
+    port: int
     env: dict[str, str]
+
+    @property
+    def api(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}/api"
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Talk to the API; return what it answers."""
@@ -139,6 +148,31 @@ def inbox() -> Iterator[Inbox]:
         server.shutdown()
 
 
-def settled() -> None:
-    """Give what was asked for in the background a moment: the proof that nothing happens needs some time to pass."""
-    time.sleep(3)
+@contextmanager
+def installed(home: Path, artifacts: Path, **settings: str) -> Iterator[Deployments]:
+    """Start everything with `jade up`, and end it with `jade down`: then nothing of it is left.
+
+    Args:
+        home: Of the user whom it belongs to.
+        artifacts: Where runs are kept.
+        settings: Further environment variables.
+    """
+    port = free_port()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    env |= {"HOME": str(home), "JADE_STATE_DIR": str(home / "state"), "JADE_ARTIFACTS": str(artifacts)}
+    env |= {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home / "prefect"), **settings}
+    found = Deployments(port, env)
+    try:
+        started = found.jade("up", "--port", str(port), "--json")
+        assert started.returncode == 0, started.stderr
+        assert json.loads(started.stdout)["started"] == ["server", "reports", "worker"]
+        yield found
+    finally:
+        stopped = found.jade("down", "--json")
+    assert json.loads(stopped.stdout)["stopped"] == ["worker", "reports", "server"], stopped.stderr
+    left = [item for item in psutil.process_iter(["environ"]) if str(home) in str(item.info["environ"])]
+    assert not left, [item.cmdline() for item in left]
+    for taken in (port, port + 1):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", taken))

@@ -38,6 +38,7 @@ def test_the_ui_shows_tasks_that_a_person_recognises(deployed: PrefectServer, ni
         "train-crf-seed0",
         "train-single-span-seed0",
         "optimise-thresholds-and-compare",
+        "compare-with-earlier-nights",
         "write-report",
         "publish-report",
     }

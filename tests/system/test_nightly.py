@@ -6,15 +6,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from helpers.deployments import Deployments, Inbox, inbox, settled
-from helpers.ports import free_port
+from helpers.deployments import Deployments, Inbox, inbox, installed
 from helpers.servers import wait_until
 
 from jade_model.sample import sample_windows
@@ -34,25 +31,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Iterator[Deployments]:
-    """Start everything with `jade up`, and end it with `jade down`: then nothing of it is left."""
-    home, port = tmp_path_factory.mktemp("home"), free_port()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    env |= {"HOME": str(home), "JADE_STATE_DIR": str(home / "state"), "JADE_ARTIFACTS": str(artifacts)}
-    env |= {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home / "prefect")}
-    found = Deployments(f"http://127.0.0.1:{port}/api", env)
-    try:
-        started = found.jade("up", "--port", str(port), "--json")
-        assert started.returncode == 0, started.stderr
-        assert json.loads(started.stdout)["started"] == ["server", "reports", "worker"]
+    with installed(tmp_path_factory.mktemp("home"), artifacts) as found:
         yield found
-    finally:
-        stopped = found.jade("down", "--json")
-    assert json.loads(stopped.stdout)["stopped"] == ["worker", "reports", "server"]
-    assert not [process for process in psutil.process_iter(["cmdline"]) if str(port) in (process.info["cmdline"] or [])]
-    for taken in (port, port + 1):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", taken))
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +66,9 @@ def retrained(up: Deployments, told: Inbox, data: Path, compared: dict[str, Any]
 
 
 def test_up_again_starts_nothing_and_a_taken_port_is_named(up: Deployments, tmp_path: Path) -> None:
-    port = up.api.rpartition(":")[2].removesuffix("/api")
+    port = str(up.port)
     env = {**up.env, "JADE_STATE_DIR": str(tmp_path / "another")}
-    taken = Deployments(up.api, env).jade("up", "--port", port)
+    taken = Deployments(up.port, env).jade("up", "--port", port)
     assert taken.returncode == 2
     assert f"port {port} on 127.0.0.1 is taken" in taken.stderr
 
@@ -190,8 +170,7 @@ def test_a_second_nightly_is_cancelled_and_the_first_goes_on_after_the_worker_wa
     assert up.wait(second)["state_type"] == "CANCELLED"
     record = json.loads((Path(up.env["JADE_STATE_DIR"]) / "server" / "worker.json").read_text())
     os.kill(record["pid"], signal.SIGKILL)
-    port = up.api.rpartition(":")[2].removesuffix("/api")
-    again = up.jade("up", "--port", port, "--json")
+    again = up.jade("up", "--port", str(up.port), "--json")
     assert json.loads(again.stdout)["started"] == ["worker"]
     assert up.wait(first)["state_type"] == "COMPLETED", up.told(first)
 
@@ -224,7 +203,6 @@ def test_the_run_page_and_the_report_show_in_a_browser(
 ) -> None:
     page = browse(f"{up.api.removesuffix('/api')}/runs/flow-run/{compared['id']}")
     assert compared["name"] in page
-    settled()
     (report, *_) = sorted(artifacts.glob("*-compare-*/report/index.html"))
     shown = browse(report.as_uri())
     assert "Trend" in shown or "Data Checks" in shown
