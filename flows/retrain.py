@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.naming import run_name
+from flows.reap import free_machines
 from flows.retrain_parameters import RetrainParameters
 from jade_model.data_checks import DataLimits
 from jade_model.promotion import PromotionRule
@@ -35,6 +36,9 @@ MAX_PARTS = 128
     name="retrain",
     flow_run_name=partial(run_name, "retrain"),
     task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS),  # type: ignore[arg-type]
+    on_failure=[free_machines],
+    on_crashed=[free_machines],
+    on_cancellation=[free_machines],
 )
 def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa: B008 - frozen, and shown by the UI
     """Train a model on all but the hold-out, judge it beside the champion, and promote it if it passes.
@@ -57,6 +61,7 @@ def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa
                 device=parameters.device,
                 workers=parameters.workers,
                 fresh=parameters.fresh,
+                wish=parameters.rental_wish(),
             ) as job,
         ):
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]

@@ -6,8 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.rent_parameters import (
+    MAX_HOURS,
+    ORPHAN_GRACE_MIN,
+    RENT_FIELDS,
+    AcceptUnreaped,
+    Budget,
+    Gpus,
+    MaxHours,
+    MaxPrice,
+    OrphanGrace,
+    Owner,
+    Spot,
+    rental_wish,
+)
 from jade_model.config import Loss
 from tasks.host_entries import LOCAL
+from tasks.rental_wish import RentalWish
 
 
 class RetrainParameters(BaseModel):
@@ -68,9 +83,18 @@ class RetrainParameters(BaseModel):
     host: str = Field(
         default=LOCAL,
         title="Host",
-        description="Where the trainings run: `local`, or a host that `jade hosts list` shows.",
+        description="Where the trainings run: `local`, a host that `jade hosts list` shows, or who rents one out: "
+        "`runpod`, `ec2`; `static` takes a free one of the hosts.",
         min_length=1,
     )
+    gpu: Gpus = []
+    max_price: MaxPrice = None
+    max_hours: MaxHours = MAX_HOURS
+    budget: Budget = None
+    spot: Spot = False
+    orphan_grace: OrphanGrace = ORPHAN_GRACE_MIN
+    accept_unreaped: AcceptUnreaped = False
+    owner: Owner = None
     device: Literal["cpu", "cuda"] | None = Field(
         default=None, title="Device", description="What trains there; empty: the host's own setting."
     )
@@ -85,3 +109,7 @@ class RetrainParameters(BaseModel):
     fresh: bool = Field(
         default=False, title="Fresh", description="Train again even where the same training is kept from before."
     )
+
+    def rental_wish(self) -> RentalWish:
+        """Return what is to be rented, if the host is one that rents."""
+        return rental_wish(self.host, {name: getattr(self, name) for name in RENT_FIELDS})

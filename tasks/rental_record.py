@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from jade_model.files import write_atomically
+from tasks.events import BUDGET_WARNING, tell
 from tasks.hosts.spending import Rental
-from tasks.rental_files import RENTAL_NAME
+from tasks.rental_files import RENTAL_NAME, read_rental
 from tasks.renting import Renter
+
+BUDGET_SHARE = 0.8
+"""Of a month's budget: from there on, somebody should know."""
 
 
 def save_rental(folder: Path, renter: Renter) -> None:
@@ -32,7 +36,21 @@ def save_rental(folder: Path, renter: Renter) -> None:
         },
         "spent_this_month_usd": round(renter.ledger.spent_usd(), 4),
     }
+    before = read_rental(folder)
     write_atomically(folder / RENTAL_NAME, json.dumps(content, indent=2) + "\n")
+    _warn_of_budget(renter, content, before)
+
+
+def _warn_of_budget(renter: Renter, now: dict[str, Any], before: dict[str, Any] | None) -> None:
+    """Tell, once a run, that most of the month's budget is spent."""
+    budget = renter.wish.budget_usd
+    if budget is None or now["spent_this_month_usd"] < BUDGET_SHARE * budget:
+        return
+    if before is not None and before["spent_this_month_usd"] >= BUDGET_SHARE * budget:
+        return
+    spent = now["spent_this_month_usd"]
+    message = f"{spent:.2f} of {budget:.2f} USD of the month's budget are spent; what would exceed it is refused."
+    tell(BUDGET_WARNING, "budget", renter.wish.provider, message=message, spent_usd=spent, budget_usd=budget)
 
 
 def _machine(rental: Rental, now: float) -> dict[str, Any]:

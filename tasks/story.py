@@ -14,6 +14,7 @@ from jade_model.job import Training, load_job
 from jade_model.worker import files_of, is_done
 from tasks.checking import read_checks
 from tasks.layout import RunLayout
+from tasks.rental_files import read_rental
 from tasks.runs import read_run_record
 from tasks.trend import read_trend
 
@@ -68,7 +69,7 @@ def _chapters(layout: RunLayout, record: dict[str, Any]) -> Iterator[Chapter]:
         yield Chapter(_clock(at), PHASES.get(phase, phase), seconds)
         yield from _inside(layout, phase)
         at += timedelta(seconds=seconds)
-    yield from _rentals(record)
+    yield from _rentals(layout)
     yield from _outcome(layout, record)
 
 
@@ -95,9 +96,15 @@ def _trained(root: Path, training: Training) -> Chapter:
     return Chapter("", f"{training.title}: {len(epochs)} epochs, train_loss={last:.4f}", seconds, level=1)
 
 
-def _rentals(record: dict[str, Any]) -> Iterator[Chapter]:
-    for item in record.get("rentals", []):
-        yield Chapter("", f"rented: {item.get('provider')} {item.get('machine')}", usd=item.get("cost_usd"), level=1)
+def _rentals(layout: RunLayout) -> Iterator[Chapter]:
+    rental = read_rental(layout.root)
+    if rental is None:
+        return
+    for item in rental["machines"]:
+        what = f"rented of {rental['provider']}: {item['title']}, {item['problem'] or item['state']}"
+        yield Chapter(item["rented_at"][11:19], what, 3600 * item["hours"], item["cost_usd"])
+    for item in rental["tried"]:
+        yield Chapter("", f"could not be had: {item['what']}: {item['outcome']}", level=1)
 
 
 def _outcome(layout: RunLayout, record: dict[str, Any]) -> Iterator[Chapter]:
@@ -116,7 +123,8 @@ def _outcome(layout: RunLayout, record: dict[str, Any]) -> Iterator[Chapter]:
     ended = record.get("finished_at")
     if ended:
         total = record.get("seconds", {}).get("total")
-        yield Chapter(ended[11:19], f"{record['state']}", total, record.get("cost_usd"))
+        rental = read_rental(layout.root)
+        yield Chapter(ended[11:19], f"{record['state']}", total, rental["cost_usd"] if rental else None)
     else:
         yield Chapter("", "has not ended, or its process died without a word")
 

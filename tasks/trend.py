@@ -14,7 +14,7 @@ from tasks.artifact_places import ArtifactPlace
 from tasks.events import REGRESSED, tell
 from tasks.layout import RunLayout
 from tasks.past_runs import past_comparisons, read_json
-from tasks.runs import read_run_record
+from tasks.rental_files import RENTAL_NAME, read_rental
 
 
 def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
@@ -28,12 +28,12 @@ def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
         The arms that fell below what was expected.
     """
     comparison = read_comparison(layout.comparison_json)
-    rows = [points_of(comparison, _cost(read_run_record(layout)))]
+    rows = [points_of(comparison, _cost(read_rental(layout.root)))]
     for earlier in past_comparisons(place, before=layout.run_id):
         if len(rows) == TREND_LENGTH:
             break
         if is_comparable(earlier, comparison):
-            rows.append(points_of(earlier, _cost(read_json(place, earlier["run_id"], "run.json") or {})))
+            rows.append(points_of(earlier, _cost(read_json(place, earlier["run_id"], RENTAL_NAME))))
     points = [point for row in reversed(rows) for point in row]
     bands, regressions = find_regressions(points, layout.run_id, comparison["settings"]["margin"])
     content = {
@@ -81,6 +81,5 @@ def trend_table(points: list[TrendPoint]) -> list[dict[str, Any]]:
     ]
 
 
-def _cost(record: dict[str, Any]) -> float | None:
-    found = record.get("cost_usd")
-    return float(found) if isinstance(found, int | float) else None
+def _cost(rental: dict[str, Any] | None) -> float | None:
+    return None if rental is None else float(rental["cost_usd"])

@@ -182,4 +182,5 @@ def test_every_deployment_is_complete() -> None:
         ("retrain", "weekly"),
         ("prune", "weekly"),
         ("watch_data", "every-10-minutes"),
+        ("reap", "every-10-minutes"),
     }
