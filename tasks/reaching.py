@@ -53,7 +53,7 @@ class Lender:
         provisioner: Lends.
         open: Connects.
         place: Where things lie on a machine, by the provider's identifier of it.
-        device: What trains there.
+        device: What trains there, likewise.
         start_limit_s: How long a machine may take from being made to letting us in.
         has_own_keys: Whether its machines show a host key of their own that is verified otherwise (static hosts).
     """
@@ -61,7 +61,7 @@ class Lender:
     provisioner: Provisioner
     open: OpenMachine
     place: Callable[[str], RemotePlace]
-    device: str = "cuda"
+    device: Callable[[str], str]
     start_limit_s: float = 900.0
     has_own_keys: bool = False
 
@@ -120,13 +120,14 @@ class Reaching:
         rental, host = self._reach(rental)
         try:
             place = self.lender.place(machine_id_of(rental))
-            check_ready(host, place, device=self.lender.device)
+            device = self.lender.device(machine_id_of(rental))
+            check_ready(host, place, device=device)
             self.arm(rental, host)
             rental = self.ledger.advance(rental.request_id, RentalState.READY)
         except BaseException:
             host.close()
             raise
-        return RentedMachine(rental, host, place, self.lender.device)
+        return RentedMachine(rental, host, place, device)
 
     def reach_again(self, rental: Rental) -> RentedMachine:
         """Connect to a machine that another process had made ready, and look after its switch from now on.
@@ -146,7 +147,8 @@ class Reaching:
             host.close()
             raise
         place = self.lender.place(machine.machine_id)
-        return RentedMachine(rental, host, place, self.lender.device, was_attached=True)
+        device = self.lender.device(machine.machine_id)
+        return RentedMachine(rental, host, place, device, was_attached=True)
 
     def find(self, rental: Rental) -> Machine:
         """Return how a machine that was acquired stands."""

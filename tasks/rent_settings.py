@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tasks.bundle import RemotePlace
 from tasks.errors import SettingsError
+from tasks.hosts.base import HostAddress
+from tasks.hosts.rental_keys import RentalKeys
+from tasks.hosts.spending import Rental
+from tasks.hosts.ssh import SshHost
 from tasks.reaching import Lender
 from tasks.rented_hosts import open_rented
 from tasks.settings import Settings, provider_environment
 
 SettingsT = TypeVar("SettingsT")
 
+_STATIC_CONNECT_S = 15.0
+_EC2_ACCESS = ("region", "profile", "endpoint_url")
 RUNPOD_KEY = "RUNPOD_API_KEY"
 RUNPOD_URL = "JADE_RUNPOD_URL"
 
@@ -65,10 +71,63 @@ def runpod(settings: Settings) -> Lender:
     return lender(RunPodProvisioner(access, own), use)
 
 
+def ec2(settings: Settings) -> Lender:
+    """Return who lends machines of AWS EC2; credentials and region come as AWS's own tools have them.
+
+    Raises:
+        SettingsError: `[ec2]` has something unknown or of another type.
+        ApiKeyMissing: There are no credentials.
+    """
+    from tasks.hosts.ec2 import Ec2Provisioner, Ec2Settings
+    from tasks.hosts.ec2_api import Ec2Access
+
+    use, own, rest = divided("ec2", settings, Ec2Settings)
+    told = {name: _text("ec2", name, rest.pop(name)) for name in _EC2_ACCESS if name in rest}
+    access = Ec2Access(told.get("region"), told.get("profile"), told.get("endpoint_url"))
+    refuse_rest("ec2", rest, Ec2Settings, *_EC2_ACCESS)
+    return lender(Ec2Provisioner(access, own), use)
+
+
+def static(settings: Settings) -> Lender:
+    """Return who lends the hosts of the settings, one run at a time."""
+    from tasks.host_access import open_host
+    from tasks.hosts.static_hosts import StaticHost, StaticProvisioner, host_of
+
+    use, _, rest = divided("static", settings, UseSettings)
+    refuse_rest("static", rest, UseSettings)
+    hosts = {
+        name: StaticHost(
+            entry.address,
+            entry.remote_folder,
+            lambda named=name: open_host(settings, named, connect_timeout_s=_STATIC_CONNECT_S),  # type: ignore[misc]
+        )
+        for name, entry in settings.hosts.items()
+    }
+
+    def place(machine_id: str) -> RemotePlace:
+        entry = settings.entry(host_of(machine_id))
+        return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s)
+
+    def opened(
+        rental: Rental,
+        address: HostAddress,  # noqa: ARG001 - the settings say how a host of theirs is reached
+        keys: RentalKeys,  # noqa: ARG001
+        pin: str | None,  # noqa: ARG001
+        *,
+        connect_timeout_s: float,
+    ) -> SshHost:
+        return open_host(settings, host_of(rental.machine_id or ""), connect_timeout_s=connect_timeout_s)
+
+    def device(machine_id: str) -> str:
+        return settings.entry(host_of(machine_id)).device
+
+    return Lender(StaticProvisioner(hosts), opened, place, device, use.start_limit_s, has_own_keys=True)
+
+
 def lender(provisioner: Any, use: UseSettings) -> Lender:
     """Return how machines of a provider are used that show the host key which we gave them."""
     place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s)
-    return Lender(provisioner, open_rented, lambda machine_id: place, use.device, use.start_limit_s)  # noqa: ARG005
+    return Lender(provisioner, open_rented, lambda _: place, lambda _: use.device, use.start_limit_s)
 
 
 def divided(provider: str, settings: Settings, kind: type[SettingsT]) -> tuple[UseSettings, SettingsT, dict[str, Any]]:
@@ -95,7 +154,6 @@ def from_table(provider: str, table: dict[str, Any], kind: type[SettingsT]) -> S
     for name in [name for name in names if name in table]:
         value = table.pop(name)
         value = tuple(value) if isinstance(value, list) else value
-        value = float(value) if hints[name] is float and type(value) is int else value
         if not _fits(value, hints[name]):
             raise SettingsError(f"{provider}: {name} must be {_named(hints[name])}, not {value!r}")
         given[name] = value
@@ -124,8 +182,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in arguments)
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
     if hint is type(None):
         return value is None
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
     # True is an int to Python, and no number to anybody.
     return isinstance(value, hint) and (isinstance(value, bool) is (hint is bool))
 
@@ -134,9 +196,17 @@ def _named(hint: Any) -> str:
     arguments = get_args(hint)
     if get_origin(hint) is Literal:
         return " or ".join(repr(one) for one in arguments)
+    if get_origin(hint) is Mapping:
+        return f"a table of {_named(arguments[1])}"
     if get_origin(hint) is tuple:
         return f"a list of {_named(arguments[0])}"
     return " or ".join(_named(one) for one in arguments) if arguments else str(getattr(hint, "__name__", hint))
 
 
-FACTORIES: dict[str, Callable[[Settings], Lender]] = {"runpod": runpod}
+def _text(provider: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise SettingsError(f"{provider}: {name} must be text, not {value!r}")
+    return value
+
+
+FACTORIES: dict[str, Callable[[Settings], Lender]] = {"runpod": runpod, "ec2": ec2, "static": static}

@@ -20,8 +20,9 @@ WISH = RentalWish("fake", ("NVIDIA GeForce RTX 4090", "L4"), max_price_usd_per_h
 
 def lender_of(machines: LocalMachines, *, python: str = sys.executable, **changes: Any) -> Lender:
     place = RemotePlace(".jade", python, 3600)
-    settings = {"device": "cpu", "start_limit_s": 60.0, **changes}
-    return Lender(machines, open_rented, lambda machine_id: place, **settings)
+    device = changes.pop("device", "cpu")
+    settings = {"start_limit_s": 60.0, **changes}
+    return Lender(machines, open_rented, lambda machine_id: place, lambda machine_id: device, **settings)
 
 
 def renter_of(
