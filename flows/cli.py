@@ -12,6 +12,8 @@ from importlib import import_module
 
 import click
 
+import tasks.clock  # noqa: F401 - so that a run can say what its start took
+
 COMMANDS = {
     "compare": "Train the losses, compare them, write the report.",
     "sweep": "Try many recipes, rank them, say what each setting is worth.",

@@ -129,6 +129,7 @@ def trend(folder: str, address: str) -> None:
 
 def finish(run: Run) -> None:
     """Look back, write the report, and show it in the UI."""
+    run.note_overhead()
     run.save()
     with run.phase("report"):
         trend(str(run.layout.root), run.place.address)

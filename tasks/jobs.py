@@ -108,6 +108,7 @@ class FollowedJob(ABC):
         self.failed: dict[str, tuple[str, str]] = {}
         self._epochs = {training.run_key: training.recipe.training.epochs for training in self.job.trainings}
         self.said = SaidLines()
+        self.trained: tuple[float, float] | None = None
 
     @abstractmethod
     def stop(self) -> None:
@@ -160,6 +161,8 @@ class FollowedJob(ABC):
         with self.changed:
             state = self.state[Part(event["arm"], event["seed"] % MEMBER_SEED_STEP)]
             training = f"{event['dataset']}/{event['seed']}/{event['fold']}"
+            now = time.monotonic()
+            self.trained = (self.trained[0] if self.trained else now, now)
             match event["event"]:
                 case "epoch":
                     state.done_by_training[training] = event["epoch"]

@@ -67,6 +67,7 @@ def trainings_of(
         ) as job:
             run.heartbeat.when_lost(job.abort)
             yield job
+            run.trained = job.trained
     finally:
         run.heartbeat.when_lost(None)
         mirror.close()

@@ -21,6 +21,7 @@ from typing import Any
 from jade_model.files import write_atomically
 from jade_model.job import code_digest
 from tasks.artifact_places import ArtifactPlace, open_place
+from tasks.clock import PROCESS_STARTED
 from tasks.errors import RunNotFound
 from tasks.host_entries import LOCAL
 from tasks.layout import RunLayout
@@ -43,29 +44,40 @@ class Run:
         place: What keeps it.
         heartbeat: Says that it goes on.
         record: What `run.json` holds; `save` writes it.
+        started: When it began, by `time.monotonic`.
+        trained: From when to when trainings ran, likewise; None where none did yet.
     """
 
     layout: RunLayout
     place: ArtifactPlace
     heartbeat: Heartbeat
     record: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    trained: tuple[float, float] | None = None
 
     def save(self) -> None:
         """Write `run.json`."""
         write_atomically(self.layout.run_json, json.dumps(self.record, indent=2) + "\n")
 
-    def end(self, state: str, started: float) -> None:
-        """Write how and when the run ended.
-
-        Args:
-            state: `completed` or `failed`.
-            started: When it began, by `time.monotonic`.
-        """
+    def end(self, state: str) -> None:
+        """Write how, `completed` or `failed`, and when the run ended."""
         self.record |= {"state": state, "finished_at": _now()}
-        self.record.setdefault("seconds", {})["total"] = round(time.monotonic() - started, 3)
+        self.record.setdefault("seconds", {})["total"] = round(time.monotonic() - self.started, 3)
         if (rental := read_rental(self.layout.root)) is not None:
             self.record["rental"] = rental
+        self.note_overhead()
         self.save()
+
+    def note_overhead(self) -> None:
+        """Put into the record what the run took beside training, up to now: seconds by what took them."""
+        if self.trained is None:
+            return
+        began, ended = self.trained
+        self.record["overhead"] = {
+            "start of the process and of Prefect": round(self.started - PROCESS_STARTED, 3),
+            "until the first epoch": round(began - self.started, 3),
+            "since the last epoch": round(time.monotonic() - ended, 3),
+        }
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -103,7 +115,6 @@ def recorded_run(
     """
     place = open_place(place) if isinstance(place, Path) else place
     layout = place.layout(new_run_id(flow))
-    started = time.monotonic()
     run = Run(layout, place, Heartbeat(place.records, layout.run_id, host=host), _identity(layout, flow, parameters))
     run.record["artifacts"] = place.address
     # First of all, for it fails where the place cannot be written to: then nothing is left behind.
@@ -114,11 +125,11 @@ def recorded_run(
         place.publish_begin(layout)
         with logged_to(layout.root, layout.run_id):
             yield run
-        run.end("completed", started)
+        run.end("completed")
         place.publish_end(layout, is_complete=True)
     except BaseException as error:
         write_atomically(layout.failed_json, json.dumps(_failure(error), indent=2) + "\n")
-        run.end("failed", started)
+        run.end("failed")
         _publish_failure(place, layout)
         raise
     finally:

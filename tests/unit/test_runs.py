@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_a_completed_run_records_identity_times_and_phases(tmp_path: Path) -> No
     assert {"torch", "numpy", "python"} <= set(record["versions"])
     assert len(record["code"]["digest"]) == 64
     assert not run.layout.failed_json.exists()
+
+
+def test_a_run_tells_what_it_took_beside_training(tmp_path: Path) -> None:
+    with recorded_run(tmp_path, "compare", {}) as run:
+        begun = time.monotonic()
+        run.trained = (begun, begun + 0.001)
+    overhead = read_run_record(run.layout)["overhead"]
+    assert overhead["start of the process and of Prefect"] > 0
+    assert overhead["until the first epoch"] == round(begun - run.started, 3)
+    assert overhead["since the last epoch"] <= read_run_record(run.layout)["seconds"]["total"]
 
 
 @pytest.mark.parametrize("error", [ConfigError("epochs is 0; it must be at least 1"), KeyboardInterrupt()])
