@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from tasks.artifact_places import ArtifactPlace
-from tasks.champion import HistoryEntry, current_champion, promote, roll_back
+from tasks.artifact_places import ArtifactPlace, fetch_path, open_place
+from tasks.champion import CHAMPION, HistoryEntry, current_champion, promote, roll_back
 from tasks.errors import PromotionRefused
 from tasks.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, tell
 from tasks.layout import RunLayout
@@ -19,6 +20,22 @@ def champion_run(place: ArtifactPlace) -> RunLayout | None:
     """Return the champion's run on this machine, whole and verified; None if there is none."""
     run_id = current_champion(place.store)
     return None if run_id is None else place.find_run(run_id)
+
+
+def model_of(name: str, artifacts: str | None) -> Path:
+    """Return the model that a user names, on this machine: a path, or `champion` and `challenger` of a place.
+
+    Args:
+        name: As `fetch_path` takes it, or one of the two.
+        artifacts: Where runs are kept; None for what the settings say.
+
+    Raises:
+        RunNotFound: There is no such path, run or pointer.
+    """
+    if name not in {CHAMPION, CHALLENGER} or Path(name).exists():
+        return fetch_path(name, artifacts)
+    layout = open_place(artifacts).find_run(name)
+    return layout.root / str(read_card(layout)["model"]["folder"])
 
 
 def settle(place: ArtifactPlace, card: Mapping[str, Any], *, may_promote: bool) -> str:

@@ -8,8 +8,8 @@ import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
 from jade_model.decoding import DECODERS, DecoderChoice, DecoderName
-from tasks.artifact_places import fetch_path
 from tasks.predicting import open_model, predict_file
+from tasks.promoting import model_of
 
 
 @click.command("predict")
@@ -17,7 +17,8 @@ from tasks.predicting import open_model, predict_file
     "--model-path",
     required=True,
     metavar="MODEL",
-    help="A checkpoint, or a training's folder: a path, RUN/ARM among the artifacts, or s3://bucket/prefix/RUN/ARM.",
+    help="A checkpoint, or a training's folder: a path, RUN/ARM among the artifacts, s3://bucket/prefix/RUN/ARM, "
+    "or `champion`.",
 )
 @click.option(
     "--data-path",
@@ -53,7 +54,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Find spans in new windows with a trained model; one row a span, inclusive bounds, with its probability."""
-    predictor, decoding = open_model(fetch_path(model_path, artifacts), device=device)
+    predictor, decoding = open_model(model_of(model_path, artifacts), device=device)
     if decoding is None:
         chosen = DecoderChoice("one_span", 0.0)
         temperature = 1.0

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jade_model.contract import read_comparison
+from jade_model.contract import read_comparison, write_comparison
 from jade_model.report import TrendPoint
+from jade_model.report.building import build_document
+from jade_model.report.facts import gather
+from jade_model.report.markdown import to_markdown
 from jade_model.trend import expected_band, find_regressions, is_comparable, points_of
+from tasks.artifact_places import open_place
 from tasks.layout import RunLayout
+from tasks.reporting import collect_report
+from tasks.stores.transfer import publish_run
+from tasks.trend import read_trend, record_trend
 
 MARGIN = 0.03
 
@@ -59,6 +68,29 @@ def test_points_are_read_off_a_comparison(small_run: RunLayout) -> None:
     assert (found[1].f1, found[1].cost_usd) == (decoder["f1"], 0.4)
     assert found[1].seconds is not None
     assert found[1].seconds > 0
+
+
+def test_a_fall_is_kept_in_the_run_and_shown_in_its_report(small_run: RunLayout, tmp_path: Path) -> None:
+    place = open_place(tmp_path)
+    comparison = read_comparison(small_run.comparison_json)
+    for night in range(1, 5):
+        layout = place.layout(f"2026112{night}T020000Z-compare-00000{night}")
+        shutil.copytree(small_run.root, layout.root)
+        told = json.loads(json.dumps(comparison)) | {"run_id": layout.run_id}
+        if night < 4:
+            decoder = told["arms"]["crf"]["summary"]["best_decoder"]
+            told["arms"]["crf"]["summary"]["decoders"][decoder]["f1"] = 0.9
+        write_comparison(layout.comparison_json, told)
+        publish_run(place.store, layout.root, layout.run_id)
+    layout = place.layout("20261124T020000Z-compare-000004")
+    (regression,) = record_trend(layout, place)
+    assert regression.arm == "crf"
+    found = read_trend(layout)
+    assert len({point.run_id for point in found["points"]}) == 4
+    assert found["points"][-1].run_id == layout.run_id
+    text = to_markdown(build_document(gather(collect_report(layout))), {})
+    assert "Regression" in text
+    assert "3 earlier comparisons make 0.900 expected" in text
 
 
 def test_other_data_or_another_split_are_another_row(small_run: RunLayout) -> None:
