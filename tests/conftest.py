@@ -15,6 +15,7 @@ os.environ.pop("JADE_HOST", None)
 os.environ.pop("JADE_ARTIFACTS", None)
 
 from helpers.runs import SMALL_PLAN, finished_run
+from helpers.sharing import made_once
 
 from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
@@ -39,4 +40,9 @@ def small_file(small_windows: Windows, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def small_run(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunLayout:
     """A finished comparison of two arms, two folds, two epochs; read only."""
-    return finished_run(tmp_path_factory.mktemp("artifacts"), [str(small_file)], SMALL_PLAN)
+
+    def make(folder: Path) -> None:
+        finished_run(folder, [str(small_file)], SMALL_PLAN)
+
+    (found,) = made_once(tmp_path_factory, "artifacts", make).glob("*/run.json")
+    return RunLayout(found.parent)

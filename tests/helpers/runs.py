@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jade_model.__main__ import main as train
 from tasks.evaluation import EvaluationSettings, evaluate_run
 from tasks.jobs import POLL_S
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, write_job
 from tasks.reporting import write_run_report
 from tasks.run_trainings import trainings_of
-from tasks.runs import recorded_run
+from tasks.runs import Run, recorded_run
 
 SMALL_PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
 
@@ -31,15 +32,34 @@ def settings_of(plan: Plan, **changes: Any) -> EvaluationSettings:
     return EvaluationSettings(**{**given, **changes})
 
 
-def finished_run(artifacts: Path, data: list[str], plan: Plan, *, workers: int | None = 1) -> RunLayout:
-    """Train, evaluate and report; return the run."""
+def finished_run(
+    artifacts: Path, data: list[str], plan: Plan, *, workers: int | None = 1, here: bool = False, report: bool = True
+) -> RunLayout:
+    """Train, evaluate and report; return the run.
+
+    Args:
+        artifacts: Where it goes.
+        data: Paths of Parquet files.
+        plan: What to train.
+        workers: Trainings at once.
+        here: Train in this process, one after the other: what a test of the results needs, without another interpreter.
+        report: Write the report; its figures cost more than all the rest.
+    """
     with recorded_run(artifacts, "compare", {"data": data, "epochs": plan.epochs}) as run:
         write_job(run.layout, load_data(data), plan)
-        with trainings_of(run, host="local", device="cpu", workers=workers) as running:
-            while not running.ended:
-                running.wait_for_change(POLL_S)
-        assert running.exit_status == 0, running.stderr_tail
+        if here:
+            assert train(["train", str(run.layout.job_json), "--workers", "1"]) == 0
+        else:
+            _train_beside(run, workers)
         evaluate_run(run.layout, settings_of(plan), created_at=run.record["started_at"])
-    write_run_report(run.layout)
-    run.place.publish_report(run.layout)
+    if report:
+        write_run_report(run.layout)
+        run.place.publish_report(run.layout)
     return run.layout
+
+
+def _train_beside(run: Run, workers: int | None) -> None:
+    with trainings_of(run, host="local", device="cpu", workers=workers) as running:
+        while not running.ended:
+            running.wait_for_change(POLL_S)
+    assert running.exit_status == 0, running.stderr_tail

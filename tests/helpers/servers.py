@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,6 +62,13 @@ def stop_group(process: subprocess.Popen[bytes]) -> None:
             process.wait(15)
         except subprocess.TimeoutExpired:
             continue
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program that leads a group, with what a killed one leaves behind, such as its ephemeral server."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_until(holds: Callable[[], bool], limit_s: float, evidence: Callable[[], str] = str) -> None:

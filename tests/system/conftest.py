@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from helpers.homes import STARTUP_LIMIT_S, clean_environment, make_database
 from helpers.ports import free_port
 from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
+from helpers.sharing import made_once
 
-START_LIMIT_S = 120
 CHROMIUM_FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -40,20 +40,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty database of Prefect's to copy: see `give_database`."""
+    return made_once(tmp_path_factory, "prefect-database", make_database) / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[PrefectServer]:
     """Start `prefect server` on a free port with SQLite."""
     home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(database, home)
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    env |= {
+    env = clean_environment(home) | {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": url,
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-        "OMP_NUM_THREADS": "1",
     }
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(
@@ -64,7 +69,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
             start_new_session=True,
         )
         try:
-            wait_until(lambda: _is_healthy(url), START_LIMIT_S, lambda: (home / "server.log").read_text()[-3000:])
+            wait_until(lambda: _is_healthy(url), STARTUP_LIMIT_S, lambda: (home / "server.log").read_text()[-3000:])
             yield PrefectServer(url, env)
         finally:
             stop_group(server)
@@ -110,7 +115,7 @@ def browse(tmp_path: Path) -> Callable[[str], str]:
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.homes import clean_environment, give_database
 from helpers.processes import heed_interrupts, leaders_named, processes_of_group
-from helpers.servers import ROOT, wait_until
+from helpers.servers import ROOT, kill_group, wait_until
 
 pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """An empty home and no Prefect settings."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    (tmp_path / "home").mkdir()
-    return {**env, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+def environment(tmp_path: Path, database: Path) -> dict[str, str]:
+    """A home with nothing but an empty database, and no settings."""
+    return clean_environment(give_database(tmp_path / "home", database))
 
 
 def jade(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", *arguments]
 
 
-def test_compare_prints_the_verdict_and_repeats_it_without_training_again(
-    small_file: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_compare_prints_the_verdict_and_repeats_it_without_training_again(small_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    environment = clean_environment(tmp_path / "empty")
     flags = ["--data", str(small_file), "--epochs", "2", "--folds", "2", "--artifacts", str(tmp_path / "a"), "--json"]
     results = []
     for _ in range(2):
         done = subprocess.run(
-            jade("compare", *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+            jade("compare", *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
         assert done.returncode == 0, done.stderr[-4000:]
         results.append(json.loads(done.stdout))
@@ -49,7 +47,7 @@ def test_bad_data_exit_with_2_before_anything_is_trained(tmp_path: Path, environ
     (tmp_path / "bad.parquet").write_bytes(b"nothing of the kind")
     flags = ["--data", str(tmp_path / "bad.parquet"), "--artifacts", str(tmp_path / "a")]
     done = subprocess.run(
-        jade("compare", *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        jade("compare", *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 2
     assert "bad.parquet" in done.stderr
@@ -76,14 +74,13 @@ def test_ending_compare_in_the_middle_leaves_no_training_process(
             preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread holds a lock that it needs
         )
         try:
-            wait_until(lambda: bool(list(artifacts.glob("*/*/history.jsonl"))), 200, (tmp_path / "log").read_text)
+            wait_until(lambda: bool(list(artifacts.glob("*/*/history.jsonl"))), 400, (tmp_path / "log").read_text)
             (group,) = leaders_named("jade_model", str(artifacts))
             assert len(processes_of_group(group)) > 1
             running.send_signal(number)
-            running.wait(150)
+            running.wait(300)
         finally:
-            running.kill()
-            running.wait()
+            kill_group(running)
     wait_until(lambda: not processes_of_group(group), 60, lambda: str(processes_of_group(group)))
     if number == signal.SIGINT:
         (failed,) = artifacts.glob("*/FAILED.json")

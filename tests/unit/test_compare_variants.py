@@ -10,36 +10,45 @@ import jsonschema
 import numpy as np
 import pytest
 from helpers.runs import finished_run
+from report_reading import rendered
 
 from flows.cli import run
 from jade_model.contract import SCHEMA_PATH, read_comparison
+from jade_model.report.writing import HTML_NAME, MARKDOWN_NAME
 from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
 from jade_model.windows import Windows
+from tasks.layout import RunLayout
 from tasks.planning import Plan
+from tasks.reporting import collect_report
 
 ALL = {"soft_span": "jade_soft_span", "crf": "jade_crf", "single_span": "jade_single_span"}
 PLAN = Plan(ALL, 1, seeds=1, folds=2, split="grouped", ensemble=1)  # type: ignore[arg-type]
 
 
-def compared(tmp_path: Path, data: list[Windows], plan: Plan) -> tuple[Path, dict]:
+def compared(tmp_path: Path, data: list[Windows], plan: Plan, *, figures: bool = False) -> tuple[RunLayout, dict]:
+    """Train, evaluate and report: the report's text always, its figures where a variant changes what they draw."""
     files = []
     for windows in data:
         files.append(str(tmp_path / f"{windows.name}.parquet"))
         write_windows(windows, Path(files[-1]))
-    layout = finished_run(tmp_path / "artifacts", files, plan)
+    layout = finished_run(tmp_path / "artifacts", files, plan, here=True, report=figures)
     comparison = read_comparison(layout.comparison_json)
     jsonschema.validate(comparison, json.loads(SCHEMA_PATH.read_text()))
-    return layout.root, comparison
+    if not figures:
+        layout.report.mkdir()
+        for name, text in zip((MARKDOWN_NAME, HTML_NAME), rendered(collect_report(layout)), strict=True):
+            (layout.report / name).write_text(text)
+    return layout, comparison
 
 
 def test_the_seeds_split_is_named_a_leak_in_bold(small_windows: Windows, tmp_path: Path) -> None:
-    root, comparison = compared(tmp_path, [small_windows], replace(PLAN, split="seed", folds=1))
+    layout, comparison = compared(tmp_path, [small_windows], replace(PLAN, split="seed", folds=1))
     data = comparison["data"][0]
     assert data["num_validation"] == data["num_test"]
     assert data["num_straddling_groups"] > 0
     assert "The split leaks" in comparison["verdict"]["caveats"][0]
-    report = (root / "report" / "SOFT_SPAN_VS_CRF_COMPARISON.md").read_text()
+    report = (layout.report / MARKDOWN_NAME).read_text()
     bold = [part for index, part in enumerate(report.split("**")) if index % 2]
     assert any("leak" in part and str(data["num_straddling_groups"]) in part for part in bold)
 
@@ -47,20 +56,24 @@ def test_the_seeds_split_is_named_a_leak_in_bold(small_windows: Windows, tmp_pat
 def test_an_ensemble_is_scored_as_one_and_predicted_with(
     small_windows: Windows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, comparison = compared(tmp_path, [small_windows], replace(PLAN, ensemble=2))
+    layout, comparison = compared(tmp_path, [small_windows], replace(PLAN, ensemble=2))
     assert {arm["ensemble_size"] for arm in comparison["arms"].values()} == {2}
     assert all(len(arm["runs"]) == 2 for arm in comparison["arms"].values())
     out = tmp_path / "out.csv"
     data = str(tmp_path / "sample.parquet")
-    assert run(["predict", "--model-path", str(root / "crf"), "--data-path", data, "--out", str(out), "--json"]) == 0
+    capsys.readouterr()
+    assert (
+        run(["predict", "--model-path", str(layout.root / "crf"), "--data-path", data, "--out", str(out), "--json"])
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["num_windows"] == small_windows.num_windows
-    assert len(json.loads((root / "crf" / "decoding.json").read_text())["members"]) == 2
+    assert len(json.loads((layout.root / "crf" / "decoding.json").read_text())["members"]) == 2
 
 
 def test_several_files_get_an_interval_each_and_one_verdict(small_windows: Windows, tmp_path: Path) -> None:
     other = sample_windows(num_bases=20, seed=1)
     short = replace(other, name="other", bars_NT4=other.bars_NT4)
-    _, comparison = compared(tmp_path, [small_windows, short], PLAN)
+    _, comparison = compared(tmp_path, [small_windows, short], PLAN, figures=True)
     assert [item["name"] for item in comparison["data"]] == ["sample", "other"]
     for arm in comparison["arms"].values():
         per_dataset = arm["summary"]["decoders"]["one_span"]["per_dataset"]
@@ -83,7 +96,7 @@ def test_windows_without_and_with_several_spans_are_compared_too(small_windows: 
         spans_S2=np.array([span for item in spans for span in item]),
         type_N=np.where(np.array(counts) == 0, -1, small_windows.type_N),
     )
-    _, comparison = compared(tmp_path, [mixed], PLAN)
+    _, comparison = compared(tmp_path, [mixed], PLAN, figures=True)
     judged = {name: arm["summary"]["best_decoder"] for name, arm in comparison["arms"].items()}
     assert judged == {"soft_span": "threshold", "crf": "marginal", "single_span": "marginal"}
 
@@ -99,5 +112,5 @@ def test_any_window_length_works(tmp_path: Path, length: int) -> None:
         bars_NT4=np.stack([bars[start : start + length] for bars, start in zip(whole.bars_NT4, first, strict=True)]),
         spans_S2=np.clip(whole.spans_S2 - first[:, None], 0, length),
     )
-    _, comparison = compared(tmp_path, [cut], replace(PLAN, folds=1))
+    _, comparison = compared(tmp_path, [cut], replace(PLAN, folds=1), figures=length == 16)
     assert comparison["data"][0]["window_length"] == length
