@@ -1,0 +1,40 @@
+"""One flow of the fault soak, as a process of its own: what every flow goes through, without Prefect."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import tasks.remote_jobs
+from jade_model.sample import sample_windows
+from tasks.artifact_places import open_place
+from tasks.jobs import POLL_S
+from tasks.kept_trainings import BucketIndex
+from tasks.planning import Plan, write_job
+from tasks.run_trainings import trainings_of
+from tasks.runs import recorded_run
+from tests.soak.cheap_trainer import EPOCHS
+
+PLAN = Plan({"soft_span": "seed_soft_span"}, EPOCHS, seeds=1, folds=2, split="grouped", ensemble=1)
+
+
+def run_flow(environment: dict[str, str], address: str, log: str) -> None:
+    """Train on the host `soak` and keep the run at an address; ends with exit code 1 if that fails."""
+    os.environ.update(environment)
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    # What is minutes in a long training is moments here; and the stand-in's host needs no torch.
+    tasks.remote_jobs.MIRROR_EVERY_S = 0.0
+    tasks.remote_jobs.POLL_S = 0.1
+    tasks.remote_jobs.check_ready = lambda host, place, *, device: None  # type: ignore[assignment]
+    BucketIndex.every_s = 0.3
+    with recorded_run(open_place(address), "train", {"soak": True}, host="soak") as run:
+        write_job(run.layout, [sample_windows(num_bases=20)], PLAN)
+        with trainings_of(run, host="soak", device="cpu", workers=1) as job:
+            while not job.ended:
+                job.wait_for_change(POLL_S)
+            if job.exit_status != 0:
+                raise job.failure("soak")
+    sys.stdout.flush()

@@ -1,0 +1,123 @@
+"""A run's trainings: nobody trains the same at once, nothing is trained twice, and a run taken for dead stops."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jade_model.files import sha256_file
+from jade_model.job import Training
+from jade_model.windows import Windows
+from jade_model.worker import files_of, is_done
+from tasks import run_trainings
+from tasks.artifact_places import ArtifactPlace, open_place
+from tasks.errors import LeaseLost
+from tasks.jobs import POLL_S, FollowedJob
+from tasks.kept_trainings import kept_trainings
+from tasks.leases import claim
+from tasks.planning import Plan, write_job
+from tasks.run_trainings import claim_trainings, trainings_of
+from tasks.runs import Run, recorded_run
+
+PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_trainings, "WAIT_POLL_S", 0.05)
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> ArtifactPlace:
+    return open_place(tmp_path / "artifacts")
+
+
+def wait(job: FollowedJob) -> None:
+    deadline = time.monotonic() + 100
+    while not job.ended:
+        assert time.monotonic() < deadline
+        job.wait_for_change(POLL_S)
+
+
+def begin(place: ArtifactPlace, run: Run, windows: Windows) -> list[Training]:
+    """Write a run's job; return its trainings."""
+    return list(write_job(run.layout, [windows], PLAN).trainings)
+
+
+def finish(run: Run, trainings: list[Training]) -> None:
+    """Let a run's trainings look finished, and publish them."""
+    for training in trainings:
+        files = files_of(training, run.layout.root)
+        files.folder.mkdir(parents=True, exist_ok=True)
+        files.last.write_bytes(b"weights")
+        entry = {"path": files.last.name, "size": 7, "sha256": sha256_file(files.last)}
+        told = {"run_key": training.run_key, "epoch": 1, "complete": True, "files": [entry]}
+        files.manifest.write_text(json.dumps(told))
+        assert kept_trainings(run.place).remember(training, run.layout)
+
+
+def test_the_second_waits_for_the_first_and_takes_over_what_it_finished(
+    place: ArtifactPlace, small_windows: Windows
+) -> None:
+    kept = kept_trainings(place)
+    notes: list[str] = []
+    taken: list[int] = []
+    with recorded_run(place, "first", {}) as first, recorded_run(place, "second", {}) as second:
+        trainings = begin(place, first, small_windows)
+        assert claim_trainings(first, trainings, kept) == 0
+
+        def wait_for_it() -> None:
+            taken.append(claim_trainings(second, trainings, kept, note=notes.append))
+
+        waiting = threading.Thread(target=wait_for_it)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        finish(first, trainings)
+        waiting.join(20)
+        assert not waiting.is_alive()
+        assert all(is_done(training, files_of(training, second.layout.root)) for training in trainings)
+        second.save()
+    assert taken == [2]
+    assert [first.layout.run_id in note for note in notes] == [True]
+
+
+def test_who_cannot_have_all_holds_nothing(place: ArtifactPlace, small_windows: Windows) -> None:
+    with recorded_run(place, "first", {}) as first:
+        keys = sorted(training.run_key for training in begin(place, first, small_windows))
+        claim(place.records, first.layout.run_id, keys[-1])
+        with recorded_run(place, "second", {}) as second:
+            assert run_trainings._claim_all(second, keys) is not None
+            for key in keys:
+                assert claim(place.records, first.layout.run_id, key) is None
+
+
+def test_a_retry_trains_nothing_again(place: ArtifactPlace, small_windows: Windows) -> None:
+    seconds = []
+    for _ in range(2):
+        with recorded_run(place, "train", {}) as run:
+            write_job(run.layout, [small_windows], replace(PLAN, folds=1))
+            with trainings_of(run, host="local", device=None, workers=1) as job:
+                wait(job)
+            assert job.exit_status == 0, job.stderr_tail
+            seconds += job.finished.values()
+    assert seconds[0] > 0
+    assert seconds[1] == 0
+    assert len(place.store.runs()) == 2
+
+
+def test_a_run_that_was_taken_for_dead_stops_and_says_so(place: ArtifactPlace, small_windows: Windows) -> None:
+    with recorded_run(place, "train", {}) as run:
+        write_job(run.layout, [small_windows], replace(PLAN, folds=1, epochs=10_000))
+        with trainings_of(run, host="local", device=None, workers=1) as job:
+            run.heartbeat._lose("another run took it for dead and may train the same by now")
+            wait(job)
+            error = job.failure("train")
+        assert isinstance(error, LeaseLost)
+        assert "newest published checkpoints" in str(error)
