@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +126,13 @@ def prepare_machine() -> str:
 
 @contextlib.contextmanager
 def running_sshd(
-    folder: Path, *, host_key: Path | None = None, port: int | None = None, extra_config: str = ""
+    folder: Path,
+    *,
+    host_key: Path | None = None,
+    port: int | None = None,
+    extra_config: str = "",
+    address: str = "127.0.0.1",
+    within: Sequence[str] = (),
 ) -> Iterator[Sshd]:
     """Start sshd with its files in `folder`; stop it, and all its connections, on leaving.
 
@@ -135,6 +141,8 @@ def running_sshd(
         host_key: Private host key to use; None makes a new one.
         port: None takes a free one.
         extra_config: More lines of sshd_config.
+        address: Where it listens.
+        within: Command that runs it, such as `ip netns exec NAME`.
     """
     program = prepare_machine()
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,11 +157,12 @@ def running_sshd(
             host_keys=[host_key],
             authorized_keys=folder / "authorized_keys",
             pid_file=folder / "sshd.pid",
+            address=address,
             extra_config=extra_config,
         )
     )
     log = (folder / "sshd.log").open("wb")
-    process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
+    process = subprocess.Popen([*within, program, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
     server = Sshd(
         port=port,
         user=getpass.getuser(),
@@ -164,7 +173,7 @@ def running_sshd(
         process_id=process.pid,
     )
     try:
-        _wait_until_answering(process, port, folder / "sshd.log")
+        _wait_until_answering(process, address, port, folder / "sshd.log")
         yield server
     finally:
         server.cut()
@@ -173,12 +182,12 @@ def running_sshd(
         log.close()
 
 
-def _wait_until_answering(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_answering(process: subprocess.Popen[bytes], address: str, port: int, log: Path) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"sshd ended with {process.returncode}:\n{log.read_text()}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), 1) as connection:
             if connection.recv(4) == b"SSH-":
                 return
         time.sleep(0.02)
