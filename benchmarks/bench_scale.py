@@ -44,7 +44,9 @@ def measure() -> list[Measurement]:
                 count = min(WINDOWS_A_FILE, size - written)
                 write_file(folder / f"{written:07}.parquet", bars_NT4[:count], written)
                 written += count
-            measurements += [operation(name, folder, size) for name in OPERATIONS]
+            for name in OPERATIONS:
+                measurements.append(operation(name, folder, size))
+                print(f"{measurements[-1].name}: {measurements[-1].note}", file=sys.stderr, flush=True)
     return measurements
 
 

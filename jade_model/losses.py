@@ -106,7 +106,7 @@ def soft_span_loss(
     """
     if logits_BT.shape != targets_BT.shape:
         raise ValueError(f"logits are {tuple(logits_BT.shape)}, targets {tuple(targets_BT.shape)}")
-    weight = None if positive_weight == 1.0 else logits_BT.new_tensor(positive_weight)
+    weight = None if positive_weight == 1.0 else logits_BT.new_full((), positive_weight)
     cross_entropy_B = functional.binary_cross_entropy_with_logits(
         logits_BT, targets_BT, pos_weight=weight, reduction="none"
     ).mean(1)

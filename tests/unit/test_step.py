@@ -66,7 +66,7 @@ def varied(loss: str, **changes: Any) -> Recipe:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_step_neither_waits_for_its_device_nor_copies_from_the_host(loss):
-    chosen = varied(loss, ema_decay=0.9)
+    chosen = varied(loss, ema_decay=0.9, positive_weight=3.0)
     data = prepare(random_windows(14, 16), chosen)
     meta = torch.device("meta")
     labels: Labels = labels_to(data.labels, meta)
