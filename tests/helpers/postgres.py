@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,23 +23,16 @@ def postgres_programs() -> Path:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """Start PostgreSQL on a free port; give `HOST:PORT/DATABASE` with a user that needs no password.
-
-    Args:
-        folder: An empty one; it is given to the account that runs PostgreSQL, which refuses to run as root.
-    """
-    programs, port = postgres_programs(), free_port()
-    account = _unprivileged_account()
+def postgres() -> Iterator[str]:
+    """Start PostgreSQL on a free port; give `HOST:PORT/DATABASE` with a user `jade` that needs no password."""
+    programs, port, account = postgres_programs(), free_port(), _unprivileged_account()
+    # The folders of a test belong to whoever runs it alone; PostgreSQL refuses to run as root.
+    folder = Path(tempfile.mkdtemp(prefix="jade-postgres-"))
     if account is not None:
-        for path in (folder, *list(folder.parents)[:2]):
-            if path == folder:
-                os.chown(path, account.pw_uid, account.pw_gid)
-            else:
-                path.chmod(path.stat().st_mode | 0o011)
-    data, sockets = folder / "data", folder
+        os.chown(folder, account.pw_uid, account.pw_gid)
 
-    def call(*command: str) -> None:
+    def call(program: str, *arguments: str) -> None:
+        command = [str(programs / program), "-D", str(folder / "data"), *arguments]
         done = subprocess.run(
             command,
             user=account.pw_uid if account else None,
@@ -46,20 +40,23 @@ def postgres(folder: Path) -> Iterator[str]:
             extra_groups=[] if account else None,
             cwd=folder,
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C"},
-            capture_output=True,
-            text=True,
-            timeout=120,
+            # Not a pipe: the server would hold it open.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            timeout=300,
             check=False,
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, command
 
-    call(str(programs / "initdb"), "-D", str(data), "-U", "jade", "-A", "trust", "--no-sync")
-    options = f"-p {port} -h 127.0.0.1 -k {sockets} -c fsync=off"
-    call(str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
     try:
-        yield f"127.0.0.1:{port}/postgres"
+        call("initdb", "-U", "jade", "-A", "trust", "--no-sync")
+        call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
+        try:
+            yield f"127.0.0.1:{port}/postgres"
+        finally:
+            call("pg_ctl", "-m", "immediate", "stop")
     finally:
-        call(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:

@@ -18,8 +18,6 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("prefect on postgres")
 
 
 def test_deployments_run_to_their_end_on_postgresql(tmp_path: Path) -> None:
-    database = tmp_path / "database"
-    database.mkdir()
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
@@ -43,7 +41,7 @@ def test_deployments_run_to_their_end_on_postgresql(tmp_path: Path) -> None:
         except httpx.TransportError:
             return False
 
-    with postgres(database) as place:
+    with postgres() as place:
         env["PREFECT_API_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg://jade@{place}"
         server = start("server", "start", "--host", "127.0.0.1", "--port", str(port))
         worker = None
