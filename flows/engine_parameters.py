@@ -28,10 +28,6 @@ class EngineParameters(BaseModel):
     hosts: list[str] = Field(
         default=[], title="Hosts", description="Hosts that share the trainings, as `jade hosts list` shows them."
     )
-    rent: int = Field(default=0, ge=0, le=100, title="Rent", description="Machines to rent for the trainings.")
-    budget_usd: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, title="Budget", description="What the machines of engine `hosts` may cost in all, in USD."
-    )
     device: Literal["cpu", "cuda"] | None = Field(
         default=None,
         title="Device",
@@ -53,6 +49,4 @@ class EngineParameters(BaseModel):
             workers=self.workers,
             scheduler=self.scheduler,
             hosts=tuple(self.hosts),
-            rent=self.rent,
-            budget_usd=self.budget_usd,
         )

@@ -80,6 +80,7 @@ class RemoteTrainingJob(FollowedJob):
         job: What is trained; None: all of the run's `job.json`.
         log_name: File in the run's folder that keeps what the job writes.
         replace_host: Asked when the job was lost; gives another host to go on from the last checkpoint, or None.
+        is_ready: Whether the host is known to be able to train, so that it need not be looked over again.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class RemoteTrainingJob(FollowedJob):
         job: Job | None = None,
         log_name: str = REMOTE_LOG_NAME,
         replace_host: ReplaceHost | None = None,
+        is_ready: bool = False,
     ) -> None:
         super().__init__(folder, job, mirror)
+        self._is_ready = is_ready
         self._replace_host = replace_host
         self._log_name = log_name
         self._host, self._place, self._device, self._workers, self._note = host, place, device, workers, note
@@ -208,7 +211,8 @@ class RemoteTrainingJob(FollowedJob):
 
     def _start_anew(self) -> JobHandle:
         host, place = self._host, self._place
-        check_ready(host, place, device=self._device)
+        if not self._is_ready:
+            check_ready(host, place, device=self._device)
         trainings = list(self._pending.values())
         bundle = code_bundle()
         retry_transient(lambda: send_code(host, place, bundle))
@@ -263,6 +267,7 @@ class RemoteTrainingJob(FollowedJob):
                 return False
             remove_record(self._host.name, self.key)
             self._host, self._place = found
+            self._is_ready = False
             self._pending, self._error, self._handle = pending, None, None
             if not pending:
                 return True

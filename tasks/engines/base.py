@@ -86,8 +86,6 @@ class EngineSettings:
         workers: Trainings at once, on each host; None: one a core, or one on a GPU.
         scheduler: Address of a Dask scheduler; None: a cluster on this machine for the time of the run.
         hosts: Names of hosts from the settings.
-        rent: How many machines to rent.
-        budget_usd: What the machines may cost in all; None: no limit beyond what renting itself sets.
     """
 
     engine: EngineName = "processes"
@@ -95,18 +93,14 @@ class EngineSettings:
     workers: int | None = None
     scheduler: str | None = None
     hosts: tuple[str, ...] = field(default_factory=tuple)
-    rent: int = 0
-    budget_usd: float | None = None
 
     def __post_init__(self) -> None:
         if self.scheduler is not None and self.engine != "dask":
             raise BadRequest(f"scheduler belongs to engine dask; the engine is {self.engine}")
-        if (self.hosts or self.rent) and self.engine != "hosts":
-            raise BadRequest(f"hosts and rent belong to engine hosts; the engine is {self.engine}")
-        if self.engine == "hosts" and not (self.hosts or self.rent):
-            raise BadRequest("engine hosts needs hosts (--hosts a,b,c) or machines to rent (--rent N)")
-        if self.budget_usd is not None and self.engine != "hosts":
-            raise BadRequest(f"budget_usd belongs to engine hosts; the engine is {self.engine}")
+        if self.hosts and self.engine != "hosts":
+            raise BadRequest(f"hosts belong to engine hosts; the engine is {self.engine}")
+        if self.engine == "hosts" and not self.hosts:
+            raise BadRequest("engine hosts needs hosts: --hosts a,b,c; `jade hosts list` shows them")
         if len(set(self.hosts)) != len(self.hosts):
             raise BadRequest(f"a host is named twice: {', '.join(self.hosts)}")
         if LOCAL in self.hosts:

@@ -9,7 +9,6 @@ from typing import assert_never
 
 from jade_model.job import Job
 from tasks.engines.base import Engine, EngineSettings
-from tasks.errors import BadRequest
 from tasks.settings import load_settings
 
 
@@ -57,6 +56,9 @@ def open_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[En
             with open_dask_engine(settings, folder, job) as on_cluster:
                 yield on_cluster
         case "hosts":
-            raise BadRequest(f"engine {settings.engine} is not there yet")
+            from tasks.engines.hosts import open_hosts_engine
+
+            with open_hosts_engine(settings, folder, job) as on_hosts:
+                yield on_hosts
         case _:
             assert_never(settings.engine)
