@@ -16,6 +16,7 @@ from flows.parameters import CompareParameters
 from flows.reap import free_machines
 from tasks.artifact_places import open_place
 from tasks.checking import check_job_data
+from tasks.engines.opening import check_engine
 from tasks.evaluation import EvaluationSettings, evaluate_run
 from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
@@ -48,6 +49,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
         The run's folder on this machine.
     """
     check_host_known(parameters.host)
+    check_engine(parameters.engine_settings())
     place = open_place(parameters.artifacts)
     with recorded_run(place, "compare", parameters.model_dump(mode="json"), host=parameters.host) as run:
         folder = str(run.layout.root)
@@ -63,6 +65,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
                 workers=parameters.training_workers,
                 fresh=parameters.fresh,
                 wish=parameters.rental_wish(),
+                engine=parameters.engine_settings(),
             ) as job,
         ):
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]

@@ -8,26 +8,35 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.engines.base import EngineName, EngineSettings
 
+Engine = Annotated[
+    EngineName,
+    Field(
+        title="Engine",
+        description="What runs the trainings: `processes` here, `dask` on a cluster, `hosts` shared out over SSH.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    Field(
+        title="Scheduler",
+        description="Dask scheduler, tcp://HOST:PORT; empty: a cluster on this machine for the time of the run.",
+        pattern=r"^(tcp|tls|ucx|ws|wss)://\S+$",
+    ),
+]
+Hosts = Annotated[
+    list[str],
+    Field(title="Hosts", description="Hosts that share the trainings, as `jade hosts list` shows them."),
+]
+
 
 class EngineParameters(BaseModel):
     """Which engine runs the trainings, and on what."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: EngineName = Field(
-        default="processes",
-        title="Engine",
-        description="What runs the trainings: `processes` here, `dask` on a cluster, `hosts` over SSH.",
-    )
-    scheduler: str | None = Field(
-        default=None,
-        title="Scheduler",
-        description="Dask scheduler, tcp://HOST:PORT; empty: a cluster on this machine for the time of the run.",
-        pattern=r"^(tcp|tls|ucx|ws|wss)://\S+$",
-    )
-    hosts: list[str] = Field(
-        default=[], title="Hosts", description="Hosts that share the trainings, as `jade hosts list` shows them."
-    )
+    engine: Engine = "processes"
+    scheduler: Scheduler = None
+    hosts: Hosts = []
     device: Literal["cpu", "cuda"] | None = Field(
         default=None,
         title="Device",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from flows.engine_parameters import Engine, Hosts, Scheduler
 from flows.rent_parameters import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
@@ -21,6 +22,7 @@ from flows.rent_parameters import (
     rental_wish,
 )
 from jade_model.config import LOSSES, Loss
+from tasks.engines.base import EngineSettings
 from tasks.host_entries import LOCAL, Workers
 from tasks.rental_wish import RentalWish
 
@@ -100,6 +102,9 @@ class CompareParameters(BaseModel):
         "`runpod`, `ec2`; `static` takes a free one of the hosts.",
         min_length=1,
     )
+    engine: Engine = "processes"
+    scheduler: Scheduler = None
+    hosts: Hosts = []
     gpu: Gpus = []
     max_price: MaxPrice = None
     max_hours: MaxHours = MAX_HOURS
@@ -157,6 +162,20 @@ class CompareParameters(BaseModel):
                 "workers says how many train at once: leave it empty for parallel arms, or leave those out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _engine_or_host(self) -> CompareParameters:
+        if self.engine != "processes" and (self.host != LOCAL or self.parallel_arms):
+            raise ValueError(f"engine {self.engine} says where trainings run: leave host and parallel arms out")
+        return self
+
+    def engine_settings(self) -> EngineSettings:
+        """Return what runs the trainings.
+
+        Raises:
+            BadRequest: The engine's settings contradict each other.
+        """
+        return EngineSettings(self.engine, self.device, self.workers, self.scheduler, tuple(self.hosts))
 
     @property
     def training_workers(self) -> Workers:

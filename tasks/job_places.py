@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tasks.bundle import RemotePlace
+from tasks.engines.base import EngineSettings
 from tasks.host_entries import LOCAL, HostEntry, Workers
 from tasks.jobs import FollowedJob, running_job
 from tasks.lending import is_provider, open_lending
@@ -41,6 +42,7 @@ def trainings_on(
     mirror: Mirror | None = None,
     wish: RentalWish | None = None,
     flow_run_id: str = "",
+    engine: EngineSettings | None = None,
 ) -> Iterator[FollowedJob]:
     """Run the job of a run while the block lasts, or attach to it where it runs on another host.
 
@@ -52,10 +54,17 @@ def trainings_on(
         mirror: Publishes checkpoints as they appear.
         wish: What is to be rented of a provider; None: with no more limits than the defaults.
         flow_run_id: The run in Prefect, if there is one, by which its machines can be found.
+        engine: Runs the trainings instead of one host; None, or processes: the host does.
 
     Raises:
         HostUnknown, HostNotReady, HostError: The host is not known, not ready, or something went wrong on the way.
     """
+    if engine is not None and engine.engine != "processes":
+        from tasks.engines.job import running_engine_job
+
+        with running_engine_job(engine, folder, mirror=mirror) as shared:
+            yield shared
+        return
     if host == LOCAL:
         with running_job(folder, device=device or "cpu", workers=workers, mirror=mirror) as here:
             yield here

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from jade_model.job import Training, load_job
 from jade_model.worker import files_of, is_done
+from tasks.engines.base import EngineSettings
 from tasks.host_entries import Workers
 from tasks.job_places import trainings_on
 from tasks.jobs import FollowedJob
@@ -30,6 +31,7 @@ def trainings_of(
     fresh: bool = False,
     wish: RentalWish | None = None,
     flow_run_id: str = "",
+    engine: EngineSettings | None = None,
     note: Note = say,
 ) -> Iterator[FollowedJob]:
     """Train what a run's `job.json` asks for while the block lasts; see `trainings_on`.
@@ -45,6 +47,7 @@ def trainings_of(
         fresh: Train again what earlier runs have finished or begun.
         wish: What is to be rented; see `trainings_on`.
         flow_run_id: The run in Prefect; see `trainings_on`.
+        engine: Runs the trainings instead of one host; see `trainings_on`.
         note: Told what a person should know.
 
     Raises:
@@ -64,6 +67,7 @@ def trainings_of(
             mirror=mirror,
             wish=wish,
             flow_run_id=flow_run_id,
+            engine=engine,
         ) as job:
             run.heartbeat.when_lost(job.abort)
             yield job

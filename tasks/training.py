@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from jade_model.worker import files_of
+from tasks.engines.base import EngineSettings
 from tasks.host_entries import Workers
 from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of
 from tasks.rental_publishing import rental_shown
@@ -37,6 +38,7 @@ def training_job(
     workers: Workers,
     fresh: bool = False,
     wish: RentalWish | None = None,
+    engine: EngineSettings | None = None,
 ) -> Iterator[FollowedJob]:
     """Run the job of a run while the block lasts, for tasks to follow; see `trainings_of`.
 
@@ -53,6 +55,7 @@ def training_job(
             fresh=fresh,
             wish=wish,
             flow_run_id=str(flow_run.id or ""),
+            engine=engine,
         ) as job,
     ):
         _followed[folder] = job

@@ -75,8 +75,9 @@ def given_parameters(model: type[ModelT], flags: dict[str, Any]) -> ModelT:
         for name, value in flags.items()
         if value not in (None, ())
     }
-    if "arms" in given:
-        given["arms"] = [arm for value in given["arms"] for arm in value.replace(",", " ").split()]
+    for several in ("arms", "hosts"):
+        if several in given:
+            given[several] = [name for value in given[several] for name in value.replace(",", " ").split()]
     if "gpu" in given:
         given["gpu"] = split_names(given["gpu"])
     if "host" not in given:

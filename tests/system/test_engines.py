@@ -1,4 +1,4 @@
-"""Sweeps for real: a Dask scheduler with two workers one of which is killed, and three SSH servers one of which dies."""
+"""Sweeps for real: a Dask scheduler with two workers, one of which is killed; three SSH servers, one of which dies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -121,7 +122,7 @@ def test_a_killed_dask_worker_costs_one_training_and_changes_no_result(
     assert table(tmp_path / "dask").num_rows == NUM_UNITS
 
 
-def table(artifacts: Path) -> pq.ParquetFile:
+def table(artifacts: Path) -> Any:
     (path,) = artifacts.glob("*/results.parquet")
     return pq.read_table(path)
 
@@ -141,7 +142,7 @@ exit $status
 
 
 def test_three_ssh_hosts_one_slow_and_one_lost_do_all_units(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: pytest.RecordProperty
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
     windows: Windows = sample_windows(num_bases=12)
