@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect_dask.task_runners import DaskTaskRunner
 
+TAG = "dask-train"
+"""On every training: a limit of this tag holds over all flows."""
+
 MISSING = (
     "engine dask needs an optional package: python -m pip install 'jade-expansions[dask]' (or prefect-dask); "
     "engines processes and hosts do without"
@@ -117,7 +120,7 @@ def hold_arrays(name: str, content: bytes) -> bytes:  # noqa: ARG001 - the name 
     return content
 
 
-@task(name="train-unit", task_run_name="train {title}", cache_policy=NO_CACHE, persist_result=False)
+@task(name="train-unit", task_run_name="train {title}", tags={TAG}, cache_policy=NO_CACHE, persist_result=False)
 def train_unit(title: str, parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:  # noqa: ARG001
     """Train one model on a worker of the cluster; return its files, where that was, and how long it took.
 

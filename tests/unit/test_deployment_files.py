@@ -164,7 +164,7 @@ def test_systemd_units_restart_and_are_valid(tmp_path: Path) -> None:
 
 def test_every_deployment_is_complete() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    flows = {"compare", "retrain", "prune", "watch_data", "reap"}
+    flows = {"compare", "sweep", "retrain", "prune", "watch_data", "reap"}
     for item in deployments:
         entry = item["entrypoint"]
         assert entry.partition(":")[2] in flows
@@ -179,6 +179,7 @@ def test_every_deployment_is_complete() -> None:
         ("compare", "nightly"),
         ("compare", "on-demand"),
         ("compare", "on-new-data"),
+        ("sweep", "on-demand"),
         ("retrain", "weekly"),
         ("prune", "weekly"),
         ("watch_data", "every-10-minutes"),
