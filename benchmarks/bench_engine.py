@@ -1,0 +1,129 @@
+"""The queue of the engine `hosts` on a virtual clock, and what the engine `processes` costs beside the trainings.
+
+`python -m benchmarks engine` measures both; `python -m benchmarks.bench_engine` prints the queue's time, memory, wall
+time and cost against units and hosts as one table.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.harness import Measurement
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from fakes.fleet import Fleet, FleetHost, FleetResult
+
+from jade_model.config import ModelConfig
+from jade_model.sample import sample_windows
+from tasks.engines.base import UnitDone
+from tasks.engines.processes import ProcessEngine
+from tasks.layout import RunLayout
+from tasks.planning import Plan, write_job
+from tasks.settings import available_cores
+
+UNIT_S = 300.0
+USD_PER_HOUR = 0.4
+SIZES = ((100, 10), (1_000, 10), (1_000, 100), (10_000, 10), (10_000, 100), (10_000, 1_000))
+LARGEST = (10_000, 100)
+MAX_S_A_UNIT = 2e-3
+TARGET_UNIT_S = 10.0
+MAX_OVERHEAD = 1.05
+
+
+def fleet(num_units: int, num_hosts: int) -> tuple[Fleet, float]:
+    """Hosts of three speeds with failures, preemption and prices that change; returns them and their budget."""
+    hosts = [
+        FleetHost(f"h{number}", unit_s=UNIT_S * (0.5, 1.0, 3.0)[number % 3], usd_per_hour=USD_PER_HOUR)
+        for number in range(num_hosts)
+    ]
+    budget_usd = 1.6 * num_units * UNIT_S * USD_PER_HOUR / 3600
+    return Fleet(hosts, num_units=num_units, seed=0, budget_usd=budget_usd), budget_usd
+
+
+def checked(num_units: int, num_hosts: int) -> tuple[FleetResult, float]:
+    """Run a fleet; every unit ends exactly once, and the budget holds."""
+    simulated, budget_usd = fleet(num_units, num_hosts)
+    result = simulated.run()
+    assert sorted(item.unit for item in result.ended) == sorted(simulated.units)
+    assert result.spent_usd <= budget_usd
+    assert not simulated.queue.hosts
+    return result, budget_usd
+
+
+def peak_mib(num_units: int, num_hosts: int) -> float:
+    """Most memory of a fleet and its queue at once."""
+    tracemalloc.start()
+    simulated, _ = fleet(num_units, num_hosts)
+    simulated.run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
+
+
+def measure() -> list[Measurement]:
+    result, budget_usd = checked(*LARGEST)
+    done = sum(item.reason is None for item in result.ended)
+    queue = Measurement(
+        f"queue, a unit of {LARGEST[0]} on {LARGEST[1]} hosts",
+        result.queue_s / LARGEST[0],
+        max_s=MAX_S_A_UNIT,
+        note=f"{done} done, {result.num_lost} losses, {result.num_preempted} preemptions; {result.spent_usd:.0f} of "
+        f"{budget_usd:.0f} USD",
+    )
+    return [queue, _overhead()]
+
+
+def _overhead() -> Measurement:
+    """Wall time of the engine against what its trainings took, spread evenly over the cores."""
+    cores = available_cores()
+    windows = sample_windows(num_bases=40)
+    plan = Plan({"a": "jade_soft_span"}, 1, seeds=2, folds=3, split="grouped", ensemble=1)
+    # As many epochs as make a unit of some ten seconds here.
+    probe = replace(plan.recipe_of("a"), model=ModelConfig(hidden_size=32))
+    seconds_an_epoch = _wall(windows, replace(plan, arms={"a": probe}, seeds=1, folds=2), workers=1)[1] / 2
+    epochs = max(2, round(TARGET_UNIT_S / max(seconds_an_epoch, 1e-3)))
+    wall_s, trained_s = _wall(windows, replace(plan, arms={"a": probe}, epochs=epochs), workers=cores)
+    return Measurement(
+        f"engine processes, {6} units of {trained_s / 6:.0f} s on {cores} cores",
+        wall_s,
+        trained_s / min(cores, 6),
+        peer="the trainings' own time, evenly spread",
+        max_overhead=MAX_OVERHEAD,
+        note="starting the processes included",
+    )
+
+
+def _wall(windows: object, plan: Plan, *, workers: int) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        job = write_job(RunLayout(folder), [windows], plan)  # type: ignore[list-item]
+        engine = ProcessEngine(folder, job, workers=workers)
+        began = time.perf_counter()
+        outcomes = list(engine.run(job.trainings))
+        wall_s = time.perf_counter() - began
+    assert all(isinstance(item, UnitDone) for item in outcomes), outcomes
+    return wall_s, sum(item.seconds for item in outcomes if isinstance(item, UnitDone))
+
+
+def main() -> None:
+    print("| units | hosts | queue, µs a unit | peak, MiB | hours, virtual | best possible | USD | budget | lost |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for num_units, num_hosts in SIZES:
+        result, budget_usd = checked(num_units, num_hosts)
+        rate = sum(1 / (UNIT_S * (0.5, 1.0, 3.0)[number % 3]) for number in range(num_hosts))
+        print(
+            f"| {num_units:,} | {num_hosts:,} | {1e6 * result.queue_s / num_units:.0f} | "
+            f"{peak_mib(num_units, num_hosts):.1f} | {result.seconds / 3600:.2f} | {num_units / rate / 3600:.2f} | "
+            f"{result.spent_usd:.0f} | {budget_usd:.0f} | {result.num_lost + result.num_preempted} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
