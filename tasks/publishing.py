@@ -69,7 +69,7 @@ def publish_card(folder: str) -> None:
 
 
 def show_figures(report: Path, names: Sequence[str]) -> None:
-    """Put figures of a report among the run's artifacts, inside of the artifact: no file has to be served.
+    """Put figures of a report among the run's artifacts: as served, or else inside of the artifact.
 
     Args:
         report: The report's folder.
@@ -78,7 +78,9 @@ def show_figures(report: Path, names: Sequence[str]) -> None:
     for name in names:
         path = report / f"{name}.png"
         if path.is_file():
-            shown = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+            shown = report_address(path)
+            if not shown.startswith("http"):
+                shown = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
             create_image_artifact(image_url=shown, key=f"figure-{name}", description=f"Figure {name} of the report.")
 
 
