@@ -1,0 +1,315 @@
+"""A provider, its machines and a controller's life on a virtual clock, with faults drawn from a seed.
+
+Time passes in provider calls, commands on machines, and sleeps; whatever is due meanwhile happens: machines boot,
+train, are taken away, or end by their switch; the scheduled reaper comes. A controller that is killed does nothing any more:
+every effect of a dead one raises `Killed` before it happens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tasks.hosts.base import CommandResult, FileEntry, HostAddress, Progress
+from tasks.hosts.errors import ConnectionLost, HostUnreachable
+from tasks.hosts.ledger import Ledger
+from tasks.hosts.provider_errors import NoCapacity, ProviderUnavailable, RateLimited, ReleaseUnproven
+from tasks.hosts.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
+
+EPOCH_S = 12.0
+REAP_EVERY_S = 600.0
+OFFERS = (
+    Offer("fake", "A", "A", 24, 0.5, available=True),
+    Offer("fake", "B", "B", 24, 0.4, available=True),
+    Offer("fake", "A", "A", 24, 0.2, spot=True, available=True),
+    Offer("fake", "B", "B", 24, 0.1, spot=True, available=True),
+)
+_READY = """clock 0
+free 99999999
+gpu A, 560, 24000, 24000
+python {"version": [3, 12, 0], "executable": "python3", "numpy": "2", "torch": "2.6.0", "devices": ["A"]}
+"""
+
+
+class Killed(BaseException):
+    """The process that did this is dead."""
+
+
+@dataclass
+class Gate:
+    """The life of one process: it ends at its Nth effect; None: not before its time."""
+
+    ends_at: int | None
+    is_dead: bool = False
+
+    def effect(self) -> None:
+        if self.ends_at is not None:
+            self.ends_at -= 1
+            self.is_dead = self.is_dead or self.ends_at <= 0
+        if self.is_dead:
+            raise Killed
+
+
+@dataclass
+class SimMachine:
+    """A machine of anybody."""
+
+    machine_id: str
+    name: str
+    owner: str
+    price: float
+    born: float
+    boots_at: float
+    listed_at: float
+    taken_at: float
+    is_gone: bool = False
+    ends_at: float | None = None
+    """An end that was asked for and takes its time."""
+    heard_at: float | None = None
+    grace_s: float = 0.0
+    max_age_s: float = 0.0
+    epoch: int = 0
+    trains_since: float | None = None
+    port: int = 2200
+
+
+@dataclass
+class Faults:
+    """How often what goes wrong, per call."""
+
+    unavailable: float
+    lost_reply: float
+    no_capacity: float
+    rate_limited: float
+    unproven: float
+    unfit: float
+    cut: float
+    taken: float
+    switch_works: bool
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.now = 1_795_500_000.0
+        self.machines: dict[str, SimMachine] = {}
+        self.gate = Gate(None)
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.touched_others = 0
+        draw = self.rng.random
+        self.faults = Faults(
+            unavailable=draw() * 0.15,
+            lost_reply=draw() * 0.4,
+            no_capacity=draw() * 0.4,
+            rate_limited=draw() * 0.1,
+            unproven=draw() * 0.3,
+            unfit=draw() * 0.3,
+            cut=draw() * 0.1,
+            taken=draw() * 0.5,
+            switch_works=draw() < 0.5,
+        )
+
+    def clock(self) -> float:
+        return self.now
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        self.due.append((when, what))
+
+    def sleep(self, seconds: float) -> None:
+        self.gate.effect()
+        self.pass_time(seconds)
+
+    def pass_time(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.due and min(when for when, _ in self.due) <= until:
+            self.due.sort(key=lambda item: item[0])
+            when, what = self.due.pop(0)
+            self._go_on(max(when, self.now))
+            with self.process(Gate(None)):
+                what()
+        self._go_on(max(until, self.now))
+
+    @contextmanager
+    def process(self, gate: Gate) -> Iterator[None]:
+        """Let another process act for a while."""
+        before, self.gate = self.gate, gate
+        try:
+            yield
+        finally:
+            self.gate = before
+
+    def ours(self, owner: str) -> list[SimMachine]:
+        return [item for item in self.machines.values() if item.owner == owner and not item.is_gone]
+
+    def _go_on(self, now: float) -> None:
+        self.now = now
+        for machine in self.machines.values():
+            if machine.is_gone:
+                continue
+            if machine.trains_since is not None:
+                machine.epoch += int((now - machine.trains_since) / EPOCH_S)
+                machine.trains_since = now - (now - machine.trains_since) % EPOCH_S
+            silent = machine.heard_at is not None and now - machine.heard_at >= machine.grace_s
+            aged = machine.max_age_s > 0 and now - machine.born >= machine.max_age_s
+            fired = self.faults.switch_works and machine.heard_at is not None and (silent or aged)
+            asked = machine.ends_at is not None and now >= machine.ends_at
+            machine.is_gone = fired or asked or now >= machine.taken_at
+
+
+class SimLedger(Ledger):
+    """The real one, in memory; a dead process writes nothing."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        super().__init__("sqlite://", clock=world.clock, observers=[lambda step, when: world.gate.effect()])
+
+    @contextmanager
+    def _locked(self) -> Iterator[sa.Connection]:
+        if self._world.gate.is_dead:
+            raise Killed
+        with super()._locked() as connection:
+            yield connection
+
+
+@dataclass
+class SimProvisioner:
+    """See `Provisioner`."""
+
+    world: World
+    provider: str = "fake"
+    scripts: MachineScripts = field(default_factory=lambda: MachineScripts("end", True, "renew"))
+
+    def offers(self) -> Sequence[Offer]:
+        self._call("offers")
+        return OFFERS
+
+    def acquire(self, request: MachineRequest) -> Machine:
+        world, faults = self.world, self.world.faults
+        self._call("acquire")
+        if world.rng.random() < faults.rate_limited:
+            raise RateLimited("fake", "acquire", "slow down", retry_after_s=5)
+        if world.rng.random() < faults.no_capacity:
+            raise NoCapacity("fake", "acquire", "none")
+        found = next((item for item in world.ours(request.owner) if item.name == request.name), None)
+        if found is None:
+            taken = request.offer.spot and world.rng.random() < faults.taken
+            found = SimMachine(
+                f"m{len(world.machines)}",
+                request.name,
+                request.owner,
+                request.offer.price_usd_per_hour,
+                world.now,
+                boots_at=world.now + world.rng.uniform(5, 200),
+                listed_at=world.now + world.rng.choice([0, 0, 10, 60]),
+                taken_at=world.now + world.rng.uniform(60, 3000) if taken else float("inf"),
+                max_age_s=request.max_age_s,
+            )
+            world.machines[found.machine_id] = found
+        world.gate.effect()
+        if world.rng.random() < faults.lost_reply:
+            world.pass_time(30)
+            raise ProviderUnavailable("fake", "acquire", "read timed out")
+        return self._shown(found)
+
+    def find(self, machine_id: str) -> Machine:
+        self._call("find")
+        return self._shown(self.world.machines[machine_id])
+
+    def list_ours(self, owner: str) -> Sequence[Machine]:
+        self._call("list")
+        return [self._shown(item) for item in self.world.ours(owner) if self.world.now >= item.listed_at]
+
+    def release(self, machine_id: str) -> None:
+        self._call("release")
+        machine, world = self.world.machines[machine_id], self.world
+        if machine.owner == "others":
+            world.touched_others += 1
+        if machine.ends_at is None:
+            machine.ends_at = world.now + (
+                world.rng.uniform(0, 400) if world.rng.random() < world.faults.unproven else 1
+            )
+        world.pass_time(2)
+        if not machine.is_gone:
+            raise ReleaseUnproven("fake", machine_id, "still RUNNING")
+
+    def _call(self, doing: str) -> None:
+        self.world.gate.effect()
+        self.world.pass_time(self.world.rng.uniform(0.1, 2))
+        if self.world.rng.random() < self.world.faults.unavailable:
+            self.world.pass_time(10)
+            raise ProviderUnavailable("fake", doing, "503")
+
+    def _shown(self, machine: SimMachine) -> Machine:
+        booted = self.world.now >= machine.boots_at
+        state = MachineState.GONE if machine.is_gone else MachineState.RUNNING if booted else MachineState.STARTING
+        return Machine(
+            "fake",
+            machine.machine_id,
+            machine.name,
+            machine.owner,
+            state,
+            HostAddress("192.0.2.1", machine.port) if booted else None,
+            machine.price,
+            datetime.fromtimestamp(machine.born, UTC),
+        )
+
+
+@dataclass
+class SimHost:
+    """The `Host` of a machine."""
+
+    world: World
+    machine: SimMachine
+    new_key: str
+    name: str = "sim"
+
+    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
+        world, machine = self.world, self.machine
+        world.gate.effect()
+        world.pass_time(world.rng.uniform(0.05, 1))
+        if machine.is_gone:
+            world.pass_time(15)
+            raise HostUnreachable(self.name, 15, 3, "no route")
+        if world.rng.random() < world.faults.cut:
+            raise ConnectionLost(self.name, command, "reset")
+        return CommandResult(command, 0, self._answer(command.partition("\n")[0]).encode(), "")
+
+    def _answer(self, what: str) -> str:
+        machine, world = self.machine, self.world
+        if what.startswith("# jade: make a new host key"):
+            return self.new_key
+        if what.startswith("# jade: check host"):
+            return _READY if world.rng.random() >= world.faults.unfit else "clock 0\nfree 0\n"
+        if what.startswith(("# jade: arm", "# jade: beat")):
+            if what.startswith("# jade: arm") and machine.heard_at is None:
+                machine.grace_s = 900.0
+            was_armed = machine.heard_at is not None
+            machine.heard_at = world.now if was_armed or "arm" in what else None
+            return "armed" if machine.heard_at is not None else "missing"
+        return str(machine.epoch)
+
+    def put(self, files: Mapping[str, Path], folder: str, **_: Any) -> tuple[FileEntry, ...]:
+        raise NotImplementedError
+
+    def get(
+        self,
+        entries: Sequence[FileEntry],
+        folder: str,
+        into: Path,
+        *,
+        timeout_s: float,
+        progress: Progress | None = None,
+    ) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing is open."""
