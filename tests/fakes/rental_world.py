@@ -1,7 +1,7 @@
 """A provider, its machines and a controller's life on a virtual clock, with faults drawn from a seed.
 
-Time passes in provider calls, commands on machines, and sleeps; whatever is due meanwhile happens: machines boot,
-train, are taken away, or end by their switch; the scheduled reaper comes. A controller that is killed does nothing any more:
+Time passes in provider calls, commands on machines, and sleeps; whatever is due meanwhile happens: machines boot, train
+and are taken away, or end by their switch; the scheduled reaper comes. A controller that is killed does nothing more:
 every effect of a dead one raises `Killed` before it happens.
 """
 
