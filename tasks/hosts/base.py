@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.hosts.errors import NameRefused
+from tasks.names import name_fault
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all; what was already there counts as done."""
@@ -177,16 +178,8 @@ def check_name(path: str) -> None:
         NameRefused: It is absolute, has an empty, `.` or `..` part, a backslash or a control character, or is
             too long.
     """
-    if not path:
-        raise NameRefused(path, "it is empty")
-    if path.startswith("/"):
-        raise NameRefused(path, "it is absolute")
-    if any(part in {"", ".", ".."} for part in path.split("/")):
-        raise NameRefused(path, "a part of it is empty, '.' or '..'")
-    if "\\" in path or not path.isprintable():
-        raise NameRefused(path, "it has a backslash or a character that cannot be shown")
-    if len(path.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
-        raise NameRefused(path[:80] + "...", f"it is longer than {MAX_NAME_BYTES} bytes")
+    if fault := name_fault(path, MAX_NAME_BYTES):
+        raise NameRefused(*fault)
 
 
 def check_no_duplicates(paths: Sequence[str]) -> None:

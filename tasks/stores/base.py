@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+from tasks.names import name_fault
 from tasks.stores.errors import NameRefused
 
 MANIFEST_NAME = "manifest.json"
@@ -200,16 +201,8 @@ def check_path(path: str) -> None:
         NameRefused: It is absolute, has an empty, `.` or `..` part, a backslash or a character that cannot be shown,
             or is too long.
     """
-    if not isinstance(path, str) or not path:
-        raise NameRefused(str(path), "it is empty or no text")
-    if path.startswith("/"):
-        raise NameRefused(path, "it is absolute")
-    if any(part in {"", ".", ".."} for part in path.split("/")):
-        raise NameRefused(path, "a part of it is empty, '.' or '..'")
-    if "\\" in path or not path.isprintable():
-        raise NameRefused(path, "it has a backslash or a character that cannot be shown")
-    if len(path.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
-        raise NameRefused(path[:80] + "...", f"it is longer than {MAX_NAME_BYTES} bytes")
+    if fault := name_fault(path, MAX_NAME_BYTES):
+        raise NameRefused(*fault)
 
 
 def check_tree(paths: Sequence[str]) -> None:

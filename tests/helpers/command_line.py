@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from helpers.homes import clean_environment, give_database
 from helpers.servers import ROOT
 
 # What may differ between two runs of the same comparison.
@@ -19,24 +19,21 @@ class CommandLine:
 
     Args:
         folder: Of the test.
+        database: An empty one of Prefect's: see `give_database`.
         settings: Text of the user's jade.toml.
         variables: Further ones of the environment.
     """
 
-    def __init__(self, folder: Path, settings: str = "", **variables: str) -> None:
+    def __init__(self, folder: Path, database: Path, settings: str = "", **variables: str) -> None:
         self.folder = folder
-        (folder / "home").mkdir()
         (folder / "config").mkdir()
         (folder / "config" / "jade.toml").write_text(settings)
-        outside = ("PREFECT_", "JADE_", "SSH_", "AWS_", "RUNPOD_")
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
-        self.env |= {
-            "HOME": str(folder / "home"),
-            "OMP_NUM_THREADS": "1",
-            "JADE_CONFIG_DIR": str(folder / "config"),
-            "JADE_STATE_DIR": str(folder / "state"),
+        self.env = clean_environment(
+            give_database(folder / "home", database),
+            JADE_CONFIG_DIR=str(folder / "config"),
+            JADE_STATE_DIR=str(folder / "state"),
             **variables,
-        }
+        )
         self.program = [sys.executable, "-m", "flows.cli"]
 
     def __call__(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:

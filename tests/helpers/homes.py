@@ -20,7 +20,9 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
         more: Variables to add.
     """
     kept = {
-        name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "JADE_", "SSH_", "XDG_"))
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("PREFECT_", "JADE_", "SSH_", "XDG_", "AWS_", "RUNPOD_"))
     }
     given = {
         "HOME": str(home),

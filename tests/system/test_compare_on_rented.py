@@ -33,8 +33,8 @@ def runpod(tmp_path: Path) -> Iterator[RunPodServer]:
 
 
 @pytest.fixture
-def jade(tmp_path: Path, runpod: RunPodServer) -> CommandLine:
-    return CommandLine(tmp_path, SETTINGS, RUNPOD_API_KEY=runpod.api_key, JADE_RUNPOD_URL=runpod.url)
+def jade(tmp_path: Path, runpod: RunPodServer, database: Path) -> CommandLine:
+    return CommandLine(tmp_path, database, SETTINGS, RUNPOD_API_KEY=runpod.api_key, JADE_RUNPOD_URL=runpod.url)
 
 
 def test_a_comparison_on_a_rented_pod_gives_the_figures_of_a_local_one_and_leaves_nothing(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.homes import clean_environment, give_database
+from helpers.command_line import CommandLine, figures
 from helpers.processes import heed_interrupts
 from helpers.servers import ROOT, kill_group, wait_until
 
@@ -29,8 +29,6 @@ QUICK = ["--epochs", "2", "--folds", "2"]
 # Long enough to be caught in the middle, short enough to wait for.
 MEDIUM = ["--epochs", "60", "--folds", "2", "--arms", "soft_span,crf"]
 ENDLESS = ["--epochs", "9000", "--folds", "2", "--arms", "soft_span,crf"]
-# What may differ between two runs of the same comparison.
-VOLATILE = {"run_id", "created_at", "generated_at", "seconds", "host", "parameters", "command", "started_at"}
 
 
 @pytest.fixture(scope="module")
@@ -45,31 +43,11 @@ class Place:
     def __init__(self, folder: Path, sshd: Sshd, data: Path, database: Path) -> None:
         self.folder, self.data = folder, data
         self.there = folder / "there"
-        self.env = clean_environment(
-            give_database(folder / "home", database),
-            JADE_CONFIG_DIR=str(folder / "config"),
-            JADE_STATE_DIR=str(folder / "state"),
-            JADE_CACHE_DIR=str(folder / "cache"),
-        )
+        self.jade = CommandLine(folder, database, JADE_CACHE_DIR=str(folder / "cache"))
+        self.env = self.jade.env
         where = ["--host", "127.0.0.1", "--port", str(sshd.port), "--user", sshd.user, "--key", str(sshd.user_key)]
         trust = ["--fingerprint", sshd.fingerprint, "--folder", str(self.there), "--python", sys.executable]
         self.jade("hosts", "add", "ci", *where, *trust)
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "flows.cli", *arguments]
-
-    def jade(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=ROOT,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        assert done.returncode == expect, f"{done.stdout}\n{done.stderr[-4000:]}"
-        return done
 
     def compare(self, artifacts: str, *flags: str) -> list[str]:
         kept = artifacts if "://" in artifacts else str(self.folder / artifacts)
@@ -80,7 +58,7 @@ class Place:
         """A comparison that has trained at least one epoch on the host."""
         with (self.folder / "log").open("wb") as log:
             running = subprocess.Popen(
-                self.command(*self.compare(artifacts, *flags)),
+                [*self.jade.program, *self.compare(artifacts, *flags)],
                 cwd=ROOT,
                 env=self.env,
                 stdout=log,
@@ -142,12 +120,6 @@ def place(tmp_path: Path, sshd: Sshd, small_file: Path, database: Path) -> Itera
     yield place
     for process in place.processes():
         os.kill(process, signal.SIGKILL)
-
-
-def figures(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: figures(item) for name, item in value.items() if name not in VOLATILE}
-    return [figures(item) for item in value] if isinstance(value, list) else value
 
 
 def attempts(place: Place) -> int:
