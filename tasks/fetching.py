@@ -15,6 +15,8 @@ from tasks.hosts.base import FileEntry, Host
 from tasks.hosts.errors import NameRefused, RemoteFileMissing, TransferCorrupted
 
 INCOMING_NAME = ".incoming"
+JOB_NAME = "job.json"
+MAX_JOB_BYTES = 64 * 2**20
 MAX_MANIFEST_BYTES = 2**20
 MAX_FILE_BYTES = 2**30
 _CALL_S = 60.0
@@ -123,10 +125,40 @@ def remove_folder(host: Host, folder: str) -> None:
     host.run(f"# jade: remove {shlex.quote(folder)}\nrm -rf -- {shlex.quote(folder)}", timeout_s=_CALL_S)
 
 
-def has_folder(host: Host, folder: str) -> bool:
-    """Whether a folder is there.
+def remote_run_keys(host: Host, remote_run: str) -> set[str]:
+    """Return the run keys that a run's folder on a host is to train; none if it is gone, or says nothing of use.
 
     Raises:
         HostError: The host could not be asked.
     """
-    return host.run(f"test -d {shlex.quote(folder)}", timeout_s=_CALL_S, check=False).exit_status == 0
+    path = shlex.quote(f"{remote_run}/{JOB_NAME}")
+    read = host.run(f"# jade: read {path}\nhead -c {MAX_JOB_BYTES} < {path}", timeout_s=_CALL_S, check=False)
+    try:
+        return {str(training["run_key"]) for training in json.loads(read.stdout)["trainings"]}
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
+def remote_epoch(host: Host, remote_run: str, training: Training) -> int:
+    """Return how far an unfinished training's newest checkpoint on a host is; 0 without one of this run key.
+
+    Raises:
+        HostError: The host could not be asked.
+    """
+    path = shlex.quote(f"{remote_run}/{training.output_dir}/{MANIFEST_NAME}")
+    read = host.run(f"# jade: read {path}\nhead -c {MAX_MANIFEST_BYTES} < {path}", timeout_s=_CALL_S, check=False)
+    return _epoch_of(read.stdout, training)
+
+
+def local_epoch(root: Path, training: Training) -> int:
+    """Return the same of the checkpoint in the run's folder here."""
+    manifest = files_of(training, root).manifest
+    return _epoch_of(manifest.read_bytes(), training) if manifest.is_file() else 0
+
+
+def _epoch_of(content: bytes, training: Training) -> int:
+    try:
+        manifest = json.loads(content)
+        return int(manifest["epoch"]) if manifest["run_key"] == training.run_key else 0
+    except (ValueError, KeyError, TypeError):
+        return 0

@@ -29,7 +29,14 @@ from tasks.bundle import (
     write_remote_job,
 )
 from tasks.errors import TrainingFailed
-from tasks.fetching import fetch_checkpoint, fetch_training, has_folder, remove_folder
+from tasks.fetching import (
+    fetch_checkpoint,
+    fetch_training,
+    local_epoch,
+    remote_epoch,
+    remote_run_keys,
+    remove_folder,
+)
 from tasks.host_entries import Workers
 from tasks.hosts.base import Host
 from tasks.hosts.errors import (
@@ -104,7 +111,8 @@ class RemoteTrainingJob(FollowedJob):
         self._log_name = log_name
         self._host, self._place, self._device, self._workers, self._note = host, place, device, workers, note
         self._pending = pending_trainings(self.job, folder)
-        self.key = job_key(list(self._pending.values()))
+        # Of all, not of what is still to be done: an attempt that left some results is found by the next one.
+        self.key = job_key(self.job.trainings)
         self._handle: JobHandle | None = None
         self._may_run = False
         self._brought_at: dict[str, float] = {}
@@ -199,8 +207,8 @@ class RemoteTrainingJob(FollowedJob):
         status = retry_transient(lambda: job_status(self._host, found))
         if status.is_over and not status.is_success:
             return None
-        if not retry_transient(lambda: has_folder(self._host, self._place.run(self.key))):
-            # Somebody removed what it has left: it must be done again.
+        if not retry_transient(lambda: remote_run_keys(self._host, self._place.run(self.key))) >= set(self._pending):
+            # Somebody removed what it has left, or what was here when it began: it must be done again.
             if not status.is_over:
                 retry_transient(lambda: stop_job(self._host, found, grace_s=STOP_GRACE_S))
             retry_transient(lambda: remove_job(self._host, self._place.jobs, self.key))
@@ -220,9 +228,9 @@ class RemoteTrainingJob(FollowedJob):
             job_json = Path(scratch) / "job.json"
             write_remote_job(self.job, trainings, self.key, job_json)
             files = {**input_files(self.job, trainings, self.folder), "job.json": job_json}
-            # What an earlier attempt has left there is never older than what came here of it.
-            if not retry_transient(lambda: has_folder(host, place.run(self.key))):
-                files |= checkpoint_files(trainings, self.folder)
+            # Whichever checkpoint is further: what an earlier attempt left there, or what was published since.
+            further = [training for training in trainings if self._is_further_here(training)]
+            files |= checkpoint_files(further, self.folder)
             retry_transient(lambda: host.put(files, place.run(self.key), timeout_s=SEND_S))
         command = [place.python, "-m", "jade_model", "train", "job.json", "--device", self._device]
         command += ["--resume", "--progress", "json"]
@@ -239,6 +247,12 @@ class RemoteTrainingJob(FollowedJob):
         )
         self._record()
         return retry_transient(lambda: start_job(host, place.jobs, spec))
+
+    def _is_further_here(self, training: Training) -> bool:
+        here = local_epoch(self.folder, training)
+        return here > 0 and here > retry_transient(
+            lambda: remote_epoch(self._host, self._place.run(self.key), training)
+        )
 
     def _record(self) -> None:
         """From here on it may run, whatever becomes of this process."""
@@ -271,7 +285,6 @@ class RemoteTrainingJob(FollowedJob):
             self._pending, self._error, self._handle = pending, None, None
             if not pending:
                 return True
-            self.key = job_key(list(self._pending.values()))
             self._handle = self._running_job() or self._start_anew()
         except Exception as problem:  # whatever it is, those who wait must hear of it
             self._error = problem
@@ -307,21 +320,22 @@ class RemoteTrainingJob(FollowedJob):
             self.said.add(shown)
 
     def _take(self, event: dict[str, object]) -> None:
+        training = self._pending.get(self._training_of(event).run_key)
+        if training is None:
+            return  # an earlier attempt's result is here already
         if event["event"] in {"training_done", "training_skipped"}:
-            training = self._pending[str(event["run_key"])]
             if not is_done(training, files_of(training, self.folder)):
                 remote = self._place.run(self.key)
                 retry_transient(lambda: fetch_training(self._host, remote, training, self.folder))
                 self._tell_finished(training, str(event["event"]), event.get("seconds", 0.0))
         elif event["event"] == "checkpoint":
-            self._bring(event)
+            self._bring(event, training)
         else:
             super()._take(event)
 
-    def _bring(self, event: dict[str, object]) -> None:
+    def _bring(self, event: dict[str, object], training: Training) -> None:
         """Bring a checkpoint here, so that a host that is lost costs no more than the epochs since."""
-        training = self._pending.get(self._training_of(event).run_key)
-        if training is None or monotonic() - self._brought_at.get(training.run_key, -math.inf) < MIRROR_EVERY_S:
+        if monotonic() - self._brought_at.get(training.run_key, -math.inf) < MIRROR_EVERY_S:
             return
         if retry_transient(functools.partial(self._fetch_checkpoint, training)):
             self._publish(event)

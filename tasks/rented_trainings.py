@@ -75,7 +75,7 @@ def running_rented_job(
         return
     served = Served(folder.name, flow_run_id, tuple(pending))
     renter = lending.renter(wish, served, note=note)
-    with RentedRun(renter, folder, job_key(list(pending.values())), note=note).machines() as machines:
+    with RentedRun(renter, folder, job_key(trained.trainings), note=note).machines() as machines:
         host, rented = machines.first()
         if job is not None:
             options["job"] = job

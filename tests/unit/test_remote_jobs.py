@@ -196,6 +196,28 @@ def test_a_run_whose_flow_died_is_attached_to_and_not_trained_twice(
     assert load_records() == []
 
 
+def test_an_attempt_that_left_some_results_is_attached_to_all_the_same(
+    small_windows: Windows, host: FaultyHost, tmp_path: Path, notes: list[str]
+) -> None:
+    job = run_of(tmp_path / "first", small_windows)
+    dead = RemoteTrainingJob(tmp_path / "first", host, PLACE, device="cpu", workers=1)
+    handle = dead._start_anew()
+    first = job.trainings[0]
+    deadline = time.monotonic() + 100
+    while not job_status(host, handle).is_over:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    second = tmp_path / "second"
+    run_of(second, small_windows)
+    fetch_training(host, PLACE.run(dead.key), first, second)
+    followed = follow(second, host, notes)
+    assert followed.exit_status == 0
+    assert notes == ["ci: attached to the job that does these trainings already"]
+    assert all(is_done(training, files_of(training, second)) for training in job.trainings)
+    assert list_jobs(host, PLACE.jobs) == ()
+    assert not [path for path in (tmp_path / "host").glob("jade/*/*") if path.parent.name != "code"]
+
+
 def test_an_error_in_the_block_stops_every_process_there_and_says_so(
     small_windows: Windows, host: FaultyHost, tmp_path: Path, notes: list[str]
 ) -> None:

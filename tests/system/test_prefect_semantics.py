@@ -1,0 +1,125 @@
+"""What Prefect does to a flow that trains on a host: cancel stops it there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from helpers.servers import PrefectServer, wait_until
+
+from tests.fakes.sshd import SSHD, Sshd, running_sshd
+
+pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
+
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+class Site:
+    """A host `ci` that the worker's flows know, and the deployment `compare/nightly` on it."""
+
+    def __init__(self, folder: Path, sshd: Sshd, server: PrefectServer, data: Path) -> None:
+        self.folder, self.server, self.data = folder, server, data
+        self.there = folder / "there"
+        (folder / "config").mkdir()
+        (folder / "config" / "jade.toml").write_text(
+            f"""[hosts.ci]
+host = "127.0.0.1"
+port = {sshd.port}
+user = "{sshd.user}"
+key = "{sshd.user_key}"
+fingerprint = "{sshd.fingerprint}"
+folder = "{self.there}"
+python = "{sys.executable}"
+"""
+        )
+
+    def start(self, epochs: int) -> str:
+        """Start the deployment; return the flow run's id."""
+        (deployment,) = [
+            item
+            for item in self.server.read("deployments")
+            if (item["name"], item["paused"]) == ("nightly", False) and "compare" in str(item["entrypoint"])
+        ]
+        parameters = {
+            "data": [str(self.data)],
+            "arms": ["soft_span", "crf"],
+            "epochs": epochs,
+            "seeds": 1,
+            "folds": 2,
+            "workers": 1,
+            "host": "ci",
+            "artifacts": str(self.folder / "artifacts"),
+        }
+        environment = {"JADE_CONFIG_DIR": str(self.folder / "config"), "JADE_STATE_DIR": str(self.folder / "state")}
+        answer = httpx.post(
+            f"{self.server.url}/deployments/{deployment['id']}/create_flow_run",
+            json={"parameters": {"parameters": parameters}, "job_variables": {"env": environment}},
+            timeout=30,
+        )
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def flow_run(self, run: str) -> dict[str, Any]:
+        answer = httpx.get(f"{self.server.url}/flow_runs/{run}", timeout=30)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def state(self, run: str) -> str:
+        return str(self.flow_run(run)["state_type"])
+
+    def wait_for_training(self, run: str) -> None:
+        """Return once an epoch has been trained on the host."""
+
+        def trains() -> bool:
+            assert self.state(run) not in ENDED, self.flow_run(run)["state"]
+            return any('"epoch"' in path.read_text() for path in (self.folder / "artifacts").glob("*/remote.log"))
+
+        wait_until(trains, 400)
+
+    def processes(self) -> list[int]:
+        """What works in the host's folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if (entry / "cwd").readlink().is_relative_to(self.there):
+                    found.append(int(entry.name))
+            except (OSError, ValueError):
+                continue
+        return found
+
+
+@pytest.fixture
+def site(tmp_path: Path, sshd: Sshd, deployed: PrefectServer, small_file: Path) -> Iterator[Site]:
+    site = Site(tmp_path, sshd, deployed, small_file)
+    yield site
+    for process in site.processes():
+        os.kill(process, signal.SIGKILL)
+
+
+def test_cancelling_in_the_ui_stops_the_processes_on_the_host(site: Site) -> None:
+    run = site.start(epochs=9000)
+    site.wait_for_training(run)
+    assert site.processes()
+    # What the UI's button sends.
+    answer = httpx.post(
+        f"{site.server.url}/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}, timeout=30
+    )
+    answer.raise_for_status()
+    wait_until(lambda: not site.processes(), 250, lambda: str(site.flow_run(run)["state"]))
+    wait_until(lambda: site.state(run) == "CANCELLED", 200, lambda: str(site.flow_run(run)["state"]))
+    (failed,) = (site.folder / "artifacts").glob("*/FAILED.json")
+    assert json.loads((failed.parent / "run.json").read_text())["state"] == "failed"
