@@ -92,7 +92,7 @@ def run_of(folder: Path, windows: Windows, plan: Plan = PLAN) -> Job:
     return write_job(RunLayout(folder), [windows], plan)
 
 
-def wait(job: FollowedJob, holds: Callable[[], bool] | None = None, timeout_s: float = 60) -> None:
+def wait(job: FollowedJob, holds: Callable[[], bool] | None = None, timeout_s: float = 110) -> None:
     deadline = time.monotonic() + timeout_s
     while not (holds() if holds else job.ended):
         assert time.monotonic() < deadline, f"not in time: {job.state}, {job.stderr_tail}"
