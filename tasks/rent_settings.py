@@ -25,7 +25,6 @@ SettingsT = TypeVar("SettingsT")
 
 _STATIC_CONNECT_S = 15.0
 _EC2_ACCESS = ("region", "profile", "endpoint_url")
-_PYTHON_OF_DEFAULT_IMAGE = "/opt/pytorch/bin/python"
 RUNPOD_KEY = "RUNPOD_API_KEY"
 RUNPOD_URL = "JADE_RUNPOD_URL"
 
@@ -79,15 +78,15 @@ def ec2(settings: Settings) -> Lender:
         SettingsError: `[ec2]` has something unknown or of another type.
         ApiKeyMissing: There are no credentials.
     """
-    from tasks.hosts.ec2 import DEFAULT_IMAGE, Ec2Provisioner, Ec2Settings
+    from tasks.hosts.ec2 import DEFAULT_PYTHON, Ec2Provisioner, Ec2Settings
     from tasks.hosts.ec2_api import Ec2Access
 
     use, own, rest = divided("ec2", settings, Ec2Settings)
+    if not {"python", "image", "launch_template"} & settings.providers.get("ec2", {}).keys():
+        use = dataclasses.replace(use, python=DEFAULT_PYTHON)
     told = {name: _text("ec2", name, rest.pop(name)) for name in _EC2_ACCESS if name in rest}
     access = Ec2Access(told.get("region"), told.get("profile"), told.get("endpoint_url"))
     refuse_rest("ec2", rest, Ec2Settings, *_EC2_ACCESS)
-    if own.image == DEFAULT_IMAGE and "python" not in settings.providers.get("ec2", {}):
-        use = dataclasses.replace(use, python=_PYTHON_OF_DEFAULT_IMAGE)
     return lender(Ec2Provisioner(access, own), use)
 
 

@@ -44,6 +44,9 @@ PRICE_TAG = "jade:price"
 DEFAULT_IMAGE = (
     "resolve:ssm:/aws/service/deeplearning/ami/x86_64/oss-nvidia-driver-gpu-pytorch-2.7-ubuntu-22.04/latest/ami-id"
 )
+DEFAULT_PYTHON = "/opt/pytorch/bin/python"
+"""The one with torch in that image."""
+
 _STATES = {
     "pending": MachineState.STARTING,
     "running": MachineState.RUNNING,
@@ -62,7 +65,7 @@ class Ec2Settings:
 
     Attributes:
         instance_types: Machine types that are offered.
-        image: AMI id, or `resolve:ssm:PARAMETER`; None leaves it to the launch template.
+        image: AMI id, or `resolve:ssm:PARAMETER`; None: the launch template's, and without one `DEFAULT_IMAGE`.
         launch_template: Id of one of the account (`lt-...`); what is said here goes before what it says.
         launch_template_version: Its number, `$Latest` or `$Default`.
         user: Account of the image.
@@ -82,7 +85,7 @@ class Ec2Settings:
     """
 
     instance_types: tuple[str, ...] = ("g4dn.xlarge", "g5.xlarge", "g6.xlarge", "g6e.xlarge")
-    image: str | None = DEFAULT_IMAGE
+    image: str | None = None
     launch_template: str | None = None
     launch_template_version: str = "$Default"
     user: str = "ubuntu"
@@ -99,10 +102,6 @@ class Ec2Settings:
     settle_s: float = 20.0
     release_s: float = 300.0
     look_s: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.image is None and self.launch_template is None:
-            raise ValueError("an image, a launch template or both must be given")
 
 
 class Ec2Provisioner:
@@ -288,8 +287,8 @@ class Ec2Provisioner:
         if settings.launch_template is not None:
             version = settings.launch_template_version
             wanted["LaunchTemplate"] = {"LaunchTemplateId": settings.launch_template, "Version": version}
-        if settings.image is not None:
-            wanted["ImageId"] = settings.image
+        if settings.image is not None or settings.launch_template is None:
+            wanted["ImageId"] = settings.image or DEFAULT_IMAGE
         if settings.disk_gb is not None:
             volume = {"VolumeSize": settings.disk_gb, "VolumeType": "gp3", "DeleteOnTermination": True}
             wanted["BlockDeviceMappings"] = [{"DeviceName": settings.root_device, "Ebs": volume}]

@@ -155,13 +155,14 @@ class RentedMachine:
             time.sleep(0.02)
 
     def processes(self) -> set[int]:
-        """Ids of all that runs in it: descendants of its first process, and whoever has its mark."""
+        """Ids of all that runs in it: whoever has its mark, sshd (it hides its environment), what they started."""
         parents = dict(_parents())
         found = {self._process.pid} & parents.keys()
         for process_id in parents:
             with contextlib.suppress(OSError):
                 environment = Path(f"/proc/{process_id}/environ").read_bytes()
-                if f"{_MARK}={self._token}".encode() in environment:
+                command = Path(f"/proc/{process_id}/cmdline").read_bytes()
+                if f"{_MARK}={self._token}".encode() in environment or f"{self.root}/".encode() in command:
                     found.add(process_id)
         while more := {child for child, parent in parents.items() if parent in found} - found:
             found |= more

@@ -171,9 +171,9 @@ def test_a_launch_template_can_say_the_rest(world: Ec2World) -> None:
     world.ec2.delete_launch_template(LaunchTemplateId=template)
 
 
-def test_neither_image_nor_template_is_refused() -> None:
-    with pytest.raises(ValueError, match="an image, a launch template or both"):
-        Ec2Settings(image=None)
+def test_without_image_and_template_it_is_the_newest_with_torch(world: Ec2World) -> None:
+    world.connect(image=None).acquire(new_request(ON_DEMAND))
+    assert "gpu-pytorch" in world.server.parameters[-1]["ImageId"]
 
 
 def test_disk_and_subnet_are_settings(world: Ec2World) -> None:

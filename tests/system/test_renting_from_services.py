@@ -1,0 +1,72 @@
+"""A rental from intent to release, of each service: its fake, with a real SSH server in each machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.bundle import RemotePlace
+from tasks.hosts import deadman
+from tasks.hosts.ledger import Ledger
+from tasks.hosts.ledger_states import RentalState
+from tasks.hosts.provisioner import MachineState, Provisioner
+from tasks.reaching import Lender
+from tasks.rental_wish import RentalWish
+from tasks.rented_hosts import open_rented
+from tasks.renting import Renter
+from tests.fakes.ec2_world import ec2_world
+from tests.fakes.runpod_world import runpod_world
+from tests.fakes.sshd import SSHD
+from tests.helpers.rentals import renter_of
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.xdist_group("ec2"),
+    pytest.mark.skipif(SSHD is None, reason="no sshd here"),
+]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.in_file(tmp_path / "state" / "ledger.db")
+    yield opened
+    opened.close()
+
+
+def check_a_rental(provisioner: Provisioner, wish: RentalWish, ledger: Ledger, folder: Path) -> None:
+    place = RemotePlace(".jade", sys.executable, 3600)
+    lender = Lender(provisioner, open_rented, lambda _: place, lambda _: "cpu", start_limit_s=120.0)
+    notes: list[str] = []
+    renter: Renter = renter_of(ledger, None, folder, notes, wish=wish, lender=lender)  # type: ignore[arg-type]
+    rented = renter.rent()
+    assert rented.rental.state is RentalState.READY
+    assert deadman.beat(rented.host, rented.place.folder, rented.rental.request_id) is deadman.Switch.ARMED
+    assert rented.rental.fingerprint != renter.keys(rented.rental).first_fingerprint
+    # What the switch would run when nobody looks after the machine any more.
+    rented.host.run(provisioner.scripts.end, timeout_s=20)
+    rented.host.close()
+    assert renter.release(rented.rental, "done")
+    assert provisioner.find(rented.rental.machine_id or "").state is MachineState.GONE
+    assert provisioner.list_ours(ledger.owner) == []
+
+
+def test_a_pod_of_runpod(ledger: Ledger, tmp_path: Path) -> None:
+    wish = RentalWish("runpod", ("L4",), max_hours=1.0, accept_unreaped=True)
+    with runpod_world(tmp_path / "pods", release_s=20.0) as world:
+        world.server.looks_to_address, world.server.sshd_delay_s = 2, 0.5
+        check_a_rental(world.provisioner, wish, ledger, tmp_path)
+        assert (world.costing(), world.server.violations) == (0, [])
+        assert world.others_untouched()
+
+
+@pytest.mark.parametrize("spot", [False, True])
+def test_a_machine_of_ec2(ledger: Ledger, tmp_path: Path, *, spot: bool) -> None:
+    wish = dataclasses.replace(RentalWish("ec2", ("NVIDIA T4",), max_hours=1.0), spot=spot)
+    with ec2_world(tmp_path / "machines", release_s=20.0) as world:
+        check_a_rental(world.provisioner, wish, ledger, tmp_path)
+        assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
+        assert world.others_untouched()
