@@ -40,7 +40,7 @@ class FleetResult:
         ended: Every unit.
         seconds: Virtual ones, until the last unit ended.
         spent_usd: By what the machines' owner would say.
-        queue_s: Real seconds in the queue's own code.
+        queue_s: Processor seconds in the queue's own code, and a little of the simulation's.
         num_lost: Host failures.
         num_preempted: Hosts that were taken away.
         num_copies: Results that came second.
@@ -98,10 +98,10 @@ class Fleet:
         now = 0.0
         while self._events and self.queue.num_open:
             now, _, what, name, unit = heapq.heappop(self._events)
-            began = time.perf_counter()
+            began = time.thread_time()
             self._handle(now, what, name, unit)
             ended = self.queue.drain()
-            self.result.queue_s += time.perf_counter() - began
+            self.result.queue_s += time.thread_time() - began
             if ended:
                 self.result.ended += ended
                 self.result.seconds = now
