@@ -57,6 +57,8 @@ class Run:
 
     def save(self) -> None:
         """Write `run.json`."""
+        if (rental := read_rental(self.layout.root)) is not None:
+            self.record["rental"] = rental
         write_atomically(self.layout.run_json, json.dumps(self.record, indent=2) + "\n")
 
     def end(self, state: str) -> None:

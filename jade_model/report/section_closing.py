@@ -148,6 +148,9 @@ def reproducibility(facts: Facts) -> Section:
     timings = _timings(facts)
     if timings is not None:
         sections.append(Section("Time", [timings]))
+    rental = run.get("rental")
+    if isinstance(rental, Mapping):
+        sections.append(Section("Rented Machines", _rented(rental)))
     return Section(
         "Reproducibility",
         [Text("The same code, data and settings on the same kind of machine give the same numbers.")],
@@ -192,6 +195,30 @@ def _timings(facts: Facts) -> Table | None:
     elif overhead is not None:
         rows.append(["Overhead (all that is not training)", duration(overhead)])
     return Table(["What", "Time"], rows, "lr") if rows else None
+
+
+def _rented(rental: Mapping[str, Any]) -> list[Block]:
+    """Return what was rented, what it cost, and what was tried before."""
+    rows = [
+        [
+            plain(machine["title"]) + (" (spot)" if machine["spot"] else ""),
+            f"${machine['price_usd_per_hour']:.2f}",
+            f"{machine['hours']:.2f}",
+            f"${machine['cost_usd']:.2f}",
+            plain(machine["problem"] or machine["state"]),
+        ]
+        for machine in rental["machines"]
+    ]
+    rows += [
+        [plain(item["what"]), f"${item['price_usd_per_hour']:.2f}", ABSENT, ABSENT, plain(item["outcome"])]
+        for item in rental["tried"]
+    ]
+    told = (
+        f"Machines of {plain(rental['provider'])}, {rental['cost_usd']:.2f} USD in all; with this run, all runs of the "
+        f"ledger have cost {rental['spent_this_month_usd']:.2f} USD in its month. Candidates that could not be had or "
+        "used are listed, too."
+    )
+    return [Text(told), Table(["GPU", "An hour", "Hours", "Cost", "What became of it"], rows, "lrrrl")]
 
 
 def glossary(facts: Facts) -> Section:
