@@ -28,7 +28,7 @@ from tasks.settings import installation_environment, load_settings, state_folder
 DEFAULT_PORT = 4200
 POOL = "jade"
 SERVER, WORKER, REPORTS = "server", "worker", "reports"
-START_LIMIT_S = 180.0
+START_LIMIT_S = 480.0
 """A fresh database takes some 20 s, a busy machine a multiple of it."""
 DEPLOY_LIMIT_S = 300.0
 STOP_GRACE_S = 30.0

@@ -47,7 +47,7 @@ class Deployments:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
         return answer.json() if answer.content else None
 
-    def jade(self, *arguments: str, text: str = "", timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    def jade(self, *arguments: str, text: str = "", timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         """Run a command of ours."""
         return subprocess.run(
             [sys.executable, "-m", "flows.cli", *arguments],
