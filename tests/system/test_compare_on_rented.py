@@ -59,3 +59,9 @@ def test_a_comparison_on_a_rented_pod_gives_the_figures_of_a_local_one_and_leave
     assert "renting L4 at 0.39 USD/h for at most 1 h: 0.39 USD at most" in done.stderr
     assert "is freed" in done.stderr
     assert json.loads(jade("rented", "--json").stdout)["machines"] == []
+    # Nothing that was written anywhere, Prefect's database included, holds a key; keys to log in are gone with the pod.
+    for path in (path for path in tmp_path.rglob("*") if path.is_file() and "pods" not in path.parts):
+        content = path.read_bytes()
+        assert runpod.api_key.encode() not in content, path
+        assert b"OPENSSH PRIVATE KEY" not in content, path
+    assert runpod.api_key not in done.stdout + done.stderr
