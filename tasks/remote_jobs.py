@@ -49,6 +49,7 @@ from tasks.hosts.errors import (
     JobStopped,
     JobTimedOut,
     RemoteFileMissing,
+    TransferCorrupted,
 )
 from tasks.hosts.job import find_job, job_status, raise_unless_success, remove_job, start_job, stop_job
 from tasks.hosts.job_log import follow_log
@@ -117,6 +118,7 @@ class RemoteTrainingJob(FollowedJob):
         self._may_run = False
         self._brought_at: dict[str, float] = {}
         self._error: Exception | None = None
+        self._damaged: Training | None = None
         self._follower = threading.Thread(target=self._follow, daemon=True)
 
     def start(self) -> None:
@@ -155,6 +157,9 @@ class RemoteTrainingJob(FollowedJob):
                 f"{self._host.name} is out of reach; {self.folder.name} may still train there. The same command "
                 f"attaches to it, `jade runs` shows it, `jade runs stop {self.key[:12]}` stops it."
             )
+        elif self._damaged is not None:
+            self.stop()
+            self._discard(self._damaged)
         elif self._may_run:
             self.stop()
         else:
@@ -184,6 +189,17 @@ class RemoteTrainingJob(FollowedJob):
         """See `FollowedJob`. The job over there is left alone: whoever took this run for dead may be attached to it."""
         self._aborted = error
         self._end(None)
+
+    def _discard(self, training: Training) -> None:
+        """Remove a training's files over there that stay damaged, so that the next attempt trains it again."""
+        try:
+            retry_transient(lambda: remove_job(self._host, self._place.jobs, self.key))
+            folder = f"{self._place.run(self.key)}/{training.output_dir}"
+            retry_transient(lambda: remove_folder(self._host, folder))
+        except HostError as error:
+            self._note(f"{self._host.name}: the damaged files of {training.title} could not be removed: {error}")
+            return
+        self._note(f"{self._host.name}: the files of {training.title} are damaged there and were removed")
 
     def failure(self, what: str) -> Exception:
         """See `FollowedJob`: a host's own error, or how the process ended."""
@@ -326,7 +342,11 @@ class RemoteTrainingJob(FollowedJob):
         if event["event"] in {"training_done", "training_skipped"}:
             if not is_done(training, files_of(training, self.folder)):
                 remote = self._place.run(self.key)
-                retry_transient(lambda: fetch_training(self._host, remote, training, self.folder))
+                try:
+                    retry_transient(lambda: fetch_training(self._host, remote, training, self.folder))
+                except TransferCorrupted:
+                    self._damaged = training
+                    raise
                 self._tell_finished(training, str(event["event"]), event.get("seconds", 0.0))
         elif event["event"] == "checkpoint":
             self._bring(event, training)
