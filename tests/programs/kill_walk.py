@@ -63,9 +63,8 @@ class Walk:
 
     def play_reaper(self, watch: Watch | None) -> None:
         """A dead renter's leavings, and the reaper that frees them."""
-        if not (self.folder / "ledger.db").exists():
-            rented = renter_of(self.ledger(), self.machines, self.folder, []).rent()
-            rented.host.close()
+        rented = renter_of(self.ledger(), self.machines, self.folder, []).rent()
+        rented.host.close()
         ledger = self.ledger(watch, later_s=GRACE_OVER_S)
         self.reaper(ledger).reap()
 
