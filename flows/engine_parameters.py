@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.fields import Device, NumWorkers
 from tasks.engines.base import EngineName, EngineSettings
 
 Engine = Annotated[
@@ -37,14 +38,8 @@ class EngineParameters(BaseModel):
     engine: Engine = "processes"
     scheduler: Scheduler = None
     hosts: Hosts = []
-    device: Literal["cpu", "cuda"] | None = Field(
-        default=None,
-        title="Device",
-        description="What trains there; empty: the host's own setting, the CPU on this machine.",
-    )
-    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, title="Workers", description="Training processes at once; empty: one a core."
-    )
+    device: Device = None
+    workers: NumWorkers = None
 
     def engine_settings(self) -> EngineSettings:
         """Return the engine's settings.

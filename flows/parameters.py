@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flows.engine_parameters import Engine, Hosts, Scheduler
+from flows.fields import (
+    Artifacts,
+    Checkpoint,
+    Data,
+    Device,
+    Ensemble,
+    Epochs,
+    Fresh,
+    Host,
+    MergeGap,
+    MinSpanLength,
+    NumWorkers,
+    RecipeFamily,
+)
 from flows.rent_parameters import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
@@ -34,27 +48,15 @@ class CompareParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: list[str] = Field(
-        default=[],
-        title="Data",
-        description="Parquet files, folders or globs of labelled windows, pooled. Empty: the built-in sample.",
-    )
+    data: Data = []
     arms: list[Loss] = Field(
         default=ALL_ARMS,
         title="Arms",
         description="Losses to compare, in order: a difference is first minus second.",
         min_length=2,
     )
-    recipe: Literal["jade", "seed"] = Field(
-        default="jade",
-        title="Recipe",
-        description="`jade`: the best recipe known for each arm. `seed`: the original's settings, faithfully.",
-    )
-    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None,
-        title="Epochs",
-        description="Passes over the training windows; empty: the recipe's (50).",
-    )
+    recipe: RecipeFamily = "jade"
+    epochs: Epochs = None
     seeds: int = Field(default=1, ge=1, le=100, title="Seeds", description="Repetitions with fresh splits and weights.")
     folds: int = Field(
         default=3,
@@ -68,12 +70,8 @@ class CompareParameters(BaseModel):
         title="Split",
         description="`grouped`: no bar on two sides. `seed`: the original's leaking 80/20, for old numbers only.",
     )
-    ensemble: int = Field(default=1, ge=1, le=20, title="Ensemble", description="Members whose marginals are averaged.")
-    checkpoint: Literal["last", "best"] = Field(
-        default="last",
-        title="Checkpoint",
-        description="Score the last epoch's weights, or those of the best validation loss.",
-    )
+    ensemble: Ensemble = 1
+    checkpoint: Checkpoint = "last"
     margin: float = Field(
         default=0.03,
         gt=0,
@@ -81,27 +79,9 @@ class CompareParameters(BaseModel):
         title="Margin",
         description="Differences in F1 up to this count as equivalent.",
     )
-    min_span_length: int = Field(
-        default=1,
-        ge=1,
-        le=1024,
-        title="Minimum span length",
-        description="Shorter predicted spans are dropped, in bars.",
-    )
-    merge_gap: int = Field(
-        default=0,
-        ge=0,
-        le=1024,
-        title="Merge gap",
-        description="Gaps up to this many bars between spans are closed.",
-    )
-    host: str = Field(
-        default=LOCAL,
-        title="Host",
-        description="Where the trainings run: `local`, a host that `jade hosts list` shows, or who rents one out: "
-        "`runpod`, `ec2`; `static` takes a free one of the hosts.",
-        min_length=1,
-    )
+    min_span_length: MinSpanLength = 1
+    merge_gap: MergeGap = 0
+    host: Host = LOCAL
     engine: Engine = "processes"
     scheduler: Scheduler = None
     hosts: Hosts = []
@@ -113,29 +93,15 @@ class CompareParameters(BaseModel):
     orphan_grace: OrphanGrace = ORPHAN_GRACE_MIN
     accept_unreaped: AcceptUnreaped = False
     owner: Owner = None
-    device: Literal["cpu", "cuda"] | None = Field(
-        default=None,
-        title="Device",
-        description="What trains there; empty: the host's own setting, the CPU on this machine.",
-    )
-    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, title="Workers", description="Training processes at once; empty: one a core."
-    )
+    device: Device = None
+    workers: NumWorkers = None
     parallel_arms: bool = Field(
         default=False,
         title="Parallel arms",
         description="On a GPU, train one of each arm side by side if its memory allows; a CPU does so anyway.",
     )
-    artifacts: str | None = Field(
-        default=None,
-        title="Artifacts",
-        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
-    )
-    fresh: bool = Field(
-        default=False,
-        title="Fresh",
-        description="Train again even where the same training is kept from an earlier run.",
-    )
+    artifacts: Artifacts = None
+    fresh: Fresh = False
 
     @field_validator("arms")
     @classmethod
@@ -143,11 +109,6 @@ class CompareParameters(BaseModel):
         if len(set(arms)) != len(arms):
             raise ValueError(f"each arm may be named once, not {arms}")
         return arms
-
-    @field_validator("artifacts")
-    @classmethod
-    def _artifacts_named(cls, artifacts: str | None) -> str | None:
-        return artifacts.strip() or None if artifacts else None
 
     @model_validator(mode="after")
     def _seed_split_is_one_split(self) -> CompareParameters:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.fields import Artifacts, Data, Device, Ensemble, Epochs, Fresh, Host, NumWorkers, RecipeFamily
 from flows.rent_parameters import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
@@ -30,22 +29,12 @@ class RetrainParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: list[str] = Field(
-        default=[],
-        title="Data",
-        description="Parquet files, folders or globs of labelled windows, joined. Empty: the built-in sample.",
-    )
+    data: Data = []
     arm: Loss | None = Field(
         default=None, title="Arm", description="Loss to train; empty: the one that the last comparison preferred."
     )
-    recipe: Literal["jade", "seed"] = Field(
-        default="jade",
-        title="Recipe",
-        description="`jade`: the best recipe known for the arm. `seed`: the original's settings, faithfully.",
-    )
-    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None, title="Epochs", description="Passes over the training windows; empty: the recipe's (50)."
-    )
+    recipe: RecipeFamily = "jade"
+    epochs: Epochs = None
     folds: int = Field(
         default=5, ge=2, le=50, title="Folds", description="Whose models give out-of-fold predictions to judge by."
     )
@@ -56,7 +45,7 @@ class RetrainParameters(BaseModel):
         title="Hold-out",
         description="Share of groups that no model sees, the same ones in every retraining.",
     )
-    ensemble: int = Field(default=1, ge=1, le=20, title="Ensemble", description="Members whose marginals are averaged.")
+    ensemble: Ensemble = 1
     margin: float = Field(
         default=0.03,
         gt=0,
@@ -80,13 +69,7 @@ class RetrainParameters(BaseModel):
     promote: bool = Field(
         default=True, title="Promote", description="Make it the champion if it passes; else it stays a challenger."
     )
-    host: str = Field(
-        default=LOCAL,
-        title="Host",
-        description="Where the trainings run: `local`, a host that `jade hosts list` shows, or who rents one out: "
-        "`runpod`, `ec2`; `static` takes a free one of the hosts.",
-        min_length=1,
-    )
+    host: Host = LOCAL
     gpu: Gpus = []
     max_price: MaxPrice = None
     max_hours: MaxHours = MAX_HOURS
@@ -95,20 +78,10 @@ class RetrainParameters(BaseModel):
     orphan_grace: OrphanGrace = ORPHAN_GRACE_MIN
     accept_unreaped: AcceptUnreaped = False
     owner: Owner = None
-    device: Literal["cpu", "cuda"] | None = Field(
-        default=None, title="Device", description="What trains there; empty: the host's own setting."
-    )
-    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, title="Workers", description="Training processes at once; empty: one a core."
-    )
-    artifacts: str | None = Field(
-        default=None,
-        title="Artifacts",
-        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
-    )
-    fresh: bool = Field(
-        default=False, title="Fresh", description="Train again even where the same training is kept from before."
-    )
+    device: Device = None
+    workers: NumWorkers = None
+    artifacts: Artifacts = None
+    fresh: Fresh = False
 
     def rental_wish(self) -> RentalWish:
         """Return what is to be rented, if the host is one that rents."""

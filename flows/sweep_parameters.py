@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from flows.engine_parameters import EngineParameters
+from flows.fields import Artifacts, Checkpoint, Data, Epochs, Fresh, MergeGap, MinSpanLength
 from jade_model.verdict import Metric
 
 
 class SweepParameters(EngineParameters):
     """Which recipes are tried, on what data, how often, when an arm is stopped, and where all of it runs."""
 
-    data: list[str] = Field(
-        default=[],
-        title="Data",
-        description="Parquet files, folders or globs of labelled windows, pooled. Empty: the built-in sample.",
-    )
+    data: Data = Field(default=[])
     grid: dict[str, Any] = Field(
         default={},
         title="Grid",
@@ -28,9 +25,7 @@ class SweepParameters(EngineParameters):
         title="Arms",
         description="Arms beside the grid's: each with `recipe`, the settings that differ, and a `name` if wanted.",
     )
-    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None, title="Epochs", description="Passes over the training windows; empty: the recipes'."
-    )
+    epochs: Epochs = None
     seeds: int = Field(default=3, ge=1, le=100, title="Seeds", description="Rounds with fresh splits and weights.")
     folds: int = Field(
         default=5,
@@ -55,28 +50,8 @@ class SweepParameters(EngineParameters):
         title="Error rate",
         description="Probability, over the whole sweep, of stopping an arm for one that is not better.",
     )
-    checkpoint: Literal["last", "best"] = Field(
-        default="last",
-        title="Checkpoint",
-        description="Score the last epoch's weights, or those of the best validation loss.",
-    )
-    min_span_length: int = Field(
-        default=1,
-        ge=1,
-        le=1024,
-        title="Minimum span length",
-        description="Shorter predicted spans are dropped, in bars.",
-    )
-    merge_gap: int = Field(
-        default=0, ge=0, le=1024, title="Merge gap", description="Gaps up to this many bars between spans are closed."
-    )
-    artifacts: str | None = Field(
-        default=None,
-        title="Artifacts",
-        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
-    )
-    fresh: bool = Field(
-        default=False,
-        title="Fresh",
-        description="Train again even where the same training is kept from an earlier run.",
-    )
+    checkpoint: Checkpoint = "last"
+    min_span_length: MinSpanLength = 1
+    merge_gap: MergeGap = 0
+    artifacts: Artifacts = None
+    fresh: Fresh = False
