@@ -97,6 +97,8 @@ def manifest_entries(
     try:
         manifest: Any = json.loads(content)
         is_right = manifest["run_key"] == training.run_key and manifest["complete"] is is_complete
+        if not all(isinstance(item["path"], str) for item in manifest["files"]):
+            raise TypeError("a path is no text")  # noqa: TRY301 - as malformed as what fails by itself
         entries = tuple(FileEntry(item["path"], item["size"], item["sha256"]) for item in manifest["files"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TransferCorrupted(MANIFEST_NAME, "a training's manifest", repr(content[:80])) from error

@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -172,13 +172,16 @@ def test_too_many_calls_wait_as_long_as_the_service_says(world: RunPodWorld, off
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Retry-After": "900"},
-        {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=900), usegmt=True)},
-        {"RateLimit": '"minute";r=0;t=12, "hour";r=0;t=900, "day";r=5;t=90000'},
+        lambda: {"Retry-After": "900"},
+        lambda: {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=900), usegmt=True)},
+        lambda: {"RateLimit": '"minute";r=0;t=12, "hour";r=0;t=900, "day";r=5;t=90000'},
     ],
+    ids=["seconds", "date", "windows"],
 )
-def test_a_wait_that_is_too_long_is_told_instead(world: RunPodWorld, offer: Offer, headers: dict[str, str]) -> None:
-    refuse(world, "POST", 429, times=9, headers=headers)
+def test_a_wait_that_is_too_long_is_told_instead(
+    world: RunPodWorld, offer: Offer, headers: Callable[[], dict[str, str]]
+) -> None:
+    refuse(world, "POST", 429, times=9, headers=headers())
     with pytest.raises(RateLimited) as caught:
         world.provisioner.acquire(new_request(offer))
     assert caught.value.retry_after_s == pytest.approx(900, abs=60)
