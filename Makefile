@@ -43,6 +43,10 @@ test-system: $(VENV)/.dev ## the tests that need servers, a browser, sshd or kil
 	@sh scripts/system_packages.sh
 	@$(BIN)/python -m pytest tests/system -m system -n $(SYSTEM_PROCESSES) --dist loadgroup --timeout 600 $(ARGS)
 
+test-slow: $(VENV)/.dev ## system tests of whole flows, minutes each: nights, sweeps on Dask, rented machines
+	@sh scripts/system_packages.sh
+	@$(BIN)/python -m pytest tests/system -m slow_system -n 2 --dist loadgroup --timeout 1200 $(ARGS)
+
 soak: $(VENV)/.dev ## the long studies
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(ARGS)
 

@@ -15,7 +15,7 @@ from tests.fakes.ec2_world import CREDENTIALS, SECRET_KEY, Ec2World, ec2_world
 from tests.fakes.sshd import SSHD
 
 pytestmark = [
-    pytest.mark.system,
+    pytest.mark.slow_system,
     pytest.mark.xdist_group("ec2"),
     pytest.mark.skipif(SSHD is None, reason="no sshd here"),
 ]

@@ -36,7 +36,7 @@ from tasks.hosts.ssh import SshHost
 from tasks.layout import RunLayout
 from tasks.planning import Plan, write_job
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.slow_system
 
 SWEEP = """
 data = "tiny.parquet"

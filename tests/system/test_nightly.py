@@ -19,7 +19,7 @@ from jade_model.schema import write_windows
 from tasks.artifact_places import open_place
 from tasks.champion import champion_history, current_champion
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("nightly")]
+pytestmark = [pytest.mark.slow_system, pytest.mark.xdist_group("nightly")]
 
 QUICK = {"epochs": 2, "seeds": 1, "folds": 2, "recipe": "seed", "arms": ["soft_span", "crf"]}
 

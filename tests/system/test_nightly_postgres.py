@@ -14,7 +14,7 @@ from helpers.ports import free_port
 from helpers.postgres import postgres
 from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("prefect on postgres")]
+pytestmark = [pytest.mark.slow_system, pytest.mark.xdist_group("prefect on postgres")]
 
 
 def test_deployments_run_to_their_end_on_postgresql(tmp_path: Path) -> None:

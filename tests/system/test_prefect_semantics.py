@@ -16,7 +16,7 @@ from helpers.servers import PrefectServer, wait_until
 
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
+pytestmark = [pytest.mark.slow_system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
