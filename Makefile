@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= passive
 # Some containers ask for no bytecode; the tests start some hundred processes that would all compile the same files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help compare up down test test-system soak bench lint types imports check format lock clean
+.PHONY: help compare up down test test-system test-slow soak bench lint types imports check format lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
