@@ -6,9 +6,10 @@ Legend: N windows, T bars, F features. A vector of four is in the order of confi
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -229,14 +230,17 @@ def steps_of_training(
             validation_4 = evaluate(learner.scored, x_VNTF[0], labels, validation_rows_on_device, config)
             yield
         means = _finite_means(step_values, epoch)
-        validation = None if validation_4 is None else validation_4.tolist()
+        validation = None if validation_4 is None else dict(zip(TASKS, validation_4.tolist(), strict=True))
+        # The last step's own losses are those from before it: where it led shows only here.
+        _require_finite(epoch, steps_per_epoch - 1, validation or {}, "validation loss of")
+        _require_finite(epoch, steps_per_epoch - 1, sigmas(learner.scored), "sigma of")
         history.append(
             EpochRecord(
                 epoch=epoch,
                 train_loss=means["total"],
-                validation_loss=None if validation is None else sum(validation),
+                validation_loss=None if validation is None else sum(validation.values()),
                 train_losses={task: means[task] for task in TASKS},
-                validation_losses=None if validation is None else dict(zip(TASKS, validation, strict=True)),
+                validation_losses=validation,
                 sigma=sigmas(learner.scored),
                 task_weight=task_weights(learner.scored),
                 learning_rate=learning_rate,
@@ -266,6 +270,11 @@ def _maybe_mirrored(rows: Tensor, data: PreparedWindows, generator: torch.Genera
     if num_views == 1:
         return rows
     return rows + torch.randint(num_views, rows.shape, generator=generator) * data.num_windows
+
+
+def _require_finite(epoch: int, step: int, values: Mapping[str, float], what: str) -> None:
+    if not all(map(math.isfinite, values.values())):
+        raise TrainingDiverged(epoch, step, {f"{what} {name}": value for name, value in values.items()})
 
 
 def _finite_means(step_values: Tensor, epoch: int) -> dict[str, float]:

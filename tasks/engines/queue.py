@@ -139,6 +139,7 @@ class UnitQueue:
         self._open = {unit: _Unit() for unit in units}
         self._waiting = deque(self._open)
         self._hosts: dict[str, _Host] = {}
+        self._last_trouble = ""
         self._ended: deque[Ended] = deque()
         self._unit_s: float | None = None
         self._rate_usd_per_s = 0.0
@@ -192,6 +193,7 @@ class UnitQueue:
         It was let go, ended by its owner, or lost. What it was doing is given to others.
         """
         self.advance(now)
+        self._last_trouble = f"{host}: {reason}"
         known = self._hosts.get(host)
         if known is not None:
             self._give_back(host, known, f"{host}: {reason}")
@@ -387,6 +389,7 @@ class UnitQueue:
             if counts:
                 state.losses += 1
                 state.last_reason, state.last_host = reason, host
+                self._last_trouble = reason
             if state.holders:
                 continue
             if state.losses >= self.rules.max_losses:
@@ -398,7 +401,8 @@ class UnitQueue:
     def give_up_if_alone(self) -> None:
         """Fail what waits if nobody is left to do it, and nobody is expected."""
         if not self.num_expected and all(host.is_quarantined for host in self._hosts.values()):
-            self._fail_waiting("no host is left that could do it")
+            # A unit that no host ever took has no reason of its own.
+            self._fail_waiting("no host is left that could do it", otherwise=self._last_trouble)
 
     def _give_up_if_broke(self) -> None:
         """Nobody can be given what waits: it fails once nobody works on anything any more."""
@@ -411,10 +415,11 @@ class UnitQueue:
         ):
             self._fail_waiting(f"the budget of {self.rules.budget_usd:g} USD does not admit it")
 
-    def _fail_waiting(self, reason: str) -> None:
+    def _fail_waiting(self, reason: str, *, otherwise: str = "") -> None:
         for unit in list(self._waiting):
             state = self._open[unit]
-            state.last_reason = f"{reason} (last: {state.last_reason})" if state.last_reason else reason
+            last = state.last_reason or otherwise
+            state.last_reason = f"{reason} (last: {last})" if last else reason
             self._end_failed(unit, is_own_fault=False)
         self._waiting.clear()
 

@@ -36,7 +36,7 @@ class FadingHost(LocalHost):
 
     def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
         if self.is_gone:
-            raise HostUnreachable(self.name, "127.0.0.1", "gone")
+            raise HostUnreachable(self.name, 0.0, 1, "gone")
         return super().run(command, timeout_s=timeout_s, stdin=stdin, check=check)
 
 

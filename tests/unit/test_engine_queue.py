@@ -231,3 +231,12 @@ def test_a_slow_host_hardly_delays_a_fleet() -> None:
     assert all(item.reason is None for item in result.ended)
     best_s = 120 / (0.1 + 0.1 + 0.01)
     assert result.seconds <= 1.15 * best_s
+
+
+def test_a_host_that_never_came_is_the_reason_where_there_is_no_other() -> None:
+    queue = UnitQueue(["a"])
+    queue.num_expected = 1
+    queue.num_expected -= 1
+    queue.leave("h", 0.0, "out of reach")
+    (ended,) = queue.drain()
+    assert ended.reason == "no host is left that could do it (last: h: out of reach)"
