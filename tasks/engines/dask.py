@@ -85,7 +85,7 @@ class DaskEngine:
             self.stop()
 
     def stop(self) -> None:
-        """See `Engine`. A training that runs on a cluster elsewhere ends with its epoch."""
+        """See `Engine`. What runs on a cluster elsewhere ends with its training."""
         if self._open:
             self._runner.client.cancel(list(self._open), force=True)  # type: ignore[no-untyped-call]
             self._open.clear()
