@@ -102,15 +102,20 @@ class SshHost:
         return SshStream(self._link, self._name, command, timeout_s)
 
     def has_shell(self) -> bool:
-        """Whether commands can run there. Some servers offer SFTP only; each host is asked once."""
+        """Whether commands can run there. Some servers offer SFTP only; the answer is kept."""
         if self._has_shell is None:
-            try:
-                SshStream(self._link, self._name, "exit 0", _PROBE_S, has_input=False).finish()
-                self._has_shell = True
-            except NoShell:
-                self._has_shell = False
+            # A channel that closed on the way looks like a refusal, and the answer holds for long: no is asked twice.
+            self._has_shell = self._runs_commands() or self._runs_commands()
+            if not self._has_shell:
                 _log.info("%s has no shell: files go by SFTP, and nothing can run there", self._name)
         return self._has_shell
+
+    def _runs_commands(self) -> bool:
+        try:
+            SshStream(self._link, self._name, "exit 0", _PROBE_S, has_input=False).finish()
+        except NoShell:
+            return False
+        return True
 
 
 class SshStream:

@@ -16,7 +16,7 @@ from typing import IO
 import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED, cMSG_CHANNEL_SUCCESS
 from paramiko.sftp import SFTP_OK
 
 from tasks.hosts.keys import load_private_key
@@ -48,6 +48,7 @@ class FakeSshServer:
 
     Attributes:
         has_shell: Whether commands run.
+        num_refusals: Commands that are refused before the next one runs.
         startup_noise: Printed before each command, as some start-up files do.
         commands: All that was asked to run.
         logins: User and fingerprint of every attempt.
@@ -63,6 +64,7 @@ class FakeSshServer:
     ) -> None:
         self.home = home
         self.has_shell = True
+        self.num_refusals = 0
         self.startup_noise = b""
         self.commands: list[str] = []
         self.logins: list[tuple[str, str]] = []
@@ -123,7 +125,7 @@ class FakeSshServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            transport = paramiko.Transport(connection)
+            transport = _Transport(connection)
             transport.set_log_channel("fake-ssh-server")
             for key in self.host_keys:
                 transport.add_server_key(key)
@@ -135,8 +137,22 @@ class FakeSshServer:
                 transport.start_server(event=threading.Event(), server=_Session(self, transport))
 
 
+class _Transport(paramiko.Transport):
+    """Starts a command once its request is answered: no real server sends output, or the end, before."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.commands_to_start: list[threading.Thread] = []
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        super()._send_user_message(data)  # type: ignore[misc]
+        if data.asbytes()[:1] == cMSG_CHANNEL_SUCCESS:
+            while self.commands_to_start:
+                self.commands_to_start.pop().start()
+
+
 class _Session(paramiko.ServerInterface):
-    def __init__(self, server: FakeSshServer, transport: paramiko.Transport) -> None:
+    def __init__(self, server: FakeSshServer, transport: _Transport) -> None:
         self._server, self._transport = server, transport
 
     def get_allowed_auths(self, username: str) -> str:
@@ -153,8 +169,12 @@ class _Session(paramiko.ServerInterface):
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         if not self._server.has_shell:
             return False
+        if self._server.num_refusals > 0:
+            self._server.num_refusals -= 1
+            return False
         self._server.commands.append(command.decode())
-        threading.Thread(target=self._serve, args=(channel, command.decode()), daemon=True).start()
+        serving = threading.Thread(target=self._serve, args=(channel, command.decode()), daemon=True)
+        self._transport.commands_to_start.append(serving)
         return True
 
     def check_channel_direct_tcpip_request(

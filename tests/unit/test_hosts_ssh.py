@@ -78,6 +78,11 @@ class TestSshHostWithoutShell(TransferContract):
             host.run("echo", timeout_s=10)
 
 
+def test_one_refusal_does_not_make_a_host_without_a_shell(host: Host, server: FakeSshServer) -> None:
+    server.num_refusals = 1
+    assert host.run("echo yes", timeout_s=10).text == "yes\n"
+
+
 class TestServerKey:
     def test_an_unknown_key_is_refused_before_anything_is_sent(self, server: FakeSshServer, access: SshAccess) -> None:
         with pytest.raises(errors.HostKeyUnknown, match="trust-first-use") as caught:
