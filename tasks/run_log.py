@@ -12,8 +12,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Lock
+
+from prefect.logging.handlers import PrefectConsoleHandler
+from rich.console import Console
 
 from tasks.settings import secret_values
 
@@ -77,9 +81,27 @@ class RunLog(logging.Handler):
             self.handleError(record)
 
 
+def outlive_reader() -> None:
+    """Let the run go on when nobody reads its output any more, such as a worker that was killed.
+
+    Prefect writes to its console by rich, which ends the process on a broken pipe. What is said still goes to the
+    server and into the run's own log.
+    """
+    for name in ("", "prefect", *LOGGERS):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                console = handler.console
+                console.on_broken_pipe = partial(_be_quiet, console)  # type: ignore[method-assign]
+
+
+def _be_quiet(console: Console) -> None:
+    console.quiet = True
+
+
 @contextmanager
 def logged_to(folder: Path, run_id: str) -> Iterator[None]:
     """Keep what is said while the block lasts in the run's folder."""
+    outlive_reader()
     handler, masking = RunLog(folder / LOG_NAME, run_id), Masking()
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:

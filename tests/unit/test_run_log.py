@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from pathlib import Path
 
 import pytest
+from prefect.logging.handlers import PrefectConsoleHandler
 
 from tasks.run_log import LOGGERS, MASK, logged_to, mask
 
@@ -38,3 +40,23 @@ def test_secrets_are_masked_for_every_listener(
 def test_passwords_in_addresses_are_masked() -> None:
     assert mask("postgresql://jade:pa55@db:5432/x failed") == f"postgresql://{MASK}@db:5432/x failed"
     assert mask("http://127.0.0.1:4200/api") == "http://127.0.0.1:4200/api"
+
+
+def test_a_run_goes_on_when_the_reader_of_its_output_is_gone(tmp_path: Path) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    handler = PrefectConsoleHandler(stream=Closed())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with logged_to(tmp_path, "run-1"):
+            for said in ("first", "second"):
+                logging.getLogger(LOGGERS[0]).warning(said)
+    finally:
+        root.removeHandler(handler)
+    assert [json.loads(line)["message"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
+        "first",
+        "second",
+    ]
