@@ -35,8 +35,8 @@ from jade_model.predictions import Predictions
 from jade_model.recipes import recipe
 from jade_model.schema import load_windows
 from jade_model.splits import Split, grouped_folds
-from jade_model.targets import Targets, build_targets
-from jade_model.train import evaluate, fitted_recipe, train
+from jade_model.targets import Targets, build_targets, fitted_recipe
+from jade_model.train import evaluate, train
 from jade_model.training_data import PreparedWindows, prepare
 from jade_model.windows import Windows
 

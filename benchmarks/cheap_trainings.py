@@ -23,8 +23,9 @@ from jade_model.predict import Predictor, posterior, run_network
 from jade_model.recipes import recipe
 from jade_model.scored_windows import ArmCounts
 from jade_model.splits import grouped_folds
+from jade_model.targets import fitted_recipe
 from jade_model.thresholds import choose_cutoff
-from jade_model.train import fitted_recipe, prepare, train
+from jade_model.train import prepare, train
 from jade_model.windows import Windows
 
 

@@ -17,7 +17,6 @@ from flows.reap import free_machines
 from tasks.artifact_places import open_place
 from tasks.checking import check_job_data
 from tasks.engines.opening import check_engine
-from tasks.evaluation import EvaluationSettings, evaluate_run
 from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
 from tasks.layout import RunLayout
@@ -101,6 +100,9 @@ def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, A
 @task(name="evaluate", task_run_name="optimise-thresholds-and-compare", cache_policy=NO_CACHE)
 def evaluate(folder: str, parameters: CompareParameters, created_at: str) -> None:
     """Choose temperatures and thresholds, score the held-out windows, decide."""
+    # Brings torch: two seconds that training need not wait for.
+    from tasks.evaluation import EvaluationSettings, evaluate_run
+
     settings = EvaluationSettings(
         checkpoint=parameters.checkpoint,
         margin=parameters.margin,

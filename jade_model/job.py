@@ -36,6 +36,7 @@ TRAINING_SOURCES = (
     "targets.py",
     "train.py",
     "training_data.py",
+    "training_files.py",
     "validation.py",
     "windows.py",
     "worker.py",

@@ -5,11 +5,12 @@ Legend: N windows, T bars.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jade_model.config import Recipe
 from jade_model.windows import Windows
 
 COUNTDOWN_LIMIT = 20
@@ -97,3 +98,20 @@ def _trust(windows: Windows) -> NDArray[np.float64]:
     weight = np.array([QUALITY_WEIGHTS.get(str(name).strip().lower(), 1.0) for name in names])
     trust_N: NDArray[np.float64] = np.maximum(windows.overlap_fraction_N, _LEAST_OVERLAP) * weight[index_N]
     return trust_N
+
+
+def fitted_recipe(recipe: Recipe, windows: Windows) -> Recipe:
+    """Return the recipe with a single-span head that can express every label of the windows.
+
+    The head then allows the longest labelled span and, where a window has several, more than one span. The
+    other losses take any labels, and their recipes are returned as they are.
+    """
+    if recipe.loss != "single_span":
+        return recipe
+    longest = int(np.diff(windows.spans_S2, axis=1).max(initial=1))
+    model = replace(
+        recipe.model,
+        max_span_length=max(recipe.model.max_span_length, longest),
+        several_spans=bool((windows.num_spans_N > 1).any()),
+    )
+    return replace(recipe, model=model)

@@ -33,7 +33,7 @@ from jade_model.learner import (
 from jade_model.losses import sigmas, task_weights
 from jade_model.schedule import learning_rate_at
 from jade_model.step import STEP_VALUES, CapturedStep, Step
-from jade_model.training_data import PreparedWindows, fitted_recipe, labels_to, prepare
+from jade_model.training_data import PreparedWindows, labels_to, prepare
 from jade_model.validation import evaluate
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "OnEpoch",
     "PreparedWindows",
     "evaluate",
-    "fitted_recipe",
     "learning_rate_at",
     "prepare",
     "steps_of_training",

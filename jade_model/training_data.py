@@ -5,7 +5,7 @@ Legend: N windows, T bars, F features, S spans of all windows, M spans a window 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from jade_model.config import Recipe
 from jade_model.errors import ConfigError
 from jade_model.features import feature_set, mirror_bars
 from jade_model.losses import Labels
-from jade_model.targets import build_targets
+from jade_model.targets import build_targets, fitted_recipe
 from jade_model.windows import Windows
 
 
@@ -40,23 +40,6 @@ class PreparedWindows:
     def num_windows(self) -> int:
         """N."""
         return int(self.x_VNTF.shape[1])
-
-
-def fitted_recipe(recipe: Recipe, windows: Windows) -> Recipe:
-    """Return the recipe with a single-span head that can express every label of the windows.
-
-    The head then allows the longest labelled span and, where a window has several, more than one span. The
-    other losses take any labels, and their recipes are returned as they are.
-    """
-    if recipe.loss != "single_span":
-        return recipe
-    longest = int(np.diff(windows.spans_S2, axis=1).max(initial=1))
-    model = replace(
-        recipe.model,
-        max_span_length=max(recipe.model.max_span_length, longest),
-        several_spans=bool((windows.num_spans_N > 1).any()),
-    )
-    return replace(recipe, model=model)
 
 
 def prepare(windows: Windows, recipe: Recipe) -> PreparedWindows:

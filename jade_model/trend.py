@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from jade_model.report.inputs import TrendPoint
 
@@ -109,7 +109,7 @@ def expected_band(arm: str, earlier: Sequence[float], margin: float) -> Band | N
     mean, degrees = float(np.mean(earlier)), len(earlier) - 1
     squares = float(np.sum((np.array(earlier) - mean) ** 2)) + _IMAGINARY_NIGHTS * margin**2
     degrees += _IMAGINARY_NIGHTS
-    reach = float(stats.t.ppf(CONFIDENCE, degrees)) * math.sqrt(squares / degrees * (1 + 1 / len(earlier)))
+    reach = float(stdtrit(degrees, CONFIDENCE)) * math.sqrt(squares / degrees * (1 + 1 / len(earlier)))
     return Band(arm, mean, max(mean - max(reach, margin), 0.0), len(earlier))
 
 

@@ -16,59 +16,10 @@ from jade_model.errors import CheckpointError
 from jade_model.files import sha256_file, write_atomically
 from jade_model.job import Execution, Job, Training, load_rows, run_key
 from jade_model.train import EpochRecord, PreparedWindows, prepare, steps_of_training
+from jade_model.training_files import TrainingFiles, files_of, is_done
 from jade_model.windows import Windows, load_arrays
 
 Event = dict[str, Any]
-MANIFEST_NAME = "manifest.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingFiles:
-    """Where one training's files lie.
-
-    Attributes:
-        folder: The training's output folder.
-        suffix: `<loss>_<epochs>`.
-    """
-
-    folder: Path
-    suffix: str
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint after the last epoch."""
-        return self.folder / f"checkpoint_{self.suffix}.pt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the lowest validation loss; absent without validation windows."""
-        return self.folder / f"best_{self.suffix}.pt"
-
-    @property
-    def resume(self) -> Path:
-        """The newest checkpoint of an unfinished training, overwritten as it goes."""
-        return self.folder / f"resume_{self.suffix}.pt"
-
-    @property
-    def log(self) -> Path:
-        """Lines that people read, one an epoch."""
-        return self.folder / f"training_{self.suffix}.log"
-
-    @property
-    def history(self) -> Path:
-        """One JSON record an epoch."""
-        return self.folder / "history.jsonl"
-
-    @property
-    def manifest(self) -> Path:
-        """Size and SHA-256 of each of the others; written last."""
-        return self.folder / MANIFEST_NAME
-
-
-def files_of(training: Training, root: Path) -> TrainingFiles:
-    """Return where the files of a training of a job in `root` lie."""
-    recipe = training.recipe
-    return TrainingFiles(root / training.output_dir, f"{recipe.loss}_{recipe.training.epochs}")
 
 
 def run_training(
@@ -125,17 +76,6 @@ def run_training(
     writer.finish(checkpoint)
     seconds = time.perf_counter() - started
     tell("training_done", checkpoint=_relative(files.last, root), seconds=seconds, run_key=training.run_key)
-
-
-def is_done(training: Training, files: TrainingFiles) -> bool:
-    """Whether the final checkpoint is there, whole, and of this run key."""
-    try:
-        manifest = json.loads(files.manifest.read_text("utf-8"))
-        if manifest["run_key"] != training.run_key or not manifest["complete"]:
-            return False
-        return all(sha256_file(files.folder / item["path"]) == item["sha256"] for item in manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _inputs(job: Job, training: Training, root: Path) -> tuple[PreparedWindows, tuple[Any, Any]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import jade_model
 from jade_model.files import sha256_file, sha256_json
 from jade_model.job import TRAINING_SOURCES, Job, Training, save_job
-from jade_model.worker import files_of
+from jade_model.training_files import files_of
 from tasks.errors import HostNotReady
 from tasks.hosts.base import Host
 from tasks.hosts.check import Verdict, check_host

@@ -11,9 +11,9 @@ from jade_model.files import write_atomically
 from jade_model.job import Job
 from jade_model.splits import group_windows
 from jade_model.windows import Windows
-from tasks.evaluation import splits_of
 from tasks.events import DATA_REFUSED, tell
 from tasks.layout import RunLayout
+from tasks.planning import splits_of
 from tasks.references import reference_of
 
 

@@ -25,13 +25,12 @@ from jade_model.job import Job, Training, load_job
 from jade_model.metrics import truth_of
 from jade_model.pool import DataSet
 from jade_model.predict import Predictor, predictor_of, untrained_predictor
-from jade_model.split_files import load_split
 from jade_model.splits import Split, group_windows
+from jade_model.training_files import files_of
 from jade_model.windows import Windows, load_arrays
-from jade_model.worker import files_of
 from tasks.jobs import checkpoint_of
 from tasks.layout import RunLayout
-from tasks.planning import MEMBER_SEED_STEP
+from tasks.planning import members_of, splits_of
 from tasks.predicting import Decoding, save_decoding
 from tasks.settings import available_cores
 
@@ -101,13 +100,6 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
     write_atomically(layout.gallery_json, json.dumps(gallery) + "\n")
     write_comparison(layout.comparison_json, comparison)
     return comparison
-
-
-def splits_of(layout: RunLayout, job: Job, dataset: str) -> list[Split]:
-    """Return the splits of a data set that the job's trainings were made on, by seed and fold."""
-    paths = dict.fromkeys(training.rows for training in job.trainings if training.dataset == dataset)
-    found = [load_split(layout.root / path) for path in paths]
-    return sorted(found, key=lambda split: (split.seed, split.fold))
 
 
 def evaluate_arm(
@@ -193,16 +185,6 @@ def write_decodings(layout: RunLayout, job: Job, arm: EvaluatedArm, decoder: Dec
         paths = [checkpoint_of(files_of(training, layout.root), which) for training in members]
         relative = tuple(path.relative_to(folder).as_posix() for path in paths)
         save_decoding(Decoding(fold.choices[decoder], fold.temperature, relative), folder)
-
-
-def members_of(job: Job, arm: str, dataset: str, seed: int, fold: int) -> list[Training]:
-    """Return the trainings that make up one model of the comparison: one, or an ensemble's members."""
-    return [
-        training
-        for training in job.trainings
-        if (training.arm, training.dataset, training.seed % MEMBER_SEED_STEP, training.fold)
-        == (arm, dataset, seed, fold)
-    ]
 
 
 def write_predictions(layout: RunLayout, arm: EvaluatedArm, decoder: Any) -> None:

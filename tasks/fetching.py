@@ -10,7 +10,7 @@ from typing import Any
 
 from jade_model.files import write_atomically
 from jade_model.job import Training
-from jade_model.worker import MANIFEST_NAME, TrainingFiles, files_of, is_done
+from jade_model.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
 from tasks.hosts.base import FileEntry, Host
 from tasks.hosts.errors import NameRefused, RemoteFileMissing, TransferCorrupted
 

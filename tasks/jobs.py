@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jade_model.job import Job, Training, load_job
-from jade_model.worker import TrainingFiles
+from jade_model.training_files import TrainingFiles
 from tasks.errors import TrainingFailed
 from tasks.host_entries import Workers
 from tasks.mirroring import Mirror

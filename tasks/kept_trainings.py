@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from jade_model.files import sha256_file, write_atomically
 from jade_model.job import Training
-from jade_model.worker import MANIFEST_NAME, TrainingFiles, files_of
+from jade_model.training_files import MANIFEST_NAME, TrainingFiles, files_of
 from tasks.artifact_places import ArtifactPlace
 from tasks.layout import RunLayout
 from tasks.stores.base import Manifest, StoredFile

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jade_model.decoding import DecoderName
-from jade_model.document import EvaluatedArm
 from jade_model.files import sha256_file, sha256_json
 from jade_model.grouping import Grouping
 from jade_model.job import load_job
@@ -19,8 +18,11 @@ from jade_model.retraining import HOLDOUT, Roles
 from jade_model.split_files import load_split
 from jade_model.windows import Windows
 from tasks.errors import RunNotFound
-from tasks.evaluation import members_of
 from tasks.layout import RunLayout
+from tasks.planning import members_of
+
+if TYPE_CHECKING:
+    from jade_model.document import EvaluatedArm
 
 CARD_VERSION = 1
 SEED = 0

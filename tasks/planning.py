@@ -14,9 +14,9 @@ from jade_model.job import Job, JobData, Training, run_key, save_job
 from jade_model.recipes import recipe
 from jade_model.sample import sample_windows
 from jade_model.schema import load_windows
-from jade_model.split_files import save_split
+from jade_model.split_files import load_split, save_split
 from jade_model.splits import Grouping, Split, group_windows, grouped_folds, holdout_split, seed_split
-from jade_model.train import fitted_recipe
+from jade_model.targets import fitted_recipe
 from jade_model.windows import Windows, save_arrays
 from tasks.errors import BadRequest
 from tasks.layout import RunLayout, training_folder
@@ -179,3 +179,20 @@ def _training(
 
 def _relative(layout: RunLayout, path: Path) -> str:
     return path.relative_to(layout.root).as_posix()
+
+
+def splits_of(layout: RunLayout, job: Job, dataset: str) -> list[Split]:
+    """Return the splits of a data set that the job's trainings were made on, by seed and fold."""
+    paths = dict.fromkeys(training.rows for training in job.trainings if training.dataset == dataset)
+    found = [load_split(layout.root / path) for path in paths]
+    return sorted(found, key=lambda split: (split.seed, split.fold))
+
+
+def members_of(job: Job, arm: str, dataset: str, seed: int, fold: int) -> list[Training]:
+    """Return the trainings that make up one model of the comparison: one, or an ensemble's members."""
+    return [
+        training
+        for training in job.trainings
+        if (training.arm, training.dataset, training.seed % MEMBER_SEED_STEP, training.fold)
+        == (arm, dataset, seed, fold)
+    ]

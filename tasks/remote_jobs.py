@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic
 
 from jade_model.job import Job, Training
-from jade_model.worker import files_of, is_done
+from jade_model.training_files import files_of, is_done
 from tasks.bundle import (
     RemotePlace,
     check_ready,

@@ -13,7 +13,7 @@ import numpy as np
 from jade_model.contract import read_comparison
 from jade_model.job import load_job
 from jade_model.report import Curve, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
-from jade_model.worker import files_of
+from jade_model.training_files import files_of
 from tasks.checking import read_checks
 from tasks.errors import RunNotFound
 from tasks.layout import RunLayout

@@ -43,15 +43,13 @@ from tasks.errors import BadRequest, RunNotFound
 from tasks.evaluation import (
     EvaluationSettings,
     evaluate_arm,
-    members_of,
-    splits_of,
     write_curves,
     write_decodings,
     write_predictions,
 )
 from tasks.layout import RunLayout
 from tasks.model_cards import SEED, compose_card
-from tasks.planning import Plan, write_job
+from tasks.planning import Plan, members_of, splits_of, write_job
 from tasks.predicting import open_model
 from tasks.references import reference_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from jade_model.job import Training, load_job
-from jade_model.worker import files_of, is_done
+from jade_model.training_files import files_of, is_done
 from tasks.engines.base import EngineSettings
 from tasks.host_entries import Workers
 from tasks.job_places import trainings_on

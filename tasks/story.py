@@ -11,7 +11,7 @@ from typing import Any
 
 from jade_model.contract import read_comparison
 from jade_model.job import Training, load_job
-from jade_model.worker import files_of, is_done
+from jade_model.training_files import files_of, is_done
 from tasks.checking import read_checks
 from tasks.layout import RunLayout
 from tasks.rental_files import read_rental

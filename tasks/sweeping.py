@@ -25,9 +25,9 @@ from jade_model.pool import DataSet, Pool, ScoredPart, verdict_decoder
 from jade_model.predict import predictor_of
 from jade_model.ranking import SCHEMA_VERSION, RaceArm, rank
 from jade_model.splits import group_windows
+from jade_model.training_files import files_of
 from jade_model.verdict import Metric
 from jade_model.windows import Windows
-from jade_model.worker import files_of
 from tasks.engines.base import Engine, Outcome, UnitDone, UnitFailed
 from tasks.errors import BadRequest, TrainingsFailed
 from tasks.jobs import checkpoint_of

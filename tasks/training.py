@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from jade_model.worker import files_of
+from jade_model.training_files import files_of
 from tasks.engines.base import EngineSettings
 from tasks.host_entries import Workers
 from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of

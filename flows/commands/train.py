@@ -11,7 +11,7 @@ from flows.commands.common import artifacts_option, json_option, print_json
 from flows.commands.renting import rent_options, rental_wish_of, tell_rental_plan
 from jade_model.checkpoint import load_checkpoint
 from jade_model.config import LOSSES, Loss
-from jade_model.worker import files_of
+from jade_model.training_files import files_of
 from tasks.artifact_places import open_place
 from tasks.job_places import check_host_known
 from tasks.jobs import POLL_S, FollowedJob, parts_of

@@ -26,7 +26,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from jade_model.job import Job, Training
-from jade_model.worker import files_of, is_done
+from jade_model.training_files import files_of, is_done
 from tasks.engines.base import EngineSettings, Outcome, UnitDone, UnitFailed
 from tasks.engines.followed import OWN_FAULTS
 from tasks.engines.parcels import Files, Parcel, pack, unpack

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import assert_never
 
 from jade_model.job import Job, Training
-from jade_model.worker import files_of, is_done
+from jade_model.training_files import files_of, is_done
 from tasks.bundle import RemotePlace
 from tasks.engines.base import EngineSettings, Outcome, UnitDone, UnitFailed
 from tasks.engines.followed import OWN_FAULTS

@@ -20,7 +20,8 @@ from jade_model.errors import ConfigError
 from jade_model.files import write_atomically
 from jade_model.job import Execution, Job, Training, load_job, save_job
 from jade_model.job_runner import prepare_process
-from jade_model.worker import MANIFEST_NAME, files_of, is_done, run_training
+from jade_model.training_files import MANIFEST_NAME, files_of, is_done
+from jade_model.worker import run_training
 from tasks.fetching import manifest_entries
 from tasks.hosts.errors import TransferCorrupted
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jade_model.job import Job, Training, save_job
-from jade_model.worker import files_of, is_done
+from jade_model.training_files import files_of, is_done
 from tasks.engines.base import Outcome, UnitDone
 from tasks.engines.followed import outcomes_of
 from tasks.jobs import TrainingJob

@@ -31,7 +31,7 @@ from typing import Any
 import boto3
 
 from jade_model.job import load_job
-from jade_model.worker import files_of
+from jade_model.training_files import files_of
 from tasks.artifact_places import ArtifactPlace, open_place
 from tasks.leases import running
 from tasks.stores.transfer import verify

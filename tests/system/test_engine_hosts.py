@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jade_model.job import Job
+from jade_model.training_files import files_of, is_done
 from jade_model.windows import Windows
-from jade_model.worker import files_of, is_done
 from tasks.bundle import RemotePlace
 from tasks.engines.base import UnitDone, UnitFailed
 from tasks.engines.hosts import HostsEngine, Lane

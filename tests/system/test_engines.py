@@ -23,8 +23,8 @@ from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
 from jade_model.config import ModelConfig
 from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
+from jade_model.training_files import files_of, is_done
 from jade_model.windows import Windows
-from jade_model.worker import files_of, is_done
 from tasks.bundle import RemotePlace
 from tasks.engines.base import UnitDone
 from tasks.engines.hosts import HostsEngine, Lane

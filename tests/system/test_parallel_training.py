@@ -12,7 +12,7 @@ from helpers.servers import ROOT
 
 from jade_model.checkpoint import load_checkpoint
 from jade_model.job import load_job
-from jade_model.worker import files_of
+from jade_model.training_files import files_of
 from tasks.layout import RunLayout
 
 pytestmark = pytest.mark.system

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jade_model.job import load_job
-from jade_model.worker import files_of, is_done
+from jade_model.training_files import files_of, is_done
 from tasks.artifact_places import ArtifactPlace, fetch_path, locate_run, open_place, open_run
 from tasks.errors import RunNotFound
 from tasks.kept_trainings import kept_trainings

@@ -26,6 +26,16 @@ def test_help_imports_nothing_heavy() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
+def test_flows_start_without_torch() -> None:
+    code = (
+        "import sys, flows.compare, flows.reap\n"
+        "heavy = {'torch', 'scipy.stats', 'matplotlib', 'prefect.server'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_explains_itself_and_speaks_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0

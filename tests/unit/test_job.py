@@ -30,8 +30,8 @@ from jade_model.job import (
 )
 from jade_model.job_runner import Emitter, Task, run_together
 from jade_model.recipes import RECIPES, recipe
+from jade_model.training_files import files_of, is_done
 from jade_model.windows import save_arrays
-from jade_model.worker import files_of, is_done
 
 
 def make_job(folder: Path, *, names=("jade_crf",), seeds=(0,), epochs=4, every=2, **changes) -> Job:

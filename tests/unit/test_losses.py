@@ -22,7 +22,8 @@ from jade_model.losses import (
 )
 from jade_model.model import JadeCompact
 from jade_model.recipes import recipe
-from jade_model.training_data import fitted_recipe, prepare, take_labels
+from jade_model.targets import fitted_recipe
+from jade_model.training_data import prepare, take_labels
 
 
 def slow_cross_entropy(logits, targets, positive_weight):

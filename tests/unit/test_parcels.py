@@ -11,8 +11,8 @@ import pytest
 from jade_model.config import ModelConfig
 from jade_model.errors import ConfigError
 from jade_model.job import Job
+from jade_model.training_files import MANIFEST_NAME, files_of, is_done
 from jade_model.windows import Windows
-from jade_model.worker import MANIFEST_NAME, files_of, is_done
 from tasks.engines.parcels import Files, pack, train_parcel, unpack
 from tasks.hosts.errors import NameRefused, TransferCorrupted
 from tasks.layout import RunLayout

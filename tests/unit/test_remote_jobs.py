@@ -13,8 +13,8 @@ import pytest
 from helpers.processes import processes_of_group
 
 from jade_model.job import Job, load_job
+from jade_model.training_files import files_of, is_done
 from jade_model.windows import Windows
-from jade_model.worker import files_of, is_done
 from tasks.bundle import RemotePlace, job_key
 from tasks.errors import HostNotReady, TrainingFailed
 from tasks.fetching import fetch_training, manifest_entries

@@ -12,8 +12,8 @@ import pytest
 
 from jade_model.files import sha256_file
 from jade_model.job import Training
+from jade_model.training_files import files_of, is_done
 from jade_model.windows import Windows
-from jade_model.worker import files_of, is_done
 from tasks import run_trainings
 from tasks.artifact_places import ArtifactPlace, open_place
 from tasks.errors import LeaseLost

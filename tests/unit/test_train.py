@@ -14,9 +14,9 @@ from jade_model.config import LOSSES, TASKS, TrainingConfig
 from jade_model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from jade_model.losses import task_losses, uncertainty_weighted
 from jade_model.recipes import RECIPES, recipe
+from jade_model.targets import fitted_recipe
 from jade_model.train import (
     evaluate,
-    fitted_recipe,
     learning_rate_at,
     prepare,
     torch_seed,
