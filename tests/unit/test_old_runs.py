@@ -1,0 +1,53 @@
+"""Runs of older versions stay readable: tests/data/runs holds what the first version of Jade (commit c274bc8) wrote.
+
+Of that run there is what the report reads, byte for byte but for the folder that its data lay in.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from jade_model.contract import SCHEMA_PATH, SCHEMA_VERSION, read_comparison, write_comparison
+from jade_model.report.building import build_document
+from jade_model.report.facts import gather
+from jade_model.report.markdown import to_markdown
+from jade_model.trend import points_of
+from tasks.artifact_places import open_place
+from tasks.layout import RunLayout
+from tasks.reporting import collect_report
+from tasks.stores.transfer import publish_run
+from tasks.trend import read_trend, record_trend
+
+FIRST = RunLayout(Path(__file__).parents[1] / "data" / "runs" / "20261124T081500Z-compare-cd12f7")
+
+
+def test_the_first_versions_comparison_is_brought_up_to_this_schema() -> None:
+    assert json.loads(FIRST.comparison_json.read_text())["schema_version"] == 1
+    comparison = read_comparison(FIRST.comparison_json)
+    assert comparison["schema_version"] == SCHEMA_VERSION
+    jsonschema.validate(comparison, json.loads(SCHEMA_PATH.read_text()))
+
+
+def test_the_first_versions_run_is_reported() -> None:
+    text = to_markdown(build_document(gather(collect_report(FIRST))), {})
+    assert "## Verdict" in text
+    for point in points_of(read_comparison(FIRST.comparison_json)):
+        assert f"{point.f1:.3f}" in text
+
+
+def test_the_first_versions_run_stands_in_the_trend_of_todays(tmp_path: Path) -> None:
+    place = open_place(tmp_path)
+    shutil.copytree(FIRST.root, place.layout(FIRST.run_id).root)
+    publish_run(place.store, place.layout(FIRST.run_id).root, FIRST.run_id)
+    today = place.layout("20991231T020000Z-compare-000001")
+    today.root.mkdir()
+    write_comparison(today.comparison_json, {**read_comparison(FIRST.comparison_json), "run_id": today.run_id})
+    record_trend(today, place)
+    first, *_ = points = read_trend(today)["points"]
+    assert {point.run_id for point in points} == {FIRST.run_id, today.run_id}
+    assert (first.arm, first.f1) == ("soft_span", pytest.approx(0.0789, abs=1e-4))
