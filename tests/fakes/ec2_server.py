@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from helpers.ports import free_port
 from moto.server import ThreadedMotoServer
 
 from tests.fakes.rented_machine import RentedMachine
+from tests.helpers.ports import free_port
 
 _NS = "http://ec2.amazonaws.com/doc/2016-11-15/"
 ET.register_namespace("", _NS)

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.processes import unique_sleep, wait_until_none, words_of
 
 from tasks.hosts.base import FileEntry, Host
 from tasks.hosts.errors import (
@@ -23,6 +22,7 @@ from tasks.hosts.errors import (
 )
 from tasks.hosts.incoming import part_name
 from tasks.hosts.transfer import describe_files, list_files
+from tests.helpers.processes import unique_sleep, wait_until_none, words_of
 
 SMALL_BYTES = 100_000
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.processes import processes_with, unique_sleep, wait_until_none, words_of
 
 from tasks.hosts.base import Host
 from tasks.hosts.errors import CommandFailed, JobFailed, JobLost, JobStopped, JobTimedOut, RemoteFileMissing
@@ -31,6 +30,7 @@ from tasks.hosts.job import (
 )
 from tasks.hosts.job_log import LogBatch, follow_log
 from tasks.hosts.job_types import Ending, JobHandle, JobSpec, JobState, JobStatus
+from tests.helpers.processes import processes_with, unique_sleep, wait_until_none, words_of
 
 
 def sh(text: str, place: Path, *, key: str = "run", limit_s: int = 60, grace_s: int = 1) -> JobSpec:

@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from helpers.ports import free_port
-
 from tasks.hosts.base import HostAddress
 from tasks.hosts.provider_errors import NoCapacity, ProviderUnavailable, ReleaseUnproven
 from tasks.hosts.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
 from tests.fakes.sshd import SSHD
+from tests.helpers.ports import free_port
 
 OFFERS = (
     Offer("fake", "NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69, available=True),

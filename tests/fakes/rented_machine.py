@@ -20,9 +20,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from helpers.ports import free_port
-
 from tests.fakes.sshd import config_text, prepare_machine
+from tests.helpers.ports import free_port
 
 _MARK = "JADE_TEST_MACHINE"
 _MOVED = ("/etc/ssh", "/run/sshd.pid", "/start.sh", "/var/lib/cloud")

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.ports import free_port
-from helpers.processes import children_of
+from tests.helpers.ports import free_port
+from tests.helpers.processes import children_of
 
 SSHD = shutil.which("sshd") or next((path for path in ("/usr/sbin/sshd",) if Path(path).exists()), None)
 
