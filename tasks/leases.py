@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ BEAT_EVERY_S = 20.0
 LOST_AFTER_S = 240.0
 STALE_AFTER_S = 300.0
 _CLAIM_ATTEMPTS = 50
+_RUNNING, _CLAIMS = "running", "claims"
 
 
 @dataclass(frozen=True)
@@ -192,12 +194,44 @@ def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
                 continue
 
 
+def sweep(records: Records, *, older_than_s: float) -> int:
+    """Remove what dead runs have left: claims and signs of life that are older and are no living run's.
+
+    Each is removed only as it was read: who claims a key meanwhile keeps it, and an owner that wakes up finds out.
+
+    Returns:
+        How many went.
+
+    Raises:
+        StoreError: As the store says.
+    """
+    # Claims first: they say whose signs of life they need.
+    names = records.names(_CLAIMS, older_than_s=older_than_s) + records.names(_RUNNING, older_than_s=older_than_s)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return sum(pool.map(lambda name: _remove_if_dead(records, name), names))
+
+
+def _remove_if_dead(records: Records, name: str) -> bool:
+    found = records.read(name)
+    if found is None:
+        return False
+    owner = _owner(found)
+    beat = found if name == _running(owner) else records.read(_running(owner)) if owner else None
+    if _living(beat) is not None:
+        return False
+    try:
+        records.remove(name, version=found.version)
+    except RecordChanged:
+        return False
+    return True
+
+
 def _running(run_id: str) -> str:
-    return f"running/{run_id}"
+    return f"{_RUNNING}/{run_id}"
 
 
 def _claim(key: str) -> str:
-    return f"claims/{key}"
+    return f"{_CLAIMS}/{key}"
 
 
 def _owner(record: Record | None) -> str:

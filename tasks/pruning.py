@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tasks.artifact_places import ArtifactPlace
-from tasks.stores.prune import PruneDecision, PruneOutcome, plan_prune, prune
+from tasks.leases import sweep
+from tasks.stores.prune import SWEEP_AGE_S, PruneDecision, PruneOutcome, plan_prune, prune
 
 
 def prune_place(
     place: ArtifactPlace, *, keep_last: int | None, keep_days: float | None, dry_run: bool
 ) -> tuple[Sequence[PruneDecision], PruneOutcome]:
-    """Delete the runs that no rule keeps; never one that a pointer stands on, or that goes on.
+    """Delete the runs that no rule keeps, and what dead ones left; never one that a pointer stands on, or that goes on.
 
     Args:
         place: That keeps them.
@@ -27,4 +29,5 @@ def prune_place(
     outcome = prune(place.store, plan, place.is_running, dry_run=dry_run)
     if not dry_run:
         place.forget_copies(sorted(decision.run_id for decision in outcome.deleted))
+        outcome = replace(outcome, swept_leases=sweep(place.records, older_than_s=SWEEP_AGE_S))
     return plan, outcome

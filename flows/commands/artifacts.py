@@ -102,6 +102,7 @@ def prune_runs(
                 "runs": [asdict(decision) | {"deleted": decision.run_id in gone} for decision in plan],
                 "freed_bytes": outcome.freed_bytes,
                 "swept_bytes": outcome.swept_bytes,
+                "swept_leases": outcome.swept_leases,
             }
         )
         return
@@ -113,7 +114,8 @@ def prune_runs(
     print_table(place.address, ["run", "", "size", "why"], rows, numeric_from=9)
     total = f"{len(gone)} of {len(plan)} runs {verb}, {_size(outcome.freed_bytes)}"
     swept = f", {_size(outcome.swept_bytes)} of it left by writers that died" if outcome.swept_bytes else ""
-    click.echo(total + swept)
+    leases = f"; {outcome.swept_leases} claims and signs of life of dead runs removed" if outcome.swept_leases else ""
+    click.echo(total + swept + leases)
 
 
 def _as_json(run: RunFacts) -> dict[str, Any]:

@@ -61,10 +61,12 @@ class PruneOutcome:
     Attributes:
         deleted: The runs that went.
         swept_bytes: What dead writers had left; 0 in a dry run, which does not look.
+        swept_leases: Claims and signs of life of dead runs that went; 0 likewise.
     """
 
     deleted: tuple[PruneDecision, ...]
     swept_bytes: int
+    swept_leases: int = 0
 
     @property
     def freed_bytes(self) -> int:

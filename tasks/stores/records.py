@@ -61,8 +61,25 @@ class Records(Protocol):
         """
         ...
 
-    def remove(self, name: str) -> None:
-        """Remove a record, whatever it holds. Silent if there is none."""
+    def remove(self, name: str, *, version: str | None = None) -> None:
+        """Remove a record. Silent if there is none.
+
+        Args:
+            name: Which.
+            version: Only if it still is this one; None: whatever it holds.
+
+        Raises:
+            RecordChanged: Somebody wrote it since.
+            StoreError: As the store says.
+        """
+        ...
+
+    def names(self, folder: str, *, older_than_s: float) -> tuple[str, ...]:
+        """Return the records of a folder that were written longer ago than that, by the store's clock.
+
+        Raises:
+            StoreError: As the store says.
+        """
         ...
 
 
@@ -97,10 +114,22 @@ class LocalRecords:
             raise StoreUnavailable(str(self._folder), f"writing {name}", "it vanished at once")
         return written.version
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, *, version: str | None = None) -> None:
         """See `Records.remove`."""
+        path = self._path(name)
         with disk_errors(str(self._folder), f"removing {name}"), self._lock():
-            self._path(name).unlink(missing_ok=True)
+            current = self._read(path)
+            if version is not None and current is not None and current.version != version:
+                raise RecordChanged(name, str(self._folder))
+            path.unlink(missing_ok=True)
+
+    def names(self, folder: str, *, older_than_s: float) -> tuple[str, ...]:
+        """See `Records.names`."""
+        inside = self._path(folder)
+        with disk_errors(str(self._folder), f"listing {folder}"), self._lock():
+            now = self._lock_path.stat().st_mtime
+            found = [path for path in sorted(inside.glob("*")) if path.is_file() and not path.name.startswith(".")]
+            return tuple(f"{folder}/{path.name}" for path in found if now - path.stat().st_mtime > older_than_s)
 
     def _path(self, name: str) -> Path:
         check_path(name)

@@ -40,6 +40,24 @@ class RecordContract:
             records.write(NAME, b"two", replaces=version)
         assert records.read(NAME) is None
 
+    def test_only_what_was_read_is_removed(self, records: Records) -> None:
+        first = records.write(NAME, b"one", replaces=None)
+        second = records.write(NAME, b"two", replaces=first)
+        with pytest.raises(RecordChanged):
+            records.remove(NAME, version=first)
+        assert records.read(NAME) is not None
+        records.remove(NAME, version=second)
+        records.remove(NAME, version=second)
+        assert records.read(NAME) is None
+
+    def test_the_records_of_a_folder_are_listed_by_age(self, records: Records) -> None:
+        for name in ("claims/one", "claims/two", "running/three"):
+            records.write(name, b"", replaces=None)
+        # An S3 endpoint tells its time in whole seconds.
+        assert records.names("claims", older_than_s=-60) == ("claims/one", "claims/two")
+        assert records.names("claims", older_than_s=60) == ()
+        assert records.names("nothing", older_than_s=-60) == ()
+
     @pytest.mark.parametrize("name", ["", "../up", "/abs", "a/../../up", "a\\b"])
     def test_no_name_becomes_a_path_unchecked(self, records: Records, name: str) -> None:
         with pytest.raises(NameRefused):

@@ -14,7 +14,7 @@ import pytest
 
 from tasks import leases
 from tasks.errors import LeaseLost
-from tasks.leases import Heartbeat, claim, release, running
+from tasks.leases import Heartbeat, claim, release, running, sweep
 from tasks.stores.errors import StoreUnavailable
 from tasks.stores.records import LocalRecords, Record, Records
 
@@ -161,6 +161,39 @@ def test_a_short_outage_costs_nothing(records: Cuttable) -> None:
         time.sleep(0.02)
     assert not lost
     heartbeat.stop()
+
+
+def test_a_sweep_removes_what_dead_runs_left_and_nothing_else(
+    records: Records, beating: Heartbeat, tmp_path: Path
+) -> None:
+    assert claim(records, "first", "of the living") is None
+    dead = Heartbeat(records, "dead")
+    dead.start()
+    assert claim(records, "dead", "of the dead") is None
+    assert claim(records, "dead", "given back") is None
+    release(records, "dead", ["given back"])
+    elsewhere(records, "dead")
+    assert sweep(records, older_than_s=-60) == 1, "the dead one's beat is still fresh: only what was given back goes"
+    age(tmp_path, "dead", leases.STALE_AFTER_S + 60)
+    assert sweep(records, older_than_s=3600) == 0
+    assert sweep(records, older_than_s=-60) == 2
+    assert records.names("claims", older_than_s=-60) == ("claims/of the living",)
+    assert records.names("running", older_than_s=-60) == ("running/first",)
+
+
+def test_a_claim_that_is_taken_while_it_is_swept_stays(
+    records: Records, beating: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records.write(f"claims/{KEY}", b'{"run_id": "gone"}', replaces=None)
+    remove = records.remove
+
+    def take_first(name: str, *, version: str | None = None) -> None:
+        assert claim(records, "first", KEY) is None
+        remove(name, version=version)
+
+    monkeypatch.setattr(records, "remove", take_first)
+    assert sweep(records, older_than_s=-60) == 0
+    assert claim(records, "second", KEY) is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"run_id": "gone"}'])
