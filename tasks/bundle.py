@@ -130,14 +130,20 @@ def send_code(host: Host, place: RemotePlace, bundle: CodeBundle) -> None:
     host.put(bundle.files, place.code(bundle.digest), timeout_s=_CODE_CALL_S)
 
 
-def check_ready(host: Host, place: RemotePlace, *, device: str) -> None:
+def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool = False) -> None:
     """Look over whether a host can train.
+
+    Args:
+        host: Which.
+        place: How it is used.
+        device: Where it is to train there.
+        is_quick: Leave out what takes seconds: whether torch can be imported, and sees the GPU.
 
     Raises:
         HostError: It cannot be reached or used at all.
         HostNotReady: Something is missing there; the message names all of it and what to do.
     """
-    report = check_host(host, folder=place.folder, python=place.python)
+    report = check_host(host, folder=place.folder, python=place.python, is_quick=is_quick)
     if report.problem is not None:
         raise report.problem
     findings = report.findings(needs_gpu=device != "cpu", min_free_bytes=MIN_FREE_BYTES)

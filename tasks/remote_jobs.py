@@ -11,6 +11,7 @@ import math
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +54,7 @@ from tasks.hosts.errors import (
 )
 from tasks.hosts.job import find_job, job_status, raise_unless_success, remove_job, start_job, stop_job
 from tasks.hosts.job_log import follow_log
-from tasks.hosts.job_types import JobHandle, JobSpec
+from tasks.hosts.job_types import JobHandle, JobSpec, JobStatus
 from tasks.hosts.retry import retry_transient
 from tasks.jobs import FollowedJob, drawn
 from tasks.layout import REMOTE_LOG_NAME
@@ -63,6 +64,8 @@ from tasks.settings import THREADING
 
 SEND_S = 6 * 3600.0
 POLL_S = 0.5
+ENDING_POLL_S = 0.1
+"""Between looks once all results are here, and the job has nothing to do but to end."""
 MIRROR_EVERY_S = 30.0
 """How often a training's checkpoint is brought here at most: some train ten epochs in a second."""
 ENDING_S = 120.0
@@ -235,19 +238,17 @@ class RemoteTrainingJob(FollowedJob):
 
     def _start_anew(self) -> JobHandle:
         host, place = self._host, self._place
-        if not self._is_ready:
-            check_ready(host, place, device=self._device)
-        trainings = list(self._pending.values())
         bundle = code_bundle()
-        retry_transient(lambda: send_code(host, place, bundle))
-        with tempfile.TemporaryDirectory() as scratch:
-            job_json = Path(scratch) / "job.json"
-            write_remote_job(self.job, trainings, self.key, job_json)
-            files = {**input_files(self.job, trainings, self.folder), "job.json": job_json}
-            # Whichever checkpoint is further: what an earlier attempt left there, or what was published since.
-            further = [training for training in trainings if self._is_further_here(training)]
-            files |= checkpoint_files(further, self.folder)
-            retry_transient(lambda: host.put(files, place.run(self.key), timeout_s=SEND_S))
+        if not self._is_ready:
+            check_ready(host, place, device=self._device, is_quick=True)
+        # Side by side: each takes seconds, on a far host or where torch is slow to import.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            others = [pool.submit(retry_transient, lambda: send_code(host, place, bundle))]
+            if not self._is_ready and self._device != "cpu":
+                others.append(pool.submit(check_ready, host, place, device=self._device))
+            self._send_inputs()
+            for other in others:
+                other.result()
         command = [place.python, "-m", "jade_model", "train", "job.json", "--device", self._device]
         command += ["--resume", "--progress", "json"]
         if self._workers is not None:
@@ -263,6 +264,18 @@ class RemoteTrainingJob(FollowedJob):
         )
         self._record()
         return retry_transient(lambda: start_job(host, place.jobs, spec))
+
+    def _send_inputs(self) -> None:
+        """Bring to the host what its trainings read and go on from."""
+        trainings = list(self._pending.values())
+        with tempfile.TemporaryDirectory() as scratch:
+            job_json = Path(scratch) / "job.json"
+            write_remote_job(self.job, trainings, self.key, job_json)
+            files = {**input_files(self.job, trainings, self.folder), "job.json": job_json}
+            # Whichever checkpoint is further: what an earlier attempt left there, or what was published since.
+            further = [training for training in trainings if self._is_further_here(training)]
+            files |= checkpoint_files(further, self.folder)
+            retry_transient(lambda: self._host.put(files, self._place.run(self.key), timeout_s=SEND_S))
 
     def _is_further_here(self, training: Training) -> bool:
         here = local_epoch(self.folder, training)
@@ -311,21 +324,24 @@ class RemoteTrainingJob(FollowedJob):
         """Follow the job to its end; return its status and keep what went wrong."""
         handle = self._handle
         assert handle is not None  # noqa: S101 -- started after it was set
-        exit_status: int | None = None
+        status: JobStatus | None = None
         try:
             with (self.folder / self._log_name).open("a", encoding="utf-8") as log:
-                for batch in follow_log(self._host, handle, poll_s=POLL_S):
+                for batch in follow_log(self._host, handle, poll_s=self._poll_s):
                     for line in batch.lines:
                         log.write(line + "\n")
                         self._hear_remote(line)
                     log.flush()
-                    exit_status = batch.status.exit_status
-                    if batch.status.is_over:
+                    status = batch.status
+                    if status.is_over:
                         self._may_run = False
-            raise_unless_success(self._host, handle, job_status(self._host, handle))
+            raise_unless_success(self._host, handle, status or job_status(self._host, handle))
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._error = error
-        return exit_status
+        return status.exit_status if status is not None else None
+
+    def _poll_s(self) -> float:
+        return POLL_S if self._pending.keys() - self.finished.keys() else min(POLL_S, ENDING_POLL_S)
 
     def _hear_remote(self, line: str) -> None:
         # What a host says is not to be trusted to make sense, nor to leave the terminal alone.
@@ -378,7 +394,7 @@ class RemoteTrainingJob(FollowedJob):
         )
 
     def _tidy_up(self) -> None:
-        if self._find() is not None:
+        with contextlib.suppress(RemoteFileMissing):  # an earlier try, or another that was attached, removed it
             remove_job(self._host, self._place.jobs, self.key)
         remove_folder(self._host, self._place.run(self.key))
         remove_record(self._host.name, self.key)

@@ -19,14 +19,21 @@ MAX_CLOCK_OFFSET_S = 60.0
 _TOOLS = ("tar", "tail", "head", "grep", "sed", "find", "cut", "setsid", "sha256sum")
 
 _PYTHON = """
-import importlib, json, sys
+import importlib, importlib.metadata, json, sys
+is_quick = sys.argv[1:] == ["quick"]
 found = {"version": list(sys.version_info[:3]), "executable": sys.executable}
 for name in ("numpy", "torch"):
+    try:
+        if is_quick:
+            found[name] = importlib.metadata.version(name)
+            continue
+    except importlib.metadata.PackageNotFoundError:
+        pass
     try:
         found[name] = importlib.import_module(name).__version__
     except Exception as error:
         found[name + "_problem"] = f"{type(error).__name__}: {error}"
-if "torch" in found:
+if "torch" in found and not is_quick:
     import torch
     found["cuda"] = torch.cuda.is_available()
     found["devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -47,7 +54,7 @@ if command -v nvidia-smi >/dev/null 2>&1; then
     while IFS= read -r line; do echo "gpu $line"; done
 fi
 if command -v {python} >/dev/null 2>&1; then
-  echo "python $({python} -c {program} 2>/dev/null | tail -n 1)"
+  echo "python $({python} -c {program} {how} 2>/dev/null | tail -n 1)"
 fi
 """
 
@@ -101,7 +108,7 @@ class HostReport:
         torch_version: As torch says.
         torch_problem: Why it could not be imported.
         numpy_version: As numpy says.
-        torch_devices: The GPUs that torch sees.
+        torch_devices: The GPUs that torch sees; None if it was not asked.
         free_bytes: On the disk of the folder asked for.
         is_writable: Whether the account may write there.
         clock_offset_s: The host's clock less ours, to a second.
@@ -117,7 +124,7 @@ class HostReport:
     torch_version: str | None = None
     torch_problem: str | None = None
     numpy_version: str | None = None
-    torch_devices: tuple[str, ...] = ()
+    torch_devices: tuple[str, ...] | None = None
     free_bytes: int | None = None
     is_writable: bool = True
     clock_offset_s: float | None = None
@@ -185,7 +192,7 @@ class HostReport:
             rows.append(Finding("torch", self.torch_version))
             if self.torch_devices:
                 rows.append(Finding("torch sees", ", ".join(self.torch_devices)))
-            elif needs_gpu or self.gpus:
+            elif self.torch_devices is not None and (needs_gpu or self.gpus):
                 verdict = Verdict.PROBLEM if needs_gpu else Verdict.WARNING
                 advice = "This torch has no CUDA, or the driver is older than it wants."
                 rows.append(Finding("torch sees", "no GPU", verdict, advice))
@@ -217,6 +224,7 @@ def check_host(
     folder: str = ".",
     python: str = "python3",
     timeout_s: float = 120.0,
+    is_quick: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> HostReport:
     """Look a host over, changing nothing there. Errors become part of the report.
@@ -226,6 +234,7 @@ def check_host(
         folder: Where jobs and data will go; need not be there yet.
         python: The program to train with.
         timeout_s: Importing torch from a cold disk takes its time.
+        is_quick: Ask for the versions of torch and numpy without importing them, which takes seconds.
         clock: Ours, seconds since 1970.
     """
     script = _SCRIPT.format(
@@ -233,6 +242,7 @@ def check_host(
         folder=shlex.quote(folder),
         python=shlex.quote(python),
         program=shlex.quote(_PYTHON),
+        how="quick" if is_quick else "",
     )
     try:
         host.run("exit 0", timeout_s=timeout_s)  # connects, so that the clocks below are read close together
@@ -255,7 +265,7 @@ def check_host(
         torch_version=_text(programs.get("torch")),
         torch_problem=_text(programs.get("torch_problem")),
         numpy_version=_text(programs.get("numpy")),
-        torch_devices=_texts(programs.get("devices")),
+        torch_devices=_texts(programs["devices"]) if "devices" in programs else None,
         free_bytes=int(answers["free"][0]) * 1024 if answers.get("free", [""])[0].isdigit() else None,
         is_writable="readonly" not in answers,
         clock_offset_s=int(answers["clock"][0]) + 0.5 - asked_at if "clock" in answers else None,

@@ -94,7 +94,7 @@ def follow_log(
     job: JobHandle,
     *,
     offset: int = 0,
-    poll_s: float = 0.5,
+    poll_s: float | Callable[[], float] = 0.5,
     patience_s: float = 300.0,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
@@ -108,7 +108,7 @@ def follow_log(
         host: Where it runs.
         job: Which one.
         offset: `LogBatch.offset` of an earlier call, to go on there.
-        poll_s: Pause between two looks while there is nothing new.
+        poll_s: Pause between two looks while there is nothing new, or what tells it.
         patience_s: How long the host may be out of reach before the last error is raised.
         sleep: Waits.
         clock: Seconds that only grow.
@@ -139,4 +139,4 @@ def follow_log(
         if is_last:
             return
         if len(data) < _CHUNK_BYTES:
-            sleep(poll_s)
+            sleep(poll_s() if callable(poll_s) else poll_s)

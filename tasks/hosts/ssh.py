@@ -97,6 +97,15 @@ class SshHost:
         Raises:
             NoShell: The server runs no commands.
         """
+        if self._has_shell is None:
+            # The first command is the question itself, where the answer is yes.
+            try:
+                stream = SshStream(self._link, self._name, command, timeout_s)
+            except NoShell:
+                _log.debug("%s may have no shell", self._name)
+            else:
+                self._has_shell = True
+                return stream
         if not self.has_shell():
             raise NoShell(self._name)
         return SshStream(self._link, self._name, command, timeout_s)

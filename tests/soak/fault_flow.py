@@ -28,7 +28,7 @@ def run_flow(environment: dict[str, str], address: str, log: str) -> None:
     # What is minutes in a long training is moments here; and the stand-in's host needs no torch.
     tasks.remote_jobs.MIRROR_EVERY_S = 0.0
     tasks.remote_jobs.POLL_S = 0.1
-    tasks.remote_jobs.check_ready = lambda host, place, *, device: None  # type: ignore[assignment]
+    tasks.remote_jobs.check_ready = lambda host, place, **_: None  # type: ignore[assignment]
     BucketIndex.every_s = 0.3
     with recorded_run(open_place(address), "train", {"soak": True}, host="soak") as run:
         write_job(run.layout, [sample_windows(num_bases=20)], PLAN)

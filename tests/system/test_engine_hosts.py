@@ -43,7 +43,7 @@ class FadingHost(LocalHost):
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.remote_jobs.check_ready", lambda host, place, *, device: None)
+    monkeypatch.setattr("tasks.remote_jobs.check_ready", lambda host, place, **_: None)
     monkeypatch.setattr("tasks.hosts.retry.time.sleep", lambda seconds: None)
 
 

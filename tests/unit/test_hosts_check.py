@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.metadata
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +109,17 @@ def test_what_the_host_says_is_read(tmp_path: Path, programs: Path) -> None:
     assert report.free_bytes is not None
     assert report.is_writable
     assert not (tmp_path / "host" / "not").exists(), "a check changes nothing"
+
+
+def test_a_quick_look_imports_nothing_and_leaves_open_what_torch_sees(tmp_path: Path, programs: Path) -> None:
+    write_program(programs, "the-python", f'exec {sys.executable} -X importtime "$@" 2> {tmp_path}/imported')
+    report = check_host(LocalHost(tmp_path), python="the-python", is_quick=True)
+    assert report.torch_version == importlib.metadata.version("torch")
+    assert report.numpy_version == importlib.metadata.version("numpy")
+    assert report.torch_devices is None
+    assert "json" in (tmp_path / "imported").read_text()
+    assert "numpy" not in (tmp_path / "imported").read_text()
+    assert replace(report, gpus=READY.gpus).is_ready(needs_gpu=True, min_free_bytes=0)
 
 
 def test_a_host_without_python_is_told(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setattr("tasks.remote_jobs.POLL_S", 0.1)
     monkeypatch.setattr("tasks.hosts.retry.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("tasks.remote_jobs.check_ready", lambda host, place, *, device: None)
+    monkeypatch.setattr("tasks.remote_jobs.check_ready", lambda host, place, **_: None)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_host_that_cannot_train_gets_nothing_sent(
 ) -> None:
     run_of(tmp_path / "run", small_windows)
 
-    def refuse(host: object, place: object, *, device: str) -> None:
+    def refuse(host: object, place: object, *, device: str, is_quick: bool) -> None:
         raise HostNotReady("no torch")
 
     monkeypatch.setattr("tasks.remote_jobs.check_ready", refuse)
@@ -283,6 +283,25 @@ def test_a_host_that_cannot_train_gets_nothing_sent(
     ):
         raise AssertionError("never entered")
     assert list((tmp_path / "host").iterdir()) == []
+    assert load_records() == []
+
+
+def test_a_host_whose_torch_sees_no_gpu_trains_nothing(
+    small_windows: Windows, host: FaultyHost, tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_of(tmp_path / "run", small_windows)
+
+    def refuse(host: object, place: object, *, device: str, is_quick: bool = False) -> None:
+        if not is_quick:
+            raise HostNotReady("torch sees: no GPU")
+
+    monkeypatch.setattr("tasks.remote_jobs.check_ready", refuse)
+    with (
+        pytest.raises(HostNotReady, match="no GPU"),
+        running_remote_job(tmp_path / "run", host, PLACE, device="cuda", workers=1, note=notes.append),
+    ):
+        raise AssertionError("never entered")
+    assert list_jobs(host, PLACE.jobs) == ()
     assert load_records() == []
 
 
