@@ -43,7 +43,11 @@ class Deployments:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Talk to the API; return what it answers."""
-        answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=60)
+        for _ in range(3):
+            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=90)
+            # "Ask again": SQLite was locked for a minute. Prefect's own client does ask again.
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
         return answer.json() if answer.content else None
 
@@ -148,6 +152,13 @@ def inbox() -> Iterator[Inbox]:
         server.shutdown()
 
 
+_EAGER = """active = "eager"
+[profiles.eager]
+PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS = "3"
+PREFECT_WORKER_QUERY_SECONDS = "2"
+"""
+
+
 @contextmanager
 def installed(home: Path, artifacts: Path, **settings: str) -> Iterator[Deployments]:
     """Start everything with `jade up`, and end it with `jade down`: then nothing of it is left.
@@ -160,7 +171,12 @@ def installed(home: Path, artifacts: Path, **settings: str) -> Iterator[Deployme
     port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env |= {"HOME": str(home), "JADE_STATE_DIR": str(home / "state"), "JADE_ARTIFACTS": str(artifacts)}
-    env |= {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home / "prefect"), **settings}
+    env |= {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home / "prefect")}
+    env |= settings
+    # Nobody sleeps here: schedules are looked at, and work is asked for, more often than every minute and ten seconds.
+    prefect = home / "state" / "server" / "prefect"
+    prefect.mkdir(parents=True)
+    (prefect / "profiles.toml").write_text(_EAGER)
     found = Deployments(port, env)
     try:
         started = found.jade("up", "--port", str(port), "--json")
