@@ -16,11 +16,16 @@ os.environ.pop("JADE_ARTIFACTS", None)
 
 from helpers.runs import SMALL_PLAN, finished_run
 from helpers.sharing import made_once
+from hypothesis import settings
 
 from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
 from jade_model.windows import Windows
 from tasks.layout import RunLayout
+
+# A deadline is a timed test: on a busy machine it fails for nothing.
+settings.register_profile("jade", deadline=None)
+settings.load_profile("jade")
 
 
 @pytest.fixture(scope="session")

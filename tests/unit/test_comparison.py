@@ -261,7 +261,7 @@ def test_a_copy_of_an_arm_is_equivalent_to_it() -> None:
     assert comparison.differences[0].adjusted_p_value == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), gap=st.sampled_from([0.0, 0.3, 0.6]))
 def test_the_interval_leaves_zero_out_exactly_where_the_adjusted_test_says_so(seed: int, gap: float) -> None:
     for d in compared(0.5, 0.5 + gap, 0.2, seed=seed, num_groups=25).differences:

@@ -157,7 +157,7 @@ def test_long_windows_equal_pytorch_crf() -> None:
     assert ours.decode(emissions_BTK) == peer.decode(emissions_BTK)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_tags=st.integers(1, 5),
     num_bars=st.integers(1, 30),

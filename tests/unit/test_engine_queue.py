@@ -173,7 +173,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(EVENTS, st.sampled_from([math.inf, 0.2]))
 def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], budget: float) -> None:
     rules = QueueRules(max_attempts=2, max_losses=3, first_guess_s=10, pause_s=1, budget_usd=budget)

@@ -103,7 +103,7 @@ def test_displacement_equals_the_slow_loop(seed: int, num_bars: int, name: str) 
 prices = st.floats(min_value=1e-8, max_value=1e8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(prices, min_size=4, max_size=4), min_size=1, max_size=24), st.data())
 def test_any_valid_bars_give_finite_features_equal_to_the_slow_loop(
     bars: list[list[float]], data: st.DataObject

@@ -116,7 +116,7 @@ def draw_gallery_only(report: ReportInput) -> dict[str, Any]:
     return {figure.name: figure for figure in galleries(gather(report))}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=60))
 def test_text_from_data_comes_out_as_it_went_in(text: str) -> None:
     flat = re.sub(r"\s+", " ", text).strip()

@@ -410,7 +410,7 @@ class TestViolations:
         bar=st.integers(0, LENGTH - 1),
         values=st.lists(st.floats(width=32) | st.just(1.5), min_size=4, max_size=4),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_a_bar_is_accepted_exactly_if_it_is_possible(
         self, tmp_path_factory: pytest.TempPathFactory, row: int, bar: int, values: list[float]
     ) -> None:

@@ -197,7 +197,7 @@ def test_smoothed_loss_is_the_cross_entropy_against_the_spread_target(several: b
         assert loss_B[row].item() == pytest.approx(expected, abs=1e-10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_bars=st.integers(1, 40),
     max_length=st.integers(1, 45),

@@ -82,7 +82,7 @@ class TestGrouping:
         bases=st.lists(st.integers(0, 12), min_size=12, max_size=12),
         seed=st.integers(0, 50),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_groups_are_those_of_comparing_every_pair(self, firsts: list[int], bases: list[int], seed: int) -> None:
         windows = windows_at(walk(300 + LENGTH, seed), firsts)
         windows = replace(windows, base_window_id_N=np.array([str(base) for base in bases[: len(firsts)]]))

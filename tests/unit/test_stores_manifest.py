@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.stores.base import Manifest, StoredFile, check_path, check_tree
@@ -98,7 +98,6 @@ def test_sizes_and_digests_are_checked() -> None:
             StoredFile("a", size, digest)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "a!", "a.b"]), min_size=1, max_size=3).map("/".join), max_size=6))
 def test_paths_that_cannot_be_one_folder_are_refused(paths: list[str]) -> None:
     clash = any(
@@ -114,7 +113,6 @@ def test_paths_that_cannot_be_one_folder_are_refused(paths: list[str]) -> None:
         check_tree(paths)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_a_path_that_passes_stays_in_its_folder(path: str) -> None:
     try:
@@ -147,7 +145,6 @@ run_facts = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(run_facts, max_size=12, unique_by=lambda run: run.run_id),
     st.none() | st.integers(0, 12),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from training_windows import random_windows
 
@@ -23,7 +23,6 @@ rows_of_spans = st.lists(
 
 
 @given(spans=rows_of_spans)
-@settings(deadline=None)
 def test_all_targets_are_those_of_the_slow_definition(spans: list[list[tuple[int, int]]]) -> None:
     windows = random_windows(len(spans), LENGTH, spans_of=spans)
     targets = build_targets(windows)
