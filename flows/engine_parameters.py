@@ -7,7 +7,24 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.fields import Device, NumWorkers
+from flows.rent_parameters import (
+    MAX_HOURS,
+    ORPHAN_GRACE_MIN,
+    RENT_FIELDS,
+    AcceptUnreaped,
+    Budget,
+    Gpus,
+    MaxHours,
+    MaxPrice,
+    OrphanGrace,
+    Owner,
+    Provider,
+    Rent,
+    Spot,
+    rental_wish,
+)
 from tasks.engines.base import EngineName, EngineSettings
+from tasks.rental_wish import RentalWish
 
 Engine = Annotated[
     EngineName,
@@ -38,6 +55,16 @@ class EngineParameters(BaseModel):
     engine: Engine = "processes"
     scheduler: Scheduler = None
     hosts: Hosts = []
+    rent: Rent = 0
+    provider: Provider = None
+    gpu: Gpus = []
+    max_price: MaxPrice = None
+    max_hours: MaxHours = MAX_HOURS
+    budget: Budget = None
+    spot: Spot = False
+    orphan_grace: OrphanGrace = ORPHAN_GRACE_MIN
+    accept_unreaped: AcceptUnreaped = False
+    owner: Owner = None
     device: Device = None
     workers: NumWorkers = None
 
@@ -53,4 +80,13 @@ class EngineParameters(BaseModel):
             workers=self.workers,
             scheduler=self.scheduler,
             hosts=tuple(self.hosts),
+            rent=self.rent,
+            wish=self.wish,
         )
+
+    @property
+    def wish(self) -> RentalWish | None:
+        """What is rented; None: nothing."""
+        if self.provider is None:
+            return None
+        return rental_wish(self.provider, {name: getattr(self, name) for name in RENT_FIELDS})

@@ -32,6 +32,8 @@ from flows.rent_parameters import (
     MaxPrice,
     OrphanGrace,
     Owner,
+    Provider,
+    Rent,
     Spot,
     rental_wish,
 )
@@ -85,6 +87,8 @@ class CompareParameters(BaseModel):
     engine: Engine = "processes"
     scheduler: Scheduler = None
     hosts: Hosts = []
+    rent: Rent = 0
+    provider: Provider = None
     gpu: Gpus = []
     max_price: MaxPrice = None
     max_hours: MaxHours = MAX_HOURS
@@ -136,7 +140,10 @@ class CompareParameters(BaseModel):
         Raises:
             BadRequest: The engine's settings contradict each other.
         """
-        return EngineSettings(self.engine, self.device, self.workers, self.scheduler, tuple(self.hosts))
+        wish = None if self.provider is None else self._wish(self.provider)
+        return EngineSettings(
+            self.engine, self.device, self.workers, self.scheduler, tuple(self.hosts), self.rent, wish
+        )
 
     @property
     def training_workers(self) -> Workers:
@@ -150,7 +157,10 @@ class CompareParameters(BaseModel):
 
     def rental_wish(self) -> RentalWish:
         """Return what is to be rented, if the host is one that rents."""
-        return rental_wish(self.host, {name: getattr(self, name) for name in RENT_FIELDS})
+        return self._wish(self.host)
+
+    def _wish(self, provider: str) -> RentalWish:
+        return rental_wish(provider, {name: getattr(self, name) for name in RENT_FIELDS})
 
     def recipe_name(self, arm: Loss) -> str:
         """Return the name of the recipe that an arm is trained with."""

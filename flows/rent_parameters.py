@@ -8,9 +8,27 @@ from pydantic import AfterValidator, Field
 
 from tasks.host_entries import PROVIDERS
 from tasks.hosts.provisioner import check_owner
+from tasks.lending import is_provider, provider_names
 from tasks.rental_wish import DEFAULT_MAX_HOURS, DEFAULT_ORPHAN_GRACE_MIN, RentalWish
 
-_WHERE = " Only where host is one that rents: " + ", ".join(PROVIDERS) + "."
+_WHERE = " Only where machines are rented."
+
+
+def _known_provider(name: str | None) -> str | None:
+    if name and not is_provider(name):
+        raise ValueError(f"must be one of {', '.join(provider_names())}")
+    return name or None
+
+
+Rent = Annotated[
+    int,
+    Field(ge=0, le=256, title="Rent", description="Machines that engine `hosts` rents beside its hosts, at most."),
+]
+Provider = Annotated[
+    str | None,
+    AfterValidator(_known_provider),
+    Field(title="Provider", description=f"Who rents them out: {', '.join(PROVIDERS)}."),
+]
 
 Gpus = Annotated[
     list[str],

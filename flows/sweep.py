@@ -9,6 +9,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.reap import free_machines
 from flows.sweep_parameters import SweepParameters
 from jade_model.evaluation import Cleanup
 from tasks.artifact_places import open_place
@@ -16,6 +17,7 @@ from tasks.engines.opening import check_engine, open_engine
 from tasks.kept_trainings import kept_trainings
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, write_job
+from tasks.rental_publishing import rental_shown
 from tasks.run_trainings import claim_trainings
 from tasks.runs import Run, recorded_run
 from tasks.sweep_plan import plan_arms
@@ -34,7 +36,13 @@ def flow_run_name() -> str:
     return f"sweep-{flow_run.scheduled_start_time:%Y-%m-%d}-{named or 'data'}"
 
 
-@flow(name="sweep", flow_run_name=flow_run_name)
+@flow(
+    name="sweep",
+    flow_run_name=flow_run_name,
+    on_failure=[free_machines],
+    on_crashed=[free_machines],
+    on_cancellation=[free_machines],
+)
 def sweep(parameters: SweepParameters) -> str:
     """Train every arm, round by round, stop those that cannot win any more, rank them, and write the report.
 
@@ -50,12 +58,18 @@ def sweep(parameters: SweepParameters) -> str:
             prepared = prepare_sweep(folder, parameters)
             record_data(run, prepared)
             claim_trainings(run, prepared.job.trainings, kept_trainings(place), fresh=parameters.fresh)
-        with run.phase("train"), opened_sweep(prepared), open_engine(settings, run.layout.root, prepared.job) as engine:
+        with (
+            run.phase("train"),
+            opened_sweep(prepared),
+            rental_shown(run.layout.root),
+            open_engine(settings, run.layout.root, prepared.job, flow_run_id=str(flow_run.id or "")) as engine,
+        ):
             for number, seeds in enumerate(prepared.rounds, start=1):
                 train_round(folder, engine, seeds)
                 is_last = number == len(prepared.rounds)
                 if look(folder, is_last=is_last) < 2:
                     break
+        run.save()
         with run.phase("report"):
             finish_sweep(prepared, run.record["started_at"])
             write_sweep_report(folder)

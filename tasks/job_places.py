@@ -62,7 +62,7 @@ def trainings_on(
     if engine is not None and engine.engine != "processes":
         from tasks.engines.job import running_engine_job
 
-        with running_engine_job(engine, folder, mirror=mirror) as shared:
+        with running_engine_job(engine, folder, mirror=mirror, flow_run_id=flow_run_id) as shared:
             yield shared
         return
     if host == LOCAL:

@@ -72,6 +72,10 @@ ENDING_S = 120.0
 """After the last training a job has nothing to do but to end."""
 STOP_GRACE_S = 10
 
+SILENT_S = 10.0
+"""A host that has not answered for so long is not waited for where nobody needs it any more."""
+PATIENCE_S = 300.0
+
 ReplaceHost = Callable[[Exception], "tuple[Host, RemotePlace] | None"]
 
 
@@ -92,6 +96,7 @@ class RemoteTrainingJob(FollowedJob):
         log_name: File in the run's folder that keeps what the job writes.
         replace_host: Asked when the job was lost; gives another host to go on from the last checkpoint, or None.
         is_ready: Whether the host is known to be able to train, so that it need not be looked over again.
+        patience_s: How long the host may be out of reach before it counts as lost.
     """
 
     def __init__(
@@ -108,8 +113,10 @@ class RemoteTrainingJob(FollowedJob):
         log_name: str = REMOTE_LOG_NAME,
         replace_host: ReplaceHost | None = None,
         is_ready: bool = False,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         super().__init__(folder, job, mirror)
+        self._patience_s, self._heard_at = patience_s, math.inf
         self._is_ready = is_ready
         self._replace_host = replace_host
         self._log_name = log_name
@@ -155,7 +162,7 @@ class RemoteTrainingJob(FollowedJob):
         """After a failure: stop what runs over there, unless nobody can or nothing does; say which."""
         if self._aborted is not None:
             self._note(f"{self._host.name}: {self.folder.name} no longer follows the job there; `jade runs` shows it")
-        elif isinstance(self._error, HostUnreachable | ConnectionLost | CommandTimedOut):
+        elif self.is_silent or isinstance(self._error, HostUnreachable | ConnectionLost | CommandTimedOut):
             self._note(
                 f"{self._host.name} is out of reach; {self.folder.name} may still train there. The same command "
                 f"attaches to it, `jade runs` shows it, `jade runs stop {self.key[:12]}` stops it."
@@ -167,6 +174,16 @@ class RemoteTrainingJob(FollowedJob):
             self.stop()
         else:
             remove_record(self._host.name, self.key)
+
+    def forget(self) -> None:
+        """The host is gone for good: nothing of this job runs any more."""
+        self._may_run = False
+        remove_record(self._host.name, self.key)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the host that is followed has not answered for some time."""
+        return not self.ended and monotonic() - self._heard_at > SILENT_S
 
     def stop(self) -> None:
         """End the trainings over there and say so; what they have left there so far stays for the next attempt."""
@@ -327,10 +344,13 @@ class RemoteTrainingJob(FollowedJob):
         status: JobStatus | None = None
         try:
             with (self.folder / self._log_name).open("a", encoding="utf-8") as log:
-                for batch in follow_log(self._host, handle, poll_s=self._poll_s):
+                self._heard_at = monotonic()
+                for batch in follow_log(self._host, handle, poll_s=self._poll_s, patience_s=self._patience_s):
+                    self._heard_at = monotonic()
                     for line in batch.lines:
                         log.write(line + "\n")
                         self._hear_remote(line)
+                        self._heard_at = monotonic()
                     log.flush()
                     status = batch.status
                     if status.is_over:

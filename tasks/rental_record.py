@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,27 +19,39 @@ BUDGET_SHARE = 0.8
 """Of a month's budget: from there on, somebody should know."""
 
 
-def save_rental(folder: Path, renter: Renter) -> None:
-    """Write what a run has rented so far; an older version is replaced."""
-    rentals = [renter.ledger.rental(request_id) for request_id in renter.rented]
-    now = renter.ledger.now()
-    content = {
-        "provider": renter.wish.provider,
-        "cost_usd": round(sum(rental.cost_until(now) for rental in rentals), 4),
-        "machines": [_machine(rental, now) for rental in rentals],
-        "tried": [
-            {"what": item.what, "price_usd_per_hour": item.price_usd_per_hour, "outcome": item.outcome}
-            for item in renter.tried
-        ],
-        "limits": {
-            "max_price_usd_per_hour": renter.wish.max_price_usd_per_hour,
-            "max_hours": renter.wish.max_hours,
-            "budget_usd_a_month": renter.wish.budget_usd,
-        },
-        "spent_this_month_usd": round(renter.ledger.spent_usd(), 4),
-    }
-    before = read_rental(folder)
-    write_atomically(folder / RENTAL_NAME, json.dumps(content, indent=2) + "\n")
+_SAVING = threading.Lock()
+
+
+def save_rental(folder: Path, renters: Sequence[Renter]) -> None:
+    """Write what a run has rented so far; an older version is replaced.
+
+    Args:
+        folder: The run's.
+        renters: All that rent for it: one, or one for each machine that it has at once; of one ledger and wish.
+    """
+    renter = renters[0]
+    with _SAVING:
+        rentals = [renter.ledger.rental(request_id) for each in renters for request_id in each.rented]
+        now = renter.ledger.now()
+        content = {
+            "provider": renter.wish.provider,
+            "cost_usd": round(sum(rental.cost_until(now) for rental in rentals), 4),
+            "machines": [_machine(rental, now) for rental in rentals],
+            "tried": [
+                {"what": item.what, "price_usd_per_hour": item.price_usd_per_hour, "outcome": item.outcome}
+                for each in renters
+                for item in each.tried
+            ],
+            "limits": {
+                "machines_at_once": len(renters),
+                "max_price_usd_per_hour": renter.wish.max_price_usd_per_hour,
+                "max_hours": renter.wish.max_hours,
+                "budget_usd_a_month": renter.wish.budget_usd,
+            },
+            "spent_this_month_usd": round(renter.ledger.spent_usd(), 4),
+        }
+        before = read_rental(folder)
+        write_atomically(folder / RENTAL_NAME, json.dumps(content, indent=2) + "\n")
     _warn_of_budget(renter, content, before)
 
 

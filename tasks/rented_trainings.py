@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,7 @@ class RentedRun:
         key: Of its job.
         note: Told what a person should know.
         sleep: Waits.
+        renters: All that rent for the run, this one among them; None: this one alone.
     """
 
     def __init__(
@@ -112,8 +113,10 @@ class RentedRun:
         *,
         note: Note = say,
         sleep: Callable[[float], None] = time.sleep,
+        renters: Sequence[Renter] | None = None,
     ) -> None:
         self._renter, self._folder, self._key, self._note, self._sleep = renter, folder, key, note, sleep
+        self._renters = renters or (renter,)
         self._kept: KeptHost | None = None
         # Renting happens on the follower's thread as well; the end waits for it.
         self._renting = threading.RLock()
@@ -124,16 +127,47 @@ class RentedRun:
         try:
             yield self
         finally:
-            self._renter.cancel()
-            with self._renting:
-                self._end_kept("the run is over")
-                self._renter.release_rest("the run is over")
-                self._save()
+            self.end()
+
+    def end(self) -> None:
+        """Rent no more, and free whatever this run still answers for."""
+        self._renter.cancel()
+        with self._renting:
+            self._end_kept("the run is over")
+            self._renter.release_rest("the run is over")
+            self._save()
+
+    @property
+    def at_hand(self) -> KeptHost | None:
+        """The machine that is ours now, lost or not."""
+        return self._kept
+
+    def let_go(self, why: str) -> None:
+        """Free the machine that is ours now; silent if none is."""
+        with self._renting:
+            self._end_kept(why)
+            self._save()
 
     def first(self) -> tuple[Host, RentedMachine]:
         """Rent, or attach to what an earlier process of the same command has left."""
         with self._renting:
             return self._begin(self._renter.rent())
+
+    def another(self) -> KeptHost:
+        """Rent a machine that is new, in a run that may have been cancelled before.
+
+        Raises:
+            HostError, RunError, LedgerError: There is none to be had.
+        """
+        with self._renting:
+            self._renter.resume()
+            self._begin(self._renter.replace())
+            assert self._kept is not None  # noqa: S101 -- it has begun
+            return self._kept
+
+    def cancel(self) -> None:
+        """Let a renting that is under way in another thread end soon."""
+        self._renter.cancel()
 
     def replacement(self, error: Exception) -> tuple[Host, RemotePlace] | None:
         """Return another machine if the error means that this one is lost; None if it does not.
@@ -142,7 +176,7 @@ class RentedRun:
             HostError, RunError: There is no other to be had.
         """
         kept = self._kept
-        if kept is None or isinstance(kept.over, ClaimLost | HoursSpent) or not self._is_lost(kept, error):
+        if kept is None or isinstance(kept.over, ClaimLost | HoursSpent) or not self.is_lost(error):
             return None
         with self._renting:
             rental = kept.rented.rental
@@ -175,8 +209,10 @@ class RentedRun:
             if handle.run_key != self._key and not status.is_over:
                 retry_transient(lambda other=handle: stop_job(host, other, grace_s=STOP_GRACE_S))  # type: ignore[misc]
 
-    def _is_lost(self, kept: KeptHost, error: Exception) -> bool:
-        if isinstance(kept.over, MachineLost) or isinstance(error, MachineLost):
+    def is_lost(self, error: Exception) -> bool:
+        """Whether an error means that the machine that is ours now will not come back."""
+        kept = self._kept
+        if kept is None or kept.over is not None or isinstance(error, MachineLost):
             return True
         if not isinstance(error, HostError):
             return False
@@ -209,6 +245,6 @@ class RentedRun:
 
     def _save(self) -> None:
         try:
-            save_rental(self._folder, self._renter)
+            save_rental(self._folder, self._renters)
         except (LedgerError, OSError) as error:
             self._note(f"what was rented could not be written to {self._folder}: {error}")

@@ -49,7 +49,7 @@ class Served:
     Attributes:
         run_id: The run.
         flow_run_id: That run in Prefect; empty if there is none.
-        run_keys: Of its trainings.
+        run_keys: Of its trainings; none where the machine takes whatever is next: nobody attaches to it.
     """
 
     run_id: str
@@ -110,7 +110,7 @@ class Renter:
             ProviderUnavailable: The provider does not answer.
             RentalBusy: Another process that is alive trains this on a rented machine.
         """
-        return self._attach() or self._rent_anew()
+        return (self._attach() if self.served.run_keys else None) or self._rent_anew()
 
     def replace(self) -> RentedMachine:
         """Return a new machine in the place of one that was lost; limits count for all of them together."""
@@ -160,6 +160,10 @@ class Renter:
     def cancel(self) -> None:
         """Rent no more: whatever is under way in another thread ends at its next pause and frees what it has."""
         self._cancelled.set()
+
+    def resume(self) -> None:
+        """Rent again after a `cancel`."""
+        self._cancelled.clear()
 
     def release_rest(self, why: str) -> None:
         """Free whatever this run still answers for."""

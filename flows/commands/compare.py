@@ -38,7 +38,8 @@ def _option(name: str, field: FieldInfo) -> click.Option:
 def _compare(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
     parameters = given_parameters(CompareParameters, flags)
     if dry_run:
-        tell_rental_plan(parameters.rental_wish(), as_json=as_json)
+        wish = parameters.engine_settings().wish or parameters.rental_wish()
+        tell_rental_plan(wish, as_json=as_json)
         return
     prepare_prefect(quiet=as_json or terminal_is_live())
     from flows.compare import compare

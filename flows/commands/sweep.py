@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.commands.common import print_json, print_table
+from flows.commands.renting import split_names, tell_rental_plan
 from flows.sweep_parameters import SweepParameters
 from tasks.errors import BadRequest
 from tasks.progress import terminal_is_live
@@ -54,16 +55,23 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     return click.Option([flag, name], multiple=several, help=f"{field.description}{shown}", metavar=name.upper())
 
 
-def _sweep(*, file: Path, as_json: bool, **flags: Any) -> None:
+def _sweep(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
     parameters = sweep_parameters(file, flags)
+    if dry_run:
+        wish = parameters.wish
+        if wish is None:
+            raise click.UsageError("--dry-run is about renting: say --engine hosts --rent N --provider NAME")
+        tell_rental_plan(wish, as_json=as_json)
+        return
     prepare_prefect(quiet=as_json or terminal_is_live())
     from flows.sweep import sweep
 
     folder = Path(sweep(parameters))
     from tasks.layout import RunLayout
+    from tasks.rental_files import read_rental, rental_sentence
     from tasks.sweep_publishing import read_sweep, sweep_rows
 
-    content = read_sweep(RunLayout(folder))
+    content, rental = read_sweep(RunLayout(folder)), read_rental(folder)
     report = folder / "report" / "index.html"
     if as_json:
         results = {"table": str(folder / "results.parquet"), "report": str(report)}
@@ -76,12 +84,15 @@ def _sweep(*, file: Path, as_json: bool, **flags: Any) -> None:
                 "verdict": verdict,
                 "ranking": ranking,
                 "trainings": content["trainings"],
+                **({} if rental is None else {"rental": rental}),
             }
         )
         return
     rows = sweep_rows(content)
     print_table(None, list(rows[0]), [[str(value) for value in row.values()] for row in rows], numeric_from=2)
     click.echo(content["verdict"]["reason"])
+    if rental is not None:
+        click.echo(rental_sentence(rental))
     click.echo(f"\nReport: {report.relative_to(Path.cwd()) if report.is_relative_to(Path.cwd()) else report}")
 
 
@@ -94,6 +105,8 @@ def sweep_parameters(file: Path, flags: dict[str, Any]) -> SweepParameters:
     """
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
     given = {name: value for name, value in given.items() if value not in (None, [])}
+    if "gpu" in given:
+        given["gpu"] = split_names(given["gpu"])
     if "hosts" in given:
         given["hosts"] = [name for value in given["hosts"] for name in value.replace(",", " ").split()]
     content = read_sweep_file(file)
@@ -131,6 +144,7 @@ command = click.Command(
     params=[
         click.Argument(["file"], type=click.Path(path_type=Path), metavar="SWEEP.TOML"),
         *_options(),
+        click.Option(["--dry-run"], is_flag=True, help="Only tell what would be rented, and what each could cost."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON, for scripts."),
     ],
     help="""Try recipes from a TOML file, rank them, say what each setting is worth.

@@ -150,7 +150,7 @@ def reproducibility(facts: Facts) -> Section:
         sections.append(Section("Time", [timings]))
     rental = run.get("rental")
     if isinstance(rental, Mapping):
-        sections.append(Section("Rented Machines", _rented(rental)))
+        sections.append(Section("Rented Machines", rented_blocks(rental)))
     return Section(
         "Reproducibility",
         [Text("The same code, data and settings on the same kind of machine give the same numbers.")],
@@ -197,7 +197,7 @@ def _timings(facts: Facts) -> Table | None:
     return Table(["What", "Time"], rows, "lr") if rows else None
 
 
-def _rented(rental: Mapping[str, Any]) -> list[Block]:
+def rented_blocks(rental: Mapping[str, Any]) -> list[Block]:
     """Return what was rented, what it cost, and what was tried before."""
     rows = [
         [

@@ -35,6 +35,7 @@ from jade_model.report.numbers import (
     signed,
     with_interval,
 )
+from jade_model.report.section_closing import rented_blocks
 
 MARKDOWN_NAME = "SWEEP.md"
 HTML_NAME = "index.html"
@@ -80,7 +81,14 @@ def sweep_markdown(report: SweepReport) -> str:
 def sweep_document(report: SweepReport) -> Document:
     """Return the report's content, without figures."""
     content = report.content
-    sections = [_ranking(content), _worth(content), _coordinates(content), _stopped(content), _method(content)]
+    sections = [
+        _ranking(content),
+        _worth(content),
+        _coordinates(content),
+        _stopped(content),
+        _rented(report.run),
+        _method(content),
+    ]
     return Document(
         f"Sweep: {plural(len(content['ranking']), 'arm')}, {_badge(content)[0]}",
         _headline(content),
@@ -280,6 +288,11 @@ def _stopped(content: Mapping[str, Any]) -> Section | None:
         blocks.append(Table(("Arm", "After round", "Beaten by", "Difference", "Interval"), rows, "lrlrr"))
     blocks += [Callout("warning", plain(entry["arm"]), plain("; ".join(entry["failures"]))) for entry in failed]
     return Section("Stopped and failed", blocks, short="Stopped")
+
+
+def _rented(run: Mapping[str, Any]) -> Section | None:
+    rental = run.get("rental")
+    return Section("Rented machines", rented_blocks(rental), short="Cost") if isinstance(rental, Mapping) else None
 
 
 def _method(content: Mapping[str, Any]) -> Section:

@@ -12,7 +12,8 @@ from typing import Literal, Protocol, get_args
 
 from jade_model.job import Training
 from tasks.errors import BadRequest
-from tasks.host_entries import LOCAL
+from tasks.host_entries import LOCAL, PROVIDERS
+from tasks.rental_wish import RentalWish
 
 EngineName = Literal["processes", "dask", "hosts"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -86,6 +87,8 @@ class EngineSettings:
         workers: Trainings at once, on each host; None: one a core, or one on a GPU.
         scheduler: Address of a Dask scheduler; None: a cluster on this machine for the time of the run.
         hosts: Names of hosts from the settings.
+        rent: Machines that are rented beside them, at most so many at once.
+        wish: What is rented, with limits that hold for each of them; its budget is for all. None: nothing.
     """
 
     engine: EngineName = "processes"
@@ -93,14 +96,22 @@ class EngineSettings:
     workers: int | None = None
     scheduler: str | None = None
     hosts: tuple[str, ...] = field(default_factory=tuple)
+    rent: int = 0
+    wish: RentalWish | None = None
 
     def __post_init__(self) -> None:
         if self.scheduler is not None and self.engine != "dask":
             raise BadRequest(f"scheduler belongs to engine dask; the engine is {self.engine}")
         if self.hosts and self.engine != "hosts":
             raise BadRequest(f"hosts belong to engine hosts; the engine is {self.engine}")
-        if self.engine == "hosts" and not self.hosts:
-            raise BadRequest("engine hosts needs hosts: --hosts a,b,c; `jade hosts list` shows them")
+        if self.rent and self.engine != "hosts":
+            raise BadRequest(f"rent belongs to engine hosts; the engine is {self.engine}")
+        if bool(self.rent) != (self.wish is not None):
+            raise BadRequest(f"--rent N and --provider {' or '.join(PROVIDERS)} belong together")
+        if self.engine == "hosts" and not self.hosts and not self.rent:
+            raise BadRequest(
+                "engine hosts needs hosts: --hosts a,b,c (`jade hosts list` shows them), or --rent N --provider runpod"
+            )
         if len(set(self.hosts)) != len(self.hosts):
             raise BadRequest(f"a host is named twice: {', '.join(self.hosts)}")
         if LOCAL in self.hosts:

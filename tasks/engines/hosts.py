@@ -1,4 +1,6 @@
-"""Trainings on several machines over SSH: each host has a thread that asks the queue, and a detached job a batch.
+"""Trainings on several machines over SSH: each lane has a thread that asks the queue, and a detached job a batch.
+
+A lane has a host of the settings, or a machine that is rented for it and replaced when it is lost (see lanes.py).
 
 What a host brings is gathered in a folder of its own below the run's and moved to its place file by file, the manifest
 last, by whoever is first: two hosts that do the same training never write to the same files, and a host that is silent
@@ -11,24 +13,25 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
 from jade_model.job import Job, Training
 from jade_model.training_files import files_of, is_done
-from tasks.bundle import RemotePlace
 from tasks.engines.base import EngineSettings, Outcome, UnitDone, UnitFailed
 from tasks.engines.followed import OWN_FAULTS
+from tasks.engines.lanes import HostLane, Lane, Station
 from tasks.engines.queue import Advice, Ended, QueueRules, UnitQueue
-from tasks.errors import RunError
+from tasks.errors import RentingCancelled, RunError
 from tasks.host_access import open_host
 from tasks.host_entries import Workers
-from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
+from tasks.hosts.ledger_errors import LedgerError
 from tasks.job_places import place_on
 from tasks.jobs import POLL_S
+from tasks.lending import open_lending
 from tasks.mirroring import Note, say
 from tasks.remote_jobs import RemoteTrainingJob
 from tasks.settings import load_settings
@@ -36,27 +39,37 @@ from tasks.settings import load_settings
 LANES_NAME = "lanes"
 STOP_WITHIN_S = 60.0
 """A host that is out of reach is left after so long; what it may still do is said."""
+PATIENCE_S = 60.0
+"""How long a host may be out of reach: its trainings need not wait for it."""
 PLACES_ON_GPU = 4
 _CALL_S = 60.0
 
 
-@dataclass(frozen=True)
-class Lane:
-    """One host of the engine.
+@dataclass
+class _Shift:
+    """A host at work in its lane.
 
     Attributes:
-        name: Of the host.
-        connect: Gives a connection that the lane closes.
-        place: How the host is used.
-        device: Where it trains there.
-        workers: Trainings at once; None: as many as the host does by itself.
+        lane: Where.
+        station: The host.
+        is_ready: Whether it can train, and has our sources.
+        num_done: Trainings that it has brought.
+        to_tidy: A job whose results are all here, to be removed over there while the next one trains.
+        number: Of its batches.
     """
 
-    name: str
-    connect: Callable[[], Host]
-    place: RemotePlace
-    device: str
-    workers: Workers
+    lane: Lane
+    station: Station
+    is_ready: bool
+    num_done: int = 0
+    to_tidy: RemoteTrainingJob | None = None
+    number: int = 0
+
+    def tidy_up(self) -> None:
+        """Remove what the last job has left over there."""
+        job, self.to_tidy = self.to_tidy, None
+        if job is not None:
+            job.finish()
 
 
 class HostsEngine:
@@ -111,13 +124,24 @@ class HostsEngine:
                 thread.start()
             yield from self._outcomes()
         finally:
-            self.stop()
+            self._halt()
 
     def stop(self) -> None:
         """See `Engine`."""
+        self._halt()
+        # Side by side: each may take as long as a provider needs to end a machine.
+        closing = [threading.Thread(target=lane.close, name=f"close-{lane.name}") for lane in self._lanes]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
+
+    def _halt(self) -> None:
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
+        for lane in self._lanes:
+            lane.cancel()
         deadline = self._clock() + STOP_WITHIN_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - self._clock()))
@@ -142,16 +166,28 @@ class HostsEngine:
                 return
 
     def _serve(self, lane: Lane) -> None:
-        reason, has_joined = "it is done", False
-        host = lane.connect()
+        is_expected, is_over, reason = True, False, "it is done"
         try:
-            places = _places(host, lane)
-            with self._changed:
-                self._queue.num_expected -= 1
-                self._queue.join(lane.name, self._clock(), places=places)
-                has_joined = True
-            self._work(lane, host)
-        except (HostError, RunError) as error:
+            while True:
+                shift = self._open(lane)
+                with self._changed:
+                    self._queue.num_expected -= 1
+                    is_expected = False
+                given_up = self._work(shift)
+                if given_up is None:
+                    break
+                reason = given_up
+                with self._changed:
+                    # Counted first: while another host may come, nothing is given up for want of one.
+                    self._queue.num_expected += 1
+                    is_expected = True
+                    self._queue.leave(lane.name, self._clock(), reason)
+                    self._changed.notify_all()
+                if not lane.retire(reason, has_worked=shift.num_done > 0) or self._is_done():
+                    break
+        except RentingCancelled:
+            reason = "the run is over"
+        except (HostError, RunError, LedgerError) as error:
             reason = str(error)
             self._note(f"{lane.name} does not take part: {error}")
         except Exception as error:  # whatever it is, the run must not wait for this host for ever
@@ -159,79 +195,125 @@ class HostsEngine:
             self._note(f"{lane.name} does not take part: {reason}")
         finally:
             with self._changed:
-                self._queue.num_expected -= not has_joined
+                self._queue.num_expected -= is_expected
                 self._queue.leave(lane.name, self._clock(), reason)
                 self._changed.notify_all()
-            host.close()
+                is_over = self._is_done()
+            lane.rest(is_over=is_over)
 
-    def _work(self, lane: Lane, host: Host) -> None:
-        is_ready = False
+    def _open(self, lane: Lane) -> _Shift:
+        station = lane.open()
+        places = _places(station, lane.workers)
+        with self._changed:
+            self._queue.join(lane.name, self._clock(), places=places, usd_per_hour=station.usd_per_hour)
+        return _Shift(lane, station, station.is_ready)
+
+    def _is_done(self) -> bool:
+        return self._is_stopping or self._queue.num_open == 0
+
+    def _work(self, shift: _Shift) -> str | None:
+        """Do what there is for a host; return why it was given up, or None once there is nothing more for it."""
+        lane, problem, idle_since = shift.lane, "", 0.0
         while True:
             with self._changed:
                 if self._is_stopping:
-                    return
-                answer = self._queue.take(lane.name, self._clock())
-                self._changed.notify_all()
-                if answer.advice is Advice.WAIT:
-                    self._changed.wait(answer.wait_s)
-                    continue
-            match answer.advice:
-                case Advice.WORK:
-                    is_ready = self._do(lane, host, answer.batch, is_ready=is_ready) or is_ready
-                case Advice.LEAVE:
-                    return
-                case _:
-                    assert_never(answer.advice)
+                    break
+                now = self._clock()
+                answer = self._queue.take(lane.name, now)
+                # Nobody is told: hosts that wait must not wake each other in turns.
+                match answer.advice:
+                    case Advice.WAIT:
+                        self._changed.wait(answer.wait_s)
+                        continue
+                    case Advice.LEAVE if self._queue.is_quarantined(lane.name):
+                        return problem
+                    case Advice.LEAVE:
+                        idle_since = idle_since or now
+                        left_s = idle_since + lane.idle_s - now
+                        if left_s > 0 and not self._is_done():
+                            self._changed.wait(left_s)
+                            continue
+                        break
+                    case Advice.WORK:
+                        idle_since = 0.0
+                    case _:
+                        assert_never(answer.advice)
+            error = self._do(shift, answer.batch)
+            if error is not None:
+                problem = str(error)
+                if lane.is_lost(error):
+                    return problem
+        shift.tidy_up()
+        return None
 
-    def _do(self, lane: Lane, host: Host, batch: Sequence[str], *, is_ready: bool) -> bool:
-        """Do a batch on a host; return whether the host could begin it."""
-        folder = self._lane_folder(lane, batch)
+    def _do(self, shift: _Shift, batch: Sequence[str]) -> Exception | None:
+        """Do a batch on a host; return what went wrong with the host, if anything did."""
+        lane, station = shift.lane, shift.station
+        folder = self._lane_folder(shift, batch)
         job = RemoteTrainingJob(
             folder,
-            host,
-            lane.place,
-            device=lane.device,
+            station.host,
+            station.place,
+            device=station.device,
             workers=lane.workers,
             note=self._note,
             job=replace(self._job, trainings=tuple(self._units[unit] for unit in batch)),
-            is_ready=is_ready,
+            is_ready=shift.is_ready,
+            patience_s=PATIENCE_S,
         )
-        has_begun, told = False, set[str]()
+        told = set[str]()
         try:
             job.start()
-            has_begun = True
+            shift.is_ready = True
+            shift.tidy_up()
             while True:
                 # Asked before the results are, so that what came last is not passed over.
                 is_last = job.ended
-                self._tell(lane, job, folder, told)
-                if is_last or self._is_over(lane):
+                self._tell(shift, job, folder, told)
+                if is_last or len(told) == len(batch) or self._is_over(batch):
                     break
+                if job.is_silent:
+                    with self._changed:
+                        self._queue.drop(lane.name, self._clock())
+                        self._changed.notify_all()
+                    lane.look()
                 job.wait_for_change(POLL_S)
-            if not job.ended:
+            if len(told) == len(batch):
+                shift.to_tidy = job
+            elif job.ended:
+                raise job.failure(f"{len(batch) - len(told)} of {len(batch)} trainings")
+            elif job.is_silent:
+                job.leave()
+                with self._changed:
+                    self._queue.lost(lane.name, self._clock(), "it is out of reach")
+            else:
                 job.stop()
                 with self._changed:
                     self._queue.drop(lane.name, self._clock())
-            elif len(told) < len(batch):
-                raise job.failure(f"{len(batch) - len(told)} of {len(batch)} trainings")
-            else:
-                job.finish()
         except (HostError, RunError) as error:
             self._note(f"{lane.name}: {error}")
             self._keep_partial(job, folder, told)
             with self._changed:
                 self._queue.lost(lane.name, self._clock(), str(error))
                 self._changed.notify_all()
-            job.leave()
-        return has_begun
+            shift.to_tidy = None
+            if lane.is_lost(error):
+                job.forget()
+            else:
+                job.leave()
+            return error
+        return None
 
-    def _is_over(self, lane: Lane) -> bool:
+    def _is_over(self, batch: Sequence[str]) -> bool:
         with self._changed:
-            return self._is_stopping or self._queue.is_moot(lane.name)
+            return self._is_stopping or not any(self._queue.is_open(unit) for unit in batch)
 
-    def _tell(self, lane: Lane, job: RemoteTrainingJob, folder: Path, told: set[str]) -> None:
+    def _tell(self, shift: _Shift, job: RemoteTrainingJob, folder: Path, told: set[str]) -> None:
+        lane = shift.lane
         for unit, training in ((item.run_key, item) for item in job.job.trainings if item.run_key not in told):
             if unit in job.finished:
                 told.add(unit)
+                shift.num_done += 1
                 with self._changed:
                     self._move(training, folder)
                     files_of(training, self._folder).resume.unlink(missing_ok=True)
@@ -244,9 +326,11 @@ class HostsEngine:
                     self._queue.failed(lane.name, unit, self._clock(), reason, is_own_fault=kind in OWN_FAULTS)
                     self._changed.notify_all()
 
-    def _lane_folder(self, lane: Lane, batch: Sequence[str]) -> Path:
+    def _lane_folder(self, shift: _Shift, batch: Sequence[str]) -> Path:
         """Make a folder that looks like the run's to the job of a batch, with what a training has left so far."""
-        folder = self._folder / LANES_NAME / lane.name / self._folder.name
+        # Two by turns: the job before this one may still write to its own.
+        shift.number += 1
+        folder = self._folder / LANES_NAME / shift.lane.name / str(shift.number % 2) / self._folder.name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name in {Path(item.arrays).parts[0] for item in self._job.data} | {
@@ -282,18 +366,27 @@ class HostsEngine:
 
 
 @contextmanager
-def open_hosts_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[HostsEngine]:
-    """Give an engine of hosts that the settings name; it is stopped afterwards.
+def open_hosts_engine(
+    settings: EngineSettings, folder: Path, job: Job, *, flow_run_id: str = ""
+) -> Iterator[HostsEngine]:
+    """Give an engine of hosts that the settings name, and of machines that are rented for it, freed whatever happens.
+
+    Args:
+        settings: Which hosts, and what is rented.
+        folder: The run's.
+        job: What the run trains.
+        flow_run_id: The run in Prefect, by which its machines can be found.
 
     Raises:
         HostUnknown: A host is in no settings file.
+        BadRequest, ProviderRefused: Nothing can be rented of that provider.
     """
     known = load_settings()
-    lanes = []
+    lanes: list[Lane] = []
     for name in settings.hosts:
         entry = known.entry(name)
         lanes.append(
-            Lane(
+            HostLane(
                 name,
                 lambda name=name: open_host(known, name),  # type: ignore[misc]
                 place_on(entry),
@@ -301,19 +394,23 @@ def open_hosts_engine(settings: EngineSettings, folder: Path, job: Job) -> Itera
                 settings.workers,
             )
         )
-    engine = HostsEngine(folder, job, lanes)
-    try:
+    with ExitStack() as stack:
+        if settings.wish is not None:
+            from tasks.engines.rented_lanes import rented_lanes
+
+            lending = stack.enter_context(closing(open_lending()))
+            lanes += rented_lanes(settings, lending, folder, flow_run_id=flow_run_id)
+        engine = HostsEngine(folder, job, lanes)
+        stack.callback(engine.stop)
         yield engine
-    finally:
-        engine.stop()
 
 
-def _places(host: Host, lane: Lane) -> int:
-    if isinstance(lane.workers, int):
-        return lane.workers
-    if lane.device != "cpu":
+def _places(station: Station, workers: Workers) -> int:
+    if isinstance(workers, int):
+        return workers
+    if station.device != "cpu":
         return PLACES_ON_GPU
-    cores = host.run("# jade: count the cores\ngetconf _NPROCESSORS_ONLN", timeout_s=_CALL_S).text.strip()
+    cores = station.host.run("# jade: count the cores\ngetconf _NPROCESSORS_ONLN", timeout_s=_CALL_S).text.strip()
     return int(cores) if cores.isdigit() else 1
 
 

@@ -72,14 +72,14 @@ class EngineJob(FollowedJob):
 
 @contextmanager
 def running_engine_job(
-    settings: EngineSettings, folder: Path, *, mirror: Mirror | None = None
+    settings: EngineSettings, folder: Path, *, mirror: Mirror | None = None, flow_run_id: str = ""
 ) -> Iterator[FollowedJob]:
     """Run the job of a run on an engine while the block lasts; whatever happens, it is stopped afterwards.
 
     Raises:
         BadRequest, HostUnknown: As `open_engine`.
     """
-    with open_engine(settings, folder, load_job(folder / JOB_NAME)) as engine:
+    with open_engine(settings, folder, load_job(folder / JOB_NAME), flow_run_id=flow_run_id) as engine:
         job = EngineJob(folder, engine, mirror)
         try:
             with drawn(job):

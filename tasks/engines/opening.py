@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import assert_never
 
 from jade_model.job import Job
 from tasks.engines.base import Engine, EngineSettings
+from tasks.lending import open_lending
+from tasks.mirroring import say
+from tasks.renting import Served
 from tasks.settings import load_settings
 
 
@@ -16,8 +19,9 @@ def check_engine(settings: EngineSettings) -> None:
     """Refuse an engine that cannot run, before anything is prepared for it.
 
     Raises:
-        BadRequest: What it needs is not installed.
+        BadRequest: What it needs is not installed, or nothing that is offered may be rented.
         HostUnknown: A host is in no settings file; the closest name is offered.
+        ProviderRefused, ProviderUnavailable: The provider could not be asked.
     """
     if settings.engine == "dask":
         from tasks.engines.dask import dask_runner_class
@@ -27,16 +31,20 @@ def check_engine(settings: EngineSettings) -> None:
         known = load_settings()
         for name in settings.hosts:
             known.entry(name)
+    if settings.wish is not None:
+        with closing(open_lending()) as lending:
+            lending.renter(settings.wish, Served("plan", "", ()), note=say).plan()
 
 
 @contextmanager
-def open_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[Engine]:
+def open_engine(settings: EngineSettings, folder: Path, job: Job, *, flow_run_id: str = "") -> Iterator[Engine]:
     """Give an engine for the trainings of a run; whatever happens, it is stopped afterwards.
 
     Args:
         settings: Which, and where.
         folder: The run's.
         job: What the run trains, arrays and splits written.
+        flow_run_id: The run in Prefect, if there is one, by which machines that are rented for it can be found.
 
     Raises:
         BadRequest: What the engine needs is not installed or not known.
@@ -58,7 +66,7 @@ def open_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[En
         case "hosts":
             from tasks.engines.hosts import open_hosts_engine
 
-            with open_hosts_engine(settings, folder, job) as on_hosts:
+            with open_hosts_engine(settings, folder, job, flow_run_id=flow_run_id) as on_hosts:
                 yield on_hosts
         case _:
             assert_never(settings.engine)

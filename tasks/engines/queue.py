@@ -37,8 +37,8 @@ class QueueRules:
         max_host_failures: In a row; then the host is quarantined.
         pause_s: After a host's first failure.
         longest_pause_s: After any.
-        max_copies: Places that one unit may run in at once.
-        gain: A copy must be expected to be done in less than this share of the original's remaining time.
+        max_copies: Places that one unit may run in at once. Three: of two, one may be silent and the other slow.
+        gain: A copy must be expected to be done in less than this share of the time that all who have it still need.
         first_guess_s: How long a unit takes, as long as none is done.
         budget_usd: What all hosts may cost; infinite: no limit.
     """
@@ -50,7 +50,7 @@ class QueueRules:
     max_host_failures: int = 3
     pause_s: float = 5.0
     longest_pause_s: float = 300.0
-    max_copies: int = 2
+    max_copies: int = 3
     gain: float = 0.8
     first_guess_s: float = 60.0
     budget_usd: float = math.inf
@@ -217,7 +217,7 @@ class UnitQueue:
             return Next(Advice.LEAVE)
         if now < known.free_at:
             return Next(Advice.WAIT, wait_s=known.free_at - now)
-        batch = self._fresh_batch(known) or self._copies(host, known, now)
+        batch = self._fresh_batch(known) or self._copies(known, now)
         if batch:
             known.batch = dict.fromkeys(batch)
             known.batch_since = known.last_done = now
@@ -280,13 +280,20 @@ class UnitQueue:
         known.free_at = now + min(self.rules.longest_pause_s, pause_s)
         self.give_up_if_alone()
 
-    def is_moot(self, host: str) -> bool:
-        """Whether all that a host still does is done elsewhere: it may stop, and ask for something else."""
+    def is_quarantined(self, host: str) -> bool:
+        """Whether a host has failed so often that it is not asked any more."""
         known = self._hosts.get(host)
-        return known is not None and bool(known.batch) and not any(unit in self._open for unit in known.batch)
+        return known is not None and known.is_quarantined
+
+    def is_open(self, unit: str) -> bool:
+        """Whether a unit is neither done nor given up."""
+        return unit in self._open
 
     def drop(self, host: str, now: float) -> None:
-        """A host has stopped what it was doing; what of it is not done goes to others."""
+        """A host has stopped what it was doing, or is silent; what of it is not done goes to others.
+
+        What it may bring later counts if it is the first result.
+        """
         self.advance(now)
         self._give_back(host, self._known(host), "", counts=False)
 
@@ -326,34 +333,35 @@ class UnitQueue:
     def _fresh_batch(self, known: _Host) -> list[str]:
         guess_s = self._guess_s(known)
         wanted = known.places if known.unit_s is None else max(known.places, int(self.rules.batch_s / guess_s))
-        # By how fast it is among all: the last batches shrink, so that all end at about the same time.
+        # By how fast it is among all, so that all end at about the same time; what then is late is copied.
         speed = 1 / guess_s
         total = sum(1 / self._guess_s(other) for other in self._hosts.values() if not other.is_quarantined)
-        share = math.ceil(0.5 * len(self._waiting) * speed / total) if total > 0 else wanted
+        share = math.ceil(len(self._waiting) * speed / total) if total > 0 else wanted
         number = min(wanted, self.rules.max_batch, max(known.places, share), len(self._waiting))
         number = min(number, self._affordable(known, guess_s))
         return [self._waiting.popleft() for _ in range(number)]
 
-    def _copies(self, host: str, known: _Host, now: float) -> list[str]:
+    def _copies(self, known: _Host, now: float) -> list[str]:
         """Units that run elsewhere and would be done sooner here, those that are expected last first."""
         if self._waiting:
             return []
         guess_s = self._guess_s(known)
         here_s = guess_s * known.places
-        late: list[tuple[float, str]] = []
-        for other, state in self._hosts.items():
-            if other == host:
-                continue
+        left_s: dict[str, float] = {}
+        for state in self._hosts.values():
+            each_s = self._guess_s(state)
             for place, unit in enumerate(state.batch):
-                open_unit = self._open.get(unit)
-                if open_unit is None or len(open_unit.holders) >= self.rules.max_copies or host in open_unit.holders:
+                if unit not in self._open:
                     continue
-                each_s = self._guess_s(state)
                 # By the plan, unless it is late already: then it may take as long again.
                 planned_s = (place + 1) * each_s - (now - state.last_done)
-                left_s = max(planned_s, now - state.last_done if planned_s < 0 else 0.0)
-                if here_s < self.rules.gain * left_s:
-                    late.append((-left_s, unit))
+                expected_s = planned_s if planned_s >= 0 else now - state.last_done
+                left_s[unit] = min(expected_s, left_s.get(unit, math.inf))
+        late = [
+            (-expected_s, unit)
+            for unit, expected_s in left_s.items()
+            if here_s < self.rules.gain * expected_s and len(self._open[unit].holders) < self.rules.max_copies
+        ]
         late.sort()
         number = min(known.places, len(late), self._affordable(known, guess_s))
         return [unit for _, unit in late[:number]]

@@ -15,7 +15,8 @@ from jade_model.training_files import files_of, is_done
 from jade_model.windows import Windows
 from tasks.bundle import RemotePlace
 from tasks.engines.base import UnitDone, UnitFailed
-from tasks.engines.hosts import HostsEngine, Lane
+from tasks.engines.hosts import HostsEngine
+from tasks.engines.lanes import HostLane
 from tasks.engines.queue import QueueRules
 from tasks.hosts.base import CommandResult
 from tasks.hosts.errors import HostUnreachable
@@ -47,8 +48,8 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.hosts.retry.time.sleep", lambda seconds: None)
 
 
-def lane(host: LocalHost) -> Lane:
-    return Lane(host.name, lambda: host, PLACE, "cpu", 1)
+def lane(host: LocalHost) -> HostLane:
+    return HostLane(host.name, lambda: host, PLACE, "cpu", 1)
 
 
 def job_in(folder: Path, windows: Windows, plan: Plan = PLAN) -> Job:

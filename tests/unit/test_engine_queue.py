@@ -95,7 +95,7 @@ def test_an_idle_host_copies_the_straggler_and_the_first_result_counts() -> None
     queue.finished("fast", "c", 2.0)
     assert queue.take("fast", 2.0).batch == ("a",)
     assert queue.finished("fast", "a", 3.0)
-    assert queue.is_moot("slow")
+    assert not queue.is_open("a")
     assert not queue.finished("slow", "a", 10.0)
     assert [item.host for item in queue.drain()] == ["fast", "fast", "fast"]
 
@@ -109,6 +109,32 @@ def test_a_failed_copy_does_not_end_what_still_runs_elsewhere() -> None:
     queue.failed("fast", "a", 51.0, "no", is_own_fault=False)
     assert queue.num_open == 1
     assert queue.finished("slow", "a", 60.0)
+
+
+def test_what_a_silent_host_has_goes_to_others_and_counts_if_it_comes_first_after_all() -> None:
+    queue = UnitQueue(["a", "b", "c"])
+    queue.join("silent", 0.0, places=2)
+    queue.join("other", 0.0)
+    assert queue.take("silent", 0.0).batch == ("a", "b")
+    queue.drop("silent", 10.0)
+    assert queue.take("other", 10.0).batch == ("a",)
+    assert queue.finished("silent", "a", 11.0)
+    assert not queue.finished("other", "a", 12.0)
+    assert queue.finished("silent", "b", 13.0)
+    assert queue.take("other", 13.0).batch == ("c",)
+
+
+def test_a_slow_hosts_copy_does_not_keep_a_quick_one_from_what_a_silent_host_has() -> None:
+    queue = UnitQueue(["a", "b", "c"], QueueRules(batch_s=1, first_guess_s=4))
+    for name in ("silent", "slow", "quick"):
+        queue.join(name, 0.0)
+    assert [queue.take(name, 0.0).batch for name in ("silent", "slow", "quick")] == [("a",), ("b",), ("c",)]
+    queue.finished("quick", "c", 4.0)
+    queue.finished("slow", "b", 40.0)
+    assert queue.take("slow", 41.0).batch == ("a",) or queue.take("slow", 60.0).batch == ("a",)
+    assert queue.take("quick", 61.0).batch == ("a",)
+    assert queue.finished("quick", "a", 65.0)
+    assert not queue.is_open("a")
 
 
 def test_a_late_result_of_a_host_that_was_given_up_counts_once() -> None:

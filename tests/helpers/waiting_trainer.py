@@ -1,0 +1,30 @@
+"""A Python whose trainings wait instead of computing: this machine's cores do not decide how fast a host is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tests.soak import cheap_trainer
+
+_PROGRAM = """#!/bin/sh
+case "$*" in
+  *"jade_model train "*) shift 2; JADE_TEST_EPOCH_S={epoch_s} exec {python} {trainer} "$@" ;;
+  *) echo '{probe}' ;;
+esac
+"""
+
+
+def waiting_python(path: Path, unit_s: float) -> Path:
+    """Write the program; it says of itself what a Python with torch would say.
+
+    Args:
+        path: Where.
+        unit_s: What each training takes.
+    """
+    found = {"version": [3, 12, 0], "executable": str(path), "numpy": "2.1", "torch": "2.6.0", "devices": []}
+    epoch_s, trainer = unit_s / cheap_trainer.EPOCHS, cheap_trainer.__file__
+    path.write_text(_PROGRAM.format(python=sys.executable, trainer=trainer, epoch_s=epoch_s, probe=json.dumps(found)))
+    path.chmod(0o755)
+    return path
