@@ -84,6 +84,15 @@ class CompareParameters(BaseModel):
     min_span_length: MinSpanLength = 1
     merge_gap: MergeGap = 0
     host: Host = LOCAL
+    device: Device = None
+    workers: NumWorkers = None
+    parallel_arms: bool = Field(
+        default=False,
+        title="Parallel arms",
+        description="On a GPU, train one of each arm side by side if its memory allows; a CPU does so anyway.",
+    )
+    artifacts: Artifacts = None
+    fresh: Fresh = False
     engine: Engine = "processes"
     scheduler: Scheduler = None
     hosts: Hosts = []
@@ -97,15 +106,6 @@ class CompareParameters(BaseModel):
     orphan_grace: OrphanGrace = ORPHAN_GRACE_MIN
     accept_unreaped: AcceptUnreaped = False
     owner: Owner = None
-    device: Device = None
-    workers: NumWorkers = None
-    parallel_arms: bool = Field(
-        default=False,
-        title="Parallel arms",
-        description="On a GPU, train one of each arm side by side if its memory allows; a CPU does so anyway.",
-    )
-    artifacts: Artifacts = None
-    fresh: Fresh = False
 
     @field_validator("arms")
     @classmethod

@@ -40,17 +40,18 @@ Gpus = Annotated[
 ]
 MaxPrice = Annotated[
     Annotated[float, Field(gt=0)] | None,
-    Field(title="Highest price", description="In USD an hour." + _WHERE),
+    Field(title="Highest price", description="Of a machine, in USD an hour." + _WHERE),
 ]
 MaxHours = Annotated[
-    float, Field(gt=0, le=24 * 14, title="Hours", description="After which a rented machine ends." + _WHERE)
+    float, Field(gt=0, le=24 * 14, title="Rented hours", description="After which a rented machine ends." + _WHERE)
 ]
 Budget = Annotated[
     Annotated[float, Field(gt=0)] | None,
-    Field(title="Budget", description="In USD a calendar month, over all runs of the ledger." + _WHERE),
+    Field(title="Monthly budget", description="In USD a calendar month, over all runs of the ledger." + _WHERE),
 ]
 Spot = Annotated[
-    bool, Field(title="Spot", description="Machines that the provider may take away: the run goes on elsewhere.")
+    bool,
+    Field(title="Spot", description="Machines that the provider may take away: the run goes on elsewhere." + _WHERE),
 ]
 OrphanGrace = Annotated[
     float,
@@ -58,19 +59,20 @@ OrphanGrace = Annotated[
         ge=1,
         le=24 * 60,
         title="Orphan grace",
-        description="Minutes that a rented machine outlives whoever controls it; the same command attaches to it.",
+        description="Minutes that a rented machine outlives whoever controls it; the same command attaches to it."
+        + _WHERE,
     ),
 ]
 AcceptUnreaped = Annotated[
     bool,
     Field(
         title="Accept unreaped",
-        description="Rent even if nobody would free the machine if this process died.",
+        description="Rent even if nobody would free the machine if this process died." + _WHERE,
     ),
 ]
 Owner = Annotated[
     Annotated[str, AfterValidator(check_owner)] | None,
-    Field(title="Owner", description="Tag that rented machines carry; empty: the ledger's own."),
+    Field(title="Owner", description="Tag that rented machines carry; empty: the ledger's own." + _WHERE),
 ]
 
 MAX_HOURS = DEFAULT_MAX_HOURS

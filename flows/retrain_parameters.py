@@ -70,6 +70,10 @@ class RetrainParameters(BaseModel):
         default=True, title="Promote", description="Make it the champion if it passes; else it stays a challenger."
     )
     host: Host = LOCAL
+    device: Device = None
+    workers: NumWorkers = None
+    artifacts: Artifacts = None
+    fresh: Fresh = False
     gpu: Gpus = []
     max_price: MaxPrice = None
     max_hours: MaxHours = MAX_HOURS
@@ -78,10 +82,6 @@ class RetrainParameters(BaseModel):
     orphan_grace: OrphanGrace = ORPHAN_GRACE_MIN
     accept_unreaped: AcceptUnreaped = False
     owner: Owner = None
-    device: Device = None
-    workers: NumWorkers = None
-    artifacts: Artifacts = None
-    fresh: Fresh = False
 
     def rental_wish(self) -> RentalWish:
         """Return what is to be rented, if the host is one that rents."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from flows.engine_parameters import EngineParameters
 from flows.fields import Artifacts, Checkpoint, Data, Epochs, Fresh, MergeGap, MinSpanLength
 from jade_model.verdict import Metric
 
 
-class SweepParameters(EngineParameters):
-    """Which recipes are tried, on what data, how often, when an arm is stopped, and where all of it runs."""
+class SweepQuestion(BaseModel):
+    """Which recipes are tried, on what data, how often, and when an arm is stopped: what the form shows first."""
 
     data: Data = Field(default=[])
     grid: dict[str, Any] = Field(
@@ -53,5 +53,10 @@ class SweepParameters(EngineParameters):
     checkpoint: Checkpoint = "last"
     min_span_length: MinSpanLength = 1
     merge_gap: MergeGap = 0
+
+
+class SweepParameters(EngineParameters, SweepQuestion):
+    """Which recipes are tried, on what data, how often, when an arm is stopped, and where all of it runs."""
+
     artifacts: Artifacts = None
     fresh: Fresh = False
