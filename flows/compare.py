@@ -17,6 +17,7 @@ from flows.reap import free_machines
 from tasks.artifact_places import open_place
 from tasks.checking import check_job_data
 from tasks.engines.opening import check_engine
+from tasks.events import events_delivered
 from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
 from tasks.layout import RunLayout
@@ -50,7 +51,10 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
     check_host_known(parameters.host)
     check_engine(parameters.engine_settings())
     place = open_place(parameters.artifacts)
-    with recorded_run(place, "compare", parameters.model_dump(mode="json"), host=parameters.host) as run:
+    with (
+        events_delivered(),
+        recorded_run(place, "compare", parameters.model_dump(mode="json"), host=parameters.host) as run,
+    ):
         folder = str(run.layout.root)
         with run.phase("prepare"):
             run.record["data"] = prepare_data(folder, parameters)

@@ -9,6 +9,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from tasks.artifact_places import open_place
+from tasks.events import events_delivered
 from tasks.pruning import prune_place
 
 
@@ -28,7 +29,8 @@ def prune(
         How many went, or would go.
     """
     place = open_place(artifacts)
-    plan, outcome = prune_place(place, keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)
+    with events_delivered():
+        plan, outcome = prune_place(place, keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)
     gone = {decision.run_id for decision in outcome.deleted}
     rows: list[dict[str, Any]] = [
         {"run": item.run_id, "": "deleted" if item.run_id in gone else "kept", "bytes": item.size, "why": item.reason}

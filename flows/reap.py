@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
 from tasks.errors import RunError
+from tasks.events import events_delivered
 from tasks.lending import ledger_exists, open_lending
 from tasks.reaping import Deed, Reaped
 
@@ -37,7 +38,7 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         ReapFailed: Some could not be freed; what could be was.
     """
     logger = get_run_logger()
-    with closing(open_lending()) as lending:
+    with events_delivered(), closing(open_lending()) as lending:
         reaper = lending.reaper(owner, is_dry=dry_run)
         found = reaper.reap()
         failed = [item for item in found if item.deed is Deed.FAILED]

@@ -18,6 +18,7 @@ from jade_model.data_checks import DataLimits
 from jade_model.promotion import PromotionRule
 from tasks.artifact_places import open_place
 from tasks.evaluation import EvaluationSettings
+from tasks.events import events_delivered
 from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
 from tasks.layout import RunLayout
@@ -48,7 +49,10 @@ def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa
     """
     check_host_known(parameters.host)
     place = open_place(parameters.artifacts)
-    with recorded_run(place, "retrain", parameters.model_dump(mode="json"), host=parameters.host) as run:
+    with (
+        events_delivered(),
+        recorded_run(place, "retrain", parameters.model_dump(mode="json"), host=parameters.host) as run,
+    ):
         folder = str(run.layout.root)
         with run.phase("prepare"):
             run.record["data"] = prepare(folder, parameters)

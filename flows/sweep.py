@@ -14,6 +14,7 @@ from flows.sweep_parameters import SweepParameters
 from jade_model.evaluation import Cleanup
 from tasks.artifact_places import open_place
 from tasks.engines.opening import check_engine, open_engine
+from tasks.events import events_delivered
 from tasks.kept_trainings import kept_trainings
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, write_job
@@ -52,7 +53,10 @@ def sweep(parameters: SweepParameters) -> str:
     settings = parameters.engine_settings()
     check_engine(settings)
     place = open_place(parameters.artifacts)
-    with recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=parameters.engine) as run:
+    with (
+        events_delivered(),
+        recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=parameters.engine) as run,
+    ):
         folder = str(run.layout.root)
         with run.phase("prepare"):
             prepared = prepare_sweep(folder, parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.logging import get_run_logger
 
+from tasks.events import events_delivered
 from tasks.watching import look_at_data
 
 
@@ -19,6 +20,7 @@ def watch_data(deployment: str = "compare/on-new-data", *, settle_s: float = 30.
     Returns:
         What was found, in one sentence.
     """
-    found = look_at_data(deployment, settle_s=settle_s)
+    with events_delivered():
+        found = look_at_data(deployment, settle_s=settle_s)
     get_run_logger().info("%s", found)
     return found

@@ -7,6 +7,9 @@ secret. Where no Prefect server is set, nobody could hear of it, and nothing is 
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 EventName = Literal[
@@ -25,6 +28,8 @@ KEPT_AS_CHALLENGER: EventName = "jade.model.kept-as-challenger"
 DATA_REFUSED: EventName = "jade.data.refused"
 BUDGET_WARNING: EventName = "jade.budget.warning"
 """Spending has reached 80 % of a budget."""
+
+DELIVERY_LIMIT_S = 10.0
 
 
 def tell(event: EventName, kind: str, name: str, **facts: Any) -> None:
@@ -49,3 +54,29 @@ def tell(event: EventName, kind: str, name: str, **facts: Any) -> None:
         resource={"prefect.resource.id": resource, "prefect.resource.name": name},
         payload={name: value for name, value in facts.items() if value is not None},
     )
+
+
+@contextmanager
+def events_delivered() -> Iterator[None]:
+    """Leave the block only when the events of this process have reached the server, Prefect's heartbeats among them.
+
+    They go another way than the states of a run. A heartbeat that comes in after the end of a run that took a second
+    would be its last sign of life: automations that wait for the next one would call a run silent that has ended.
+    """
+    try:
+        yield
+    finally:
+        _deliver()
+
+
+def _deliver() -> None:
+    from prefect.settings import get_current_settings
+
+    if not get_current_settings().api.url:
+        return
+    from prefect.events.worker import EventsWorker
+
+    # A server that does not answer must not keep the run from ending: waiting in Prefect knows no limit.
+    waiting = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
+    waiting.start()
+    waiting.join(DELIVERY_LIMIT_S)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from helpers.homes import STARTUP_LIMIT_S, clean_environment
+from helpers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +53,76 @@ class PrefectServer:
         answer.raise_for_status()
         found: list[dict[str, object]] = answer.json()
         return found
+
+
+@contextlib.contextmanager
+def serving(home: Path, database: Path | None, **settings: str) -> Iterator[PrefectServer]:
+    """Run `prefect server` on a free port while the block lasts.
+
+    Args:
+        home: An empty folder, of the server's own.
+        database: Of SQLite, as `make_database` leaves it; copied. None: the settings name another.
+        settings: Further environment variables, for the server and whoever talks to it.
+    """
+    if database is not None:
+        shutil.copy(database, home)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = clean_environment(home) | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_UI_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        **settings,
+    }
+    log_path = home / "server.log"
+    with log_path.open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_until(
+                lambda: server.poll() is not None or _is_healthy(url),
+                STARTUP_LIMIT_S,
+                lambda: log_path.read_text()[-3000:],
+            )
+            assert server.poll() is None, log_path.read_text()[-3000:]
+            yield PrefectServer(url, env)
+        finally:
+            stop_group(server)
+
+
+@contextlib.contextmanager
+def working(server: PrefectServer) -> Iterator[None]:
+    """Deploy `prefect.yaml` as it stands, and let a worker, a process of its own, run it while the block lasts."""
+    server.prefect("work-pool", "create", "jade", "--type", "process")
+    server.prefect("--no-prompt", "deploy", "--all")
+    with (Path(server.env["PREFECT_HOME"]) / "worker.log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "jade"],
+            cwd=ROOT,
+            env=server.env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            stop_group(worker)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from helpers.homes import STARTUP_LIMIT_S, clean_environment, make_database
-from helpers.ports import free_port
-from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
+from helpers.homes import make_database
+from helpers.postgres import postgres
+from helpers.servers import PrefectServer, serving, working
 from helpers.sharing import made_once
+
+from tests.fakes.slack_server import SlackServer, running_slack
 
 CHROMIUM_FLAGS = [
     "--headless",
@@ -30,13 +30,13 @@ CHROMIUM_FLAGS = [
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all that talks to the Prefect server in one process: each process of a parallel run starts its own.
+    """Keep all that talks to a Prefect server in one process: each process of a parallel run starts its own.
 
     Whatever else costs much to start says so itself: `pytestmark = pytest.mark.xdist_group("what it shares")`.
     """
     for item in items:
-        if "prefect_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("prefect server"))
+        for server in {"prefect_server", "postgres_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(server))
 
 
 @pytest.fixture(scope="session")
@@ -48,52 +48,38 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[PrefectServer]:
     """Start `prefect server` on a free port with SQLite."""
-    home = tmp_path_factory.mktemp("prefect")
-    shutil.copy(database, home)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    env = clean_environment(home) | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": url,
-        "PREFECT_UI_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    }
-    with (home / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            wait_until(lambda: _is_healthy(url), STARTUP_LIMIT_S, lambda: (home / "server.log").read_text()[-3000:])
-            yield PrefectServer(url, env)
-        finally:
-            stop_group(server)
+    with serving(tmp_path_factory.mktemp("prefect"), database) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def deployed(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def slack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlackServer]:
+    """Stand in for Slack, as `postgres_server` finds it."""
+    with running_slack(tmp_path_factory.mktemp("slack")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory, slack: SlackServer) -> Iterator[PrefectServer]:
+    """Start `prefect server` on PostgreSQL, with an eye on silent runs each second.
+
+    Where every notification is to arrive: with SQLite, Prefect gives an event up if the database is busy five times.
+    """
+    with postgres() as place:
+        settings = {
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://jade@{place}",
+            "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+            **slack.environment,
+        }
+        with serving(tmp_path_factory.mktemp("prefect"), None, **settings) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def deployed(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
     """Deploy `prefect.yaml` as it stands, and start a worker as a process of its own."""
-    prefect_server.prefect("work-pool", "create", "jade", "--type", "process")
-    prefect_server.prefect("--no-prompt", "deploy", "--all")
-    log_path = tmp_path_factory.mktemp("worker") / "worker.log"
-    with log_path.open("wb") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "jade"],
-            cwd=ROOT,
-            env=prefect_server.env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield prefect_server
-        finally:
-            stop_group(worker)
+    with working(prefect_server):
+        yield prefect_server
 
 
 @pytest.fixture
@@ -122,10 +108,3 @@ def browse(tmp_path: Path) -> Callable[[str], str]:
         return done.stdout
 
     return dump
-
-
-def _is_healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False

@@ -1,0 +1,109 @@
+"""Lets everything happen that somebody may be told of, by our own functions and by flows; then hangs until killed.
+
+PYTHONPATH=.:tests python tests/programs/occasions.py FOLDER
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from helpers.rentals import WISH, renter_of
+from prefect import flow, tags
+
+from jade_model.trend import Band, Regression
+from tasks.artifact_places import open_place
+from tasks.events import events_delivered
+from tasks.hosts.ledger import Intent, Ledger
+from tasks.promoting import roll_back_champion, settle
+from tasks.rental_record import save_rental
+from tasks.stores.transfer import publish_run
+from tasks.trend import tell_regressions
+from tests.fakes.machines import OFFERS, LocalMachines
+
+HOUR_S = 3600.0
+
+
+@flow(flow_run_name="fails")
+def fails() -> None:
+    """Ends with an error whose message is no plain text for JSON, HTML or Slack."""
+    with events_delivered():
+        raise ValueError('expected <"a" & \\b>')
+
+
+@flow(flow_run_name="crashes")
+def crashes() -> None:
+    """Its process ends in the middle."""
+    with events_delivered():
+        sys.exit(1)
+
+
+@flow(flow_run_name="ends-well")
+def ends_well() -> None:
+    """Nobody is told of it, though it ends right after its only sign of life."""
+    with events_delivered():
+        time.sleep(0.2)
+
+
+@flow(flow_run_name="theirs")
+def theirs() -> None:
+    """A flow that is none of Jade's."""
+    raise ValueError("theirs")
+
+
+@flow(flow_run_name="hangs")
+def hangs() -> None:
+    """Gives one sign of life, and no other."""
+    print("hangs", flush=True)
+    while True:
+        time.sleep(60)
+
+
+def change_champions(folder: Path) -> None:
+    """Two promotions, one refusal, and the way back."""
+    place = open_place(folder)
+    for name in ("first", "second", "third"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "card.json").write_text("{}")
+        publish_run(place.store, folder / name, name)
+    better, worse = {"promote": True, "reason": "better"}, {"promote": False, "reason": "worse"}
+    settle(place, {"run_id": "first", "champion": None, "decision": better}, may_promote=True)
+    settle(place, {"run_id": "second", "champion": "first", "decision": better}, may_promote=True)
+    settle(place, {"run_id": "third", "champion": "second", "decision": worse}, may_promote=True)
+    roll_back_champion(place)
+
+
+def spend(folder: Path) -> None:
+    """Rent for 85 % of a budget, look at what it cost twice, and go beyond."""
+    now = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+    ledger = Ledger.in_file(folder / "ledger.db", clock=lambda: now)
+    wish = dataclasses.replace(WISH, budget_usd=1.0)
+    renter = renter_of(ledger, LocalMachines(folder / "machines"), folder, [], wish=wish)
+    offer = dataclasses.replace(OFFERS[0], price_usd_per_hour=0.5)
+    ledger.intend(Intent(ledger.owner, offer, 2.0, 900, "run", "", (), renter.claim), budget_usd=1.0)
+    for _ in range(5):
+        save_rental(folder, renter)
+        now += 0.425 * HOUR_S
+
+
+def main(folder: Path) -> None:
+    change_champions(folder / "runs")
+    spend(folder)
+    tell_regressions("a-run", [Regression("crf", 0.5, Band("crf", 0.8, 0.7, 5))])
+    with contextlib.suppress(ValueError):
+        theirs()
+    with tags("jade"):
+        ends_well()
+        with contextlib.suppress(ValueError):
+            fails()
+        with contextlib.suppress(SystemExit):
+            crashes()
+        hangs()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
