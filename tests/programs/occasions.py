@@ -86,7 +86,7 @@ def spend(folder: Path) -> None:
     offer = dataclasses.replace(OFFERS[0], price_usd_per_hour=0.5)
     ledger.intend(Intent(ledger.owner, offer, 2.0, 900, "run", "", (), renter.claim), budget_usd=1.0)
     for _ in range(5):
-        save_rental(folder, renter)
+        save_rental(folder, [renter])
         now += 0.425 * HOUR_S
 
 

@@ -83,7 +83,9 @@ def told(
                 start_new_session=True,
             )
             try:
-                wait_until(have(set(EXPECTED) - {"silent"}), 120, evidence)
+                prompt = have(set(EXPECTED) - {"silent"})
+                wait_until(lambda: program.poll() is not None or prompt(), 120, evidence)
+                assert program.poll() is None, "the program ended before its time"
                 kill_group(program)
                 wait_until(have(set(EXPECTED)), 60, evidence)
             finally:
