@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from helpers.ports import free_port
-from helpers.servers import ROOT, wait_until
+from helpers.servers import ROOT, PrefectServer, wait_until
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -35,6 +35,11 @@ class Deployments:
 
     port: int
     env: dict[str, str]
+
+    @classmethod
+    def of(cls, server: PrefectServer) -> Deployments:
+        """Return the deployments of a server of ours."""
+        return cls(int(server.url.removesuffix("/api").rpartition(":")[2]), server.env)
 
     @property
     def api(self) -> str:

@@ -1,0 +1,55 @@
+"""Every deployment of prefect.yaml runs to Completed on small data, with Prefect's history in PostgreSQL or SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.deployments import Deployments
+from helpers.servers import PrefectServer, working
+
+SMALL = {"epochs": 1, "seeds": 1, "folds": 2}
+COMPARE = {**SMALL, "recipe": "seed", "arms": ["soft_span", "crf"]}
+
+# What trains takes minutes; the others have nothing to do here, and end at once.
+QUICK = ("reap/every-10-minutes", "watch-data/every-10-minutes", "prune/weekly")
+TRAINING: dict[str, dict[str, Any]] = {
+    "compare/nightly": COMPARE,
+    "compare/on-demand": COMPARE,
+    "compare/on-new-data": COMPARE,
+    "sweep/on-demand": {**SMALL, "grid": {"recipe": ["seed_soft_span", "seed_crf"]}},
+    "retrain/weekly": {"arm": "crf", "recipe": "seed", "epochs": 1, "folds": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def on_postgresql(postgres_server: PrefectServer) -> Iterator[Deployments]:
+    with working(postgres_server):
+        yield Deployments.of(postgres_server)
+
+
+@pytest.mark.system
+def test_what_trains_nothing_ends_on_postgresql(on_postgresql: Deployments, tmp_path: Path) -> None:
+    assert len(on_postgresql.ask("POST", "deployments/filter", {})) == len(QUICK) + len(TRAINING), "none is left out"
+    given = {"prune/weekly": {"artifacts": str(tmp_path)}}
+    for run in [on_postgresql.start(name, given.get(name)) for name in QUICK]:
+        on_postgresql.completed(run)
+
+
+@pytest.mark.slow_system
+def test_what_trains_ends_on_postgresql(on_postgresql: Deployments, small_file: Path, tmp_path: Path) -> None:
+    run_all(on_postgresql, small_file, tmp_path)
+
+
+@pytest.mark.slow_system
+def test_what_trains_ends_on_sqlite(deployed: PrefectServer, small_file: Path, tmp_path: Path) -> None:
+    run_all(Deployments.of(deployed), small_file, tmp_path)
+
+
+def run_all(deployments: Deployments, data: Path, artifacts: Path) -> None:
+    """Start everything that trains at once, and see it through."""
+    common = {"data": [str(data)], "artifacts": str(artifacts)}
+    for run in [deployments.start(name, {"parameters": common | parameters}) for name, parameters in TRAINING.items()]:
+        deployments.completed(run, 900)
