@@ -15,6 +15,7 @@ RunError
 ├── PromotionRefused   the run cannot become champion, or there is nothing to go back to; exit code 2
 ├── InstallationFailed the local Prefect installation does not start or stop; exit code 1
 │   └── PortTaken      another program listens where its server should; exit code 2
+├── FlowGoesOn         only whoever started the flow, elsewhere, can stop it; exit code 1
 ├── LeaseLost          another run may train the same by now, so this one stopped; exit code 1
 ├── TrainingFailed     the training job ended without its results; carries the end of its output; exit code 1
 ├── UnitError          a training failed on a worker of a cluster; carries the error's name; exit code 1
@@ -110,6 +111,28 @@ class NothingCheapEnough(BadRequest):
             f"{provider}: nothing that fits costs at most {max_price_usd_per_hour:g} USD/h; the cheapest is {what} at "
             f"{cheapest_usd_per_hour:g} USD/h. Raise --max-price, or name another --gpu."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class FlowGoesOn(RunError):
+    """A flow could not be stopped from here.
+
+    Attributes:
+        run_id: Its run.
+        machine: Network name of the machine that it runs on.
+        process_id: Of a flow on this machine that did not end; None for one elsewhere.
+    """
+
+    def __init__(self, run_id: str, machine: str, process_id: int | None) -> None:
+        self.run_id, self.machine, self.process_id = run_id, machine, process_id
+        what = (
+            f"runs on {machine}: `jade runs stop {run_id}` there, or cancelling it in Prefect, stops it"
+            if process_id is None
+            else f"was asked to stop (process {process_id} of this machine) and has not ended yet"
+        )
+        super().__init__(f"{run_id} {what}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)

@@ -11,9 +11,11 @@ owner on this machine is looked up among the processes: the same command again n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -42,11 +44,13 @@ class Holder:
         run_id: Its name.
         machine: Network name of the machine that its flow runs on.
         host: Where it trains: `local` or a host's name.
+        process_id: Of its flow, if that runs on this very machine; None elsewhere.
     """
 
     run_id: str
     machine: str
     host: str
+    process_id: int | None = None
 
     def __str__(self) -> str:
         return f"{self.run_id} (on {self.machine}, training on {self.host})"
@@ -150,6 +154,40 @@ def running(records: Records, run_id: str) -> Holder | None:
         StoreError: As the store says.
     """
     return _living(records.read(_running(run_id)))
+
+
+def holders(records: Records) -> list[Holder]:
+    """Return who is at a run now, all of them.
+
+    Raises:
+        StoreError: As the store says.
+    """
+    found = [_living(records.read(name)) for name in records.names(_RUNNING)]
+    return [holder for holder in found if holder is not None]
+
+
+def interrupt(holder: Holder, *, patience_s: float = 30.0) -> bool:
+    """Ask a flow of this machine to end, as Ctrl-C does, and if that is not heeded as a shutdown does.
+
+    Returns:
+        Whether it has ended; False for one on another machine, which nobody here can ask.
+
+    Raises:
+        PermissionError: It is another user's.
+    """
+    if holder.process_id is None:
+        return False
+    started = _start_time(holder.process_id)
+    # What a script starts in the background ignores the first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder.process_id, number)
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            if started is None or _start_time(holder.process_id) != started:
+                return True
+            time.sleep(0.1)
+    return False
 
 
 def claim(records: Records, run_id: str, key: str) -> Holder | None:
@@ -257,7 +295,9 @@ def _living(beat: Record | None) -> Holder | None:
     told = _parsed(beat)
     if not told or told.get("dead") is True or _is_known_dead(told.get("process")):
         return None
-    return Holder(str(told.get("run_id")), str(told.get("machine")), str(told.get("host")))
+    process = told.get("process")
+    here = process["id"] if isinstance(process, dict) and process.get("table") == _process_table() else None
+    return Holder(str(told.get("run_id")), str(told.get("machine")), str(told.get("host")), here)
 
 
 def _parsed(record: Record) -> dict[str, Any]:

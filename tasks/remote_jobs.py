@@ -59,7 +59,7 @@ from tasks.hosts.retry import retry_transient
 from tasks.jobs import FollowedJob, drawn
 from tasks.layout import REMOTE_LOG_NAME
 from tasks.mirroring import Mirror, Note, say
-from tasks.remote_records import RemoteRun, remove_record, save_record
+from tasks.remote_records import RemoteRun, has_record, remove_record, save_record
 from tasks.settings import THREADING
 
 SEND_S = 6 * 3600.0
@@ -150,11 +150,25 @@ class RemoteTrainingJob(FollowedJob):
 
     def finish(self) -> None:
         """Wait for the end of a job whose trainings are all here, and tidy up after it over there."""
-        if not self._pending:
-            return
-        self._follower.join(ENDING_S)
+        if self._pending:
+            self._follower.join(ENDING_S)
+            self._tidy()
+        elif has_record(self._host.name, self.key):
+            self._tidy_after_another()
+
+    def _tidy(self) -> None:
         try:
-            retry_transient(self._tidy_up)
+            retry_transient(self._remove_all)
+        except HostError as error:
+            self._note(f"{self._host.name}: {self._place.run(self.key)} could not be removed there: {error}")
+
+    def _tidy_after_another(self) -> None:
+        """Remove what a flow has left there that was killed once all results were here; nothing waits for it."""
+        try:
+            handle = self._find()
+            if handle is not None:
+                stop_job(self._host, handle, grace_s=STOP_GRACE_S)
+            self._remove_all()
         except HostError as error:
             self._note(f"{self._host.name}: {self._place.run(self.key)} could not be removed there: {error}")
 
@@ -170,10 +184,13 @@ class RemoteTrainingJob(FollowedJob):
         elif self._damaged is not None:
             self.stop()
             self._discard(self._damaged)
-        elif self._may_run:
-            self.stop()
         else:
-            remove_record(self._host.name, self.key)
+            if self._may_run:
+                self.stop()
+            else:
+                remove_record(self._host.name, self.key)
+            if self._pending and self._has_all():
+                self._tidy()  # no next attempt will find anything to do, and come here
 
     def forget(self) -> None:
         """The host is gone for good: nothing of this job runs any more."""
@@ -309,28 +326,28 @@ class RemoteTrainingJob(FollowedJob):
     def _follow(self) -> None:
         while True:
             exit_status = self._follow_attempt()
+            if self._error is not None and self._aborted is None and self._has_all():
+                self._error, exit_status = None, 0  # however the job, or its host, ended after that
             if self._error is None or not self._goes_on_elsewhere(self._error):
                 break
-            if self._handle is None:
-                exit_status = 0  # all results had come before the host was lost
-                break
         self._end(exit_status)
+
+    def _has_all(self) -> bool:
+        """Whether the results of all trainings are here, each byte checked."""
+        return not pending_trainings(self.job, self.folder)
 
     def _goes_on_elsewhere(self, error: Exception) -> bool:
         """Start what is left on another host, if there is one for us; an error on the way there is the job's."""
         if self._replace_host is None or self._aborted is not None:
             return False
         try:
-            pending = pending_trainings(self.job, self.folder)
-            found = self._replace_host(error) if pending else (self._host, self._place)
+            found = self._replace_host(error)
             if found is None:
                 return False
             remove_record(self._host.name, self.key)
             self._host, self._place = found
             self._is_ready = False
-            self._pending, self._error, self._handle = pending, None, None
-            if not pending:
-                return True
+            self._pending, self._error, self._handle = pending_trainings(self.job, self.folder), None, None
             self._handle = self._running_job() or self._start_anew()
         except Exception as problem:  # whatever it is, those who wait must hear of it
             self._error = problem
@@ -413,10 +430,12 @@ class RemoteTrainingJob(FollowedJob):
             }
         )
 
-    def _tidy_up(self) -> None:
-        with contextlib.suppress(RemoteFileMissing):  # an earlier try, or another that was attached, removed it
-            remove_job(self._host, self._place.jobs, self.key)
-        remove_folder(self._host, self._place.run(self.key))
+    def _remove_all(self) -> None:
+        run = self._place.run(self.key)
+        try:
+            remove_job(self._host, self._place.jobs, self.key, also=run)
+        except RemoteFileMissing:  # an earlier try, or another that was attached, removed it
+            remove_folder(self._host, run)
         remove_record(self._host.name, self.key)
 
 

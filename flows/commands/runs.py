@@ -14,52 +14,55 @@ if TYPE_CHECKING:
 
 @click.group("runs", invoke_without_command=True)
 @click.option("--all", "wants_all", is_flag=True, help="Also what has ended and was not fetched yet.")
+@artifacts_option
 @json_option
 @click.pass_context
-def command(context: click.Context, *, wants_all: bool, as_json: bool) -> None:
-    """Show what still trains on the known hosts.
+def command(context: click.Context, *, wants_all: bool, artifacts: str | None, as_json: bool) -> None:
+    """Show what still trains: on the known hosts, on rented machines, and in flows that keep their runs here.
 
-    The command that started a run attaches to it when it is given again.
+    The command that started a run attaches to it when it is given again. Exit code 1 if the ledger or the artifacts
+    could not be read.
     """
     if context.invoked_subcommand is not None:
         return
+    from tasks.artifact_places import open_place
     from tasks.remote_runs import find_runs
     from tasks.settings import load_settings
 
-    found = [run for run in find_runs(load_settings()) if wants_all or run.may_run]
+    everything, problems = find_runs(load_settings(), open_place(artifacts))
+    found = [run for run in everything if wants_all or run.may_run]
     if as_json:
         print_json([_as_json(run) for run in found])
-        return
-    if not found:
-        click.echo("Nothing trains on the known hosts.", err=True)
-        return
-    rows = [
-        [
-            run.host,
-            run.name,
-            run.state,
-            f"{run.status.heartbeat_age_s} s ago" if run.status and run.status.heartbeat_age_s is not None else "",
-            run.record.started_at if run.record else "",
-            run.problem,
-        ]
-        for run in found
-    ]
-    print_table(None, ["host", "run", "state", "last sign", "asked for at", "problem"], rows, numeric_from=6)
+    elif found:
+        print_table(None, _COLUMNS, [_row(run) for run in found], numeric_from=len(_COLUMNS))
+    else:
+        click.echo("Nothing trains on the known hosts, on rented machines or in a flow of these artifacts.", err=True)
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        context.exit(1)
 
 
 @command.command("stop")
 @click.argument("run")
+@artifacts_option
 @json_option
-def stop(*, run: str, as_json: bool) -> None:
-    """End a run's processes on its host: TERM, then KILL. What it has trained stays there for the next attempt."""
+def stop(*, run: str, artifacts: str | None, as_json: bool) -> None:
+    """End a run's processes on its machine (TERM, then KILL), or a flow that trains here (as Ctrl-C does).
+
+    What it has trained stays for the next attempt.
+    """
+    from tasks.artifact_places import open_place
     from tasks.remote_runs import stop_run
     from tasks.settings import load_settings
 
-    stopped = stop_run(load_settings(), run)
+    stopped = stop_run(load_settings(), open_place(artifacts), run)
     if as_json:
         print_json(_as_json(stopped))
-    else:
-        click.echo(f"{stopped.name}: {stopped.state}; nothing of it runs on {stopped.host} any more.")
+        return
+    click.echo(f"{stopped.name}: {stopped.state}; nothing of it runs on {stopped.host} any more.")
+    if stopped.rental is not None and stopped.holder is None:
+        click.echo(f"No flow is at it: `jade reap` frees {stopped.host}.", err=True)
 
 
 @command.command("show")
@@ -90,14 +93,32 @@ def show(*, run: str, artifacts: str | None, as_json: bool) -> None:
     print_table(layout.run_id, ["UTC", "what", "time", "cost"], rows, numeric_from=2)
 
 
+_COLUMNS = ["host", "run", "state", "last sign", "asked for at", "flow on", "problem"]
+
+
+def _row(run: FoundRun) -> list[str]:
+    age_s = run.status.heartbeat_age_s if run.status else None
+    return [
+        run.host,
+        run.name,
+        run.state,
+        "" if age_s is None else f"{age_s} s ago",
+        run.record.started_at if run.record else "",
+        run.holder.machine if run.holder else "",
+        run.problem,
+    ]
+
+
 def _as_json(run: FoundRun) -> dict[str, Any]:
     return {
         "host": run.host,
-        "run_id": run.record.run_id if run.record else None,
+        "run_id": run.run_id or None,
         "folder": run.record.folder if run.record else None,
-        "key": run.key,
+        "key": run.key or None,
         "state": run.state,
         "attempt": run.handle.attempt if run.handle else None,
         "heartbeat_age_s": run.status.heartbeat_age_s if run.status else None,
+        "flow_on": run.holder.machine if run.holder else None,
+        "rented_from": run.rental.provider if run.rental else None,
         "problem": run.problem or None,
     }

@@ -92,15 +92,15 @@ def stop_job(host: Host, job: JobHandle, *, grace_s: int = 20) -> JobStatus:
     return parse_status(host.run(script, timeout_s=wait_s + CALL_S).text)
 
 
-def remove_job(host: Host, jobs_folder: str, run_key: str) -> None:
-    """Remove all attempts of a run key from the host.
+def remove_job(host: Host, jobs_folder: str, run_key: str, *, also: str = "") -> None:
+    """Remove all attempts of a run key from the host, and then one more folder if it is named.
 
     Raises:
         CommandFailed: One still runs.
         RemoteFileMissing: There is none.
     """
     check_key(run_key)
-    host.run(job_scripts.remove(jobs=jobs_folder, key=run_key), timeout_s=CALL_S)
+    host.run(job_scripts.remove(jobs=jobs_folder, key=run_key, also=also), timeout_s=CALL_S)
 
 
 def read_log_tail(host: Host, job: JobHandle, *, num_bytes: int = TAIL_CHARACTERS) -> str:

@@ -230,13 +230,15 @@ newest
 """
 
 _REMOVE = """
+base=$PWD
 cd -- "$jobs/$key" || exit 1
 for folder in attempt-*/; do
   [ -d "$folder" ] || continue
   ( cd -- "$folder" && look && case $state in starting|running) exit 1 ;; esac ) || {
     echo "jade: $folder still runs" >&2; exit 1; }
 done
-cd .. && rm -rf -- "./$key"
+cd .. && rm -rf -- "./$key" || exit 1
+cd -- "$base" && { [ -z "$also" ] || rm -rf -- "$also"; }
 """
 
 
@@ -293,6 +295,6 @@ def find(*, jobs: str, key: str) -> str:
     return f"# jade: find job {key}\n{assigned(jobs=jobs, key=key)}{COMMON}{_FIND}"
 
 
-def remove(*, jobs: str, key: str) -> str:
-    """Remove all attempts of a run key, unless one runs."""
-    return f"# jade: remove job {key}\n{assigned(jobs=jobs, key=key)}{COMMON}{_REMOVE}"
+def remove(*, jobs: str, key: str, also: str) -> str:
+    """Remove all attempts of a run key, and one more folder if it is named, unless one runs."""
+    return f"# jade: remove job {key}\n{assigned(jobs=jobs, key=key, also=also)}{COMMON}{_REMOVE}"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,8 +75,8 @@ class Records(Protocol):
         """
         ...
 
-    def names(self, folder: str, *, older_than_s: float) -> tuple[str, ...]:
-        """Return the records of a folder that were written longer ago than that, by the store's clock.
+    def names(self, folder: str, *, older_than_s: float = -math.inf) -> tuple[str, ...]:
+        """Return the records of a folder, those that were written longer ago than that by the store's clock.
 
         Raises:
             StoreError: As the store says.
@@ -123,9 +124,11 @@ class LocalRecords:
                 raise RecordChanged(name, str(self._folder))
             path.unlink(missing_ok=True)
 
-    def names(self, folder: str, *, older_than_s: float) -> tuple[str, ...]:
+    def names(self, folder: str, *, older_than_s: float = -math.inf) -> tuple[str, ...]:
         """See `Records.names`."""
         inside = self._path(folder)
+        if not inside.is_dir():
+            return ()  # and locking would make one
         with disk_errors(str(self._folder), f"listing {folder}"), self._lock():
             now = self._lock_path.stat().st_mtime
             found = [path for path in sorted(inside.glob("*")) if path.is_file() and not path.name.startswith(".")]

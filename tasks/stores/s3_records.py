@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -105,7 +106,7 @@ class S3Records:
         except ArtifactNotFound:
             return  # somebody else removed it, or we did and the answer was lost
 
-    def names(self, folder: str, *, older_than_s: float) -> tuple[str, ...]:
+    def names(self, folder: str, *, older_than_s: float = -math.inf) -> tuple[str, ...]:
         """See `Records.names`."""
         check_path(folder)
         doing = f"listing the records {folder}"

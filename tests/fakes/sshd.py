@@ -97,7 +97,7 @@ def config_text(
     address: str = "127.0.0.1",
     extra_config: str = "",
 ) -> str:
-    """An sshd_config of which nothing is the machine's."""
+    """An sshd_config of which nothing is the machine's, nor of the account's own: its shell's start-up files."""
     keys = "\n".join(f"HostKey {key}" for key in host_keys)
     return f"""ListenAddress {address}:{port}
 {keys}
@@ -111,6 +111,7 @@ MaxStartups 100
 UsePAM no
 Subsystem sftp internal-sftp
 {extra_config}
+SetEnv HOME={pid_file.parent}
 """
 
 
@@ -140,7 +141,7 @@ def running_sshd(
         folder: Empty or missing.
         host_key: Private host key to use; None makes a new one.
         port: None takes a free one.
-        extra_config: More lines of sshd_config.
+        extra_config: More lines of sshd_config; what they set counts before ours.
         address: Where it listens.
         within: Command that runs it, such as `ip netns exec NAME`.
     """

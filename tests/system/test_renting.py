@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tasks.artifact_places import open_place
 from tasks.hosts import deadman
+from tasks.hosts.job import start_job
+from tasks.hosts.job_types import JobSpec
 from tasks.hosts.ledger import Ledger
 from tasks.hosts.ledger_states import RentalState
+from tasks.lending import open_lending
 from tasks.reaping import Deed, Reaper
+from tasks.remote_records import RemoteRun, load_records, save_record
+from tasks.remote_runs import find_runs, stop_run
+from tasks.renting import Served
+from tasks.settings import load_settings
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.sshd import SSHD
-from tests.helpers.rentals import renter_of
+from tests.helpers.rentals import WISH, lender_of, renter_of
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
@@ -69,3 +78,32 @@ def test_the_reaper_frees_what_a_dead_renter_left_and_nothing_else(
     assert [item.machine_id for item in machines.all()] == [other.rental.machine_id]
     rented.host.close()
     other.host.close()
+
+
+def test_what_trains_on_a_rented_machine_is_shown_and_stopped_by_whoever_has_its_key(
+    machines: LocalMachines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("JADE_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setattr("tasks.lending._factories", {"fake": lambda settings: lender_of(machines)})
+    settings, place = load_settings(), open_place(tmp_path / "artifacts")
+    with closing(open_lending(settings)) as lending:
+        rented = lending.renter(WISH, Served("run-1", "", ("k" * 64,)), note=lambda _: None).rent()
+        # What a flow leaves that is killed while it trains.
+        start_job(rented.host, rented.place.jobs, JobSpec("ab" * 20, ("sleep", "3600"), ".", 3600, stop_grace_s=1))
+        save_record(RemoteRun(rented.host.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))
+        rented.host.close()
+        ((shown,), problems) = find_runs(settings, place)
+        assert (shown.host, shown.run_id, shown.state, problems) == (rented.host.name, "run-1", "running", [])
+        assert stop_run(settings, place, "run-1").state == "stopped"
+        ((left,), _) = find_runs(settings, place)
+        assert (left.state, left.rental is not None) == ("stopped", True)
+        save_record(RemoteRun(rented.host.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))
+        keys = lending.keys_folder.rename(tmp_path / "away")
+        ((elsewhere,), _) = find_runs(settings, place)
+        assert (elsewhere.state, elsewhere.problem) == ("unreachable", "its key lies on the machine that rented it")
+        keys.rename(lending.keys_folder)
+        lending.ledger.let_go(rented.rental.request_id, rented.rental.claim)
+        assert lending.reaper(None).reap()[0].deed is Deed.FREED
+    assert find_runs(settings, place) == ([], [])
+    assert load_records() == []

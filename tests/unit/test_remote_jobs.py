@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +21,8 @@ from tasks.errors import HostNotReady, TrainingFailed
 from tasks.fetching import fetch_training, manifest_entries
 from tasks.hosts import errors
 from tasks.hosts.base import CommandResult, FileEntry, Progress
-from tasks.hosts.job import find_job, job_status, list_jobs, stop_job
-from tasks.hosts.job_types import JobState
+from tasks.hosts.job import find_job, job_status, list_jobs, start_job, stop_job
+from tasks.hosts.job_types import JobHandle, JobSpec, JobState
 from tasks.hosts.local import LocalHost
 from tasks.jobs import POLL_S, FollowedJob, Part, running_job
 from tasks.kept_trainings import FolderIndex
@@ -29,7 +30,7 @@ from tasks.layout import RunLayout
 from tasks.mirroring import Mirror
 from tasks.planning import Plan, write_job
 from tasks.remote_jobs import RemoteTrainingJob, running_remote_job
-from tasks.remote_records import load_records
+from tasks.remote_records import RemoteRun, load_records, save_record
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
 LONG = replace(PLAN, epochs=10_000)
@@ -154,6 +155,52 @@ def test_what_is_done_already_needs_no_host(small_run: RunLayout, tmp_path: Path
     host.fault = refuse
     job = follow(small_run.root, host, notes)
     assert (job.exit_status, job.state[PART].finished, job.state[PART].epochs_done) == (0, 2, 4)
+
+
+def left_on_the_host(small_run: RunLayout, folder: Path, host: LocalHost) -> JobHandle:
+    """Put a job of a finished run on a host, as it stands there once all results are here."""
+    shutil.copytree(small_run.root, folder)
+    key = job_key(load_job(folder / "job.json").trainings)
+    host.run(f"mkdir -p {PLACE.run(key)}", timeout_s=10)
+    handle = start_job(host, PLACE.jobs, JobSpec(key, ("true",), ".", time_limit_s=60))
+    deadline = time.monotonic() + 60
+    while not job_status(host, handle).is_over:
+        assert time.monotonic() < deadline
+    save_record(RemoteRun("ci", key, "run", str(folder), 2, "2026-01-01T00:00:00+00:00"))
+    return handle
+
+
+def test_what_a_flow_left_that_was_killed_once_all_results_were_here_is_removed_by_the_next(
+    small_run: RunLayout, host: FaultyHost, tmp_path: Path, notes: list[str]
+) -> None:
+    left_on_the_host(small_run, tmp_path / "run", host)
+    assert left_behind(tmp_path) != []
+    assert follow(tmp_path / "run", host, notes).exit_status == 0
+    assert left_behind(tmp_path) == []
+    assert load_records() == []
+    assert notes == []
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_job_that_is_lost_once_all_results_are_here_has_done_well_and_leaves_nothing(
+    is_interrupted: bool, small_run: RunLayout, host: FaultyHost, tmp_path: Path, notes: list[str]
+) -> None:
+    handle = left_on_the_host(small_run, tmp_path / "run", host)
+    host.run(f"rm {handle.folder}/exit_code", timeout_s=10)  # as if all its processes had been killed at once
+    (manifest, *_) = sorted((tmp_path / "run").glob("*/**/manifest.json"))
+    manifest.rename(tmp_path / "kept")
+    there = RemoteTrainingJob(tmp_path / "run", host, PLACE, device="cpu", workers=1, note=notes.append)
+    (tmp_path / "kept").rename(manifest)
+    there._handle = handle
+    there._follower.start()
+    wait(there)
+    assert there.exit_status == 0
+    if is_interrupted:
+        there.leave()
+    else:
+        there.finish()
+    assert left_behind(tmp_path) == []
+    assert load_records() == []
 
 
 def test_connections_lost_at_every_kind_of_call_cost_nothing(

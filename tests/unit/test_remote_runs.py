@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.processes import processes_of_group
+from helpers.processes import heed_interrupts, processes_of_group
 
 from flows.cli import run
 from tasks.host_access import open_host
@@ -17,6 +19,8 @@ from tasks.hosts.job_types import JobSpec
 from tasks.hosts.keys import load_private_key
 from tasks.remote_records import RemoteRun, load_records, save_record
 from tasks.settings import load_settings
+from tasks.stores.errors import StoreUnavailable
+from tasks.stores.records import LocalRecords
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
 
 KEY = "ab" * 20
@@ -103,6 +107,66 @@ def test_a_record_whose_job_is_gone_goes_too(server: FakeSshServer) -> None:
 def test_a_run_that_nobody_knows_is_refused(server: FakeSshServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["runs", "stop", "nothing"]) == 2
     assert "no run called 'nothing'" in capsys.readouterr().err
+
+
+FLOW = """
+import sys, time
+from pathlib import Path
+from tasks.leases import Heartbeat
+from tasks.stores.records import LocalRecords
+heartbeat = Heartbeat(LocalRecords(Path(sys.argv[1])), "20260101T000000Z-compare-abcdef")
+heartbeat.start()
+print("begun", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    heartbeat.stop()
+"""
+
+
+def test_a_flow_that_trains_here_is_shown_and_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = [sys.executable, "-c", FLOW, str(tmp_path / "artifacts")]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as flow:  # noqa: PLW1509
+        assert flow.stdout is not None
+        assert flow.stdout.readline() == "begun\n"
+        assert run(["runs", "--json"]) == 0
+        (shown,) = json.loads(capsys.readouterr().out)
+        assert (shown["host"], shown["run_id"]) == ("local", "20260101T000000Z-compare-abcdef")
+        assert (shown["state"], shown["flow_on"]) == ("running", socket.gethostname())
+        assert run(["runs", "stop", "20260101T", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["state"] == "stopped"
+        assert flow.wait(10) == 0, "it ended as after Ctrl-C"
+    assert run(["runs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_flow_on_another_machine_is_shown_but_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"run_id": "run-1", "machine": "elsewhere", "host": "gpu7", "process": None}
+    LocalRecords(tmp_path / "kept").write("running/run-1", json.dumps(told).encode(), replaces=None)
+    assert run(["runs", "--artifacts", str(tmp_path / "kept")]) == 0
+    assert {"gpu7", "run-1", "running", "elsewhere"} <= set(capsys.readouterr().out.split())
+    assert run(["runs", "stop", "run-1", "--artifacts", str(tmp_path / "kept")]) == 1
+    assert "runs on elsewhere: `jade runs stop run-1` there" in capsys.readouterr().err
+
+
+def test_looking_for_runs_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["runs"]) == 0
+    assert "Nothing trains" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_artifacts_that_do_not_answer_are_told_beside_what_was_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(records: object) -> list[object]:
+        raise StoreUnavailable("s3://b", "listing", "the cable is out")
+
+    monkeypatch.setattr("tasks.remote_runs.holders", silent)
+    save_record(RemoteRun("gone", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
+    assert run(["runs", "--json"]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out)[0]["run_id"] == "run-1"
+    assert "the cable is out" in said.err
 
 
 @pytest.mark.parametrize("command", [["compare"], ["train", "--loss", "crf"]])
