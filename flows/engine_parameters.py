@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flows.fields import Device, NumWorkers
+from flows.fields import Device, Host, NumWorkers
 from flows.rent_parameters import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
@@ -24,6 +24,7 @@ from flows.rent_parameters import (
     rental_wish,
 )
 from tasks.engines.base import EngineName, EngineSettings
+from tasks.host_entries import LOCAL, PROVIDERS
 from tasks.rental_wish import RentalWish
 
 Engine = Annotated[
@@ -52,6 +53,7 @@ class EngineParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    host: Host = LOCAL
     engine: Engine = "processes"
     scheduler: Scheduler = None
     hosts: Hosts = []
@@ -68,12 +70,22 @@ class EngineParameters(BaseModel):
     device: Device = None
     workers: NumWorkers = None
 
+    @model_validator(mode="after")
+    def _host_or_engine(self) -> EngineParameters:
+        if self.host != LOCAL and (self.engine != "processes" or self.hosts or self.rent or self.provider):
+            raise ValueError(f"host {self.host} is one host alone: leave engine, hosts, rent and provider out")
+        return self
+
     def engine_settings(self) -> EngineSettings:
-        """Return the engine's settings.
+        """Return the engine's settings; one host alone, of ours or rented, is an engine of one host.
 
         Raises:
             BadRequest: They contradict each other.
         """
+        if self.host in PROVIDERS:
+            return EngineSettings("hosts", self.device, self.workers, self.scheduler, rent=1, wish=self.wish)
+        if self.host != LOCAL:
+            return EngineSettings("hosts", self.device, self.workers, self.scheduler, (self.host,))
         return EngineSettings(
             engine=self.engine,
             device=self.device,
@@ -85,8 +97,14 @@ class EngineParameters(BaseModel):
         )
 
     @property
+    def where(self) -> str:
+        """Where the trainings run, in a word for people: a host, or an engine."""
+        return self.engine if self.host == LOCAL else self.host
+
+    @property
     def wish(self) -> RentalWish | None:
         """What is rented; None: nothing."""
-        if self.provider is None:
+        provider = self.host if self.host in PROVIDERS else self.provider
+        if provider is None:
             return None
-        return rental_wish(self.provider, {name: getattr(self, name) for name in RENT_FIELDS})
+        return rental_wish(provider, {name: getattr(self, name) for name in RENT_FIELDS})

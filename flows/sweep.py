@@ -55,7 +55,7 @@ def sweep(parameters: SweepParameters) -> str:
     place = open_place(parameters.artifacts)
     with (
         events_delivered(),
-        recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=parameters.engine) as run,
+        recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=parameters.where) as run,
     ):
         folder = str(run.layout.root)
         with run.phase("prepare"):

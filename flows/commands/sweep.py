@@ -15,7 +15,7 @@ from flows.commands.renting import split_names, tell_rental_plan
 from flows.sweep_parameters import SweepParameters
 from tasks.errors import BadRequest
 from tasks.progress import terminal_is_live
-from tasks.settings import prepare_prefect
+from tasks.settings import load_settings, prepare_prefect
 from tasks.sweep_plan import plan_arms
 
 IN_FILE_ONLY = ("grid", "arms")
@@ -60,7 +60,7 @@ def _sweep(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
     if dry_run:
         wish = parameters.wish
         if wish is None:
-            raise click.UsageError("--dry-run is about renting: say --engine hosts --rent N --provider NAME")
+            raise click.UsageError("--dry-run is about renting: say --host PROVIDER, or --engine hosts --rent N --provider NAME")
         tell_rental_plan(wish, as_json=as_json)
         return
     prepare_prefect(quiet=as_json or terminal_is_live())
@@ -110,6 +110,8 @@ def sweep_parameters(file: Path, flags: dict[str, Any]) -> SweepParameters:
     if "hosts" in given:
         given["hosts"] = [name for value in given["hosts"] for name in value.replace(",", " ").split()]
     content = read_sweep_file(file)
+    if not {"host", "engine", "hosts", "rent", "provider"} & {*content, *given}:
+        content["host"] = load_settings().host
     try:
         parameters = SweepParameters.model_validate({**content, **given})
     except ValidationError as error:

@@ -1,0 +1,73 @@
+"""What every flow that trains can be told, whichever way it is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flows.commands.sweep import sweep_parameters
+from flows.parameters import CompareParameters
+from flows.retrain_parameters import RetrainParameters
+from flows.sweep_parameters import SweepParameters
+from tasks.engines.base import EngineSettings
+
+TRAINING_FLOWS: dict[str, type[BaseModel]] = {
+    "flows/compare.py:compare": CompareParameters,
+    "flows/retrain.py:retrain": RetrainParameters,
+    "flows/sweep.py:sweep": SweepParameters,
+}
+ARM = {"arms": [{"recipe": "jade_crf"}, {"recipe": "seed_crf"}]}
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JADE_CONFIG_DIR", str(tmp_path / "config"))
+    path = tmp_path / "sweep.toml"
+    path.write_text('[[arms]]\nrecipe = "jade_crf"\n[[arms]]\nrecipe = "seed_crf"\n')
+    return path
+
+
+def test_every_deployment_that_trains_takes_a_host_and_a_place_for_artifacts() -> None:
+    deployments = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
+    training = [item for item in deployments if item["entrypoint"] in TRAINING_FLOWS]
+    assert len(training) == 5
+    for item in training:
+        given = {**item["parameters"]["parameters"], "host": "gpu1", "artifacts": "s3://bucket/runs"}
+        parameters = TRAINING_FLOWS[item["entrypoint"]].model_validate(given).model_dump()
+        assert (parameters["host"], parameters["artifacts"]) == ("gpu1", "s3://bucket/runs")
+
+
+def test_one_host_of_a_sweep_is_an_engine_of_that_host_alone() -> None:
+    alone = SweepParameters.model_validate({**ARM, "host": "gpu1", "device": "cuda"})
+    assert alone.engine_settings() == EngineSettings("hosts", device="cuda", hosts=("gpu1",))
+    rented = SweepParameters.model_validate({**ARM, "host": "runpod", "max_price": 0.5}).engine_settings()
+    assert (rented.engine, rented.hosts, rented.rent) == ("hosts", (), 1)
+    assert rented.wish is not None
+    assert (rented.wish.provider, rented.wish.max_price_usd_per_hour) == ("runpod", 0.5)
+    assert SweepParameters.model_validate(ARM).engine_settings() == EngineSettings("processes")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"host": "gpu1", "hosts": ["gpu2"], "engine": "hosts"}, "one host alone"),
+        ({"host": "gpu1", "engine": "dask"}, "one host alone"),
+        ({"host": "runpod", "engine": "hosts", "rent": 2, "provider": "runpod"}, "one host alone"),
+    ],
+)
+def test_a_host_beside_an_engine_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        SweepParameters.model_validate({**ARM, **wrong})
+
+
+def test_a_sweeps_host_is_the_settings_unless_the_file_or_a_flag_says_where(
+    sweep_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_HOST", "gpu1")
+    assert sweep_parameters(sweep_file, {}).host == "gpu1"
+    assert sweep_parameters(sweep_file, {"host": "local"}).host == "local"
+    assert sweep_parameters(sweep_file, {"engine": "processes"}).host == "local"
