@@ -186,6 +186,8 @@ def _socket(access: SshAccess, through: Connection | None, deadline: float) -> s
         if error.errno == socket.EAI_NONAME:
             raise HostNameUnknown(address.host) from error
         raise _NotYet(f"its name could not be looked up: {error.strerror}") from error
+    except UnicodeError as error:  # an empty part, or one that is too long
+        raise HostNameUnknown(address.host) from error
     except OSError as error:
         raise _NotYet(error.strerror or str(error)) from error
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

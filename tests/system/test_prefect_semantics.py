@@ -1,4 +1,4 @@
-"""What Prefect does to a flow that trains on a host: cancel stops it there."""
+"""What Prefect does to a flow that trains on a host: cancel stops it there, and the run after a crash picks it up."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import httpx
 import pytest
 from helpers.servers import PrefectServer, wait_until
 
+from tasks.leases import holders
+from tasks.stores.records import LocalRecords
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
-pytestmark = [pytest.mark.slow_system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
+pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
@@ -32,7 +34,13 @@ class Site:
 
     def __init__(self, folder: Path, sshd: Sshd, server: PrefectServer, data: Path) -> None:
         self.folder, self.server, self.data = folder, server, data
-        self.there = folder / "there"
+        self.there, self.started = folder / "there", folder / "started"
+        python = folder / "python"
+        # A line for each training process that begins.
+        python.write_text(
+            f'#!/bin/sh\n[ "$1 $2" != "-m jade_model" ] || echo "$$" >> {self.started}\nexec {sys.executable} "$@"\n'
+        )
+        python.chmod(0o755)
         (folder / "config").mkdir()
         (folder / "config" / "jade.toml").write_text(
             f"""[hosts.ci]
@@ -42,7 +50,7 @@ user = "{sshd.user}"
 key = "{sshd.user_key}"
 fingerprint = "{sshd.fingerprint}"
 folder = "{self.there}"
-python = "{sys.executable}"
+python = "{python}"
 """
         )
 
@@ -82,13 +90,19 @@ python = "{sys.executable}"
         return str(self.flow_run(run)["state_type"])
 
     def wait_for_training(self, run: str) -> None:
-        """Return once an epoch has been trained on the host."""
+        """Return once the training process runs on the host."""
 
         def trains() -> bool:
             assert self.state(run) not in ENDED, self.flow_run(run)["state"]
-            return any('"epoch"' in path.read_text() for path in (self.folder / "artifacts").glob("*/remote.log"))
+            return self.started.is_file()
 
         wait_until(trains, 400)
+
+    def flow_process(self) -> int:
+        """The process of the flow that goes on."""
+        (holder,) = holders(LocalRecords(self.folder / "artifacts"))
+        assert holder.process_id is not None
+        return holder.process_id
 
     def processes(self) -> list[int]:
         """What works in the host's folder."""
@@ -123,3 +137,17 @@ def test_cancelling_in_the_ui_stops_the_processes_on_the_host(site: Site) -> Non
     wait_until(lambda: site.state(run) == "CANCELLED", 200, lambda: str(site.flow_run(run)["state"]))
     (failed,) = (site.folder / "artifacts").glob("*/FAILED.json")
     assert json.loads((failed.parent / "run.json").read_text())["state"] == "failed"
+
+
+def test_a_flow_that_is_killed_is_picked_up_by_the_next_run_which_does_not_train_again(site: Site) -> None:
+    run = site.start(epochs=2)
+    site.wait_for_training(run)
+    os.kill(site.flow_process(), signal.SIGKILL)
+    wait_until(lambda: site.state(run) == "CRASHED", 200, lambda: str(site.flow_run(run)["state"]))
+    again = site.start(epochs=2)
+    wait_until(lambda: site.state(again) in ENDED, 400, lambda: str(site.flow_run(again)["state"]))
+    assert site.state(again) == "COMPLETED", site.flow_run(again)["state"]
+    assert len(site.started.read_text().splitlines()) == 1
+    (finished,) = (path.parent for path in (site.folder / "artifacts").glob("*/comparison.json"))
+    assert (finished / "remote.log").read_text().count('"job_started"') == 1
+    assert site.processes() == []

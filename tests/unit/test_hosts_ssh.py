@@ -252,6 +252,11 @@ class TestConnection:
             host.run("echo", timeout_s=10)
         assert len(server.logins) == 1
 
+    @pytest.mark.parametrize("name", ["two..dots", "x" * 70])
+    def test_a_name_that_no_lookup_can_find_is_told_at_once(self, name: str, access: SshAccess) -> None:
+        with pytest.raises(errors.HostNameUnknown, match=f"host name '{name}'. Check its spelling"):
+            SshHost(replace(access, address=HostAddress(name, 22, "tester"))).run("echo", timeout_s=10)
+
     def test_an_unreachable_host_tells_how_long_it_was_tried(self, access: SshAccess) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
