@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import platform
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,8 @@ def load_content(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
+    if (record := _damaged_record(path)) is not None:
+        raise CheckpointError(f"{path} is damaged: its record {record} is not what was written")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen unrelated types on damaged files
@@ -183,6 +187,18 @@ def load_content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def _damaged_record(path: Path) -> str | None:
+    """Return the first record whose checksum is wrong: torch writes checksums but does not look at them.
+
+    What is no archive, or is damaged in its headers, is left to torch, which says better why it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError):
+        return None
 
 
 def shown_keys(content: dict[str, Any]) -> str:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import struct
+import zipfile
 
 import pytest
 import torch
@@ -89,6 +91,20 @@ def test_a_truncated_checkpoint_is_refused(checkpoint, tmp_path):
     whole = (tmp_path / "c.pt").read_bytes()
     (tmp_path / "c.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_flipped_bit_among_the_weights_is_found(checkpoint, tmp_path):
+    save_checkpoint(checkpoint, tmp_path / "c.pt")
+    content = bytearray((tmp_path / "c.pt").read_bytes())
+    with zipfile.ZipFile(tmp_path / "c.pt") as archive:
+        tensors = [record for record in archive.infolist() if "/data/" in record.filename]
+    largest = max(tensors, key=lambda record: record.file_size)
+    lengths = content[largest.header_offset + 26 : largest.header_offset + 30]  # of its name and its padding
+    begin = largest.header_offset + 30 + sum(struct.unpack("<HH", lengths))
+    content[begin + largest.file_size // 2] ^= 1
+    (tmp_path / "c.pt").write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"damaged: its record .*/data/"):
         load_checkpoint(tmp_path / "c.pt")
 
 
