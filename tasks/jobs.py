@@ -171,6 +171,10 @@ class FollowedJob(ABC):
                     state.latest = (
                         f"fold {event['fold']}: Epoch {event['epoch']}: train_loss={event['train_loss']:.4f}{shown}"
                     )
+                case "resume_refused":
+                    self.said.add(
+                        f"{event['arm']} seed {event['seed']} fold {event['fold']} starts over: {event['reason']}"
+                    )
                 case "training_done" | "training_skipped":
                     state.done_by_training[training] = self._epochs[event["run_key"]]
                     state.finished += 1

@@ -496,3 +496,13 @@ def test_what_a_host_says_that_makes_no_sense_is_kept_for_the_message_and_nothin
     assert job.state[PART].finished == 0
     assert job.stderr_tail
     assert "\x1b" not in job.stderr_tail
+
+
+def test_a_training_that_starts_over_for_a_damaged_checkpoint_is_told_of(
+    small_windows: Windows, host: FaultyHost, tmp_path: Path
+) -> None:
+    (training, *_) = run_of(tmp_path / "run", small_windows).trainings
+    job = RemoteTrainingJob(tmp_path / "run", host, PLACE, device="cpu", workers=1)
+    told = {name: getattr(training, name) for name in ("arm", "dataset", "seed", "fold", "run_key")}
+    job._hear_remote(json.dumps({"event": "resume_refused", **told, "reason": "c.pt is damaged"}))
+    assert job.stderr_tail == "soft_span seed 0 fold 0 starts over: c.pt is damaged"
