@@ -60,7 +60,9 @@ def _sweep(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
     if dry_run:
         wish = parameters.wish
         if wish is None:
-            raise click.UsageError("--dry-run is about renting: say --host PROVIDER, or --engine hosts --rent N --provider NAME")
+            raise click.UsageError(
+                "--dry-run is about renting: say --host PROVIDER, or --engine hosts --rent N --provider NAME"
+            )
         tell_rental_plan(wish, as_json=as_json)
         return
     prepare_prefect(quiet=as_json or terminal_is_live())
