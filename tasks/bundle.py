@@ -23,7 +23,7 @@ from jade_model.job import TRAINING_SOURCES, Job, Training, save_job
 from jade_model.training_files import files_of
 from tasks.errors import HostNotReady
 from tasks.hosts.base import Host
-from tasks.hosts.check import Verdict, check_host
+from tasks.hosts.check import MIN_PYTHON, MIN_TORCH, Verdict, check_host
 
 MIN_FREE_BYTES = 2**30
 _CODE_CALL_S = 600.0
@@ -45,11 +45,13 @@ class RemotePlace:
         folder: Ours over there; relative paths start at the account's home.
         python: Program that trains.
         time_limit_s: The host ends a job after this long.
+        provider: Whose machine it is, where it is rented; empty: a host of the settings.
     """
 
     folder: str
     python: str
     time_limit_s: int
+    provider: str = ""
 
     @property
     def jobs(self) -> str:
@@ -148,12 +150,23 @@ def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool =
         raise report.problem
     findings = report.findings(needs_gpu=device != "cpu", min_free_bytes=MIN_FREE_BYTES)
     problems = [finding for finding in findings if finding.verdict is Verdict.PROBLEM]
-    if problems:
-        listed = "; ".join(f"{item.subject}: {item.found} ({item.advice})" for item in problems)
-        raise HostNotReady(
-            f"{host.name} cannot train: {listed}. `jade hosts check {host.name}` shows all that was found, "
-            f"`jade hosts check {host.name} --bootstrap` installs torch and numpy there."
+    if not problems:
+        return
+    if place.provider:
+        # Nobody repairs a machine that goes back in a minute: what it is made of can be changed.
+        listed = "; ".join(f"{item.subject}: {item.found}" for item in problems)
+        advice = (
+            f"What its machines are made of stands in [{place.provider}] of jade.toml: `image` with Python "
+            f"{'.'.join(map(str, MIN_PYTHON))}+, torch {'.'.join(map(str, MIN_TORCH))}+ and numpy, the `python` that "
+            "has them, `disk_gb`; or name another --gpu."
         )
+    else:
+        listed = "; ".join(f"{item.subject}: {item.found} ({item.advice})" for item in problems)
+        advice = (
+            f"`jade hosts check {host.name}` shows all that was found, `jade hosts check {host.name} --bootstrap` "
+            "installs torch and numpy there."
+        )
+    raise HostNotReady(f"{host.name} cannot train: {listed}. {advice}")
 
 
 def bootstrap(host: Host, place: RemotePlace) -> str:

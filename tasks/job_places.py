@@ -10,21 +10,23 @@ from tasks.bundle import RemotePlace
 from tasks.engines.base import EngineSettings
 from tasks.host_entries import LOCAL, HostEntry, Workers
 from tasks.jobs import FollowedJob, running_job
-from tasks.lending import is_provider, open_lending
+from tasks.lending import check_provider, is_provider, open_lending
 from tasks.mirroring import Mirror
 from tasks.rental_wish import RentalWish
 from tasks.settings import load_settings
 
 
 def check_host_known(host: str) -> None:
-    """Refuse a host's name that nobody knows, before anything is prepared for it.
+    """Refuse a host's name that nobody knows, or a provider that is not set up, before anything is prepared for it.
 
     Raises:
         HostUnknown: The closest name is offered.
+        SettingsError, HostError: The provider's settings make no sense, or its API key is missing.
     """
-    if host == LOCAL or is_provider(host):
-        return
-    load_settings().entry(host)
+    if is_provider(host):
+        check_provider(host)
+    elif host != LOCAL:
+        load_settings().entry(host)
 
 
 def place_on(entry: HostEntry) -> RemotePlace:

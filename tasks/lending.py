@@ -49,6 +49,15 @@ def is_provider(name: str) -> bool:
     return name in _factories
 
 
+def check_provider(name: str) -> None:
+    """Refuse a provider that cannot be asked as the settings are; asks it nothing.
+
+    Raises:
+        SettingsError, HostError: Its settings make no sense, or its API key is missing.
+    """
+    _factories[name](load_settings())
+
+
 @dataclass
 class Lending:
     """The ledger, and those who lend.

@@ -17,6 +17,7 @@ from tasks.freeing import free
 from tasks.hosts.errors import HostError
 from tasks.hosts.ledger import Ledger
 from tasks.hosts.ledger_states import RentalState
+from tasks.hosts.provider_errors import ApiKeyMissing
 from tasks.hosts.provisioner import Machine, MachineState, Provisioner, owner_and_request
 from tasks.hosts.rental_keys import RentalKeys
 from tasks.hosts.retry import retry_transient
@@ -125,6 +126,8 @@ class Reaper:
                     attempts=self.attempts,
                     sleep=self.sleep,
                 )
+            except ApiKeyMissing:
+                continue  # not set up here: that is a failure only where the ledger knows of a machine there
             except HostError as error:
                 silent.append(Reaped(provider, "", "", "", Deed.FAILED, f"could not be asked: {error}"))
         return shown, silent
@@ -152,8 +155,10 @@ class Reaper:
 
     def _settle(self, rental: Rental, why: str, *, was_asked: bool) -> Reaped:
         """A request of which no machine is known: there may be none, or the provider's list may lag."""
+        if not was_asked:
+            return self._told(rental, Deed.FAILED, f"{why}; {rental.provider} did not say whether a machine was made")
         silent_s = self.ledger.now() - rental.seen_at
-        if not was_asked or silent_s <= VANISHED_AFTER_S:
+        if silent_s <= VANISHED_AFTER_S:
             return self._told(rental, Deed.LEFT, f"{why}; whether a machine was made is not known yet")
         if not self.is_dry:
             self.ledger.advance(rental.request_id, RentalState.VANISHED, detail=why)

@@ -128,7 +128,7 @@ def static(settings: Settings) -> Lender:
 
 def lender(provisioner: Any, use: UseSettings) -> Lender:
     """Return how machines of a provider are used that show the host key which we gave them."""
-    place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s)
+    place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s, provisioner.provider)
     return Lender(provisioner, open_rented, lambda _: place, lambda _: use.device, use.start_limit_s)
 
 

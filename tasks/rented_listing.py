@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.hosts.errors import HostError
+from tasks.hosts.provider_errors import ApiKeyMissing
 from tasks.hosts.provisioner import Machine
 from tasks.hosts.spending import HOUR_S, Rental, month_of
 from tasks.lending import Lending, owner_tag
@@ -60,6 +61,8 @@ def list_rented(
     for name, provisioner in there.items():
         try:
             shown[name] = list(provisioner.list_ours(tag))
+        except ApiKeyMissing as error:
+            missing[name] = error
         except HostError as error:
             problems[name] = str(error)
     rentals = ledger.rentals(owner=tag)

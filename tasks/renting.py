@@ -123,6 +123,24 @@ class Renter:
         self._check_reaper()
         return offers
 
+    def quotes(self) -> list[tuple[Offer, float]]:
+        """Return the plan's offers, each with the hours that would be rented; 0 where it is over the budget.
+
+        Raises:
+            BudgetSpent: All are; else as `rent`. Rents nothing.
+        """
+        quoted: list[tuple[Offer, float]] = []
+        spent: BudgetSpent | None = None
+        for offer in self.plan():
+            try:
+                hours = self.ledger.hours_within(self.wish.budget_usd, offer.price_usd_per_hour, self.wish.max_hours)
+            except BudgetSpent as error:
+                spent, hours = spent or error, 0.0
+            quoted.append((offer, hours))
+        if spent is not None and not any(hours for _, hours in quoted):
+            raise spent
+        return quoted
+
     def keys(self, rental: Rental) -> RentalKeys:
         """Return where a rental's keys lie."""
         return RentalKeys(self.keys_folder / rental.request_id)
@@ -286,7 +304,10 @@ class Renter:
         if unanswered is not None:
             raise unanswered
         listed = "; ".join(f"{item.what} at {item.price_usd_per_hour:g} USD/h: {item.outcome}" for item in self.tried)
-        raise NothingRented(f"{self.wish.provider}: no candidate could be had or used. Tried: {listed}")
+        raise NothingRented(
+            f"{self.wish.provider}: no candidate could be had or used. Name others with --gpu, or try again later; "
+            f"`jade offers --provider {self.wish.provider}` lists what there is. Tried: {listed}"
+        )
 
     def _try(self, offer: Offer) -> RentedMachine | None:
         """Rent one candidate and look it over; None if it is no good, which is told and freed."""

@@ -62,7 +62,7 @@ class Settings:
             HostUnknown: There is none; the closest name is offered.
         """
         if name not in self.hosts:
-            close = get_close_matches(name, [*self.hosts, LOCAL], n=1, cutoff=0.5)
+            close = get_close_matches(name, [*self.hosts, LOCAL, *PROVIDERS], n=1, cutoff=0.5)
             raise HostUnknown(name, tuple(self.hosts), close[0] if close else None)
         return self.hosts[name]
 

@@ -68,7 +68,7 @@ def given_parameters(model: type[ModelT], flags: dict[str, Any]) -> ModelT:
     """Return a flow's parameters from a command's flags.
 
     Raises:
-        HostUnknown: No settings name the host.
+        HostUnknown, HostError: No settings name the host, or it is a provider that is not set up.
         click.UsageError: A value is refused; every one is named with its flag.
     """
     given = {
@@ -90,7 +90,8 @@ def given_parameters(model: type[ModelT], flags: dict[str, Any]) -> ModelT:
         problems = []
         for problem in error.errors():
             flag = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
-            problems.append(f"{flag}{problem['msg']} (given: {problem['input']!r})" if flag else problem["msg"])
+            said = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{flag}{said} (given: {problem['input']!r})" if flag else said)
         raise click.UsageError("; ".join(problems)) from error
 
 

@@ -71,8 +71,11 @@ def command(
             for offer in fitting
         ]
         columns = ["provider", "--gpu", "name", "GiB", "USD/h", "region", "", "to be had"]
-        print_table(None, columns, rows, numeric_from=8)
-        for name, problem in problems.items():
-            click.echo(f"{name}: {problem}", err=True)
+        if rows:
+            print_table(None, columns, rows, numeric_from=8)
+        else:
+            click.echo(f"None of {len(found)} offers fits." if found else "Nothing is offered.", err=True)
+        for problem in problems.values():
+            click.echo(problem, err=True)
     if problems and (providers or not found):
         context.exit(1)

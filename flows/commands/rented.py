@@ -40,8 +40,8 @@ def command(context: click.Context, *, owner: str | None, wants_all: bool, as_js
         else:
             click.echo("Nothing is rented.", err=True)
         click.echo(f"All runs of this ledger have cost {spent:.2f} USD this month (UTC).", err=True)
-        for name, problem in problems.items():
-            click.echo(f"{name}: {problem}", err=True)
+        for problem in problems.values():
+            click.echo(problem, err=True)
     if problems:
         context.exit(1)
 

@@ -36,7 +36,7 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
     """Print which machines would be tried in which order, and what each could cost. Rents nothing.
 
     Raises:
-        BadRequest: The host rents nothing; or as `Renter.plan`.
+        BadRequest: The host rents nothing; or as `Renter.quotes`.
     """
     from tasks.lending import is_provider, open_lending, provider_names
     from tasks.renting import Served
@@ -45,7 +45,7 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
         raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(provider_names())}")
     with closing(open_lending()) as lending:
         renter = lending.renter(wish, Served("dry-run", "", ()), note=lambda line: click.echo(line, err=True))
-        offers = renter.plan()
+        planned = renter.quotes()
         spent = lending.ledger.spent_usd()
     if as_json:
         shown = [
@@ -53,10 +53,11 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
                 "kind": offer.kind,
                 "title": offer.title,
                 "price_usd_per_hour": offer.price_usd_per_hour,
-                "max_cost_usd": round(offer.price_usd_per_hour * wish.max_hours, 4),
+                "hours": round(hours, 4),
+                "max_cost_usd": round(offer.price_usd_per_hour * hours, 4),
                 "available": offer.available,
             }
-            for offer in offers
+            for offer, hours in planned
         ]
         print_json({"candidates": shown, "max_hours": wish.max_hours, "spent_this_month_usd": round(spent, 4)})
         return
@@ -65,12 +66,14 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
             str(number),
             offer.title,
             f"{offer.price_usd_per_hour:.3f}",
-            f"{offer.price_usd_per_hour * wish.max_hours:.2f}",
+            f"{hours:.2g}" if hours else "over the budget",
+            f"{offer.price_usd_per_hour * hours:.2f}",
             {True: "yes", False: "sold out", None: "unknown"}[offer.available],
         ]
-        for number, offer in enumerate(offers, 1)
+        for number, (offer, hours) in enumerate(planned, 1)
     ]
-    print_table(None, ["", "would try", "USD/h", f"USD for {wish.max_hours:g} h", "to be had"], rows, numeric_from=2)
+    columns = ["", "would try", "USD/h", "hours at most", "USD at most", "to be had"]
+    print_table(None, columns, rows, numeric_from=2)
     left = "" if wish.budget_usd is None else f" of {wish.budget_usd:.2f}"
     click.echo(f"Nothing was rented. This month's runs have cost {spent:.2f}{left} USD.", err=True)
 
@@ -118,4 +121,5 @@ def rental_wish_of(host: str, flags: dict[str, Any]) -> RentalWish:
     except ValidationError as error:
         first = error.errors()[0]
         flag = f"--{str(first['loc'][0]).replace('_', '-')}"
-        raise click.UsageError(f"{flag}: {first['msg']} (given: {first['input']!r})") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise click.UsageError(f"{flag}: {said} (given: {first['input']!r})") from error

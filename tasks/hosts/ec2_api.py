@@ -171,7 +171,9 @@ def connect(access: Ec2Access) -> Ec2Clients:
     try:
         session = boto3.Session(profile_name=access.profile, region_name=access.region)
         if session.region_name is None:
-            raise RequestRefused(PROVIDER, "connect", "no region is set, such as eu-central-1")
+            raise RequestRefused(
+                PROVIDER, "connect", "no region is set: `region` in [ec2] of jade.toml, or AWS_DEFAULT_REGION"
+            )
         return Ec2Clients(
             session.client("ec2", endpoint_url=access.endpoint_url, config=config),
             session.client("pricing", region_name=_PRICING_REGION, endpoint_url=access.endpoint_url, config=config),

@@ -118,6 +118,14 @@ class Ledger:
         """Let go of the database."""
         self._engine.dispose()
 
+    def hours_within(self, budget_usd: float | None, price_usd_per_hour: float, max_hours: float) -> float:
+        """Return for how long a machine could be rented now: what is left of a month's budget may shorten it.
+
+        Raises:
+            BudgetSpent: Too little is left for `MIN_HOURS`.
+        """
+        return _hours_within(budget_usd, price_usd_per_hour, max_hours, self.rentals(), self.now())
+
     def intend(self, intent: Intent, *, budget_usd: float | None) -> Rental:
         """Write down that a provider is about to be asked, and promise the money for it.
 
@@ -135,13 +143,8 @@ class Ledger:
         self._tell(Transition(request_id, None, RentalState.INTENDED), "before")
         with self._locked() as connection:
             now = self.now()
-            hours = intent.max_hours
-            if budget_usd is not None and price > 0:
-                rows = [_rental(row) for row in connection.execute(sa.select(tables.rentals))]
-                spent, promised = spent_usd(rows, month_of(now), now), promised_usd(rows, now)
-                hours = min(hours, (budget_usd - spent - promised) / price)
-                if hours < min(MIN_HOURS, intent.max_hours):
-                    raise BudgetSpent(budget_usd, spent, promised, price)
+            rows = [_rental(row) for row in connection.execute(sa.select(tables.rentals))]
+            hours = _hours_within(budget_usd, price, intent.max_hours, rows, now)
             row: dict[str, Any] = {
                 "request_id": request_id,
                 "owner": intent.owner,
@@ -352,6 +355,18 @@ class Ledger:
     def _tell(self, transition: Transition, when: Literal["before", "after"]) -> None:
         for observer in self._observers:
             observer(transition, when)
+
+
+def _hours_within(
+    budget_usd: float | None, price: float, max_hours: float, rentals: Sequence[Rental], now: float
+) -> float:
+    if budget_usd is None or price <= 0:
+        return max_hours
+    spent, promised = spent_usd(rentals, month_of(now), now), promised_usd(rentals, now)
+    hours = min(max_hours, (budget_usd - spent - promised) / price)
+    if hours < min(MIN_HOURS, max_hours):
+        raise BudgetSpent(budget_usd, spent, promised, price)
+    return hours
 
 
 def _of(request_id: str) -> sa.Update:

@@ -60,6 +60,9 @@ class KindDenied(NoCapacity):
 
     summary = "not for this account or API key"
 
+    def _advice(self) -> str:
+        return ". A read-only key rents nothing, and some kinds are not for every account."
+
 
 class ProviderRefused(ProviderError):
     """The provider says no, and would again; no machine was made."""
@@ -82,7 +85,7 @@ class ApiKeyMissing(ProviderRefused):
         super().__init__(provider, doing, "")
 
     def _advice(self) -> str:
-        return f". Set {self.setting}."
+        return f". Set {self.setting} in the environment."
 
 
 class ApiKeyRefused(ProviderRefused):
@@ -98,6 +101,9 @@ class BalanceSpent(ProviderRefused):
     """The account has no money left."""
 
     summary = "the account's balance does not suffice"
+
+    def _advice(self) -> str:
+        return ". Top it up with the provider, or take a cheaper GPU."
 
 
 class QuotaReached(ProviderRefused):
@@ -131,6 +137,9 @@ class ProviderUnavailable(ProviderError):
         self.retry_after_s = retry_after_s
         super().__init__(provider, doing, detail, status=status)
 
+    def _advice(self) -> str:
+        return ". Try again later."
+
 
 class RateLimited(ProviderUnavailable):
     """Too many calls; what was asked for has not happened."""
@@ -142,6 +151,9 @@ class NothingSent(ProviderUnavailable):
     """No connection to the provider was made; what was asked for has not happened."""
 
     summary = "out of reach"
+
+    def _advice(self) -> str:
+        return ". Check this machine's network, or try again later."
 
 
 class ReleaseUnproven(ProviderError):

@@ -96,6 +96,12 @@ def test_a_host_without_torch_is_refused_with_the_command_that_helps(host: Local
         check_ready(host, replace(PLACE, python=str(bare)), device="cuda")
     for said in ("GPU: none", "Python: 3.10.2", "Too old: 3.11", "numpy: none", "torch: none", "--bootstrap"):
         assert said in str(caught.value)
+    with pytest.raises(HostNotReady) as caught:
+        check_ready(host, replace(PLACE, python=str(bare), provider="runpod"), device="cuda")
+    for said in ("GPU: none", "Python: 3.10.2", "torch: none", "in [runpod] of jade.toml: `image` with Python 3.11+"):
+        assert said in str(caught.value)
+    assert "jade hosts" not in str(caught.value)
+    assert "--bootstrap" not in str(caught.value)
 
 
 def test_bootstrap_makes_an_environment_of_ours_and_says_where_its_python_is(host: LocalHost, tmp_path: Path) -> None:
