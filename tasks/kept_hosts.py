@@ -1,4 +1,7 @@
-"""A rented machine while it trains: kept by signs of life; given up when lost, out of time, or somebody else's."""
+"""A rented machine while it trains: kept by signs of life; given up when lost, out of time, or somebody else's.
+
+A spot machine is also asked whether its provider is about to take it away: who follows its job then has a moment left.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ from typing import TypeVar
 from tasks.claims import TOUCH_EVERY_S
 from tasks.hosts import deadman
 from tasks.hosts.base import CommandResult, FileEntry, Host, Progress
-from tasks.hosts.errors import HostError
+from tasks.hosts.errors import HostError, HostUnreachable
 from tasks.hosts.ledger_errors import ClaimLost, LedgerError
-from tasks.hosts.provider_errors import HoursSpent, MachineLost, ProviderError
+from tasks.hosts.provider_errors import HoursSpent, MachineGoing, MachineLost, ProviderError
 from tasks.hosts.provisioner import MachineState
 from tasks.hosts.spending import HOUR_S
 from tasks.reaching import CONNECT_S, Reaching, RentedMachine
 
 T = TypeVar("T")
+NOTICE_EVERY_S = 5.0
+"""What a provider announces comes two minutes before; AWS advises to look this often."""
+NOTICE_CALL_S = 20.0
 
 
 class KeptHost:
@@ -35,12 +41,16 @@ class KeptHost:
     def __init__(self, rented: RentedMachine, reaching: Reaching, note: Callable[[str], None]) -> None:
         self.rented = rented
         self.over: ClaimLost | HoursSpent | MachineLost | None = None
+        self.going: MachineGoing | None = None
         self._reaching, self._note = reaching, note
         self._host: Host = rented.host
         self._address = rented.rental.address
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, daemon=True, name=f"keep-{rented.rental.request_id}")
+        self._threads = [threading.Thread(target=self._keep, daemon=True, name=f"keep-{rented.rental.request_id}")]
+        if rented.rental.spot and reaching.lender.provisioner.scripts.notice:
+            watcher = threading.Thread(target=self._watch, daemon=True, name=f"watch-{rented.rental.request_id}")
+            self._threads.append(watcher)
 
     @property
     def name(self) -> str:
@@ -74,14 +84,20 @@ class KeptHost:
         self._host.close()
 
     def start_keeping(self) -> None:
-        """Give signs of life from now on."""
-        self._keeper.start()
+        """Give signs of life from now on, and ask a spot machine whether it is about to go."""
+        for thread in self._threads:
+            thread.start()
 
     def stop_keeping(self) -> None:
         """Give no more signs of life; returns when none is under way."""
         self._stop.set()
-        if self._keeper.is_alive():
-            self._keeper.join(2 * deadman.CALL_S)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(2 * deadman.CALL_S)
+
+    def give_up(self, why: MachineLost) -> None:
+        """Let every call fail from now on: the machine is lost, or as good as lost."""
+        self._end(why)
 
     def look(self) -> None:
         """Ask the provider how the machine stands: it may be lost, or have moved.
@@ -133,6 +149,19 @@ class KeptHost:
         except (HostError, ValueError):
             return  # whoever follows the job notices, too, and decides
 
+    def ask_for_notice(self) -> None:
+        """Ask the machine whether its provider has said that it takes it away; if so, `going` says it."""
+        rental = self.rented.rental
+        assert rental.machine_id is not None  # noqa: S101 -- it is ready
+        script = f"# jade: ask for a notice\n{self._reaching.lender.provisioner.scripts.notice}"
+        try:
+            told = self._host.run(script, timeout_s=NOTICE_CALL_S).text
+        except HostError:
+            return  # whoever follows the job notices, too, and decides
+        shown = "".join(character for character in told if character.isprintable()).strip()
+        if shown:
+            self.going = MachineGoing(rental.provider, rental.machine_id, shown)
+
     def _beat(self) -> None:
         rental, place = self.rented.rental, self.rented.place
         if not self._reaching.lender.provisioner.scripts.end:
@@ -144,6 +173,10 @@ class KeptHost:
     def _keep(self) -> None:
         while not self._stop.wait(TOUCH_EVERY_S) and self.over is None:
             self.keep_once()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(NOTICE_EVERY_S) and self.over is None and self.going is None:
+            self.ask_for_notice()
 
     def _end(self, why: ClaimLost | HoursSpent | MachineLost) -> ClaimLost | HoursSpent | MachineLost:
         self.over = self.over or why
@@ -157,6 +190,9 @@ class KeptHost:
         except HostError as error:
             if self.over is not None:
                 raise self.over from error
+            if isinstance(error, HostUnreachable):
+                # We may have another address by now, as laptops do that travel.
+                self._reaching.admit_us(self.rented.rental)
             if error.is_transient:
                 self.look()
             raise

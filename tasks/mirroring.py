@@ -36,19 +36,20 @@ class Mirror:
     def __init__(self, kept: KeptTrainings, layout: RunLayout, note: Note = say) -> None:
         self._kept, self._layout, self._note = kept, layout, note
         self._changed = threading.Condition()
+        # Of each run key: the training, and whether it need not wait until the last publication is old enough.
         self._waiting: dict[str, tuple[Training, bool]] = {}
         self._published_at: dict[str, float] = {}
         self._is_closing = False
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"mirror-{layout.run_id}")
         self._thread.start()
 
-    def checkpoint(self, training: Training) -> None:
-        """Publish an unfinished training's newest checkpoint soon."""
-        self._add(training, is_finished=False)
+    def checkpoint(self, training: Training, *, at_once: bool = False) -> None:
+        """Publish an unfinished training's newest checkpoint soon, or at once."""
+        self._add(training, at_once=at_once)
 
     def finished(self, training: Training) -> None:
         """Publish a finished training at once."""
-        self._add(training, is_finished=True)
+        self._add(training, at_once=True)
 
     def close(self) -> None:
         """Publish what waits, and return when that is done."""
@@ -57,9 +58,10 @@ class Mirror:
             self._changed.notify_all()
         self._thread.join()
 
-    def _add(self, training: Training, *, is_finished: bool) -> None:
+    def _add(self, training: Training, *, at_once: bool) -> None:
         with self._changed:
-            self._waiting[training.run_key] = (training, is_finished)
+            _, is_urgent = self._waiting.get(training.run_key, (training, False))
+            self._waiting[training.run_key] = (training, at_once or is_urgent)
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -83,7 +85,7 @@ class Mirror:
                 self._changed.wait(min(due_in_s.values(), default=None))
 
     def _due_in_s(self, key: str) -> float:
-        _, is_finished = self._waiting[key]
-        if is_finished or self._is_closing or key not in self._published_at:
+        _, at_once = self._waiting[key]
+        if at_once or self._is_closing or key not in self._published_at:
             return 0.0
         return self._published_at[key] + self._kept.every_s - monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from tasks.hosts.errors import (
 from tasks.hosts.keys import fingerprint_of_line
 from tasks.hosts.ledger import Ledger
 from tasks.hosts.ledger_states import RentalState
-from tasks.hosts.provider_errors import MachineLost, ProviderUnavailable
+from tasks.hosts.provider_errors import MachineLost, ProviderError, ProviderUnavailable
 from tasks.hosts.provisioner import Machine, MachineState, Provisioner
 from tasks.hosts.rental_keys import RentalKeys
 from tasks.hosts.retry import retry_transient
@@ -56,6 +57,8 @@ class Lender:
         device: What trains there, likewise.
         start_limit_s: How long a machine may take from being made to letting us in.
         has_own_keys: Whether its machines show a host key of their own that is verified otherwise (static hosts).
+        admit: Lets the address that we have now in to a machine, by the provider's identifier of it, where a machine
+            admits only the address that it was made from.
     """
 
     provisioner: Provisioner
@@ -64,6 +67,7 @@ class Lender:
     device: Callable[[str], str]
     start_limit_s: float = 900.0
     has_own_keys: bool = False
+    admit: Callable[[str], None] = lambda _: None
 
 
 class MachineUnfit(Exception):
@@ -140,6 +144,7 @@ class Reaching:
         if machine.state is not MachineState.RUNNING or address is None:
             raise MachineUnfit(f"it is {machine.state.value}")
         self.ledger.correct(rental.request_id, machine)
+        self.admit_us(rental)
         host = self.lender.open(rental, address, self.keys(rental), rental.fingerprint, connect_timeout_s=CONNECT_S)
         try:
             self.arm(rental, host)
@@ -153,6 +158,11 @@ class Reaching:
     def find(self, rental: Rental) -> Machine:
         """Return how a machine that was acquired stands."""
         return self.lender.provisioner.find(machine_id_of(rental))
+
+    def admit_us(self, rental: Rental) -> None:
+        """Let our present address in to a machine that was made from another; if that fails, connecting will tell."""
+        with contextlib.suppress(ProviderError):
+            self.lender.admit(machine_id_of(rental))
 
     def _reach(self, rental: Rental) -> tuple[Rental, Host]:
         """Wait until a machine lets us in, and make sure that nobody else has seen the key that it shows."""

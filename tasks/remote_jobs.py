@@ -75,8 +75,11 @@ STOP_GRACE_S = 10
 SILENT_S = 10.0
 """A host that has not answered for so long is not waited for where nobody needs it any more."""
 PATIENCE_S = 300.0
+BRING_ATTEMPTS = 5
+"""A training that goes on may replace its checkpoint under our hands."""
 
 ReplaceHost = Callable[[Exception], "tuple[Host, RemotePlace] | None"]
+MustLeave = Callable[[], "HostError | None"]
 
 
 class RemoteTrainingJob(FollowedJob):
@@ -94,9 +97,11 @@ class RemoteTrainingJob(FollowedJob):
         note: Told what a person should know.
         job: What is trained; None: all of the run's `job.json`.
         log_name: File in the run's folder that keeps what the job writes.
-        replace_host: Asked when the job was lost; gives another host to go on from the last checkpoint, or None.
+        replace_host: Asked when the job was lost; gives another host, known to be able to train, to go on from the last
+            checkpoint; or None.
         is_ready: Whether the host is known to be able to train, so that it need not be looked over again.
         patience_s: How long the host may be out of reach before it counts as lost.
+        must_leave: Says why the host is lost in a moment, if it is: its newest checkpoints are then brought here first.
     """
 
     def __init__(
@@ -114,11 +119,12 @@ class RemoteTrainingJob(FollowedJob):
         replace_host: ReplaceHost | None = None,
         is_ready: bool = False,
         patience_s: float = PATIENCE_S,
+        must_leave: MustLeave = lambda: None,
     ) -> None:
         super().__init__(folder, job, mirror)
         self._patience_s, self._heard_at = patience_s, math.inf
         self._is_ready = is_ready
-        self._replace_host = replace_host
+        self._replace_host, self._must_leave = replace_host, must_leave
         self._log_name = log_name
         self._host, self._place, self._device, self._workers, self._note = host, place, device, workers, note
         self._pending = pending_trainings(self.job, folder)
@@ -346,7 +352,7 @@ class RemoteTrainingJob(FollowedJob):
                 return False
             remove_record(self._host.name, self.key)
             self._host, self._place = found
-            self._is_ready = False
+            self._is_ready = True
             self._pending, self._error, self._handle = pending_trainings(self.job, self.folder), None, None
             self._handle = self._running_job() or self._start_anew()
         except Exception as problem:  # whatever it is, those who wait must hear of it
@@ -372,6 +378,9 @@ class RemoteTrainingJob(FollowedJob):
                     status = batch.status
                     if status.is_over:
                         self._may_run = False
+                    elif (going := self._must_leave()) is not None:
+                        self._bring_newest()
+                        raise going  # noqa: TRY301 -- as if the host had been lost by now
             raise_unless_success(self._host, handle, status or job_status(self._host, handle))
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._error = error
@@ -417,6 +426,18 @@ class RemoteTrainingJob(FollowedJob):
     def _fetch_checkpoint(self, training: Training) -> bool:
         return fetch_checkpoint(self._host, self._place.run(self.key), training, self.folder)
 
+    def _bring_newest(self) -> None:
+        """Bring the newest checkpoint of every unfinished training here, and publish it at once."""
+        for training in pending_trainings(self.job, self.folder).values():
+            try:
+                there = remote_epoch(self._host, self._place.run(self.key), training)
+                if there > local_epoch(self.folder, training):
+                    any(self._fetch_checkpoint(training) for _ in range(BRING_ATTEMPTS))
+            except HostError as error:
+                self._note(f"{self._host.name}: the newest checkpoint of {training.title} did not come: {error}")
+            if self._mirror is not None and local_epoch(self.folder, training):
+                self._mirror.checkpoint(training, at_once=True)
+
     def _tell_finished(self, training: Training, event: str, seconds: object = 0.0) -> None:
         super()._take(
             {
@@ -456,6 +477,8 @@ def running_remote_job(
     note: Note = say,
     job: Job | None = None,
     replace_host: ReplaceHost | None = None,
+    is_ready: bool = False,
+    must_leave: MustLeave = lambda: None,
 ) -> Iterator[RemoteTrainingJob]:
     """Run the job of a run on a host while the block lasts, or attach to it.
 
@@ -472,6 +495,8 @@ def running_remote_job(
         note: Told what a person should know.
         job: What is trained; None: all of the run's `job.json`.
         replace_host: See `RemoteTrainingJob`.
+        is_ready: Likewise.
+        must_leave: Likewise.
     """
     there = RemoteTrainingJob(
         folder,
@@ -483,6 +508,8 @@ def running_remote_job(
         note=note,
         job=job,
         replace_host=replace_host,
+        is_ready=is_ready,
+        must_leave=must_leave,
     )
     try:
         there.start()

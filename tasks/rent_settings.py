@@ -87,7 +87,8 @@ def ec2(settings: Settings) -> Lender:
     told = {name: _text("ec2", name, rest.pop(name)) for name in _EC2_ACCESS if name in rest}
     access = Ec2Access(told.get("region"), told.get("profile"), told.get("endpoint_url"))
     refuse_rest("ec2", rest, Ec2Settings, *_EC2_ACCESS)
-    return lender(Ec2Provisioner(access, own), use)
+    provisioner = Ec2Provisioner(access, own)
+    return dataclasses.replace(lender(provisioner, use), admit=provisioner.admit)
 
 
 def static(settings: Settings) -> Lender:

@@ -21,7 +21,7 @@ from tasks.hosts.errors import HostError
 from tasks.hosts.job import list_jobs, stop_job
 from tasks.hosts.ledger_errors import ClaimLost, LedgerError
 from tasks.hosts.ledger_states import RentalState
-from tasks.hosts.provider_errors import HoursSpent, MachineLost
+from tasks.hosts.provider_errors import HoursSpent, MachineGoing, MachineLost
 from tasks.hosts.retry import retry_transient
 from tasks.jobs import JOB_NAME, FollowedJob, running_job
 from tasks.kept_hosts import KeptHost
@@ -87,6 +87,8 @@ def running_rented_job(
             workers=workers,
             note=note,
             replace_host=machines.replacement,
+            is_ready=True,  # whoever made it ready has looked it over
+            must_leave=machines.going,
             **options,
         ) as there:
             yield there
@@ -181,11 +183,17 @@ class RentedRun:
         with self._renting:
             rental = kept.rented.rental
             self._note(f"{kept.name}: {kept.over or error} Another machine goes on from the last checkpoint.")
+            if isinstance(error, MachineGoing):
+                kept.give_up(error)
             self._end_kept("it was lost")
             self._save()
             self._note(f"{rental.provider}: {self._renter.hours_left():.2f} h are left for other machines of this run")
             host, rented = self._begin(self._renter.replace())
             return host, rented.place
+
+    def going(self) -> MachineGoing | None:
+        """Return what its provider has said if the machine is about to be taken away."""
+        return None if self._kept is None else self._kept.going
 
     def collected(self) -> None:
         """Say that the job's results are here."""

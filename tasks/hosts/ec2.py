@@ -211,29 +211,6 @@ class Ec2Provisioner:
                 problem = str(error)
         raise ReleaseUnproven(PROVIDER, machine_id, problem)
 
-    def notice(self, machine_id: str) -> str | None:
-        """Return what AWS announces about a spot machine that it is about to take away, or took; None if nothing.
-
-        It comes two minutes before. The machine itself hears of it at the same time: see `scripts.notice`.
-
-        Raises:
-            ApiKeyRefused, ProviderUnavailable: As they say.
-        """
-        filters = [{"Name": "instance-id", "Values": [machine_id]}]
-        requests = self._api.pages(
-            f"look for a notice about {machine_id}",
-            "describe_spot_instance_requests",
-            "SpotInstanceRequests",
-            Filters=filters,
-        )
-        for told in requests:
-            status = told.get("Status", {})
-            code = str(status.get("Code", ""))
-            was_taken = code.startswith("instance-terminated-") and code != "instance-terminated-by-user"
-            if code.startswith("marked-for-") or was_taken:
-                return f"{code}: {status.get('Message', '')}".strip(": ")
-        return None
-
     def admit(self, machine_id: str) -> None:
         """Let our present address in to a machine whose security group was made here; no other group is touched."""
         described = self._describe(machine_id)

@@ -14,6 +14,7 @@ ProviderError (a HostError)
 │   └── NothingSent        transient: no connection was made; nothing has happened
 ├── ReleaseUnproven        transient: an end was asked for, but the provider does not confirm it
 ├── MachineLost            a machine of ours ended without us: taken away, ended by itself, deleted by somebody
+│   └── MachineGoing       it is still there, but its provider has said that it takes it away in a moment
 └── HoursSpent             the machines of a run have used up the hours that it was given; exit code 2
 
 Evidence is what the provider said, shortened, and never holds a key: implementations pass in `detail` only what they
@@ -183,6 +184,12 @@ class MachineLost(ProviderError):
     def __init__(self, provider: str, machine_id: str, detail: str) -> None:
         self.machine_id = machine_id
         super().__init__(provider, f"machine {machine_id}", detail)
+
+
+class MachineGoing(MachineLost):
+    """Its provider has said that it takes the machine away in a moment; until then it can be used."""
+
+    summary = "it is about to be taken away"
 
 
 class HoursSpent(ProviderError):

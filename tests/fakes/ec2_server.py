@@ -69,7 +69,6 @@ class FakeInstance:
     is_ending: bool = False
     has_ended: bool = False
     notice: str = ""
-    taken: str = ""
     holds_groups: int = 0
     foreign: bool = False
 
@@ -163,7 +162,6 @@ class Ec2Server:
     def take_away(self, instance_id: str) -> None:
         """Take a spot instance away: its machine is gone with its disk."""
         with self.lock:
-            self.instances[instance_id].taken = "instance-terminated-no-capacity"
             self._finish(self.instances[instance_id])
 
     # The rest is called by the handler, with the lock held.
@@ -187,8 +185,6 @@ class Ec2Server:
             return self._terminate(told, forward)
         if action == "DescribeInstances":
             return self._describe(told, forward)
-        if action == "DescribeSpotInstanceRequests":
-            return 200, self._spot_requests(told)
         if action == "CancelSpotInstanceRequests":
             return 200, _wrapped("CancelSpotInstanceRequests", "<spotInstanceRequestSet/>")
         if action == "DeleteSecurityGroup":
@@ -327,18 +323,6 @@ class Ec2Server:
                 if instance.spot:
                     ET.SubElement(item, f"{space}spotInstanceRequestId").text = f"sir-{instance.id[2:10]}"
         return ET.tostring(root)
-
-    def _spot_requests(self, told: dict[str, str]) -> bytes:
-        items = ""
-        for instance in self.instances.values():
-            if instance.spot and instance.id in told.values():
-                code = instance.taken or ("marked-for-termination" if instance.notice else "fulfilled")
-                items += (
-                    f"<item><spotInstanceRequestId>sir-{instance.id[2:10]}</spotInstanceRequestId>"
-                    f"<instanceId>{instance.id}</instanceId>"
-                    f"<status><code>{code}</code><message>made up</message></status></item>"
-                )
-        return _wrapped("DescribeSpotInstanceRequests", f"<spotInstanceRequestSet>{items}</spotInstanceRequestSet>")
 
     def _delete_group(self, told: dict[str, str], forward: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
         group = told.get("GroupId", "")

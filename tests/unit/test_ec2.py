@@ -374,13 +374,9 @@ def test_what_is_not_ours_is_not_released(world: Ec2World) -> None:
     assert world.server.count("TerminateInstances") == 0
 
 
-def test_a_spot_machine_that_is_taken_is_announced_and_then_gone(world: Ec2World) -> None:
+def test_a_spot_machine_that_is_taken_away_is_gone(world: Ec2World) -> None:
     machine = world.provisioner.acquire(new_request(SPOT))
-    assert world.provisioner.notice(machine.machine_id) is None
-    world.server.announce(machine.machine_id)
-    assert "marked-for-termination" in str(world.provisioner.notice(machine.machine_id))
     world.server.take_away(machine.machine_id)
-    assert "no-capacity" in str(world.provisioner.notice(machine.machine_id))
     assert world.provisioner.find(machine.machine_id).state is MachineState.GONE
 
 

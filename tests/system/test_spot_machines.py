@@ -1,0 +1,137 @@
+"""A spot machine of EC2 that is announced to be taken away, and one that is attached to from another address."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.servers import wait_until
+
+from jade_model.windows import Windows
+from jade_model.worker import files_of
+from tasks.bundle import RemotePlace
+from tasks.fetching import local_epoch, remote_epoch
+from tasks.hosts.ledger import Ledger
+from tasks.kept_trainings import FolderIndex
+from tasks.layout import RunLayout
+from tasks.mirroring import Mirror
+from tasks.planning import Plan, write_job
+from tasks.reaching import Lender
+from tasks.remote_jobs import running_remote_job
+from tasks.rental_wish import RentalWish
+from tasks.rented_hosts import open_rented
+from tasks.rented_trainings import RentedRun
+from tasks.renting import Renter
+from tests.fakes.ec2_world import Ec2World, ec2_world
+from tests.fakes.sshd import SSHD
+from tests.helpers.rentals import renter_of
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.xdist_group("ec2"),
+    pytest.mark.skipif(SSHD is None, reason="no sshd here"),
+]
+PLAN = Plan({"soft_span": "seed_soft_span"}, 5_000, seeds=1, folds=1, split="grouped", ensemble=1)
+WISH = RentalWish("ec2", ("NVIDIA T4",), max_hours=1.0)
+PLACE = RemotePlace(".jade", sys.executable, 3600, "ec2")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Ec2World]:
+    with ec2_world(tmp_path / "machines", release_s=20.0) as found:
+        yield found
+        assert (found.costing(), found.groups(), found.key_pairs()) == (0, [], [])
+        assert found.others_untouched()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.in_file(tmp_path / "state" / "ledger.db")
+    yield opened
+    opened.close()
+
+
+def renter(world: Ec2World, ledger: Ledger, folder: Path, notes: list[str], *, spot: bool, **settings: str) -> Renter:
+    provisioner = world.connect(release_s=20.0, **settings)
+    lender = Lender(
+        provisioner, open_rented, lambda _: PLACE, lambda _: "cpu", start_limit_s=120.0, admit=provisioner.admit
+    )
+    wish = dataclasses.replace(WISH, spot=spot)
+    return renter_of(ledger, None, folder, notes, wish=wish, lender=lender)  # type: ignore[arg-type]
+
+
+def starts(layout: RunLayout) -> list[dict[str, Any]]:
+    """What was said of each start of a training."""
+    lines = layout.remote_log.read_text().splitlines() if layout.remote_log.exists() else []
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    return [event for event in events if event["event"] == "training_started"]
+
+
+def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_elsewhere_before_it_comes(
+    world: Ec2World, ledger: Ledger, small_windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr("tasks.kept_hosts.NOTICE_EVERY_S", 0.2)
+    layout, notes = RunLayout(tmp_path / "a" / "run"), list[str]()
+    layout.root.mkdir(parents=True)
+    (training,) = write_job(layout, [small_windows], PLAN).trainings
+    published = FolderIndex(tmp_path / "a")
+    mirror = Mirror(published, layout, notes.append)
+    with RentedRun(
+        renter(world, ledger, tmp_path, notes, spot=True), layout.root, "key", note=notes.append
+    ).machines() as run:
+        host, rented = run.first()
+        first = rented.rental.machine_id or ""
+        with running_remote_job(
+            layout.root,
+            host,
+            rented.place,
+            device="cpu",
+            workers=1,
+            mirror=mirror,
+            note=notes.append,
+            replace_host=run.replacement,
+            is_ready=True,
+            must_leave=run.going,
+        ) as job:
+            wait_until(lambda: local_epoch(layout.root, training) > 0, 60, lambda: job.stderr_tail)
+            # The next one would be brought after half a minute.
+            brought = local_epoch(layout.root, training)
+            wait_until(lambda: remote_epoch(host, PLACE.run(job.key), training) > brought, 60)
+            seen = remote_epoch(host, PLACE.run(job.key), training)
+            world.server.announce(first)
+            wait_until(lambda: len(starts(layout)) == 2, 90, lambda: "\n".join(notes))
+            (second,) = world.server.costing
+            assert second.id != first
+            job.stop()
+    mirror.close()
+    _, resumed = starts(layout)
+    assert resumed["first_epoch"] > seen
+    assert published.take_over(training, RunLayout(tmp_path / "another"))
+    assert json.loads(files_of(training, tmp_path / "another").manifest.read_text())["epoch"] >= seen
+    assert any("it is about to be taken away" in note for note in notes)
+    states = {rental.machine_id: rental for rental in ledger.rentals()}
+    assert "about to be taken away" in states[first].problem
+
+
+def test_whoever_attaches_from_another_address_is_admitted_first(
+    world: Ec2World, ledger: Ledger, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    first = renter(world, ledger, tmp_path, notes, spot=False).rent()
+    first.host.close()
+    ledger.let_go(first.rental.request_id, first.rental.claim)
+    later = renter(world, ledger, tmp_path, notes, spot=False, admit="203.0.113.9")
+    attached = later.rent()
+    assert attached.was_attached
+    assert attached.rental.machine_id == first.rental.machine_id
+    group = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [first.rental.name]}])
+    admitted = {each["CidrIp"] for rule in group["SecurityGroups"][0]["IpPermissions"] for each in rule["IpRanges"]}
+    assert admitted == {"127.0.0.1/32", "203.0.113.9/32"}
+    attached.host.close()
+    assert later.release(attached.rental, "done")
