@@ -92,6 +92,9 @@ class Ledger:
             self.where = parsed.render_as_string(hide_password=True)
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
+            if parsed.get_backend_name() == "postgresql":
+                # A database made under the locale C gives bytes for text unless it is asked not to.
+                parsed = parsed.update_query_dict({"client_encoding": "utf8"})
             if parsed.get_backend_name() == "sqlite" and parsed.database:
                 _prepare_file(Path(parsed.database))
             self._engine = sa.create_engine(parsed, pool_pre_ping=True)

@@ -1,88 +1,32 @@
-"""The ledger: what it refuses, what it counts, what several processes see of each other."""
+"""The ledger in one file, and ledgers that cannot be used."""
 
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks.hosts.ledger import Intent, Ledger, Transition
-from tasks.hosts.ledger_errors import BudgetSpent, ClaimLost, LedgerUnusable, RentalUnknown, TransitionRefused
+from tasks.hosts.ledger import Ledger
+from tasks.hosts.ledger_errors import LedgerUnusable
 from tasks.hosts.ledger_states import ENDED, TRANSITIONS, RentalState
-from tasks.hosts.provisioner import Machine, MachineState, Offer, owner_and_request
-from tasks.hosts.spending import HOUR_S, Rental, month_of
-
-OFFER = Offer("fake", "NVIDIA L4", "L4", 24, 0.5)
-NOON = 1_795_521_600.0  # 2026-11-24, 12:00 UTC
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes.ledger_contract import LedgerContract, put_into
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    opened = Ledger.in_file(tmp_path / "state" / "ledger.db", clock=clock)
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.in_file(tmp_path / "state" / "ledger.db")
     yield opened
     opened.close()
 
 
-def intent(ledger: Ledger, *, claim: str = "me", hours: float = 2.0, offer: Offer = OFFER) -> Intent:
-    return Intent(ledger.owner, offer, hours, 900, "run", "", ("k1", "k2"), claim)
+class TestInOneFile(LedgerContract):
+    """The contract of all ledgers."""
 
-
-def machine(rental: Rental, machine_id: str = "m1") -> Machine:
-    return Machine("fake", machine_id, rental.name, rental.owner, MachineState.RUNNING, None, 0.5, None)
-
-
-def put_into(ledger: Ledger, state: RentalState) -> Rental:
-    """A rental that has come to a state by allowed steps."""
-    paths: dict[RentalState, list[RentalState]] = {RentalState.INTENDED: []}
-    while state not in paths:
-        for old, new in TRANSITIONS:
-            if old in paths and new not in paths:
-                paths[new] = [*paths[old], new]
-    rental = ledger.intend(intent(ledger), budget_usd=None)
-    for step in paths[state]:
-        rental = ledger.advance(rental.request_id, step)
-    return rental
-
-
-def test_the_owner_is_made_once_and_names_tell_it(ledger: Ledger, tmp_path: Path) -> None:
-    again = Ledger.in_file(tmp_path / "state" / "ledger.db")
-    assert again.owner == ledger.owner
-    again.close()
-    rental = ledger.intend(intent(ledger), budget_usd=None)
-    assert owner_and_request(rental.name) == (ledger.owner, rental.request_id)
-
-
-@pytest.mark.parametrize("old", list(RentalState))
-@pytest.mark.parametrize("new", list(RentalState))
-def test_a_rental_takes_the_steps_of_the_table_and_no_others(
-    ledger: Ledger, old: RentalState, new: RentalState
-) -> None:
-    rental = put_into(ledger, old)
-    if (old, new) in TRANSITIONS:
-        assert ledger.advance(rental.request_id, new).state is new
-        assert ledger.history(rental.request_id)[-1] == Transition(rental.request_id, old, new)
-    else:
-        with pytest.raises(TransitionRefused):
-            ledger.advance(rental.request_id, new)
-        assert ledger.rental(rental.request_id).state is old
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'state' / 'ledger.db'}"
 
 
 def test_every_state_can_be_reached_and_from_every_one_the_money_can_be_stopped() -> None:
@@ -97,134 +41,11 @@ def test_every_state_can_be_reached_and_from_every_one_the_money_can_be_stopped(
         assert ends & ENDED
 
 
-def test_cost_counts_from_the_intent_to_the_end_and_nothing_for_what_was_refused(ledger: Ledger, clock: Clock) -> None:
-    rental = put_into(ledger, RentalState.TRAINING)
-    clock.now += HOUR_S
-    assert ledger.touch(rental.request_id, "me").cost_usd == pytest.approx(0.5)
-    clock.now += HOUR_S
-    for state in (RentalState.RELEASING, RentalState.RELEASED):
-        rental = ledger.advance(rental.request_id, state)
-    clock.now += 5 * HOUR_S
-    assert ledger.spent_usd() == pytest.approx(1.0)
-    put_into(ledger, RentalState.REFUSED)
-    assert ledger.spent_usd() == pytest.approx(1.0)
-
-
-def test_a_machine_over_the_end_of_a_month_costs_each_month_its_part(ledger: Ledger, clock: Clock) -> None:
-    _, end = month_of(NOON)
-    clock.now = end - HOUR_S
-    put_into(ledger, RentalState.TRAINING)
-    clock.now = end + 3 * HOUR_S
-    assert ledger.spent_usd() == pytest.approx(1.5)
-
-
-def test_a_budget_counts_what_was_spent_and_what_running_machines_may_cost(ledger: Ledger, clock: Clock) -> None:
-    first = ledger.intend(intent(ledger, hours=2.0), budget_usd=1.2)
-    assert first.max_age_s == 2 * HOUR_S
-    second = ledger.intend(intent(ledger, hours=2.0), budget_usd=1.2)
-    assert second.max_age_s == pytest.approx(0.4 * HOUR_S)  # 0.20 USD were left
-    with pytest.raises(BudgetSpent) as refused:
-        ledger.intend(intent(ledger), budget_usd=1.2)
-    assert refused.value.promised_usd == pytest.approx(1.2)
-    assert "Raise --budget" in str(refused.value)
-    assert len(ledger.rentals()) == 2
-    clock.now = month_of(NOON)[1] + HOUR_S
-    for rental in (first, second):
-        ledger.advance(rental.request_id, RentalState.REFUSED)
-    assert ledger.intend(intent(ledger), budget_usd=1.2).max_age_s == 2 * HOUR_S
-
-
-def test_of_many_that_promise_at_once_none_goes_over_the_budget(tmp_path: Path, clock: Clock) -> None:
-    path = tmp_path / "ledger.db"
-    got: list[Rental | BudgetSpent] = []
-
-    def promise() -> None:
-        ledger = Ledger.in_file(path, clock=clock)
-        try:
-            got.append(ledger.intend(intent(ledger), budget_usd=3.0))
-        except BudgetSpent as error:
-            got.append(error)
-        ledger.close()
-
-    threads = [threading.Thread(target=promise) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(got) == 8
-    assert sum(isinstance(item, Rental) for item in got) == 3
-
-
-def test_a_claim_is_taken_only_from_whom_one_thinks_has_it(ledger: Ledger) -> None:
-    rental = put_into(ledger, RentalState.TRAINING)
-    assert not ledger.take(rental.request_id, "other", instead_of="somebody")
-    assert ledger.take(rental.request_id, "other", instead_of="me")
-    with pytest.raises(ClaimLost, match="other"):
-        ledger.touch(rental.request_id, "me")
-    ledger.let_go(rental.request_id, "me")
-    assert ledger.rental(rental.request_id).claim == "other"
-
-
-def test_what_has_ended_cannot_be_taken(ledger: Ledger) -> None:
-    rental = put_into(ledger, RentalState.RELEASED)
-    assert not ledger.take(rental.request_id, "other", instead_of="me")
-
-
-def test_a_machine_that_comes_back_costs_again(ledger: Ledger, clock: Clock) -> None:
-    rental = put_into(ledger, RentalState.VANISHED)
-    rental = ledger.advance(rental.request_id, RentalState.RELEASING, machine=machine(rental))
-    clock.now += HOUR_S
-    assert rental.machine_id == "m1"
-    assert rental.cost_until(clock.now) == pytest.approx(0.5)
-
-
-def test_a_step_is_told_of_just_before_and_just_after_it_is_durable(tmp_path: Path) -> None:
-    seen: list[tuple[str, int]] = []
-    path = tmp_path / "ledger.db"
-
-    def watch(step: Transition, when: str) -> None:
-        other = Ledger.in_file(path)
-        seen.append((when, len(other.history(step.request_id))))
-        other.close()
-
-    ledger = Ledger.in_file(path, observers=[watch])
-    rental = ledger.intend(intent(ledger), budget_usd=None)
-    ledger.advance(rental.request_id, RentalState.ACQUIRED)
-    assert seen == [("before", 0), ("after", 1), ("before", 1), ("after", 2)]
-    ledger.close()
-
-
-def test_a_killed_process_leaves_whole_steps(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    program = f"""
-import os, signal
-from pathlib import Path
-from tasks.hosts.ledger import Intent, Ledger
-from tasks.hosts.provisioner import Offer
-ledger = Ledger.in_file(Path({str(path)!r}))
-for _ in range(3):
-    ledger.intend(Intent(ledger.owner, Offer("fake", "k", "K", 1, 1.0), 1, 1, "r", "", (), "c"), budget_usd=None)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    subprocess.run([sys.executable, "-c", program], check=False)
-    ledger = Ledger.in_file(path)
-    assert [rental.state for rental in ledger.rentals()] == [RentalState.INTENDED] * 3
-    ledger.close()
-
-
 def test_only_its_owner_can_read_the_file(tmp_path: Path, ledger: Ledger) -> None:
     put_into(ledger, RentalState.ACQUIRED)
     folder = tmp_path / "state"
     assert folder.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
-
-
-def test_reapers_are_remembered_by_owner(ledger: Ledger, clock: Clock) -> None:
-    assert ledger.reaper_age_s(ledger.owner) is None
-    ledger.note_reaper(ledger.owner, "here")
-    clock.now += 60
-    ledger.note_reaper("someoneelse", "there")
-    assert ledger.reaper_age_s(ledger.owner) == 60
 
 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql://", "sqlite:////proc/nowhere/ledger.db"])
@@ -250,8 +71,3 @@ def test_a_newer_ledger_is_refused(tmp_path: Path, ledger: Ledger) -> None:
         connection.execute("UPDATE jade_ledger SET schema_version = 99")
     with pytest.raises(LedgerUnusable, match="99"):
         Ledger.in_file(tmp_path / "state" / "ledger.db")
-
-
-def test_an_unknown_request_is_said_to_be_unknown(ledger: Ledger) -> None:
-    with pytest.raises(RentalUnknown):
-        ledger.advance("0123456789abcdef", RentalState.ACQUIRED)
