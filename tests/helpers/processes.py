@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -91,3 +93,22 @@ def _command_lines() -> Iterator[tuple[int, str]]:
             except (ProcessLookupError, FileNotFoundError):
                 continue
             yield process, line
+
+
+@contextmanager
+def command_lines_seen(pause_s: float = 0.1) -> Iterator[set[str]]:
+    """Collect every command line that stands in the process list while the block lasts, as `ps` would show it."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(pause_s):
+            seen.update(line for _, line in _command_lines())
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
