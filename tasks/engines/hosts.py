@@ -260,6 +260,7 @@ class HostsEngine:
             job=replace(self._job, trainings=tuple(self._units[unit] for unit in batch)),
             is_ready=shift.is_ready,
             patience_s=PATIENCE_S,
+            must_leave=station.must_leave,
         )
         told = set[str]()
         try:

@@ -9,6 +9,7 @@ from typing import Protocol
 from tasks.bundle import RemotePlace
 from tasks.host_entries import Workers
 from tasks.hosts.base import Host
+from tasks.remote_jobs import MustLeave
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Station:
         device: Where it trains there.
         usd_per_hour: What it costs while the lane has it.
         is_ready: Whether it is known to be able to train, so that it need not be looked over.
+        must_leave: Says why it is lost in a moment, if it is.
     """
 
     host: Host
@@ -28,6 +30,7 @@ class Station:
     device: str
     usd_per_hour: float = 0.0
     is_ready: bool = False
+    must_leave: MustLeave = lambda: None
 
 
 class Lane(Protocol):

@@ -62,7 +62,8 @@ class RentedLane:
             kept = self._run.another()
         rented = kept.rented
         device = self._device or rented.device
-        return Station(kept, rented.place, device, rented.rental.price_usd_per_hour, is_ready=True)
+        price = rented.rental.price_usd_per_hour
+        return Station(kept, rented.place, device, price, is_ready=True, must_leave=self._run.going)
 
     def look(self) -> None:
         """See `Lane`."""
