@@ -26,6 +26,7 @@ from tasks.layout import RunLayout
 from tests.fakes.ec2_world import CREDENTIALS, SECRET_KEY, ec2_world
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
+from tests.helpers.waiting_trainer import waiting_python
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
@@ -129,6 +130,12 @@ class Site:
     worker: subprocess.Popen[bytes]
     started: list[str] = field(default_factory=list)
 
+    def train_with(self, python: str | Path) -> None:
+        """Let machines train with this program from now on."""
+        (self.folder / "config").mkdir(exist_ok=True)
+        settings = f'[{self.provider.name}]\npython = "{python}"\ndevice = "cpu"\n{self.provider.settings}\n'
+        (self.folder / "config" / "jade.toml").write_text(settings)
+
     def start(self, **changes: Any) -> str:
         """Start `compare/nightly` on a rented machine; return the flow run's id."""
         parameters = {**QUICK, **self.provider.parameters, **changes}
@@ -189,9 +196,6 @@ def site(
     with contextlib.suppress(AssertionError):
         deployments.ask("POST", "work_pools/", {"name": POOL, "type": "process"})
     with lent_by(request.param, tmp_path / "machines") as provider:
-        (tmp_path / "config").mkdir()
-        settings = f'[{provider.name}]\npython = "{sys.executable}"\ndevice = "cpu"\n{provider.settings}\n'
-        (tmp_path / "config" / "jade.toml").write_text(settings)
         env = {
             **prefect_server.env,
             "JADE_CONFIG_DIR": str(tmp_path / "config"),
@@ -209,6 +213,7 @@ def site(
                 start_new_session=True,
             )
         found = Site(tmp_path, deployments, provider, env, small_file, worker)
+        found.train_with(sys.executable)
         try:
             yield found
             assert provider.costing() == 0
@@ -254,14 +259,15 @@ def test_a_night_on_a_rented_machine_gives_the_figures_of_a_local_one_leaves_not
 
 @pytest.mark.parametrize("site", ["runpod"], indirect=True)
 def test_a_flow_that_is_killed_is_cleaned_up_by_its_worker_and_one_killed_with_it_by_the_reaper(site: Site) -> None:
-    first = site.start(epochs=9000)
+    site.train_with(waiting_python(site.folder / "waiting-python", unit_s=24.0))
+    first = site.start(fresh=True)
     site.wait_for_epochs(first)
     site.kill_flow(first)
     wait_until(lambda: site.provider.costing() == 0, 100, lambda: site.deployments.told(first))
     assert site.deployments.wait(first)["state_type"] == "CRASHED"
     for log in site.folder.glob("artifacts/*/remote.log"):
         log.unlink()
-    second = site.start(epochs=9000)
+    second = site.start(fresh=True)
     site.wait_for_epochs(second)
     kill_group(site.worker)
     site.kill_flow(second)
