@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -72,13 +73,19 @@ python = "{python}"
             "artifacts": str(self.folder / "artifacts"),
         }
         environment = {"JADE_CONFIG_DIR": str(self.folder / "config"), "JADE_STATE_DIR": str(self.folder / "state")}
-        answer = httpx.post(
-            f"{self.server.url}/deployments/{deployment['id']}/create_flow_run",
-            json={"parameters": {"parameters": parameters}, "job_variables": {"env": environment}},
-            timeout=30,
-        )
-        answer.raise_for_status()
-        return str(answer.json()["id"])
+        wanted = {"parameters": {"parameters": parameters}, "job_variables": {"env": environment}}
+        url = f"{self.server.url}/deployments/{deployment['id']}/create_flow_run"
+        answers: list[httpx.Response] = []
+
+        def is_made() -> bool:
+            # A server whose database is busy says so with 503, as Prefect's own client expects.
+            answers.append(httpx.post(url, json={**wanted, "idempotency_key": str(key)}, timeout=30))
+            return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+        key = uuid4()
+        wait_until(is_made, 60)
+        answers[-1].raise_for_status()
+        return str(answers[-1].json()["id"])
 
     def flow_run(self, run: str) -> dict[str, Any]:
         answer = httpx.get(f"{self.server.url}/flow_runs/{run}", timeout=30)
