@@ -73,6 +73,8 @@ class FoundRun:
     @property
     def state(self) -> str:
         """One word for people and scripts."""
+        if self.is_stopped:
+            return "stopped"
         if self.status is not None:
             if self.status.ending is not None and not self.status.is_success:
                 return "failed" if self.status.ending.value == "exited" else self.status.ending.value
@@ -81,13 +83,13 @@ class FoundRun:
             return "unreachable"
         if self.rental is not None:
             return self.rental.state.value
-        if self.is_stopped:
-            return "stopped"
         return "running" if self.holder is not None else "gone"
 
     @property
     def may_run(self) -> bool:
         """Whether it trains, or nobody can tell that it does not."""
+        if self.is_stopped:
+            return False
         if self.status is not None:
             return not self.status.is_over
         return bool(self.problem) or self.rental is not None or self.holder is not None
@@ -131,18 +133,18 @@ def find_runs(settings: Settings, place: ArtifactPlace) -> tuple[list[FoundRun],
     return found + [FoundRun(holder.host, holder=holder) for holder in going_on if holder.run_id not in told], problems
 
 
-def stop_run(settings: Settings, place: ArtifactPlace, name: str) -> FoundRun:
-    """End the job of a run on its machine, or a flow of this machine that trains here; return how it then stands.
+def stop_run(settings: Settings, place: ArtifactPlace, name: str) -> list[FoundRun]:
+    """End what a run has on its machines, or a flow of this machine that trains here; return how that then stands.
 
     Args:
         settings: Where hosts are described.
         place: As in `find_runs`.
-        name: The run's name, the key of its job, or the beginning of either.
+        name: The run's name, the key of a job of its, or the beginning of either.
 
     Raises:
         RunNotFound: None or several fit.
         FlowGoesOn: Only a flow is at it, on another machine or one that does not end.
-        HostError: The host could not be reached, or the job not be ended.
+        HostError: A host could not be reached, or a job not be ended.
     """
     known, _ = find_runs(settings, place)
     fitting = [run for run in known if name in {run.name, run.key}] or [
@@ -150,10 +152,14 @@ def stop_run(settings: Settings, place: ArtifactPlace, name: str) -> FoundRun:
     ]
     if len(fitting) > 1:
         fitting = [run for run in fitting if run.may_run] or fitting
-    if len(fitting) != 1:
+    names = {run.name for run in fitting}
+    if len(names) != 1:
         there = ", ".join(f"{run.name} on {run.host}" for run in known) or "nothing"
-        raise RunNotFound(f"{'no run' if not fitting else f'{len(fitting)} runs'} called {name!r}; there is: {there}")
-    (run,) = fitting
+        raise RunNotFound(f"{'no run' if not names else f'{len(names)} runs'} called {name!r}; there is: {there}")
+    return [_stop(settings, run) for run in fitting]
+
+
+def _stop(settings: Settings, run: FoundRun) -> FoundRun:
     if run.problem:
         raise RunNotFound(f"{run.name}: {run.host} did not answer, so nothing was stopped: {run.problem}")
     if run.handle is not None:

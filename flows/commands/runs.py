@@ -56,13 +56,15 @@ def stop(*, run: str, artifacts: str | None, as_json: bool) -> None:
     from tasks.remote_runs import stop_run
     from tasks.settings import load_settings
 
-    stopped = stop_run(load_settings(), open_place(artifacts), run)
+    ended = stop_run(load_settings(), open_place(artifacts), run)
     if as_json:
-        print_json(_as_json(stopped))
+        # A run usually has one job; one that was shared out over hosts has several.
+        print_json({**_as_json(ended[0]), "jobs": [_as_json(stopped) for stopped in ended]})
         return
-    click.echo(f"{stopped.name}: {stopped.state}; nothing of it runs on {stopped.host} any more.")
-    if stopped.rental is not None and stopped.holder is None:
-        click.echo(f"No flow is at it: `jade reap` frees {stopped.host}.", err=True)
+    for stopped in ended:
+        click.echo(f"{stopped.name}: {stopped.state}; nothing of it runs on {stopped.host} any more.")
+        if stopped.rental is not None and stopped.holder is None:
+            click.echo(f"No flow is at it: `jade reap` frees {stopped.host}.", err=True)
 
 
 @command.command("show")

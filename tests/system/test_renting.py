@@ -95,7 +95,7 @@ def test_what_trains_on_a_rented_machine_is_shown_and_stopped_by_whoever_has_its
         rented.host.close()
         ((shown,), problems) = find_runs(settings, place)
         assert (shown.host, shown.run_id, shown.state, problems) == (rented.host.name, "run-1", "running", [])
-        assert stop_run(settings, place, "run-1").state == "stopped"
+        assert [stopped.state for stopped in stop_run(settings, place, "run-1")] == ["stopped"]
         ((left,), _) = find_runs(settings, place)
         assert (left.state, left.rental is not None) == ("stopped", True)
         save_record(RemoteRun(rented.host.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))

@@ -46,14 +46,14 @@ def server(tmp_path: Path) -> Iterator[FakeSshServer]:
         yield running
 
 
-def start_sleeper() -> int:
+def start_sleeper(key: str = KEY) -> int:
     """Start a job that takes an hour; return its process group."""
     host = open_host(load_settings(), "ci")
-    job = start_job(host, ".jade/jobs", JobSpec(KEY, ("sleep", "3600"), ".", time_limit_s=3600, stop_grace_s=1))
+    job = start_job(host, ".jade/jobs", JobSpec(key, ("sleep", "3600"), ".", time_limit_s=3600, stop_grace_s=1))
     group = job_status(host, job).process_id
     host.close()
     assert group is not None
-    save_record(RemoteRun("ci", KEY, "20260101T000000Z-compare-abcdef", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
+    save_record(RemoteRun("ci", key, "20260101T000000Z-compare-abcdef", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
     return group
 
 
@@ -74,6 +74,14 @@ def test_a_run_is_shown_and_stopped_by_its_name_or_key(
     assert json.loads(capsys.readouterr().out) == []
     assert run(["runs", "--all"]) == 0
     assert "stopped" in capsys.readouterr().out
+
+
+def test_all_jobs_of_a_run_are_stopped_together(server: FakeSshServer, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = [start_sleeper(key) for key in (KEY, KEY[::-1])]
+    capsys.readouterr()
+    assert run(["runs", "stop", "20260101T", "--json"]) == 0
+    assert [job["state"] for job in json.loads(capsys.readouterr().out)["jobs"]] == ["stopped", "stopped"]
+    assert [processes_of_group(group) for group in groups] == [[], []]
 
 
 def test_a_run_on_a_host_that_does_not_answer_is_still_told_of(
