@@ -16,6 +16,11 @@ _open: dict[str, Sweep] = {}
 """Sweeps of this process by run folder: tasks take paths, never live objects."""
 
 
+def sweep_of(folder: str) -> Sweep:
+    """Return the sweep of a run folder. A function, so that it does not travel with the flow; see `training.job_of`."""
+    return _open[folder]
+
+
 @contextmanager
 def opened_sweep(sweep: Sweep) -> Iterator[None]:
     """Let tasks find the sweep by its folder while the block lasts."""
@@ -32,7 +37,7 @@ def train_round(folder: str, engine: Engine, seeds: Sequence[int]) -> None:
 
     Not a task of its own: an engine may submit tasks for its trainings, which belong to the flow.
     """
-    sweep = _open[folder]
+    sweep = sweep_of(folder)
     get_run_logger().info("seeds %s: %d trainings", ", ".join(map(str, seeds)), len(sweep.trainings_of(seeds)))
     sweep.train(engine, seeds)
 
@@ -40,7 +45,7 @@ def train_round(folder: str, engine: Engine, seeds: Sequence[int]) -> None:
 @task(name="look", task_run_name="score-and-look", cache_policy=NO_CACHE)
 def look(folder: str, *, is_last: bool) -> int:
     """Score what was trained, stop the arms that cannot win any more; return how many are left."""
-    sweep, logger = _open[folder], get_run_logger()
+    sweep, logger = sweep_of(folder), get_run_logger()
     sweep.score()
     if not is_last:
         for item in sweep.look():

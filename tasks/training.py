@@ -29,6 +29,15 @@ _followed: dict[str, FollowedJob] = {}
 """Jobs of this process by run folder: tasks take paths, never live objects."""
 
 
+def job_of(folder: str) -> FollowedJob:
+    """Return the job of a run folder.
+
+    A function, for where a task runs elsewhere Prefect sends the flow along by value, with all globals that tasks name:
+    a function of a module goes by its name, and the jobs stay here.
+    """
+    return _followed[folder]
+
+
 @contextmanager
 def training_job(
     run: Run,
@@ -82,7 +91,7 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         TrainingFailed, HostError: The job ended before this part was done, or its host was lost.
     """
     logger = get_run_logger()
-    job, key = _followed[folder], Part(arm, seed)
+    job, key = job_of(folder), Part(arm, seed)
     artifact = cast("UUID", create_progress_artifact(0.0, key=f"train-{part}", description=f"Epochs of {part}"))
     logged, shown = -1, 0.0
     state = job.state[key]

@@ -39,6 +39,8 @@ from tasks.settings import load_settings
 LANES_NAME = "lanes"
 STOP_WITHIN_S = 60.0
 """A host that is out of reach is left after so long; what it may still do is said."""
+STOP_DOUBTFUL_WITHIN_S = 5.0
+"""One that was out of reach when it was asked last, and has begun nothing since."""
 PATIENCE_S = 60.0
 """How long a host may be out of reach: its trainings need not wait for it."""
 PLACES_ON_GPU = 4
@@ -100,7 +102,8 @@ class HostsEngine:
         self._queue = UnitQueue([], rules)
         self._units: Mapping[str, Training] = {}
         self._is_stopping = False
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, threading.Thread] = {}
+        self._doubtful: set[str] = set()
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
         """See `Engine`."""
@@ -115,12 +118,12 @@ class HostsEngine:
         self._units, self._queue = pending, UnitQueue(pending, self._rules)
         self._queue.num_expected = len(self._lanes)
         self._is_stopping = False
-        self._threads = [
-            threading.Thread(target=self._serve, args=(lane,), daemon=True, name=f"lane-{lane.name}")
+        self._threads = {
+            lane.name: threading.Thread(target=self._serve, args=(lane,), daemon=True, name=f"lane-{lane.name}")
             for lane in self._lanes
-        ]
+        }
         try:
-            for thread in self._threads:
+            for thread in self._threads.values():
                 thread.start()
             yield from self._outcomes()
         finally:
@@ -142,15 +145,16 @@ class HostsEngine:
             self._changed.notify_all()
         for lane in self._lanes:
             lane.cancel()
-        deadline = self._clock() + STOP_WITHIN_S
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - self._clock()))
+        began = self._clock()
+        for name, thread in self._threads.items():
+            within_s = STOP_DOUBTFUL_WITHIN_S if name in self._doubtful else STOP_WITHIN_S
+            thread.join(max(0.0, began + within_s - self._clock()))
             if thread.is_alive():
                 self._note(
-                    f"{thread.name.removeprefix('lane-')} does not answer: its job may run on until its time limit; "
-                    "`jade runs` shows it, `jade runs stop` stops it"
+                    f"{name} does not answer: its job may run on until its time limit; `jade runs` shows it, "
+                    "`jade runs stop` stops it"
                 )
-        self._threads = []
+        self._threads = {}
         shutil.rmtree(self._folder / LANES_NAME, ignore_errors=True)
 
     def _outcomes(self) -> Iterator[Outcome]:
@@ -265,6 +269,7 @@ class HostsEngine:
         told = set[str]()
         try:
             job.start()
+            self._doubtful.discard(lane.name)
             shift.is_ready = True
             shift.tidy_up()
             while True:
@@ -284,6 +289,7 @@ class HostsEngine:
             elif job.ended:
                 raise job.failure(f"{len(batch) - len(told)} of {len(batch)} trainings")
             elif job.is_silent:
+                self._doubtful.add(lane.name)
                 job.leave()
                 with self._changed:
                     self._queue.lost(lane.name, self._clock(), "it is out of reach")
@@ -292,6 +298,7 @@ class HostsEngine:
                 with self._changed:
                     self._queue.drop(lane.name, self._clock())
         except (HostError, RunError) as error:
+            self._doubtful.add(lane.name)
             self._note(f"{lane.name}: {error}")
             self._keep_partial(job, folder, told)
             with self._changed:
