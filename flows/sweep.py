@@ -18,6 +18,7 @@ from tasks.events import events_delivered
 from tasks.kept_trainings import kept_trainings
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, write_job
+from tasks.rental_limits import machines_admitted
 from tasks.rental_publishing import rental_shown
 from tasks.run_trainings import claim_trainings
 from tasks.runs import Run, recorded_run
@@ -65,6 +66,7 @@ def sweep(parameters: SweepParameters) -> str:
         with (
             run.phase("train"),
             opened_sweep(prepared),
+            machines_admitted(settings.wish, settings.rent),
             rental_shown(run.layout.root),
             open_engine(settings, run.layout.root, prepared.job, flow_run_id=str(flow_run.id or "")) as engine,
         ):

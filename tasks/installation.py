@@ -27,6 +27,8 @@ from tasks.settings import installation_environment, load_settings, state_folder
 
 DEFAULT_PORT = 4200
 POOL = "jade"
+RENTAL_LIMITS = {"provider-runpod": 8, "provider-ec2": 8}
+"""Machines at once that a new installation admits; see rental_limits.py."""
 SERVER, WORKER, REPORTS = "server", "worker", "reports"
 START_LIMIT_S = 480.0
 """A fresh database takes some 20 s, a busy machine a multiple of it."""
@@ -115,6 +117,7 @@ def start_installation(installation: Installation) -> list[str]:
                 _start(installation, REPORTS, ["tasks.report_server", *arguments])
                 started.append(REPORTS)
             _wait_for(installation, SERVER, lambda: _is_healthy(installation))
+            _make_limits(installation)
             _prefect(installation, "work-pool", "create", POOL, "--type", "process", "--overwrite")
             _prefect(installation, "--no-prompt", "deploy", "--all")
             if _running(installation, WORKER) is None:
@@ -243,6 +246,18 @@ def _is_healthy(installation: Installation) -> bool:
 def _has_worker(installation: Installation) -> bool:
     answer = httpx.post(f"{installation.api_url}/work_pools/{POOL}/workers/filter", json={}, timeout=10)
     return answer.status_code == httpx.codes.OK and any(item.get("status") == "ONLINE" for item in answer.json())
+
+
+def _make_limits(installation: Installation) -> None:
+    """Make the limits of rented machines that are missing; what somebody has changed since stays."""
+    url = f"{installation.api_url}/v2/concurrency_limits/"
+    for name, limit in RENTAL_LIMITS.items():
+        if httpx.get(url + name, timeout=10).status_code == httpx.codes.NOT_FOUND:
+            answer = httpx.post(url, json={"name": name, "limit": limit, "active": True}, timeout=10)
+            if not answer.is_success:
+                raise InstallationFailed(
+                    f"the limit {name} could not be made: {answer.status_code} {answer.text[:500]}"
+                )
 
 
 def _prefect(installation: Installation, *arguments: str) -> None:

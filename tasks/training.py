@@ -17,6 +17,8 @@ from jade_model.training_files import files_of
 from tasks.engines.base import EngineSettings
 from tasks.host_entries import Workers
 from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of
+from tasks.lending import is_provider
+from tasks.rental_limits import machines_admitted
 from tasks.rental_publishing import rental_shown
 from tasks.rental_wish import RentalWish
 from tasks.run_trainings import trainings_of
@@ -54,7 +56,11 @@ def training_job(
     What was rented for it, and what that cost, is among the run's artifacts, however it ended.
     """
     folder = str(run.layout.root)
+    rented = (wish, 1) if is_provider(host) else (None, 0)
+    if engine is not None and engine.rent:
+        rented = (engine.wish, engine.rent)
     with (
+        machines_admitted(*rented),
         rental_shown(run.layout.root),
         trainings_of(
             run,

@@ -1,0 +1,62 @@
+"""Prefect's limits of rented machines, on a real server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.errors import BadRequest
+from tasks.rental_limits import limit_names, machines_admitted
+from tasks.rental_wish import RentalWish
+from tests.helpers.servers import PrefectServer
+
+pytestmark = pytest.mark.system
+
+WISH = RentalWish("runpod", ("NVIDIA L4",))
+
+
+@pytest.fixture
+def server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
+    limits = f"{prefect_server.url}/v2/concurrency_limits/"
+    for name, limit in (("provider-runpod", 3), ("gpu-nvidia-l4", 2)):
+        httpx.post(limits, json={"name": name, "limit": limit, "active": True}, timeout=30).raise_for_status()
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        yield prefect_server
+    for name in ("provider-runpod", "gpu-nvidia-l4"):
+        httpx.delete(limits + name, timeout=30).raise_for_status()
+
+
+def test_machines_count_against_their_provider_and_their_gpu(server: PrefectServer) -> None:
+    assert limit_names(WISH) == ["provider-runpod", "gpu-nvidia-l4"]
+
+    def slots() -> list[int]:
+        limits = [
+            httpx.get(f"{server.url}/v2/concurrency_limits/{name}", timeout=30).json() for name in limit_names(WISH)
+        ]
+        return [limit["active_slots"] for limit in limits]
+
+    admitted = threading.Event()
+
+    def second() -> None:
+        with temporary_settings({PREFECT_API_URL: server.url}), machines_admitted(WISH, 1):
+            admitted.set()
+
+    with machines_admitted(WISH, 2):
+        assert slots() == [2, 2]
+        waiting = threading.Thread(target=second, daemon=True)
+        waiting.start()
+        assert not admitted.wait(1.0)
+    assert admitted.wait(60)
+    waiting.join(30)
+    assert slots() == [0, 0]
+
+
+def test_more_than_a_limit_ever_admits_is_refused_at_once(server: PrefectServer) -> None:
+    with pytest.raises(BadRequest, match="gpu-nvidia-l4 of Prefect admits, 2"), machines_admitted(WISH, 3):
+        pass
+    with machines_admitted(RentalWish("ec2"), 99), machines_admitted(None, 0):
+        pass  # nobody has made a limit for these
