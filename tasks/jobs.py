@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,7 @@ class FollowedJob(ABC):
         said: What the process says that is no event.
         finished: Run keys of the trainings that are done, with the seconds that each took; 0 if it was kept.
         failed: Output folders of the trainings that failed, each with the error's name and what it says.
+        on_epoch: Told of each epoch, from the thread that hears of it.
     """
 
     def __init__(self, folder: Path, job: Job | None = None, mirror: Mirror | None = None) -> None:
@@ -109,6 +110,7 @@ class FollowedJob(ABC):
         self._epochs = {training.run_key: training.recipe.training.epochs for training in self.job.trainings}
         self.said = SaidLines()
         self.trained: tuple[float, float] | None = None
+        self.on_epoch: Callable[[dict[str, Any]], None] | None = None
 
     @abstractmethod
     def stop(self) -> None:
@@ -183,6 +185,8 @@ class FollowedJob(ABC):
                         state.latest = f"fold {event['fold']}: kept from an earlier run"
             state.epochs_done = sum(state.done_by_training.values())
             self.changed.notify_all()
+        if event["event"] == "epoch" and self.on_epoch is not None:
+            self.on_epoch(event)
         self._publish(event)
 
     def _publish(self, event: dict[str, Any]) -> None:

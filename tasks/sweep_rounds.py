@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.engines.base import Engine
+from tasks.sweep_progress import round_shown
 from tasks.sweeping import Sweep
 
 _open: dict[str, Sweep] = {}
@@ -38,8 +39,10 @@ def train_round(folder: str, engine: Engine, seeds: Sequence[int]) -> None:
     Not a task of its own: an engine may submit tasks for its trainings, which belong to the flow.
     """
     sweep = sweep_of(folder)
-    get_run_logger().info("seeds %s: %d trainings", ", ".join(map(str, seeds)), len(sweep.trainings_of(seeds)))
-    sweep.train(engine, seeds)
+    trainings, name = sweep.trainings_of(seeds), f"seeds {', '.join(map(str, seeds))}"
+    get_run_logger().info("%s: %d trainings", name, len(trainings))
+    with round_shown(name, f"sweep-seed-{seeds[0]}", engine, trainings) as progress:
+        sweep.train(engine, seeds, progress.ended)
 
 
 @task(name="look", task_run_name="score-and-look", cache_policy=NO_CACHE)

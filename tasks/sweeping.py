@@ -7,7 +7,7 @@ round of all seeds, so that nothing waits at its end for the slowest training.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -143,8 +143,14 @@ class Sweep:
             if training.seed in wanted and training.arm not in self._stopped and training.arm not in failed
         ]
 
-    def train(self, engine: Engine, seeds: Sequence[int]) -> None:
-        """Run a round; every finished training is remembered at once, so that no later run repeats it."""
+    def train(self, engine: Engine, seeds: Sequence[int], ended: Callable[[Outcome], None] = lambda _: None) -> None:
+        """Run a round; every finished training is remembered at once, so that no later run repeats it.
+
+        Args:
+            engine: Trains.
+            seeds: Of the round.
+            ended: Told of each training that is over.
+        """
         trainings = {training.run_key: training for training in self.trainings_of(seeds)}
         with self._log.open("a", encoding="utf-8") as log:
             for outcome in engine.run(list(trainings.values())):
@@ -155,6 +161,7 @@ class Sweep:
                 else:
                     self._done.add(outcome.run_key)
                     self._kept.remember(trainings[outcome.run_key], self.layout)
+                ended(outcome)
 
     def score(self) -> None:
         """Score what was trained since the last time, and write the table as far as it goes."""

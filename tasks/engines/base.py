@@ -6,9 +6,9 @@ at once, and what counts is the first result whose files are in the run's folder
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from jade_model.job import Training
 from tasks.errors import BadRequest
@@ -57,8 +57,22 @@ class UnitFailed:
 Outcome = UnitDone | UnitFailed
 
 
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def unheard(event: dict[str, Any]) -> None:
+    """Nobody wants to know of epochs."""
+
+
 class Engine(Protocol):
-    """Runs trainings of one run's job; open one with `tasks.engines.opening.open_engine`, which also ends it."""
+    """Runs trainings of one run's job; open one with `tasks.engines.opening.open_engine`, which also ends it.
+
+    Attributes:
+        on_epoch: Told of epochs as they end, from any thread, with the event as the trainer tells it; not of each where
+            many end in a second. It must not raise.
+    """
+
+    on_epoch: OnEpoch
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
         """Run trainings and tell of each how it ended, as they end, in any order, each once.

@@ -27,9 +27,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from jade_model.job import Job, Training
 from jade_model.training_files import files_of, is_done
-from tasks.engines.base import EngineSettings, Outcome, UnitDone, UnitFailed
+from tasks.engines.base import EngineSettings, OnEpoch, Outcome, UnitDone, UnitFailed, unheard
 from tasks.engines.followed import OWN_FAULTS
-from tasks.engines.parcels import Files, Parcel, pack, unpack
+from tasks.engines.parcels import Files, Parcel, pack, topic_of, unpack
 from tasks.errors import BadRequest, UnitError
 from tasks.hosts.errors import HostError
 from tasks.settings import THREADING, available_cores
@@ -63,6 +63,7 @@ class DaskEngine:
         self._folder, self._job, self._runner, self._device, self._api_url = folder, job, runner, device, api_url
         self._arrays: dict[str, PrefectFuture[bytes]] = {}
         self._open: dict[Any, tuple[Training, PrefectFuture[tuple[Files, str, float]]]] = {}
+        self.on_epoch: OnEpoch = unheard
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
         """See `Engine`."""
@@ -74,6 +75,8 @@ class DaskEngine:
                 yield UnitDone(training.run_key, "this machine", 0.0)
             else:
                 pending.append(training)
+        topic = topic_of(self._job.run_id)
+        self._runner.client.subscribe_topic(topic, self._hear)  # type: ignore[no-untyped-call]
         try:
             with temporary_settings({PREFECT_API_URL: self._api_url}):
                 for training in pending:
@@ -83,6 +86,13 @@ class DaskEngine:
                 yield self._outcome(training, future)
         finally:
             self.stop()
+            self._runner.client.unsubscribe_topic(topic)  # type: ignore[no-untyped-call]
+
+    def _hear(self, told: tuple[float, dict[str, Any]]) -> None:
+        """Dask gives the time and what was told; it may come from anybody on the cluster."""
+        event = told[1]
+        if isinstance(event, dict) and event.get("event") == "epoch":
+            self.on_epoch(event)
 
     def stop(self) -> None:
         """See `Engine`. What runs on a cluster elsewhere ends with its training."""

@@ -20,7 +20,7 @@ from typing import assert_never
 
 from jade_model.job import Job, Training
 from jade_model.training_files import files_of, is_done
-from tasks.engines.base import EngineSettings, Outcome, UnitDone, UnitFailed
+from tasks.engines.base import EngineSettings, OnEpoch, Outcome, UnitDone, UnitFailed, unheard
 from tasks.engines.followed import OWN_FAULTS
 from tasks.engines.lanes import HostLane, Lane, Station
 from tasks.engines.queue import Advice, Ended, QueueRules, UnitQueue
@@ -104,6 +104,7 @@ class HostsEngine:
         self._is_stopping = False
         self._threads: dict[str, threading.Thread] = {}
         self._doubtful: set[str] = set()
+        self.on_epoch: OnEpoch = unheard
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
         """See `Engine`."""
@@ -266,6 +267,7 @@ class HostsEngine:
             patience_s=PATIENCE_S,
             must_leave=station.must_leave,
         )
+        job.on_epoch = self.on_epoch
         told = set[str]()
         try:
             job.start()

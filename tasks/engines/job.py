@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from jade_model.job import load_job
 from tasks.engines.base import Engine, EngineSettings, UnitFailed
@@ -17,7 +18,7 @@ from tasks.mirroring import Mirror
 
 
 class EngineJob(FollowedJob):
-    """All trainings of a run on an engine; see `FollowedJob`. It is told of whole trainings, not of epochs.
+    """All trainings of a run on an engine; see `FollowedJob`.
 
     Args:
         folder: The run's, with its `job.json`.
@@ -29,6 +30,7 @@ class EngineJob(FollowedJob):
         super().__init__(folder, None, mirror)
         self._engine = engine
         self._error: Exception | None = None
+        engine.on_epoch = self._hear_epoch
         # An engine may submit tasks to Prefect, which belong to the flow that this is called from.
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._work,), daemon=True, name="engine")
@@ -42,6 +44,11 @@ class EngineJob(FollowedJob):
     def failure(self, what: str) -> Exception:
         """See `FollowedJob`: what the engine said of the trainings that were not done."""
         return self._aborted or self._error or super().failure(what)
+
+    def _hear_epoch(self, event: dict[str, Any]) -> None:
+        # What a host or a worker says is not to be trusted to make sense.
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            self._take(event)
 
     def _work(self) -> None:
         trainings = {training.run_key: training for training in self.job.trainings}

@@ -43,6 +43,11 @@ class Parcel:
     device: str
 
 
+def topic_of(run_id: str) -> str:
+    """Return under which topic a cluster's workers tell of a run's epochs."""
+    return f"jade-{run_id}"
+
+
 def pack(job: Job, training: Training, root: Path, *, device: str) -> Parcel:
     """Return what a worker needs, but the arrays.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jade_model.job import Job, Training, save_job
 from jade_model.training_files import files_of, is_done
-from tasks.engines.base import Outcome, UnitDone
+from tasks.engines.base import OnEpoch, Outcome, UnitDone, unheard
 from tasks.engines.followed import outcomes_of
 from tasks.jobs import TrainingJob
 
@@ -29,6 +29,7 @@ class ProcessEngine:
     def __init__(self, folder: Path, job: Job, *, device: str = "cpu", workers: int | None = None) -> None:
         self._folder, self._job, self._device, self._workers = folder, job, device, workers
         self._running: TrainingJob | None = None
+        self.on_epoch: OnEpoch = unheard
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
         """See `Engine`."""
@@ -42,6 +43,7 @@ class ProcessEngine:
             return
         save_job(replace(self._job, trainings=tuple(pending)), self._folder / BATCH_NAME)
         self._running = TrainingJob(self._folder, device=self._device, workers=self._workers, job_name=BATCH_NAME)
+        self._running.on_epoch = self.on_epoch
         try:
             yield from outcomes_of(self._running, WHERE)
         finally:

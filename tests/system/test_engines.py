@@ -75,8 +75,8 @@ def trained(folder: Path) -> Counter[str]:
     begun: Counter[str] = Counter()
     for log in folder.glob("dask_worker-*.log"):
         for line in log.read_text(errors="replace").splitlines():
-            if line.startswith('{"event": "training_started"'):
-                event = json.loads(line)
+            if '{"event": "training_started"' in line:
+                event = json.loads(line[line.index("{") :])
                 begun[f"{event['arm']}/{event['seed']}/{event['fold']}"] += 1
     return begun
 
