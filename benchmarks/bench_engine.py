@@ -35,6 +35,7 @@ LARGEST = (10_000, 100)
 SIZES = tuple((units, hosts) for units in (1_000, 3_000, 10_000) for hosts in (10, 30, 100))
 MAX_S_A_UNIT = 2e-3
 TARGET_UNIT_S = 10.0
+NUM_TIMED = 20
 MAX_OVERHEAD = 1.05
 WAITING_UNIT_S = 8.0
 MAX_OVER_BEST = 1.3
@@ -107,16 +108,17 @@ def _overhead() -> Measurement:
     """Wall time of the engine against what its trainings took, spread evenly over the cores."""
     cores = available_cores()
     windows = sample_windows(num_bases=40)
-    plan = Plan({"a": "jade_soft_span"}, 1, seeds=2, folds=3, split="grouped", ensemble=1)
+    plan = Plan({"a": "jade_soft_span"}, 1, seeds=4, folds=NUM_TIMED // 4, split="grouped", ensemble=1)
     # As many epochs as make a unit of some ten seconds here.
     probe = replace(plan.recipe_of("a"), model=ModelConfig(hidden_size=32))
-    seconds_an_epoch = _wall(windows, replace(plan, arms={"a": probe}, seeds=1, folds=2), workers=1)[1] / 2
+    short = replace(plan, arms={"a": probe}, epochs=5, seeds=1, folds=2)
+    seconds_an_epoch = _wall(windows, short, workers=1)[1] / (2 * 5)
     epochs = max(2, round(TARGET_UNIT_S / max(seconds_an_epoch, 1e-3)))
     wall_s, trained_s = _wall(windows, replace(plan, arms={"a": probe}, epochs=epochs), workers=cores)
     return Measurement(
-        f"engine processes, {6} units of {trained_s / 6:.0f} s on {cores} cores",
+        f"engine processes, {NUM_TIMED} units of {trained_s / NUM_TIMED:.0f} s on {cores} cores",
         wall_s,
-        trained_s / min(cores, 6),
+        trained_s / min(cores, NUM_TIMED),
         peer="the trainings' own time, evenly spread",
         max_overhead=MAX_OVERHEAD,
         note="starting the processes included",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from helpers.servers import ROOT, PrefectServer
 
@@ -76,3 +77,23 @@ def test_the_html_report_shows_in_a_browser(nightly: tuple[str, Path], browse: C
     page = browse(report.as_uri())
     for words in ("Verdict", "single_span", "largest move"):
         assert words.replace("_", " ") in page.replace("_", " ")
+
+
+def test_a_sweep_on_demand_ranks_its_arms_and_shows_how_far_it_was(
+    deployed: PrefectServer, small_file: Path, tmp_path: Path
+) -> None:
+    grid = {"recipe": ["seed_soft_span"], "training.learning_rate": [0.001, 0.01]}
+    parameters = {"data": [str(small_file)], "grid": grid, "epochs": 1, "seeds": 1, "folds": 2}
+    given = f"parameters={json.dumps(parameters | {'artifacts': str(tmp_path)})}"
+    deployed.prefect("deployment", "run", "sweep/on-demand", "--watch", "--param", given, timeout_s=400)
+    (results,) = tmp_path.glob("*/results.parquet")
+    assert pq.read_table(results, columns=["state"])["state"].to_pylist() == ["done"] * 4
+    assert len(json.loads((results.parent / "sweep.json").read_text())["ranking"]) == 2
+    (run,) = [run for run in deployed.read("flow_runs") if str(run["name"]).startswith("sweep-")]
+    assert run["state_type"] == "COMPLETED"
+    found = {str(item["key"]): item for item in deployed.read("artifacts", flow_runs={"id": {"any_": [run["id"]]}})}
+    assert {"sweep-report", "sweep", "sweep-page"} <= set(found)
+    assert found["sweep-seed-0"]["data"] == 100.0
+    (deployment,) = [item for item in deployed.read("deployments") if item["entrypoint"] == "flows/sweep.py:sweep"]
+    form = deployment["parameter_openapi_schema"]["definitions"]["SweepParameters"]["properties"]  # type: ignore[index]
+    assert {"engine", "hosts", "rent", "provider", "gpu", "max_price", "budget"} <= set(form)
