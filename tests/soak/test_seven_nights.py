@@ -1,5 +1,8 @@
-"""Seven nights that run by themselves: data grow, one night they are bad, one there is no machine to be had, one the
-worker is killed, one the model really gets worse. What happened, who was told, and what was promoted must be right."""
+"""Seven nights as `jade up` runs them: data grow, one night they are bad, one there is no machine to be had, one the
+worker is killed, one the model really gets worse. What happened, who was told and what was promoted must be right.
+
+tests/system/test_seven_nights.py has them without a worker, and so in a minute.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,16 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fakes.runpod_server import RunPodServer, running_runpod
 from helpers.deployments import Deployments, Inbox, inbox, installed
+from helpers.plain_windows import all_labelled, plain_windows, shuffled_spans
 from helpers.servers import wait_until
 
-from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
 from jade_model.windows import Windows
 from tasks.artifact_places import open_place
@@ -26,7 +28,6 @@ from tasks.champion import champion_history, current_champion
 pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("seven nights")]
 
 EPOCHS = 12
-ALL_BASES = 90
 
 
 @dataclass
@@ -40,12 +41,6 @@ class Nights:
     runpod: RunPodServer
     log: list[dict[str, Any]] = field(default_factory=list)
 
-    def grow(self, bases: int) -> Windows:
-        """Return the windows of the first so many base windows: what the data file holds by a night."""
-        everything = sample_windows(num_bases=ALL_BASES)
-        names = list(dict.fromkeys(everything.base_window_id_N.tolist()))[:bases]
-        return everything.take(np.flatnonzero(np.isin(everything.base_window_id_N, names)))
-
     def night(self, windows: Windows, *, host: str = "local", kill_worker: bool = False) -> dict[str, Any]:
         """Let a comparison, and then a retraining, run as their schedules would start them."""
         write_windows(windows, self.data)
@@ -58,7 +53,9 @@ class Nights:
         first = self.up.wait(compare, 900)
         entry: dict[str, Any] = {"compare": first["state_type"]}
         if first["state_type"] == "COMPLETED":
-            parameters = {**common, "arm": "crf", "holdout": 0.25}
+            # So few windows say little of calibration, or of small differences.
+            limits = {"holdout": 0.25, "margin": 0.1, "max_calibration_error": 0.2}
+            parameters = {**common, "arm": "crf", **limits}
             entry["retrain"] = self.up.wait(self.up.start("retrain/weekly", {"parameters": parameters}), 900)[
                 "state_type"
             ]
@@ -94,29 +91,18 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
             yield Nights(up, told, folder / "nightly.parquet", artifacts, runpod)
 
 
-def shuffled_labels(windows: Windows) -> Windows:
-    """Give every window another one's span: as many bars are labelled as before, but nothing can be learned."""
-    order = np.random.default_rng(0).permutation(len(windows.spans_S2))
-    return replace(windows, spans_S2=windows.spans_S2[order])
-
-
-def all_labelled(windows: Windows) -> Windows:
-    """Label every bar: within the schema, and useless."""
-    return replace(windows, spans_S2=np.tile([0, windows.window_length], (len(windows.spans_S2), 1)))
-
-
 def test_seven_nights(nights: Nights) -> None:
     """Nights in a row, for each stands on those before it."""
-    first = nights.night(nights.grow(50))
+    first = nights.night(plain_windows(24))
     assert (first["compare"], first["retrain"]) == ("COMPLETED", "COMPLETED")
     assert first["champion"] is not None
     assert "promoted" in first["told"]
 
-    second = nights.night(nights.grow(56))
+    second = nights.night(plain_windows(28))
     assert (second["compare"], second["retrain"]) == ("COMPLETED", "COMPLETED")
     before_bad = second["champion"]
 
-    bad = nights.night(all_labelled(nights.grow(62)))
+    bad = nights.night(all_labelled(plain_windows(32)))
     assert bad["compare"] == "FAILED"
     assert bad["champion"] == before_bad
     assert bad["told"] == {"failed"}
@@ -124,22 +110,22 @@ def test_seven_nights(nights: Nights) -> None:
     assert "in-span rate" in json.loads((folder / "FAILED.json").read_text())["message"]
     assert not list(folder.glob("*/history.jsonl"))
 
-    no_capacity = nights.night(nights.grow(62), host="runpod")
+    no_capacity = nights.night(plain_windows(32), host="runpod")
     assert no_capacity["compare"] == "FAILED"
     assert no_capacity["told"] == {"failed"}
     assert not nights.runpod._pods
 
-    killed = nights.night(nights.grow(68), kill_worker=True)
+    killed = nights.night(plain_windows(36), kill_worker=True)
     assert (killed["compare"], killed["retrain"]) == ("COMPLETED", "COMPLETED")
 
     before_regression = killed["champion"]
-    worse = nights.night(shuffled_labels(nights.grow(74)))
+    worse = nights.night(shuffled_spans(plain_windows(40)))
     assert worse["compare"] == "COMPLETED"
     assert worse["champion"] == before_regression, "what got worse is never promoted"
     assert "regression" in {*worse["told"], *(["regression"] if nights.told.wait_for("regression") else [])}
     assert "crf" in nights.told.of("regression")[0]["message"] + nights.told.of("regression")[-1]["message"]
 
-    last = nights.night(nights.grow(80))
+    last = nights.night(plain_windows(44))
     assert (last["compare"], last["retrain"]) == ("COMPLETED", "COMPLETED")
 
     history = champion_history(open_place(nights.artifacts).store)
