@@ -24,7 +24,7 @@ from tasks.layout import RunLayout
 from tasks.model_cards import read_card
 from tasks.reporting import collect_report
 from tasks.settings import report_address
-from tasks.trend import read_trend, trend_table
+from tasks.trend import NOTHING, read_trend, trend_table
 
 
 @task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)
@@ -107,12 +107,12 @@ def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "arm": f"{name.replace('_', ' ')} (untrained)",
-                "decoder": "-",
+                "decoder": NOTHING,
                 "F1": _shown(baseline["f1"]),
                 "95 % interval": _interval(baseline.get("confidence_interval")),
                 "span F1 at IoU 0.5": _shown(baseline["span_f1_iou50"]),
-                "separation": "-",
-                "calibration error": "-",
+                "separation": NOTHING,
+                "calibration error": NOTHING,
             }
         )
     return rows
@@ -137,4 +137,4 @@ def _shown(value: float) -> str:
 
 
 def _interval(bounds: list[float] | None) -> str:
-    return "-" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+    return NOTHING if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"

@@ -16,6 +16,9 @@ from tasks.layout import RunLayout
 from tasks.past_runs import past_comparisons, read_json
 from tasks.rental_files import RENTAL_NAME, read_rental
 
+NOTHING = "–"
+"""In a cell of a table for the UI that has no value: a hyphen would be shown as the bullet of an empty list."""
+
 
 def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
     """Write `trend.json`: the last comparisons of the same data, this one, and what was expected of it.
@@ -70,12 +73,12 @@ def trend_table(points: list[TrendPoint]) -> list[dict[str, Any]]:
             "comparison": point.run_id,
             "arm": point.arm,
             "F1": f"{point.f1:.3f}",
-            "95 % interval": "-"
+            "95 % interval": NOTHING
             if point.confidence_interval is None
             else f"{point.confidence_interval[0]:.3f} to {point.confidence_interval[1]:.3f}",
-            "separation": "-" if point.separation is None else f"{point.separation:.3f}",
-            "training, s": "-" if point.seconds is None else f"{point.seconds:.0f}",
-            "cost, USD": "-" if point.cost_usd is None else f"{point.cost_usd:.2f}",
+            "separation": NOTHING if point.separation is None else f"{point.separation:.3f}",
+            "training, s": NOTHING if point.seconds is None else f"{point.seconds:.0f}",
+            "cost, USD": NOTHING if point.cost_usd is None else f"{point.cost_usd:.2f}",
         }
         for point in reversed(points)
     ]
