@@ -111,8 +111,8 @@ def _overhead() -> Measurement:
     plan = Plan({"a": "jade_soft_span"}, 1, seeds=4, folds=NUM_TIMED // 4, split="grouped", ensemble=1)
     # As many epochs as make a unit of some ten seconds here.
     probe = replace(plan.recipe_of("a"), model=ModelConfig(hidden_size=32))
-    short = replace(plan, arms={"a": probe}, epochs=5, seeds=1, folds=2)
-    seconds_an_epoch = sum(_wall(windows, short, workers=1)[1]) / (2 * 5)
+    short = replace(plan, arms={"a": probe}, epochs=25, seeds=1, folds=2)
+    seconds_an_epoch = sum(_wall(windows, short, workers=1)[1]) / (2 * 25)
     epochs = max(2, round(TARGET_UNIT_S / max(seconds_an_epoch, 1e-3)))
     wall_s, units_s = _wall(windows, replace(plan, arms={"a": probe}, epochs=epochs), workers=cores)
     ends_s = [0.0] * cores
