@@ -34,6 +34,10 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 ATTEMPT_S = 15.0
 _SILENCE_MS = 60_000
 
+REKEY_BYTES = 2**35
+"""About as OpenSSH for these ciphers. paramiko's 512 MiB lie within a transfer, and its key exchange hangs for 30 s,
+then breaks the connection, where the other side closes a channel meanwhile."""
+
 _Candidate = tuple[str, paramiko.PKey | PassphraseRequired]
 
 # paramiko logs a traceback for every broken connection, ours are typed errors. To see its side, give this logger
@@ -205,6 +209,7 @@ def _negotiate(sock: socket.socket | paramiko.Channel, families: list[str], dead
         sock.close()
         raise
     transport.set_log_channel(_PARAMIKO_LOG)
+    transport.packetizer.REKEY_BYTES = REKEY_BYTES
     timeout_s = _left_s(deadline, "negotiate")
     transport.banner_timeout = transport.handshake_timeout = timeout_s
     options = transport.get_security_options()

@@ -140,6 +140,7 @@ class SshStream:
         self._has_expired = False
         self._group = ""
         self._early = b""
+        self._broken = ""
         self._stderr = Tail()
         self._stderr_reader = threading.Thread(target=self._collect_stderr, daemon=True)
         self._stderr_reader.start()
@@ -196,7 +197,8 @@ class SshStream:
             return data
         try:
             return self._channel.recv(max_bytes)
-        except (paramiko.SSHException, EOFError, OSError):
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self._broken = str(error) or type(error).__name__
             return b""
 
     def finish(self) -> tuple[int, str]:
@@ -210,6 +212,10 @@ class SshStream:
         self._watchdog.cancel()
         if exit_status == -1:
             self._raise_if_over("it was closed")
+        if self._broken:
+            # The status may have come all the same, and what was to be read is not whole.
+            self._raise_if_over(self._broken)
+            raise ConnectionLost(self._host, self._command, self._broken)
         self._stderr_reader.join(timeout=_GRACE_S)
         self._channel.close()
         return exit_status, self._stderr.text()

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.hosts import errors
 from tasks.hosts.base import Host, HostAddress
-from tasks.hosts.connection import SshAccess
+from tasks.hosts.connection import SshAccess, connect
 from tasks.hosts.keys import HostTrust, fingerprint, known_keys, load_private_key
 from tasks.hosts.retry import retry_transient
 from tasks.hosts.ssh import SshHost
@@ -274,6 +274,25 @@ class TestConnection:
             with pytest.raises(errors.HostUnreachable):
                 SshHost(replace(access, address=address, connect_timeout_s=0.5)).run("echo", timeout_s=10)
             assert time.monotonic() - started < 5
+
+    def test_output_that_broke_off_is_not_taken_for_all_of_it_though_the_status_came(
+        self, host: SshHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = host.open("printf output", timeout_s=10)
+
+        def broken(num_bytes: int) -> bytes:
+            raise paramiko.SSHException("Key-exchange timed out waiting for key negotiation")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(stream._channel, "recv", broken)
+            assert stream.read(100) == b""
+        with pytest.raises(errors.ConnectionLost, match="Key-exchange timed out"):
+            stream.finish()
+
+    def test_no_keys_are_exchanged_within_a_transfer(self, access: SshAccess) -> None:
+        connection = connect(access)
+        assert connection.transport.packetizer.REKEY_BYTES >= 32 * 2**30
+        connection.close()
 
     def test_the_next_call_after_a_cut_connects_again(self, host: Host, server: FakeSshServer) -> None:
         host.run("echo", timeout_s=10)
