@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,11 +49,12 @@ class Deployments:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Talk to the API; return what it answers."""
-        for _ in range(3):
+        for pause_s in (1, 4, 16, 0):
             answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=90)
-            # "Ask again": SQLite was locked for a minute. Prefect's own client does ask again.
+            # "Ask again": SQLite was locked, for a moment or for a minute. Prefect's own client does ask again.
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
+            time.sleep(pause_s)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
         return answer.json() if answer.content else None
 
