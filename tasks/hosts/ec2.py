@@ -8,6 +8,7 @@ from inside terminates them, which makes their dead-man switch certain.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from tasks.hosts.provisioner import (
     owner_and_request,
 )
 
+_log = logging.getLogger(__name__)
 PRICE_TAG = "jade:price"
 DEFAULT_IMAGE = (
     "resolve:ssm:/aws/service/deeplearning/ami/x86_64/oss-nvidia-driver-gpu-pytorch-2.7-ubuntu-22.04/latest/ami-id"
@@ -280,10 +282,20 @@ class Ec2Provisioner:
         return wanted
 
     def _of_request(self, request: MachineRequest) -> Machine | None:
-        """Return the machine of a request, one that has not ended if there is one; None if there is none."""
-        machines = [self._machine(told) for told in self._described(tag_filters(request.owner, request.request_id))]
-        machines.sort(key=lambda machine: machine.state is MachineState.GONE)
-        return machines[0] if machines else None
+        """Return the machine of a request, one that has not ended if there is one; None if there is none.
+
+        Should there be several, as after a token that AWS had forgotten, the younger ones are ended.
+        """
+        found = self._described(tag_filters(request.owner, request.request_id))
+        found.sort(key=lambda told: (self._machine(told).state is MachineState.GONE, str(told.get("LaunchTime", ""))))
+        for twin in found[1:]:
+            if self._machine(twin).state is MachineState.GONE:
+                continue
+            _log.warning("ec2: %s is a twin of %s and is ended", twin["InstanceId"], found[0]["InstanceId"])
+            # If this fails, the next look sees it again, as does the reaper. What admits us stays: the other needs it.
+            with contextlib.suppress(ProviderUnavailable):
+                self._end(str(twin["InstanceId"]), twin)
+        return self._machine(found[0]) if found else None
 
     def _recover(self, request: MachineRequest, lost: ProviderUnavailable) -> Machine:
         for _ in looks(self._settings.settle_s, self._settings.look_s, self._sleep):

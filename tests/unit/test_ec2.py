@@ -133,6 +133,19 @@ def test_only_our_address_is_admitted_and_only_to_ssh(world: Ec2World) -> None:
     assert (rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) == (world.server.ssh_port,) * 2 + ("tcp",)
 
 
+def test_of_twins_that_a_forgotten_token_and_a_late_list_made_one_is_ended(world: Ec2World) -> None:
+    world.server.bad.takes_tokens, world.server.bad.hidden_looks = False, 9
+    request = new_request(ON_DEMAND)
+    for _ in range(2):
+        world.provisioner.acquire(request)
+    assert world.costing() == 2
+    for instance in world.server.instances.values():
+        instance.hidden = 0
+    kept = world.provisioner.acquire(request)
+    assert ours(world) == [kept.machine_id]
+    assert world.costing() == 1
+
+
 def test_who_travels_is_admitted_again(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
     machine = world.provisioner.acquire(request)
