@@ -75,7 +75,7 @@ def until_an_empty_flow_begins(folder: Path) -> float:
 
 def start_breakdown(folder: Path) -> dict[str, float]:
     """Run one short comparison; returns what its start took, in seconds by what took them."""
-    arguments = ["compare", "--epochs", "1", "--arms", "soft_span", "--folds", "2", "--fresh", "--json"]
+    arguments = ["compare", "--epochs", "1", "--arms", "soft_span,crf", "--folds", "2", "--fresh", "--json"]
     run_quietly(["-m", "flows.cli", *arguments, "--artifacts", str(folder)])
     (record,) = (json.loads(path.read_text()) for path in folder.glob("*/run.json"))
     return {name: spent for name, spent in record["overhead"].items() if not name.startswith("since")}
