@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No settings, hosts or records of whoever runs the tests.
 os.environ.update(dict.fromkeys(("JADE_CONFIG_DIR", "JADE_STATE_DIR", "JADE_CACHE_DIR"), "/nonexistent/jade"))
+# Tests log outside of flows, which Prefect warns of once anything in the process has set its logging up.
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ.pop("JADE_HOST", None)
 os.environ.pop("JADE_ARTIFACTS", None)
 

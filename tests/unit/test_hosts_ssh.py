@@ -285,7 +285,8 @@ class TestConnection:
 
         with monkeypatch.context() as patched:
             patched.setattr(stream._channel, "recv", broken)
-            assert stream.read(100) == b""
+            while stream.read(100):  # what came before the break, if anything did
+                pass
         with pytest.raises(errors.ConnectionLost, match="Key-exchange timed out"):
             stream.finish()
 
