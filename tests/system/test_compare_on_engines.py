@@ -13,7 +13,7 @@ from tasks.layout import RunLayout
 from tests.fakes.sshd import SSHD, running_sshd
 from tests.helpers.command_line import CommandLine, figures
 
-pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd here")
+pytestmark = [pytest.mark.slow_system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
 
 HOST = """
@@ -30,7 +30,7 @@ python = "{python}"
 
 @pytest.mark.parametrize(
     "engine",
-    [pytest.param("dask", marks=pytest.mark.system), pytest.param("hosts", marks=pytest.mark.slow_system)],
+    ["dask", "hosts"],
 )
 def test_a_comparison_on_another_engine_gives_the_same_figures(
     engine: str, database: Path, small_run: RunLayout, small_file: Path, tmp_path: Path

@@ -10,6 +10,8 @@ import pytest
 from helpers.deployments import Deployments
 from helpers.servers import PrefectServer, working
 
+pytestmark = pytest.mark.slow_system
+
 SMALL = {"epochs": 1, "seeds": 1, "folds": 2}
 COMPARE = {**SMALL, "recipe": "seed", "arms": ["soft_span", "crf"]}
 
@@ -30,7 +32,6 @@ def on_postgresql(postgres_server: PrefectServer) -> Iterator[Deployments]:
         yield Deployments.of(postgres_server)
 
 
-@pytest.mark.system
 def test_what_trains_nothing_ends_on_postgresql(on_postgresql: Deployments, tmp_path: Path) -> None:
     assert len(on_postgresql.ask("POST", "deployments/filter", {})) == len(QUICK) + len(TRAINING), "none is left out"
     given = {"prune/weekly": {"artifacts": str(tmp_path)}}
@@ -38,12 +39,10 @@ def test_what_trains_nothing_ends_on_postgresql(on_postgresql: Deployments, tmp_
         on_postgresql.completed(run)
 
 
-@pytest.mark.slow_system
 def test_what_trains_ends_on_postgresql(on_postgresql: Deployments, small_file: Path, tmp_path: Path) -> None:
     run_all(on_postgresql, small_file, tmp_path)
 
 
-@pytest.mark.slow_system
 def test_what_trains_ends_on_sqlite(deployed: PrefectServer, small_file: Path, tmp_path: Path) -> None:
     run_all(Deployments.of(deployed), small_file, tmp_path)
 

@@ -28,7 +28,7 @@ from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 from tests.helpers.waiting_trainer import waiting_python
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
+pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd here")
 
 POOL = "rented"
 AN_HOUR_S = 3600
@@ -227,7 +227,11 @@ def site(
                     deployments.ask("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CRASHED"}, "force": True})
 
 
-@pytest.mark.parametrize("site", ["runpod", "ec2"], indirect=True)
+@pytest.mark.parametrize(
+    "site",
+    [pytest.param("runpod", marks=pytest.mark.system), pytest.param("ec2", marks=pytest.mark.slow_system)],
+    indirect=True,
+)
 def test_a_night_on_a_rented_machine_gives_the_figures_of_a_local_one_leaves_nothing_and_shows_no_secret(
     site: Site, small_run: RunLayout
 ) -> None:
@@ -257,6 +261,7 @@ def test_a_night_on_a_rented_machine_gives_the_figures_of_a_local_one_leaves_not
     assert any("jade_model" in line for line in lines), "the machine's own processes were not looked at"
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("site", ["runpod"], indirect=True)
 def test_a_flow_that_is_killed_is_cleaned_up_by_its_worker_and_one_killed_with_it_by_the_reaper(site: Site) -> None:
     site.train_with(waiting_python(site.folder / "waiting-python", unit_s=24.0))

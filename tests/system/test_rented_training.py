@@ -19,7 +19,7 @@ from tasks.hosts.ledger_states import RentalState
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
+pytestmark = [pytest.mark.slow_system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
 JADE = [sys.executable, "-m", "flows.cli"]
 SETTINGS = f"""
