@@ -142,6 +142,23 @@ def test_prune_and_reap_run_to_their_end(up: Deployments, compared: dict[str, An
         up.completed(run)
 
 
+def test_a_crash_starts_the_reaper(up: Deployments) -> None:
+    deployment = up.find("compare/on-demand")["id"]
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    body = {"parameters": {"parameters": QUICK}, "state": later}
+    run = up.ask("POST", f"deployments/{deployment}/create_flow_run", body)
+    up.ask("POST", f"flow_runs/{run['id']}/set_state", {"state": {"type": "CRASHED"}, "force": True})
+
+    def started() -> list[str]:
+        runs = up.runs_of("reap/every-10-minutes")
+        return [item["id"] for item in runs if (item["created_by"] or {}).get("type") == "AUTOMATION"]
+
+    wait_until(lambda: bool(started()), 60)
+    up.completed(started()[0])
+    automations = {item["name"] for item in up.ask("POST", "automations/filter", {})}
+    assert {"jade reap after a crash", "jade reap after silence"} <= automations
+
+
 def test_a_schedule_fires(up: Deployments) -> None:
     deployment = up.find("watch-data/every-10-minutes")["id"]
     before = len(up.runs_of("watch-data/every-10-minutes"))
