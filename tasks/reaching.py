@@ -29,8 +29,8 @@ from tasks.hosts.retry import retry_transient
 from tasks.hosts.spending import Rental
 
 POLL_S = 3.0
-CONNECT_TRY_S = 15.0
-CONNECT_S = 60.0
+CONNECT_S = 15.0
+"""Then the provider is asked how the machine stands. Whoever can wait longer tries again."""
 SETTLE_S = 120.0
 """How long a server may refuse our key, or show another than ours, while a machine still sets itself up."""
 CALL_S = 60.0
@@ -211,7 +211,7 @@ class Reaching:
             if machine.state is MachineState.RUNNING and machine.address is not None:
                 self.ledger.correct(rental.request_id, machine)
                 keys = self.keys(rental)
-                host = self.lender.open(rental, machine.address, keys, pin, connect_timeout_s=CONNECT_TRY_S)
+                host = self.lender.open(rental, machine.address, keys, pin, connect_timeout_s=CONNECT_S)
                 try:
                     host.run("exit 0", timeout_s=CALL_S)
                 except (HostUnreachable, ConnectionLost, CommandTimedOut) as error:

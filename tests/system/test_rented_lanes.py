@@ -50,6 +50,8 @@ def runpod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodSe
         # How long a silence is waited out, shortened as the units are.
         monkeypatch.setattr("tasks.remote_jobs.SILENT_S", 2.0)
         monkeypatch.setattr("tasks.engines.rented_lanes.LOOK_EVERY_S", 1.0)
+        monkeypatch.setattr("tasks.reaching.CONNECT_S", 1.0)
+        monkeypatch.setattr("tasks.kept_hosts.CONNECT_S", 1.0)
         yield server
         assert (server.violations, server.touched_others) == ([], [])
 
