@@ -29,7 +29,8 @@ if [ ! -x .venv/bin/python ] || ! is_new_enough .venv/bin/python; then
 fi
 extra=; [ "$wanted" = dev ] && extra='[dev]'
 echo "jade setup: installing pinned packages (the first time takes a few minutes)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e ".$extra" \
+# Compiling every module of every package takes a minute and more; Python compiles those that are imported, once.
+.venv/bin/python -m pip install --no-compile --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e ".$extra" \
   || fail "pip could not install the packages; its message is above. Run the same command again to retry"
 touch .venv/.runtime
 [ "$wanted" = dev ] && touch .venv/.dev

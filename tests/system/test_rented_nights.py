@@ -261,7 +261,7 @@ def test_a_night_on_a_rented_machine_gives_the_figures_of_a_local_one_leaves_not
     assert any("jade_model" in line for line in lines), "the machine's own processes were not looked at"
 
 
-@pytest.mark.system
+@pytest.mark.slow_system  # in CI, test_rental_kills.py kills at every step that a rental takes
 @pytest.mark.parametrize("site", ["runpod"], indirect=True)
 def test_a_flow_that_is_killed_is_cleaned_up_by_its_worker_and_one_killed_with_it_by_the_reaper(site: Site) -> None:
     site.train_with(waiting_python(site.folder / "waiting-python", unit_s=24.0))
