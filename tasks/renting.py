@@ -118,8 +118,7 @@ class Renter:
 
     def plan(self) -> list[Offer]:
         """Return the offers that would be tried, in order. Rents nothing; errors as `rent`."""
-        found = retry_transient(self.lender.provisioner.offers, sleep=self._pause)
-        offers = candidates(found, self.wish)
+        offers = candidates(self.lender.provisioner.offers(), self.wish)
         self._check_reaper()
         return offers
 
@@ -285,7 +284,8 @@ class Renter:
     def _rent_anew(self) -> RentedMachine:
         budget: BudgetSpent | None = None
         unanswered: ProviderUnavailable | None = None
-        for offer in self.plan():
+        # A night outlasts a minute in which its provider is away; a person who asks what there is need not wait for it.
+        for offer in retry_transient(self.plan, on_retry=self._tell_away, sleep=self._pause):
             try:
                 machine = self._try(offer)
             except BudgetSpent as error:
@@ -308,6 +308,10 @@ class Renter:
             f"{self.wish.provider}: no candidate could be had or used. Name others with --gpu, or try again later; "
             f"`jade offers --provider {self.wish.provider}` lists what there is. Tried: {listed}"
         )
+
+    def _tell_away(self, error: HostError, attempt: int) -> None:
+        if attempt == 1:
+            self.note(f"{error} Trying again.")
 
     def _try(self, offer: Offer) -> RentedMachine | None:
         """Rent one candidate and look it over; None if it is no good, which is told and freed."""

@@ -222,7 +222,9 @@ def test_fast_best_bar_f1_of_many_bars_equals_the_sweeps_best(
     rng = np.random.default_rng(4)
     truth = rng.random(MANY) < rate
     probability = values(rng, truth)
-    assert best_bar_f1(probability, truth) == sweep_bars(probability, truth).best()
+    best = sweep_bars(probability, truth).best()
+    assert best_bar_f1(probability, truth) == best
+    assert best_bar_f1(probability, truth, sort_up_to=truth.size) == best
 
 
 def test_best_bar_f1_agrees_with_scikit_learns_curve() -> None:
