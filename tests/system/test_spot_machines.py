@@ -15,6 +15,9 @@ from helpers.servers import wait_until
 from jade_model.windows import Windows
 from jade_model.worker import files_of
 from tasks.bundle import RemotePlace
+from tasks.engines.base import Outcome, UnitDone
+from tasks.engines.hosts import HostsEngine
+from tasks.engines.rented_lanes import RentedLane
 from tasks.fetching import local_epoch, remote_epoch
 from tasks.hosts.ledger import Ledger
 from tasks.kept_trainings import FolderIndex
@@ -30,6 +33,7 @@ from tasks.renting import Renter
 from tests.fakes.ec2_world import Ec2World, ec2_world
 from tests.fakes.sshd import SSHD
 from tests.helpers.rentals import renter_of
+from tests.helpers.waiting_trainer import waiting_python
 
 pytestmark = [
     pytest.mark.system,
@@ -56,10 +60,19 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def renter(world: Ec2World, ledger: Ledger, folder: Path, notes: list[str], *, spot: bool, **settings: str) -> Renter:
+def renter(
+    world: Ec2World,
+    ledger: Ledger,
+    folder: Path,
+    notes: list[str],
+    *,
+    spot: bool,
+    place: RemotePlace = PLACE,
+    **settings: str,
+) -> Renter:
     provisioner = world.connect(release_s=20.0, **settings)
     lender = Lender(
-        provisioner, open_rented, lambda _: PLACE, lambda _: "cpu", start_limit_s=120.0, admit=provisioner.admit
+        provisioner, open_rented, lambda _: place, lambda _: "cpu", start_limit_s=120.0, admit=provisioner.admit
     )
     wish = dataclasses.replace(WISH, spot=spot)
     return renter_of(ledger, None, folder, notes, wish=wish, lender=lender)  # type: ignore[arg-type]
@@ -117,6 +130,36 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     assert any("it is about to be taken away" in note for note in notes)
     states = {rental.machine_id: rental for rental in ledger.rentals()}
     assert "about to be taken away" in states[first].problem
+
+
+def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_another(
+    world: Ec2World, ledger: Ledger, small_windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr("tasks.kept_hosts.NOTICE_EVERY_S", 0.2)
+    layout, notes = RunLayout(tmp_path / "a" / "run"), list[str]()
+    layout.root.mkdir(parents=True)
+    job = write_job(layout, [small_windows], dataclasses.replace(PLAN, seeds=2, folds=3))
+    python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
+    place = dataclasses.replace(PLACE, python=str(python))
+    one = renter(world, ledger, tmp_path, notes, spot=True, place=place)
+    run = RentedRun(one, layout.root, "", note=notes.append)
+    lane = RentedLane("ec2-1", run, device="cpu", workers=1, note=notes.append, idle_s=0.0)
+    engine, outcomes, announced = HostsEngine(layout.root, job, [lane], note=notes.append), list[Outcome](), ""
+    try:
+        for outcome in engine.run(job.trainings):
+            outcomes.append(outcome)
+            if not announced:
+                (machine,) = world.server.costing
+                announced = machine.id
+                world.server.announce(announced)
+    finally:
+        engine.stop()
+    assert sorted(item.run_key for item in outcomes) == sorted(item.run_key for item in job.trainings)
+    assert all(isinstance(item, UnitDone) for item in outcomes), outcomes
+    assert [rental.machine_id for rental in ledger.rentals()].count(announced) == 1
+    assert len(ledger.rentals()) == 2
+    assert any("about to be taken away" in note and note.startswith("ec2-1: ") for note in notes), notes
 
 
 def test_whoever_attaches_from_another_address_is_admitted_first(
