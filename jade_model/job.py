@@ -20,6 +20,7 @@ from jade_model.files import atomic_path, sha256_file, sha256_json, write_atomic
 SCHEMA_VERSION = 1
 
 TRAINING_SOURCES = (
+    "adamw.py",
     "checkpoint.py",
     "config.py",
     "crf/*.py",

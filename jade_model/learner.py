@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jade_model.adamw import AdamW
 from jade_model.checkpoint import Checkpoint, build_model
 from jade_model.config import TASKS, Recipe
 from jade_model.errors import CheckpointError, ConfigError
@@ -27,7 +28,7 @@ class Learner:
         device: Where all tensors but the generators' states lie.
         model: What is trained.
         scored: The average of its weights, or `model` itself without one.
-        optimizer: AdamW.
+        optimizer: Of the model's weights.
         generator: Of dropout, on the device.
         order_generator: Of the windows' order and views, on the CPU: a GPU then sees the same batches. On the CPU
             it is `generator` itself.
@@ -37,7 +38,7 @@ class Learner:
     device: torch.device
     model: JadeCompact
     scored: JadeCompact
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
     generator: torch.Generator
     order_generator: torch.Generator
     loss_scale_4: Tensor
@@ -50,7 +51,6 @@ def start_learner(
     *,
     seed: int,
     device: torch.device,
-    capturable: bool,
 ) -> Learner:
     """Set up a training before its first step.
 
@@ -60,7 +60,6 @@ def start_learner(
         train_rows: Windows to fit, intp.
         seed: Of weights, order, views and dropout.
         device: Where to.
-        capturable: Whether the optimiser's steps may become part of a CUDA graph.
     """
     config = recipe.training
     model = build_model(recipe, seed=seed).to(device)
@@ -79,14 +78,7 @@ def start_learner(
         device=device,
         model=model,
         scored=model if config.ema_decay is None else copy.deepcopy(model),
-        optimizer=torch.optim.AdamW(
-            model.parameters(),
-            # A graph replays the address of a learning rate, not its value.
-            lr=config.learning_rate if is_cpu else torch.tensor(config.learning_rate, device=device),
-            weight_decay=config.weight_decay,
-            fused=True,
-            capturable=capturable,
-        ),
+        optimizer=AdamW(model.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         generator=generator,
         order_generator=generator if is_cpu else torch.Generator().manual_seed(seed),
         loss_scale_4=loss_scale_4,
@@ -95,10 +87,10 @@ def start_learner(
 
 def training_state(learner: Learner) -> dict[str, Any]:
     """Copy what resuming needs to the CPU."""
-    moments = learner.optimizer.state_dict()["state"]
+    moments = enumerate(learner.optimizer.moments)
     state = {
         "weights": copied(learner.model.state_dict()),
-        "optimizer": {str(index): copied(of_parameter) for index, of_parameter in moments.items()},
+        "optimizer": {str(index): copied(of_parameter) for index, of_parameter in moments},
         "generator": learner.generator.get_state(),
         "loss_scale": learner.loss_scale_4.cpu().clone(),
     }
@@ -133,9 +125,7 @@ def restore_learner(learner: Learner, checkpoint: Checkpoint, recipe: Recipe, *,
         )
     learner.model.load_state_dict(saved["weights"])
     learner.scored.load_state_dict(checkpoint.weights)
-    groups = learner.optimizer.state_dict()["param_groups"]
-    moments = {int(index): value for index, value in saved["optimizer"].items()}
-    learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    learner.optimizer.load({int(index): value for index, value in saved["optimizer"].items()})
     learner.generator.set_state(saved["generator"])
     if of_gpu:
         learner.order_generator.set_state(saved["order_generator"])
@@ -146,9 +136,9 @@ def remember(learner: Learner) -> dict[str, Any]:
     """Copy all that a step changes, on its device."""
     return {
         "weights": [value.detach().clone() for value in _parameters(learner)],
-        "optimizer": {
-            parameter: {name: value.clone() for name, value in moments.items()}
-            for parameter, moments in learner.optimizer.state.items()
+        "moments": {
+            index: {name: value.clone() for name, value in moments.items()}
+            for index, moments in enumerate(learner.optimizer.moments)
         },
         "generator": learner.generator.get_state(),
     }
@@ -159,12 +149,7 @@ def undo(learner: Learner, before: dict[str, Any]) -> None:
     """Put back what remember() copied, in place: whoever holds the addresses sees the old values."""
     for value, old in zip(_parameters(learner), before["weights"], strict=True):
         value.copy_(old)
-    for parameter, moments in learner.optimizer.state.items():
-        for name, value in moments.items():
-            if parameter in before["optimizer"]:
-                value.copy_(before["optimizer"][parameter][name])
-            else:
-                value.zero_()  # what AdamW starts from
+    learner.optimizer.load(before["moments"])
     learner.generator.set_state(before["generator"])
 
 

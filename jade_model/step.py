@@ -9,7 +9,6 @@ config.TASKS.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -53,11 +52,7 @@ class Step:
         Returns:
             STEP_VALUES before the step, float32 [6]; overwritten by the next call.
         """
-        for group in self.learner.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(learning_rate)
-            else:
-                group["lr"] = learning_rate
+        self.learner.optimizer.set_learning_rate(learning_rate)
         if self.config.ema_decay is not None:
             # The first averages would otherwise hold the random weights of the start for 1 / (1 - decay) steps.
             self.average_weight.fill_(1 - min(self.config.ema_decay, (1 + step) / (10 + step)))
@@ -70,7 +65,7 @@ class Step:
         labels = take_labels(self.labels, rows_B % num_windows)
         losses_4 = task_losses(learner.model, output, labels, config)
         total = uncertainty_weighted(losses_4 / learner.loss_scale_4, learner.model.log_sigma)
-        learner.optimizer.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad()
         torch.autograd.backward(total)
         norm = clip_grad_norm_(self.parameters, config.gradient_clip or math.inf)
         learner.optimizer.step()
@@ -111,11 +106,10 @@ class CapturedStep(Step):
         device = self.learner.device
         given = {size: torch.arange(size, device=device) for size in sizes}
         before = remember(self.learner)
-        # Libraries set themselves up, and the optimiser its moments, in steps that are then undone.
+        # Libraries set themselves up in steps that are then undone.
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+        with torch.cuda.stream(aside):
             for size in sizes:
                 for _ in range(_WARM_UP_STEPS):
                     super()._run(given[size])
@@ -126,7 +120,7 @@ class CapturedStep(Step):
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.learner.generator)
             # Gradients are then made anew inside the graph, in its own memory.
-            self.learner.optimizer.zero_grad(set_to_none=True)
+            self.learner.optimizer.zero_grad()
             with torch.cuda.graph(graph, pool=pool):
                 values_6 = super()._run(given[size])
             pool = graph.pool()

@@ -172,13 +172,13 @@ def steps_of_training(
     if resume is not None:
         history = [EpochRecord(**record) for record in resume.history]
 
-    def new_learner(*, capturable: bool) -> Learner:
-        learner = start_learner(recipe, data, train_rows, seed=torch_seed(seed, fold), device=on, capturable=capturable)
+    def new_learner() -> Learner:
+        learner = start_learner(recipe, data, train_rows, seed=torch_seed(seed, fold), device=on)
         if resume is not None:
             restore_learner(learner, resume, recipe, seed=seed, run_key=run_key)
         return learner
 
-    learner = new_learner(capturable=capture)
+    learner = new_learner()
     x_VNTF, labels = data.x_VNTF.to(on), labels_to(data.labels, on)
     # Both views are rows of one array: mirroring a window is then an addition to its row number.
     x_RTF = x_VNTF.flatten(0, 1)
@@ -191,7 +191,7 @@ def steps_of_training(
             take_step = CapturedStep(learner, x_RTF, labels, config, sizes=sizes)
         except CaptureFailed as error:
             warnings.warn(f"no CUDA graph of the training step, it runs launch by launch: {error}", stacklevel=2)
-            learner = new_learner(capturable=False)
+            learner = new_learner()
             take_step = Step(learner, x_RTF, labels, config)
     validation_rows_on_device = torch.as_tensor(validation_rows, dtype=torch.int64, device=on)
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from jade_model.job import Job, Training, load_job
 from jade_model.training_files import TrainingFiles
 from tasks.errors import TrainingFailed
@@ -29,7 +31,7 @@ from tasks.settings import training_environment
 JOB_NAME = "job.json"
 STOP_GRACE_S = 10.0
 GONE_WITHIN_S = 5.0
-"""What is still listed then is dead and waits for its parent to take note."""
+"""After KILL nothing takes longer but for a call of the kernel that hangs."""
 POLL_S = 1.0
 
 
@@ -83,7 +85,7 @@ class FollowedJob(ABC):
         job: What is trained.
         folder: The run's.
         state: How far each part is.
-        changed: Notified with every event.
+        changes: How many events there were; see `wait_for_change`.
         exit_status: Of the process that trains; None while it runs, and where it left none.
         ended: Whether nothing more will happen.
         said: What the process says that is no event.
@@ -102,7 +104,8 @@ class FollowedJob(ABC):
             part = self.state.setdefault(part_of(training), PartState())
             part.trainings += 1
             part.epochs += training.recipe.training.epochs
-        self.changed = threading.Condition()
+        self.changes = 0
+        self._changed = threading.Condition()
         self.exit_status: int | None = None
         self.ended = False
         self.finished: dict[str, float] = {}
@@ -134,15 +137,26 @@ class FollowedJob(ABC):
         """The last lines that were no events: what the process wrote on standard error."""
         return self.said.tail
 
-    def wait_for_change(self, timeout_s: float) -> None:
-        """Return when something has happened, or after the time."""
-        with self.changed:
-            self.changed.wait(timeout_s)
+    def wait_for_change(self, seen: int, timeout_s: float = POLL_S) -> None:
+        """Return when something has happened since there were so many `changes`, or after the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.changes != seen, timeout_s)
+
+    def wait_for_end(self, timeout_s: float | None = None) -> bool:
+        """Return once nothing more will happen, or after the time; whether it has ended."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended, timeout_s)
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        with self._changed:
+            self.changes += 1
+            self._changed.notify_all()
 
     def _end(self, exit_status: int | None) -> None:
-        with self.changed:
+        with self._changed:
             self.exit_status, self.ended = exit_status, True
-            self.changed.notify_all()
+            self.wake()
 
     def _hear(self, line: str) -> None:
         """Take in a line of the process's output: an event, or something for people."""
@@ -155,12 +169,12 @@ class FollowedJob(ABC):
         elif "arm" in event:
             self._take(event)
         elif event["event"] == "failed" and event.get("training"):
-            with self.changed:
+            with self._changed:
                 self.failed[str(event["training"])] = (str(event["kind"]), str(event["error"]))
-                self.changed.notify_all()
+                self.wake()
 
     def _take(self, event: dict[str, Any]) -> None:
-        with self.changed:
+        with self._changed:
             state = self.state[Part(event["arm"], event["seed"] % MEMBER_SEED_STEP)]
             training = f"{event['dataset']}/{event['seed']}/{event['fold']}"
             now = time.monotonic()
@@ -184,7 +198,7 @@ class FollowedJob(ABC):
                     if event["event"] == "training_skipped":
                         state.latest = f"fold {event['fold']}: kept from an earlier run"
             state.epochs_done = sum(state.done_by_training.values())
-            self.changed.notify_all()
+            self.wake()
         if event["event"] == "epoch" and self.on_epoch is not None:
             self.on_epoch(event)
         self._publish(event)
@@ -259,9 +273,13 @@ class TrainingJob(FollowedJob):
                 self.process.wait()
         # Workers outlive a leader that died alone, and a killed process takes a moment to be gone.
         deadline = time.monotonic() + GONE_WITHIN_S
-        while self._signal(signal.SIGKILL) and time.monotonic() < deadline:
+        while self._signal(signal.SIGKILL) and self._is_anything_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
         self._waiter.join(STOP_GRACE_S)
+
+    def _is_anything_alive(self) -> bool:
+        """Whether anything of the group can still do something: the dead stay listed until their parent takes note."""
+        return any(_group_of(number) == self.process.pid and _is_alive(number) for number in psutil.pids())
 
     def _signal(self, number: signal.Signals) -> bool:
         """Send a signal to the group; return whether there was anything of it."""
@@ -286,6 +304,20 @@ class TrainingJob(FollowedJob):
         with stream:
             for line in stream:
                 self.said.add(line.rstrip())
+
+
+def _group_of(process_id: int) -> int | None:
+    try:
+        return os.getpgid(process_id)
+    except ProcessLookupError:
+        return None
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        return bool(psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
@@ -316,8 +348,7 @@ def drawn(job: FollowedJob) -> Iterator[None]:
         yield
     finally:
         stop_drawing.set()
-        with job.changed:
-            job.changed.notify_all()
+        job.wake()
         drawer.join()
 
 
@@ -330,10 +361,10 @@ def _draw(job: FollowedJob, stop: threading.Event) -> None:
     with TrainingBars() as bars:
         for part, state in job.state.items():
             bars.expect(part.name, state.epochs)
-        is_last = False
+        is_last, seen = False, 0
         while not is_last:
-            job.wait_for_change(POLL_S)
-            is_last = stop.is_set()
+            job.wait_for_change(seen)
+            is_last, seen = stop.is_set(), job.changes
             # All at once, above the bars: neither the process nor the terminal is held up by single lines.
             if said := job.said.take_for_terminal():
                 sys.stderr.write(said)

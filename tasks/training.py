@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from jade_model.training_files import files_of
 from tasks.engines.base import EngineSettings
 from tasks.host_entries import Workers
-from tasks.jobs import POLL_S, FollowedJob, Part, checkpoint_of, part_of
+from tasks.jobs import FollowedJob, Part, checkpoint_of, part_of
 from tasks.lending import is_provider
 from tasks.rental_limits import machines_admitted
 from tasks.rental_publishing import rental_shown
@@ -101,10 +101,14 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
     artifact = cast("UUID", create_progress_artifact(0.0, key=f"train-{part}", description=f"Epochs of {part}"))
     logged, shown = -1, 0.0
     state = job.state[key]
-    while state.finished < state.trainings:
-        if job.ended:
+    while True:
+        # Asked before the results are, so that what came last is not passed over.
+        has_ended, seen = job.ended, job.changes
+        if state.finished >= state.trainings:
+            break
+        if has_ended:
             raise job.failure(f"train-{part}")
-        job.wait_for_change(POLL_S)
+        job.wait_for_change(seen)
         if said := job.said.take_for_log():
             logger.info(said)
         step = state.epochs_done // LOG_EVERY_EPOCHS

@@ -14,7 +14,7 @@ from jade_model.config import LOSSES, Loss
 from jade_model.training_files import files_of
 from tasks.artifact_places import open_place
 from tasks.job_places import check_host_known
-from tasks.jobs import POLL_S, FollowedJob, parts_of
+from tasks.jobs import FollowedJob, parts_of
 from tasks.planning import Plan, load_data, write_job
 from tasks.run_trainings import trainings_of
 from tasks.runs import recorded_run
@@ -102,8 +102,7 @@ def command(
 
 
 def _wait(running: FollowedJob) -> None:
-    while not running.ended:
-        running.wait_for_change(POLL_S)
+    running.wait_for_end()
     if running.exit_status != 0:
         parts = ", ".join(part.name for part in parts_of(running.job))
         raise running.failure(f"train {parts}")

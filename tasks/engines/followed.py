@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from jade_model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged, UserError
 from tasks.engines.base import Outcome, UnitDone, UnitFailed
-from tasks.jobs import POLL_S, FollowedJob
+from tasks.jobs import FollowedJob
 
 OWN_FAULTS = frozenset(kind.__name__ for kind in (TrainingDiverged, UserError, ConfigError, DataError, CheckpointError))
 """Errors that a training would meet wherever it is tried."""
@@ -20,7 +20,7 @@ def outcomes_of(job: FollowedJob, where: str) -> Iterator[Outcome]:
     open_units = {training.run_key: training for training in job.job.trainings}
     while open_units:
         # Asked before the results are, so that what came last is not passed over.
-        is_last = job.ended
+        is_last, seen = job.ended, job.changes
         for run_key, training in list(open_units.items()):
             if run_key in job.finished:
                 del open_units[run_key]
@@ -31,6 +31,7 @@ def outcomes_of(job: FollowedJob, where: str) -> Iterator[Outcome]:
                 yield UnitFailed(run_key, where, reason, is_own_fault=kind in OWN_FAULTS)
         if is_last:
             break
-        job.wait_for_change(POLL_S)
+        if open_units:
+            job.wait_for_change(seen)
     for run_key, training in open_units.items():
         yield UnitFailed(run_key, where, str(job.failure(training.title)), is_own_fault=False)

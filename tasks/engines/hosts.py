@@ -276,7 +276,7 @@ class HostsEngine:
             shift.tidy_up()
             while True:
                 # Asked before the results are, so that what came last is not passed over.
-                is_last = job.ended
+                is_last, seen = job.ended, job.changes
                 self._tell(shift, job, folder, told)
                 if is_last or len(told) == len(batch) or self._is_over(batch):
                     break
@@ -285,7 +285,7 @@ class HostsEngine:
                         self._queue.drop(lane.name, self._clock())
                         self._changed.notify_all()
                     lane.look()
-                job.wait_for_change(POLL_S)
+                job.wait_for_change(seen)
             if len(told) == len(batch):
                 shift.to_tidy = job
             elif job.ended:

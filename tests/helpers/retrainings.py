@@ -8,7 +8,7 @@ from typing import Any
 from jade_model.promotion import PromotionRule
 from jade_model.windows import Windows
 from tasks.evaluation import EvaluationSettings
-from tasks.jobs import POLL_S, running_job
+from tasks.jobs import running_job
 from tasks.layout import RunLayout
 from tasks.retraining import RetrainingPlan, evaluate_retraining, prepare_retraining
 from tasks.runs import recorded_run
@@ -33,8 +33,7 @@ def retrained(
     with recorded_run(artifacts, "retrain", {}) as run:
         prepare_retraining(run.layout, windows, plan, champion)
         with running_job(run.layout.root, device="cpu", workers=1) as running:
-            while not running.ended:
-                running.wait_for_change(POLL_S)
+            running.wait_for_end()
         assert running.exit_status == 0, running.stderr_tail
         card = evaluate_retraining(run.layout, champion, PromotionRule(), SETTINGS, run.record)
     return run.layout, card

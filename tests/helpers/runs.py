@@ -7,7 +7,6 @@ from typing import Any
 
 from jade_model.__main__ import main as train
 from tasks.evaluation import EvaluationSettings, evaluate_run
-from tasks.jobs import POLL_S
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, write_job
 from tasks.reporting import write_run_report
@@ -60,6 +59,5 @@ def finished_run(
 
 def _train_beside(run: Run, workers: int | None) -> None:
     with trainings_of(run, host="local", device="cpu", workers=workers) as running:
-        while not running.ended:
-            running.wait_for_change(POLL_S)
+        running.wait_for_end()
     assert running.exit_status == 0, running.stderr_tail

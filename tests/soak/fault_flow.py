@@ -9,7 +9,6 @@ from pathlib import Path
 import tasks.remote_jobs
 from jade_model.sample import sample_windows
 from tasks.artifact_places import open_place
-from tasks.jobs import POLL_S
 from tasks.kept_trainings import BucketIndex
 from tasks.planning import Plan, write_job
 from tasks.run_trainings import trainings_of
@@ -33,8 +32,7 @@ def run_flow(environment: dict[str, str], address: str, log: str) -> None:
     with recorded_run(open_place(address), "train", {"soak": True}, host="soak") as run:
         write_job(run.layout, [sample_windows(num_bases=20)], PLAN)
         with trainings_of(run, host="soak", device="cpu", workers=1) as job:
-            while not job.ended:
-                job.wait_for_change(POLL_S)
+            job.wait_for_end()
             if job.exit_status != 0:
                 raise job.failure("soak")
     sys.stdout.flush()

@@ -89,7 +89,7 @@ def test_no_step_waits_for_the_device(loss):
 
     device = torch.device("cuda")
     for capture in (False, True):
-        learner = start_learner(of, data, rows(0, 18), seed=0, device=device, capturable=capture)
+        learner = start_learner(of, data, rows(0, 18), seed=0, device=device)
         x_RTF, labels = data.x_VNTF.to(device).flatten(0, 1), labels_to(data.labels, device)
         step = (
             CapturedStep(learner, x_RTF, labels, of.training, sizes=[4, 2])

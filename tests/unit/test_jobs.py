@@ -12,7 +12,7 @@ from helpers.processes import processes_of_group
 
 from jade_model.job import Job, load_job
 from jade_model.windows import Windows
-from tasks.jobs import POLL_S, Part, TrainingJob, parts_of, running_job
+from tasks.jobs import Part, TrainingJob, parts_of, running_job
 from tasks.layout import RunLayout
 from tasks.planning import MEMBER_SEED_STEP, Plan, write_job
 
@@ -20,10 +20,7 @@ PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped
 
 
 def wait(job: TrainingJob, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not job.ended:
-        assert time.monotonic() < deadline, "the job did not end"
-        job.wait_for_change(POLL_S)
+    assert job.wait_for_end(timeout_s), "the job did not end"
 
 
 def test_a_part_is_an_arm_and_a_seed_with_all_its_folds_and_members(small_run: RunLayout) -> None:
@@ -65,7 +62,7 @@ def test_leaving_the_block_stops_every_process(small_windows: Windows, tmp_path:
         deadline = time.monotonic() + 60
         while running.state[Part("soft_span", 0)].epochs_done == 0:
             assert time.monotonic() < deadline, "no epoch was trained"
-            running.wait_for_change(POLL_S)
+            running.wait_for_change(running.changes)
         assert processes_of_group(group)
     assert processes_of_group(group) == []
     assert running.ended

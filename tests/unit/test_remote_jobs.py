@@ -24,7 +24,7 @@ from tasks.hosts.base import CommandResult, FileEntry, Progress
 from tasks.hosts.job import find_job, job_status, list_jobs, start_job, stop_job
 from tasks.hosts.job_types import JobHandle, JobSpec, JobState
 from tasks.hosts.local import LocalHost
-from tasks.jobs import POLL_S, FollowedJob, Part, running_job
+from tasks.jobs import FollowedJob, Part, running_job
 from tasks.kept_trainings import FolderIndex
 from tasks.layout import RunLayout
 from tasks.mirroring import Mirror
@@ -98,7 +98,7 @@ def wait(job: FollowedJob, holds: Callable[[], bool] | None = None, timeout_s: f
     while not (holds() if holds else job.ended):
         assert time.monotonic() < deadline, f"not in time: {job.state}, {job.stderr_tail}"
         assert holds is None or not job.ended, job.failure("test")
-        job.wait_for_change(POLL_S)
+        job.wait_for_change(job.changes)
 
 
 def follow(folder: Path, host: LocalHost, notes: list[str]) -> RemoteTrainingJob:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from jade_model.windows import Windows
 from tasks import run_trainings
 from tasks.artifact_places import ArtifactPlace, open_place
 from tasks.errors import LeaseLost
-from tasks.jobs import POLL_S, FollowedJob
+from tasks.jobs import FollowedJob
 from tasks.kept_trainings import kept_trainings
 from tasks.leases import claim
 from tasks.planning import Plan, write_job
@@ -39,10 +38,7 @@ def place(tmp_path: Path) -> ArtifactPlace:
 
 
 def wait(job: FollowedJob) -> None:
-    deadline = time.monotonic() + 100
-    while not job.ended:
-        assert time.monotonic() < deadline
-        job.wait_for_change(POLL_S)
+    assert job.wait_for_end(100)
 
 
 def begin(place: ArtifactPlace, run: Run, windows: Windows) -> list[Training]:

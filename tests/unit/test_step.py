@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from training_windows import random_windows, rows, shortened
 
+from jade_model.adamw import AdamW
 from jade_model.config import LOSSES, TASKS, Recipe, TrainingConfig
 from jade_model.learner import Learner, remember, start_learner, undo
 from jade_model.losses import Labels
@@ -45,14 +46,24 @@ class NoHostTensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class Descent(AdamW):
+    """AdamW without its kernel, which exists on devices only."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad)
+
+
 def meta_learner(chosen: Recipe, data: PreparedWindows) -> Learner:
-    on_cpu = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"), capturable=False)
+    on_cpu = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
     meta = torch.device("meta")
     return Learner(
         device=meta,
         model=on_cpu.model.to(meta),
         scored=on_cpu.scored.to(meta),
-        optimizer=torch.optim.SGD(on_cpu.model.parameters(), foreach=False),  # the fused one exists on devices only
+        optimizer=Descent(on_cpu.model.parameters(), learning_rate=0.1, weight_decay=0.0),
         generator=None,
         order_generator=torch.Generator(),
         loss_scale_4=torch.ones(4, device=meta),
@@ -115,7 +126,7 @@ def test_a_step_tells_the_losses_before_it():
     chosen = varied("soft_span", normalise_losses=False)
     chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, input_dropout=0.0, head_dropout=0.0))
     data = prepare(random_windows(20), chosen)
-    learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"), capturable=False)
+    learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
     batch = torch.arange(8)
     expected = evaluate(learner.model, data.x_VNTF[0], data.labels, batch, chosen.training)
     learner.model.train()
@@ -132,7 +143,7 @@ def test_steps_that_are_undone_leave_nothing(steps_before):
     batch = torch.arange(8)
 
     def weights(*, undone: bool) -> list[torch.Tensor]:
-        learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"), capturable=False)
+        learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
         learner.model.train()
         step = Step(learner, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
         for number in range(steps_before):
