@@ -7,6 +7,7 @@ standard error. Nothing heavy is imported here, so that `jade --help` answers at
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import import_module
 
@@ -88,6 +89,10 @@ def jade() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Set-up leaves the compiling of modules to their first import. Where containers ask for no bytecode, each command
+    # and the server that it starts would compile a thousand of them every time.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.exit(run(arguments))
 
 
