@@ -31,6 +31,7 @@ TRAINING_SOURCES = (
     "learner.py",
     "losses.py",
     "model.py",
+    "pick.py",
     "schedule.py",
     "single_span/*.py",
     "step.py",

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from jade_model.pick import pick
+
 # Minus infinity would turn differences into NaN. In float64 this is as good as never: nothing finite makes up
 # for it.
 NEVER = -1e30
@@ -79,7 +81,7 @@ def path_score(emissions_BTK: Tensor, tags_BT: Tensor, chain: ChainTensors, leng
     Returns:
         Unnormalised log score, nats, float64 [B].
     """
-    emitted_BT = emissions_BTK.gather(2, tags_BT[:, :, None])[:, :, 0].double()
+    emitted_BT = pick(emissions_BTK, tags_BT[:, :, None])[:, :, 0].double()
     moved_BT = chain.transitions_KK[tags_BT[:, :-1], tags_BT[:, 1:]]
     last_B1 = tags_BT[:, -1:]
     if length_B is not None:

@@ -14,6 +14,7 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
+from jade_model.pick import pick
 from jade_model.single_span.grid import IMPOSSIBLE
 
 Over = Literal["sum", "best"]
@@ -41,7 +42,7 @@ def total_over_sets(grid_BLT: Tensor, none_B: Tensor, further_B: Tensor, *, over
     _, max_length, num_bars = grid_BLT.shape
     lengths_L1 = torch.arange(max_length, device=grid_BLT.device)[:, None]
     start_LT = torch.arange(num_bars, device=grid_BLT.device) - lengths_L1
-    by_last_BLT = grid_BLT.gather(2, start_LT.clamp(min=0).expand_as(grid_BLT))
+    by_last_BLT = pick(grid_BLT, start_LT.clamp(min=0).expand_as(grid_BLT))
     after_B = torch.full_like(none_B, IMPOSSIBLE)
     nothing_B = torch.zeros_like(none_B)
     # By length of a span that ends at the bar: what may precede it, no span yet, or some, all ended before it starts.

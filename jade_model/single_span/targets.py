@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from jade_model.pick import pick
+
 
 def territories(span_BM2: Tensor, counts_BM: Tensor, length_B: Tensor | None, num_bars: int) -> Tensor:
     """Return the bars within which each span's boundaries may be moved so that spans stay disjoint.
@@ -75,12 +77,12 @@ def expected_span_score(
     batch = len(left_BT)
     place_BMR = start_BMR.clamp(0, num_bars - 1), (end_BMR - 1).clamp(0, num_bars - 1)
     left_BMR, right_BMR = (
-        values_BT.gather(1, place.reshape(batch, -1)).reshape(place.shape)
+        pick(values_BT, place.reshape(batch, -1)).reshape(place.shape)
         for values_BT, place in zip((left_BT, right_BT), place_BMR, strict=True)
     )
     index_BMRR = (length_BMRR - 1).clamp(0, max_length - 1)
     score_BMRR = left_BMR[:, :, :, None] + right_BMR[:, :, None] + length_bias_L[index_BMRR]
     if own_BTL is not None:
         pair_BMRR = place_BMR[0][:, :, :, None] * max_length + index_BMRR
-        score_BMRR = score_BMRR + own_BTL.flatten(1).gather(1, pair_BMRR.flatten(1)).reshape(pair_BMRR.shape)
+        score_BMRR = score_BMRR + pick(own_BTL.flatten(1), pair_BMRR.flatten(1)).reshape(pair_BMRR.shape)
     return (weight_BMRR * score_BMRR).sum(dim=(2, 3))
