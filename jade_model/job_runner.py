@@ -106,12 +106,16 @@ def run_together(tasks: Sequence[Task], width: int) -> int:
     """Run trainings in this process, so many in turns of one step; returns the worst exit code."""
     prepare_process(tasks[0].execution)
     waiting, running, exit_code = deque(tasks), list[_Running](), 0
+    # torch hands out 32 streams in turn: made anew for each training, two that run together could get the same one, and
+    # the first to end would free the workspace that the other's graphs use.
+    idle: list[torch.cuda.Stream | None] = [None] * width
     while waiting or running:
         while waiting and len(running) < width:
-            running.append(_Running(waiting.popleft()))
+            running.append(_Running(waiting.popleft(), idle.pop()))
         for each in running:
             each.go_on()
         exit_code = max([exit_code, *(each.exit_code for each in running if each.exit_code is not None)])
+        idle += [each.stream for each in running if each.exit_code is not None]
         running = [each for each in running if each.exit_code is None]
     return exit_code
 
@@ -127,20 +131,21 @@ def prepare_process(execution: Execution) -> None:
         torch.use_deterministic_algorithms(execution.deterministic)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
-            # Ten bits of mantissa in the LSTM would be another result than the CPU's.
+            # Ten bits of mantissa would be another result than the CPU's; some images turn them on for matrices too.
             torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class _Running:
-    """A training that goes on step by step; on a GPU, on a stream of its own."""
+    """A training that goes on step by step; on a GPU, on a stream that is its own for as long."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, stream: torch.cuda.Stream | None) -> None:
         from jade_model.worker import run_training
 
         self.training, self.emit = task.training, Emitter(as_json=task.as_json)
         self.steps = run_training(task.job, task.training, task.root, task.execution, self.emit)
         self.device = None if task.execution.on_cpu else task.execution.device
-        self.stream: torch.cuda.Stream | None = None
+        self.stream = stream
         self.exit_code: int | None = None
 
     def go_on(self) -> None:

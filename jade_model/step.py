@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -94,7 +95,8 @@ class CapturedStep(Step):
         try:
             self._capture(sorted(set(sizes), reverse=True))
         except RuntimeError as error:
-            raise CaptureFailed(str(error)) from error
+            _after_failed_capture(learner.device)
+            raise CaptureFailed(str(_first_cause(error))) from error
 
     def _run(self, rows_B: Tensor) -> Tensor:
         graph, given_B, values_6 = self.graphs[len(rows_B)]
@@ -104,24 +106,56 @@ class CapturedStep(Step):
 
     def _capture(self, sizes: list[int]) -> None:
         device = self.learner.device
-        given = {size: torch.arange(size, device=device) for size in sizes}
+        outer = torch.cuda.current_stream(device)
+        # A graph holds the address of cuBLAS's workspace, of which there is one a stream: recorded on the stream that
+        # replays it, it shares that with nothing that runs at the same time. Only the default stream can't record.
+        stream = torch.cuda.Stream(device) if outer == torch.cuda.default_stream(device) else outer  # type: ignore[no-untyped-call]
+        stream.wait_stream(outer)
+        try:
+            with torch.cuda.stream(stream):
+                given = {size: torch.arange(size, device=device) for size in sizes}
+                self._warm_up(given)
+                self._record(given, stream)
+        finally:
+            outer.wait_stream(stream)
+
+    def _warm_up(self, given: dict[int, Tensor]) -> None:
+        """Let libraries set themselves up, in steps that are then undone."""
         before = remember(self.learner)
-        # Libraries set themselves up in steps that are then undone.
-        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            for size in sizes:
-                for _ in range(_WARM_UP_STEPS):
-                    super()._run(given[size])
-        torch.cuda.current_stream(device).wait_stream(aside)
+        for given_B in given.values():
+            for _ in range(_WARM_UP_STEPS):
+                super()._run(given_B)
         undo(self.learner, before)
+
+    def _record(self, given: dict[int, Tensor], stream: torch.cuda.Stream) -> None:
         pool = None
-        for size in sizes:
+        for size, given_B in given.items():
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.learner.generator)
             # Gradients are then made anew inside the graph, in its own memory.
             self.learner.optimizer.zero_grad()
-            with torch.cuda.graph(graph, pool=pool):
-                values_6 = super()._run(given[size])
+            # What other threads of the process do meanwhile is theirs.
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                values_6 = super()._run(given_B)
             pool = graph.pool()
-            self.graphs[size] = graph, given[size], values_6
+            self.graphs[size] = graph, given_B, values_6
+
+
+def _after_failed_capture(device: torch.device) -> None:
+    """Record something that works: until then torch's default generator, part of every graph, stays in capture.
+
+    Graphs that trainings beside this one replay would fail for it; torch 2.13 keeps captures apart.
+    """
+    # Nothing can be done where this fails too, and what failed first is what is told.
+    with suppress(RuntimeError), torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(capture_error_mode="thread_local")
+        torch.zeros((), device=device)
+        graph.capture_end()
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what went wrong inside a recording: its end then fails too, and says only that something did before."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
