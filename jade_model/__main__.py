@@ -87,7 +87,8 @@ def num_workers(asked: str | None, device: str, trainings: Sequence[Training]) -
 
 def free_gpu_bytes(device: str) -> int:
     """Return how much of a GPU's memory is free; asked in a process of its own, which leaves nothing there."""
-    code = f"import torch; print(torch.cuda.mem_get_info({device!r})[0])"
+    # As a context: not every torch takes "cuda", without a number, for the current device elsewhere.
+    code = f"import torch\nwith torch.cuda.device({device!r}):\n    print(torch.cuda.mem_get_info()[0])"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if asked.returncode != 0:
         raise ConfigError(f"{device} cannot be asked for its free memory: {asked.stderr.strip().splitlines()[-1:]}")

@@ -30,8 +30,8 @@ class Learner:
         scored: The average of its weights, or `model` itself without one.
         optimizer: Of the model's weights.
         generator: Of dropout, on the device.
-        order_generator: Of the windows' order and views, on the CPU: a GPU then sees the same batches. On the CPU
-            it is `generator` itself.
+        order_generator: Of the windows' order and views, on the CPU: without dropout a GPU then sees the same batches.
+            On the CPU it is `generator` itself, and dropout moves on what order and views are drawn from.
         loss_scale_4: What each task's loss is divided by.
     """
 
@@ -72,12 +72,15 @@ def start_learner(
         rows = torch.as_tensor(train_rows, dtype=torch.int64, device=device)
         first_4 = evaluate(model, data.x_VNTF[0].to(device), labels_to(data.labels, device), rows, config)
         loss_scale_4 = torch.where(first_4 > 0, first_4, 1.0)
+    scored = model if config.ema_decay is None else copy.deepcopy(model)
+    # Copied weights lie apart: cuDNN would gather them anew, and warn of it, at every evaluation.
+    scored.lstm.flatten_parameters()
     generator = torch.Generator(device).manual_seed(seed)
     is_cpu = device.type == "cpu"
     return Learner(
         device=device,
         model=model,
-        scored=model if config.ema_decay is None else copy.deepcopy(model),
+        scored=scored,
         optimizer=AdamW(model.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         generator=generator,
         order_generator=generator if is_cpu else torch.Generator().manual_seed(seed),
@@ -168,7 +171,7 @@ def torch_seed(seed: int, fold: int) -> int:
 
 
 def usable_device(name: str) -> torch.device:
-    """Return the device of that name.
+    """Return the device of that name, a GPU with its number.
 
     Raises:
         ConfigError: There is no such device, or this torch can't use it.
@@ -183,4 +186,9 @@ def usable_device(name: str) -> torch.device:
         )
     if device.type not in {"cpu", "cuda"}:
         raise ConfigError(f"device {name!r} is not supported; choose cpu, cuda or cuda:N")
+    if name == "cuda":
+        try:
+            return torch.device("cuda", torch.cuda.current_device())
+        except RuntimeError as error:
+            raise ConfigError(f"device {name!r} can't be used by torch {torch.__version__}: {error}") from error
     return device

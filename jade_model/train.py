@@ -100,7 +100,7 @@ def train(
     """Train one model from a seed, or go on from a checkpoint of the same training.
 
     On the CPU, with one thread, the same arguments give the same weights bit for bit, interrupted or not. A GPU
-    sees the same batches from the same weights and draws other dropout.
+    starts from the same weights and draws other dropout; without dropout it sees the same batches.
 
     Args:
         recipe: What to train and how.
