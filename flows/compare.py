@@ -22,6 +22,7 @@ from tasks.job_places import check_host_known
 from tasks.jobs import parts_of
 from tasks.layout import RunLayout
 from tasks.planning import Plan, load_data, write_job
+from tasks.preloading import import_meanwhile
 from tasks.promoting import champion_run
 from tasks.publishing import publish_checks, publish_comparison
 from tasks.reporting import write_run_report
@@ -71,6 +72,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
                 engine=parameters.engine_settings(),
             ) as job,
         ):
+            import_meanwhile("tasks.evaluation", "jade_model.report.figures")
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
             for future in followed:
                 future.result()
