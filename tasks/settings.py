@@ -160,11 +160,24 @@ def prepare_prefect(*, quiet: bool) -> None:
 
     Args:
         quiet: Keep Prefect's own lines off the terminal unless they are warnings, because progress bars are shown.
+
+    Raises:
+        SettingsError: Its temporary server would have nowhere to keep its database.
     """
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if quiet:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    if not os.environ.get("PREFECT_API_URL"):
+        home = os.environ.get("PREFECT_HOME") or "~/.prefect"
+        try:
+            # Prefect makes the last folder only, and starts a server that fails again and again for as long as it may.
+            Path(home).expanduser().mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError) as error:
+            raise SettingsError(
+                f"Prefect keeps its database in {home}, which can't be made: {error}. Name a folder that can with "
+                "PREFECT_HOME, or a server with PREFECT_API_URL"
+            ) from error
 
 
 def installation_environment(*, home: Path, api_url: str, reports: tuple[Path, str] | None) -> dict[str, str]:

@@ -390,6 +390,7 @@ def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoi
     assert kept_here.take_over(training, second)
     kept = json.loads(files_of(training, second.root).manifest.read_text())
     assert not kept["complete"]
+    monkeypatch.setattr("tasks.remote_jobs.MIRROR_EVERY_S", 60.0)
     follow(second.root, FaultyHost(tmp_path / "another", name="other"), notes)
     events = [json.loads(line) for line in second.remote_log.read_text().splitlines()]
     (started,) = [event for event in events if event["event"] == "training_started"]

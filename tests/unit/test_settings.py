@@ -12,7 +12,7 @@ import pytest
 from tasks.errors import HostUnknown, SettingsError
 from tasks.host_access import open_host
 from tasks.host_entries import HostEntry, section_of, with_host, without_host
-from tasks.settings import forget_host, load_settings, save_host, state_folder, user_settings_file
+from tasks.settings import forget_host, load_settings, prepare_prefect, save_host, state_folder, user_settings_file
 
 PIN = "SHA256:" + "A" * 43
 GPU = HostEntry("gpu", "203.0.113.7", port=36470, key="~/.ssh/id_ed25519", fingerprint=(PIN,), device="cuda")
@@ -68,6 +68,21 @@ def test_folders_follow_the_systems_conventions(places: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
     assert user_settings_file() == Path("/home/ada/.config/jade/jade.toml")
     assert state_folder() == Path("/var/state/jade")
+
+
+def test_prefect_finds_a_home_and_without_one_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "nobodys" / "home"))
+    prepare_prefect(quiet=False)
+    assert (tmp_path / "nobodys" / "home").is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(SettingsError, match=r"file/home.*PREFECT_HOME.*PREFECT_API_URL"):
+        prepare_prefect(quiet=False)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    prepare_prefect(quiet=False)
 
 
 def test_an_unknown_host_is_answered_with_the_closest_name() -> None:
