@@ -16,7 +16,7 @@ from tasks.hosts.incoming import IncomingFile, open_incoming
 from tasks.hosts.shell import CommandStream, Shell, failure_of, opened
 from tasks.hosts.transfer import Budget, Counter, script_in
 
-_READ_BYTES = 2**18
+_READ_BYTES = 2**21  # all that paramiko buffers: of less, it would move the rest to the front each time
 _BATCH_NAME_BYTES = 32_000  # a single argument of a program may have 128 KiB on Linux
 
 # Positional parameters, a pair for each file: bytes to leave out, name.

@@ -22,7 +22,9 @@ from tasks.hosts.errors import (
 
 MAX_OUTPUT_BYTES = 64 * 2**20
 MAX_STDERR_BYTES = 64 * 2**10
-CHUNK_BYTES = 2**15  # an SSH packet's payload; larger pieces would be cut and copied again
+CHUNK_BYTES = (
+    2**15 - 64
+)  # what paramiko puts into a packet of OpenSSH's; of more, the rest would go as a packet of its own
 
 TOOL_MISSING = "jade: needs "
 NOT_PLAIN = "jade: not a plain file: "

@@ -1,0 +1,65 @@
+"""A file on its way here is brought to the disk while it comes, and a disk that fails meanwhile is not passed over."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks.hosts import incoming
+from tasks.hosts.base import FileEntry
+from tasks.hosts.incoming import IncomingFile, part_name
+
+DATA = bytes(range(256)) * 64
+
+
+@pytest.fixture
+def entry(monkeypatch: pytest.MonkeyPatch) -> FileEntry:
+    monkeypatch.setattr(incoming, "_SYNC_BYTES", 1000)
+    return FileEntry("runs/model.pt", len(DATA), hashlib.sha256(DATA).hexdigest())
+
+
+def receive(file: IncomingFile) -> None:
+    for start in range(0, len(DATA), 512):
+        file.write(DATA[start : start + 512])
+    file.publish()
+
+
+def test_a_file_arrives_whole_and_was_synced_while_it_came(
+    entry: FileEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with IncomingFile(entry, tmp_path) as file:
+        receive(file)
+    assert (tmp_path / entry.path).read_bytes() == DATA
+    assert sizes[0] < len(DATA) in sizes
+
+
+def test_a_disk_that_fails_meanwhile_keeps_the_file_unpublished(
+    entry: FileEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, failed = os.fsync, list[int]()
+
+    def fails_once(descriptor: int) -> None:
+        # As the kernel does: whoever asks next is told nothing.
+        if not failed:
+            failed.append(descriptor)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    with IncomingFile(entry, tmp_path) as file, pytest.raises(OSError, match="Input/output"):
+        receive(file)
+    assert failed
+    assert not (tmp_path / entry.path).exists()
+    assert (tmp_path / part_name(entry)).exists()
