@@ -99,23 +99,38 @@ def serving(home: Path, database: Path | None, **settings: str) -> Iterator[Pref
 
 
 @contextlib.contextmanager
-def working(server: PrefectServer) -> Iterator[None]:
-    """Deploy `prefect.yaml` as it stands, and let a worker, a process of its own, run it while the block lasts."""
+def working(server: PrefectServer, *limits: int) -> Iterator[None]:
+    """Deploy `prefect.yaml` as it stands, and let workers run it while the block lasts.
+
+    Args:
+        server: Where.
+        limits: How many runs each worker, a process of its own, has at once; without any, one worker has all.
+    """
     server.prefect("work-pool", "create", "jade", "--type", "process")
     server.prefect("--no-prompt", "deploy", "--all")
-    with (Path(server.env["PREFECT_HOME"]) / "worker.log").open("wb") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "jade"],
-            cwd=ROOT,
-            env=server.env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield
-        finally:
+    started = []
+    try:
+        for number, limit in enumerate(limits or (None,)):
+            at_once = [] if limit is None else ["--limit", str(limit)]
+            with worker_log(server, number).open("wb") as log:
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "prefect", "worker", "start", "--pool", "jade", *at_once],
+                    cwd=ROOT,
+                    env=server.env,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            started.append(worker)
+        yield
+    finally:
+        for worker in started:
             stop_group(worker)
+
+
+def worker_log(server: PrefectServer, number: int = 0) -> Path:
+    """Return what a worker of `working` has said."""
+    return Path(server.env["PREFECT_HOME"]) / f"worker-{number}.log"
 
 
 def _is_healthy(url: str) -> bool:

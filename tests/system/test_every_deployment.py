@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.deployments import Deployments
-from helpers.servers import PrefectServer, working
+from helpers.servers import PrefectServer, worker_log, working
 
 pytestmark = pytest.mark.slow_system
 
@@ -28,7 +28,8 @@ TRAINING: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def on_postgresql(postgres_server: PrefectServer) -> Iterator[Deployments]:
-    with working(postgres_server):
+    # Two workers share the pool, as on two machines; neither may have all of the runs that are started at once.
+    with working(postgres_server, 3, 3):
         yield Deployments.of(postgres_server)
 
 
@@ -39,8 +40,11 @@ def test_what_trains_nothing_ends_on_postgresql(on_postgresql: Deployments, tmp_
         on_postgresql.completed(run)
 
 
-def test_what_trains_ends_on_postgresql(on_postgresql: Deployments, small_file: Path, tmp_path: Path) -> None:
+def test_what_trains_ends_on_postgresql_shared_by_two_workers(
+    on_postgresql: Deployments, postgres_server: PrefectServer, small_file: Path, tmp_path: Path
+) -> None:
     run_all(on_postgresql, small_file, tmp_path)
+    assert all("submitting flow run" in worker_log(postgres_server, number).read_text() for number in (0, 1))
 
 
 def test_what_trains_ends_on_sqlite(deployed: PrefectServer, small_file: Path, tmp_path: Path) -> None:
