@@ -11,7 +11,18 @@ from helpers.homes import clean_environment, give_database
 from helpers.servers import ROOT
 
 # What may differ between two runs of the same comparison.
-VOLATILE = {"run_id", "created_at", "generated_at", "seconds", "host", "parameters", "command", "started_at", "rental"}
+VOLATILE = {
+    "run_id",
+    "created_at",
+    "generated_at",
+    "seconds",
+    "host",
+    "parameters",
+    "command",
+    "started_at",
+    "rental",
+    "path",
+}
 
 
 class CommandLine:

@@ -18,6 +18,7 @@ from tasks.hosts.ledger import Ledger
 from tasks.hosts.ledger_states import RentalState
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
+from tests.helpers.processes import heed_interrupts
 
 pytestmark = [pytest.mark.slow_system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
@@ -63,6 +64,7 @@ class Command:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread holds a lock that it needs
             )
 
     @property
