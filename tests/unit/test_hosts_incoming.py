@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,18 +32,19 @@ def receive(file: IncomingFile) -> None:
 def test_a_file_arrives_whole_and_was_synced_while_it_came(
     entry: FileEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[int] = []
+    by: list[str] = []
     sync = os.fsync
 
     def watched(descriptor: int) -> None:
-        sizes.append(os.fstat(descriptor).st_size)
+        by.append(threading.current_thread().name)
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
     with IncomingFile(entry, tmp_path) as file:
         receive(file)
     assert (tmp_path / entry.path).read_bytes() == DATA
-    assert sizes[0] < len(DATA) in sizes
+    assert by[0].startswith("sync")
+    assert threading.current_thread().name in by
 
 
 def test_a_disk_that_fails_meanwhile_keeps_the_file_unpublished(
