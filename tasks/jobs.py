@@ -309,7 +309,7 @@ class TrainingJob(FollowedJob):
 def _group_of(process_id: int) -> int | None:
     try:
         return os.getpgid(process_id)
-    except ProcessLookupError:
+    except OSError:  # it has gone, or is none of ours
         return None
 
 
