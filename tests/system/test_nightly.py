@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +151,37 @@ def test_a_crash_starts_the_reaper(up: Deployments) -> None:
     run = up.ask("POST", f"deployments/{deployment}/create_flow_run", body)
     up.ask("POST", f"flow_runs/{run['id']}/set_state", {"state": {"type": "CRASHED"}, "force": True})
 
-    def started() -> list[str]:
-        runs = up.runs_of("reap/every-10-minutes")
-        return [item["id"] for item in runs if (item["created_by"] or {}).get("type") == "AUTOMATION"]
+    wait_until(lambda: bool(reaped_by_automations(up)), 60)
+    up.completed(reaped_by_automations(up)[0])
 
-    wait_until(lambda: bool(started()), 60)
-    up.completed(started()[0])
-    automations = {item["name"] for item in up.ask("POST", "automations/filter", {})}
-    assert {"jade reap after a crash", "jade reap after silence"} <= automations
+
+def test_silence_starts_the_reaper(up: Deployments) -> None:
+    (found,) = (item for item in up.ask("POST", "automations/filter", {}) if item["name"] == "jade reap after silence")
+    path, before = f"automations/{found['id']}", len(reaped_by_automations(up))
+    told = {name: value for name, value in found.items() if name not in {"id", "created", "updated"}}
+    hung = {"prefect.resource.id": f"prefect.flow-run.{uuid.uuid4()}", "prefect.resource.name": "hung"}
+    flow = {"prefect.resource.id": f"prefect.flow.{uuid.uuid4()}", "prefect.resource.role": "flow"}
+    heartbeat = {
+        "id": str(uuid.uuid4()),
+        "event": "prefect.flow-run.heartbeat",
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": hung,
+        "related": [flow | {"prefect.resource.name": "compare"}],
+    }
+    # Ten seconds, the least that Prefect takes, instead of nine minutes.
+    up.ask("PUT", path, told | {"trigger": found["trigger"] | {"within": 10}})
+    try:
+        up.ask("POST", "events", [heartbeat])
+        wait_until(lambda: len(reaped_by_automations(up)) > before, 90)
+    finally:
+        up.ask("PUT", path, told)
+    up.completed(reaped_by_automations(up)[0])
+
+
+def reaped_by_automations(up: Deployments) -> list[str]:
+    """Return the reaper's runs that no schedule and no person has started, the newest first."""
+    runs = up.runs_of("reap/every-10-minutes")
+    return [item["id"] for item in runs if (item["created_by"] or {}).get("type") == "AUTOMATION"]
 
 
 def test_a_schedule_fires(up: Deployments) -> None:
