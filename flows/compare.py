@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.naming import run_name
 from flows.parameters import CompareParameters
 from flows.reap import free_machines
+from jade_model.report import DrawingProcess
 from tasks.artifact_places import open_place
 from tasks.checking import check_job_data
 from tasks.engines.opening import check_engine
@@ -55,6 +57,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
     with (
         events_delivered(),
         recorded_run(place, "compare", parameters.model_dump(mode="json"), host=parameters.host) as run,
+        ExitStack() as at_end,
     ):
         folder = str(run.layout.root)
         with run.phase("prepare"):
@@ -73,12 +76,13 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
             ) as job,
         ):
             import_meanwhile("tasks.evaluation", "jade_model.report.figures")
+            beside = at_end.enter_context(DrawingProcess())
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
             for future in followed:
                 future.result()
         with run.phase("evaluate"):
             evaluate(folder, parameters, run.record["started_at"])
-        finish(run)
+        finish(run, beside)
     return folder
 
 
@@ -123,9 +127,9 @@ def evaluate(folder: str, parameters: CompareParameters, created_at: str) -> Non
 
 
 @task(name="report", task_run_name="write-report", cache_policy=NO_CACHE)
-def report(folder: str) -> None:
+def report(folder: str, beside: DrawingProcess | None = None) -> None:
     """Write Markdown, HTML and figures from the run's files."""
-    write_run_report(RunLayout(Path(folder)))
+    write_run_report(RunLayout(Path(folder)), beside)
 
 
 @task(name="trend", task_run_name="compare-with-earlier-nights", cache_policy=NO_CACHE)
@@ -138,11 +142,11 @@ def trend(folder: str, address: str) -> None:
     tell_regressions(layout.run_id, regressions)
 
 
-def finish(run: Run) -> None:
+def finish(run: Run, beside: DrawingProcess) -> None:
     """Look back, write the report, and show it in the UI."""
     run.note_overhead()
     run.save()
     with run.phase("report"):
         trend(str(run.layout.root), run.place.address)
-        report(str(run.layout.root))
+        report(str(run.layout.root), beside)
         publish_comparison(str(run.layout.root))

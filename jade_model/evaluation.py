@@ -121,7 +121,7 @@ def selection_rows(split: Split) -> NDArray[np.intp]:
 
 def evaluate_fold(
     predictor: Predictor,
-    untrained: Predictor,
+    untrained: Predictions,
     windows: Windows,
     split: Split,
     *,
@@ -131,7 +131,7 @@ def evaluate_fold(
 
     Args:
         predictor: The trained model or ensemble.
-        untrained: The same before its first step.
+        untrained: What a model before its first step says of all windows: the same for every fold of a seed.
         windows: The data set.
         split: The one that the model was trained on.
         cleanup: What happens to marked bars.
@@ -157,7 +157,7 @@ def evaluate_fold(
         predictions=on_scored,
         predicted=predicted,
         counts={name: count(mask_MT, scored_truth) for name, mask_MT in predicted.items()},
-        untrained=_untrained_counts(untrained, windows, truth, chosen_on, scored, cleanup),
+        untrained=_untrained_counts(untrained, truth, chosen_on, scored, cleanup),
         seconds=time.monotonic() - started,
     )
 
@@ -242,15 +242,8 @@ def _calibrated(
 
 
 def _untrained_counts(
-    untrained: Predictor,
-    windows: Windows,
-    truth: Truth,
-    chosen_on: NDArray[np.intp],
-    scored: NDArray[np.intp],
-    cleanup: Cleanup,
+    untrained: Predictions, truth: Truth, chosen_on: NDArray[np.intp], scored: NDArray[np.intp], cleanup: Cleanup
 ) -> dict[DecoderName, Counts]:
-    on_selection = posterior(run_network(untrained, windows.bars_NT4[chosen_on]), 1.0)
-    on_scored = posterior(run_network(untrained, windows.bars_NT4[scored]), 1.0)
-    scored_truth = truth.take(scored)
-    choices = choose_decoders(on_selection, truth.take(chosen_on), cleanup)
+    choices = choose_decoders(untrained.take(chosen_on), truth.take(chosen_on), cleanup)
+    on_scored, scored_truth = untrained.take(scored), truth.take(scored)
     return {name: count(decode(on_scored, choice), scored_truth) for name, choice in choices.items()}

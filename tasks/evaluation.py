@@ -6,15 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jade_model.checkpoint import load_checkpoint, model_of
+from jade_model.config import Recipe
 from jade_model.contract import write_comparison
 from jade_model.decoding import DecoderName
 from jade_model.document import ArmTraining, EvaluatedArm, compose_comparison
@@ -24,7 +24,8 @@ from jade_model.gallery import compose_gallery
 from jade_model.job import Job, Training, load_job
 from jade_model.metrics import truth_of
 from jade_model.pool import DataSet
-from jade_model.predict import Predictor, predictor_of, untrained_predictor
+from jade_model.predict import Predictor, predict, predictor_of, untrained_predictor
+from jade_model.predictions import Predictions
 from jade_model.splits import Split, group_windows
 from jade_model.training_files import files_of
 from jade_model.windows import Windows, load_arrays
@@ -123,24 +124,34 @@ def evaluate_arm(
     runs: list[ArmTraining] = []
     evaluations: list[DataEvaluation] = []
     num_parameters = 0
+    cleanup = Cleanup(settings.min_span_length, settings.merge_gap)
     for name, item in windows.items():
-        units = []
-        for split in splits[name]:
-            members = members_of(job, arm, name, split.seed, split.fold)
-            predictor, run = _load_members(layout, members, split, settings.checkpoint)
-            num_parameters = predictor.models[0].num_parameters()
-            runs.append(run)
-            units.append((predictor, untrained_predictor(members[0].recipe, seed=members[0].seed), split))
-        score = partial(_score_unit, item, Cleanup(settings.min_span_length, settings.merge_gap))
         # numpy and torch let go of the interpreter for most of it.
         with ThreadPoolExecutor(available_cores()) as pool:
-            evaluations.append(DataEvaluation(item, truth_of(item), list(pool.map(score, units))))
+            untrained: dict[int, Future[Predictions]] = {}
+            scored: list[Future[FoldEvaluation]] = []
+            for split in splits[name]:
+                members = members_of(job, arm, name, split.seed, split.fold)
+                recipe, seed = members[0].recipe, members[0].seed
+                if seed not in untrained:
+                    untrained[seed] = pool.submit(_before_training, recipe, seed, item)
+                predictor, run = _load_members(layout, members, split, settings.checkpoint)
+                num_parameters = predictor.models[0].num_parameters()
+                runs.append(run)
+                scored.append(pool.submit(_score_unit, item, cleanup, predictor, untrained[seed], split))
+            evaluations.append(DataEvaluation(item, truth_of(item), [unit.result() for unit in scored]))
     return EvaluatedArm(arm, runs, evaluations, settings.ensemble, num_parameters)
 
 
-def _score_unit(windows: Windows, cleanup: Cleanup, unit: tuple[Predictor, Predictor, Split]) -> FoldEvaluation:
-    trained, untrained, split = unit
-    return evaluate_fold(trained, untrained, windows, split, cleanup=cleanup)
+def _before_training(recipe: Recipe, seed: int, windows: Windows) -> Predictions:
+    return predict(untrained_predictor(recipe, seed=seed), windows)
+
+
+def _score_unit(
+    windows: Windows, cleanup: Cleanup, trained: Predictor, untrained: Future[Predictions], split: Split
+) -> FoldEvaluation:
+    # Handed to the same threads before whoever waits for it.
+    return evaluate_fold(trained, untrained.result(), windows, split, cleanup=cleanup)
 
 
 def _load_members(

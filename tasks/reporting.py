@@ -12,7 +12,7 @@ import numpy as np
 
 from jade_model.contract import read_comparison
 from jade_model.job import load_job
-from jade_model.report import Curve, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
+from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
 from jade_model.training_files import files_of
 from tasks.checking import read_checks
 from tasks.errors import RunNotFound
@@ -36,14 +36,18 @@ _WHAT = {
 _HISTORY_NAMES = {"train_losses": "losses"}
 
 
-def write_run_report(layout: RunLayout) -> ReportFiles:
+def write_run_report(layout: RunLayout, beside: DrawingProcess | None = None) -> ReportFiles:
     """Write the report of a run from its files alone.
+
+    Args:
+        layout: Of the run.
+        beside: Another process that takes half of the drawing.
 
     Raises:
         RunNotFound: The run has no comparison.
         UserError: `comparison.json` is of a newer version, or lacks fields.
     """
-    return write_report(collect_report(layout), layout.report)
+    return write_report(collect_report(layout), layout.report, beside)
 
 
 def collect_report(layout: RunLayout) -> ReportInput:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from jade_model.report.beside import DrawingProcess
 from jade_model.report.inputs import Curve, GalleryWindow, ReportInput, RunHistory, TrendPoint
 from jade_model.report.writing import ReportFiles, markdown_for_artifact, write_report
 
 __all__ = [
     "Curve",
+    "DrawingProcess",
     "GalleryWindow",
     "ReportFiles",
     "ReportInput",

@@ -55,6 +55,8 @@ RC: dict[str, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 7,
+    # Fixed: else every text above the axes is measured to see whether the title has to make room.
+    "axes.titley": 1.0,
     "axes.labelsize": 8.5,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": SOFT,

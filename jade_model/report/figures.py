@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+from jade_model.report.beside import DrawingProcess
 from jade_model.report.canvas import drawing
 from jade_model.report.facts import Facts
 from jade_model.report.figure import FigureFile
@@ -11,16 +15,43 @@ from jade_model.report.figures_probability import probabilities, reliability, th
 from jade_model.report.figures_scores import differences, folds, forest, trend
 from jade_model.report.figures_training import losses, sigma, weights
 
+# In the order of the report.
+DRAWERS: dict[str, Callable[[Facts], FigureFile | Sequence[FigureFile] | None]] = {
+    **{
+        draw.__name__: draw
+        for draw in (forest, differences, folds, losses, sigma, weights, probabilities, reliability, thresholds, trend)
+    },
+    "galleries": galleries,
+    "drift": lambda facts: drift_figures(facts.report.data_checks),
+}
+# Half of the work.
+_BESIDE = ("thresholds", "galleries")
 
-def draw_figures(facts: Facts) -> dict[str, FigureFile]:
+
+def draw_figures(facts: Facts, beside: DrawingProcess | None = None) -> dict[str, FigureFile]:
     """Draw what there are numbers for.
 
+    Args:
+        facts: Of the report.
+        beside: Another process that takes half of them.
+
     Returns:
-        Figures by name; the same facts give the same bytes.
+        Figures by name; the same facts give the same bytes, whoever draws.
     """
-    drawers = (forest, differences, folds, losses, sigma, weights, probabilities, reliability, thresholds, trend)
+    theirs = beside.draw(facts, _BESIDE) if beside else None
+    drawn = draw_some(facts, [name for name in DRAWERS if theirs is None or name not in _BESIDE])
+    if theirs is not None:
+        drawn |= theirs.result() or draw_some(facts, _BESIDE)
+    return {figure.name: figure for figure in chain.from_iterable(drawn[name] for name in DRAWERS)}
+
+
+def draw_some(facts: Facts, names: Sequence[str]) -> dict[str, list[FigureFile]]:
+    """Return the figures of some drawers."""
     with drawing():
-        drawn = [figure for draw in drawers if (figure := draw(facts)) is not None]
-        drawn += galleries(facts)
-        drawn += drift_figures(facts.report.data_checks)
-    return {figure.name: figure for figure in drawn}
+        return {name: _listed(DRAWERS[name](facts)) for name in names}
+
+
+def _listed(drawn: FigureFile | Sequence[FigureFile] | None) -> list[FigureFile]:
+    if drawn is None:
+        return []
+    return [drawn] if isinstance(drawn, FigureFile) else list(drawn)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jade_model.files import write_atomically
+from jade_model.report.beside import DrawingProcess
 from jade_model.report.building import build_document
 from jade_model.report.facts import gather
 from jade_model.report.inputs import ReportInput
@@ -32,12 +33,13 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
-def write_report(report: ReportInput, folder: Path) -> ReportFiles:
+def write_report(report: ReportInput, folder: Path, beside: DrawingProcess | None = None) -> ReportFiles:
     """Write a report into a folder; the same input gives the same bytes.
 
     Args:
         report: The numbers.
         folder: Made if missing; files of an earlier report in it are replaced.
+        beside: Another process that takes half of the drawing.
 
     Raises:
         UserError: The comparison breaks its contract; every field is named.
@@ -49,7 +51,7 @@ def write_report(report: ReportInput, folder: Path) -> ReportFiles:
 
     facts = gather(report)
     document = build_document(facts)
-    figures = draw_figures(facts)
+    figures = draw_figures(facts, beside)
     files = ReportFiles(
         folder / MARKDOWN_NAME, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
     )

@@ -13,7 +13,7 @@ import pytest
 from jade_model.contract import SCHEMA_PATH, read_comparison
 from jade_model.document import verdict_decoder
 from jade_model.evaluation import Cleanup, evaluate_fold, selection_rows
-from jade_model.predict import untrained_predictor
+from jade_model.predict import predict, untrained_predictor
 from jade_model.recipes import recipe
 from jade_model.splits import Split, group_windows, grouped_folds, holdout_split, seed_split
 from jade_model.windows import Windows
@@ -42,7 +42,8 @@ def test_labels_of_scored_windows_change_no_choice(small_windows: Windows, name:
         first, last = small_windows.span_offsets_N1[row : row + 2]
         other[first:last] = [[0, 1]]
     relabelled = replace(small_windows, spans_S2=other)
-    trained, untrained = (untrained_predictor(recipe(name), seed=seed) for seed in (1, 2))
+    trained = untrained_predictor(recipe(name), seed=1)
+    untrained = predict(untrained_predictor(recipe(name), seed=2), small_windows)
     one = evaluate_fold(trained, untrained, small_windows, split, cleanup=Cleanup())
     two = evaluate_fold(trained, untrained, relabelled, split, cleanup=Cleanup())
     assert one.choices == two.choices
