@@ -31,6 +31,10 @@ from tasks.hosts.shell import CHUNK_BYTES
 from tasks.hosts.ssh_link import SshLink
 from tasks.hosts.transfer import Counter, describe_files
 
+# With its 25 bytes and the file's handle (4 bytes of OpenSSH's, and up to 256) a request to write fills one packet: the
+# rest of a longer one would go as another.
+_WRITE_BYTES = CHUNK_BYTES - 25 - 256
+
 
 @contextlib.contextmanager
 def session(link: SshLink, host: str, timeout_s: float) -> Iterator[paramiko.SFTPClient]:
@@ -131,7 +135,7 @@ def _send_rest(
     with client.open(part, "ab" if num_there else "wb") as remote, source.open("rb") as local:
         remote.set_pipelined(True)
         local.seek(num_there)
-        while chunk := local.read(CHUNK_BYTES):
+        while chunk := local.read(_WRITE_BYTES):
             remote.write(chunk)
             counter.add(len(chunk))
 
