@@ -79,10 +79,7 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
     for name, item in windows.items():
         rule, rule_bars = evaluate_rule(item, splits[name])
         data.append(DataSet(item, group_windows(item), splits[name], rule, rule_bars))
-    arms = [
-        evaluate_arm(layout, job, arm, windows, splits, settings)
-        for arm in dict.fromkeys(training.arm for training in job.trainings)
-    ]
+    arms = evaluate_arms(layout, job, windows, splits, settings)
     comparison = compose_comparison(
         {"run_id": layout.run_id, "created_at": created_at},
         {
@@ -103,44 +100,79 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
     return comparison
 
 
-def evaluate_arm(
+@dataclass(frozen=True)
+class _BegunArm:
+    """An arm whose trainings are being scored; fields as EvaluatedArm's."""
+
+    name: str
+    runs: list[ArmTraining]
+    scored: dict[str, list[Future[FoldEvaluation]]]
+    num_parameters: int
+
+
+def evaluate_arms(
+    layout: RunLayout,
+    job: Job,
+    windows: Mapping[str, Windows],
+    splits: Mapping[str, Sequence[Split]],
+    settings: EvaluationSettings,
+) -> list[EvaluatedArm]:
+    """Score all trainings of a job, each on what its split holds out.
+
+    Args:
+        layout: Of the run.
+        job: What was trained.
+        windows: Data sets by name.
+        splits: Likewise.
+        settings: How models are scored.
+
+    Returns:
+        Arms in the order of the job.
+    """
+    names = dict.fromkeys(training.arm for training in job.trainings)
+    # numpy and torch let go of the interpreter for most of it. Every arm is begun before the first is waited for.
+    with ThreadPoolExecutor(available_cores()) as pool:
+        begun = [_begin_arm(pool, layout, job, name, windows, splits, settings) for name in names]
+        return [
+            EvaluatedArm(
+                arm.name,
+                arm.runs,
+                [
+                    DataEvaluation(item, truth_of(item), [unit.result() for unit in arm.scored[name]])
+                    for name, item in windows.items()
+                ],
+                settings.ensemble,
+                arm.num_parameters,
+            )
+            for arm in begun
+        ]
+
+
+def _begin_arm(
+    pool: ThreadPoolExecutor,
     layout: RunLayout,
     job: Job,
     arm: str,
     windows: Mapping[str, Windows],
     splits: Mapping[str, Sequence[Split]],
     settings: EvaluationSettings,
-) -> EvaluatedArm:
-    """Score all trainings of one arm, each on what its split holds out.
-
-    Args:
-        layout: Of the run.
-        job: What was trained.
-        arm: Which arm.
-        windows: Data sets by name.
-        splits: Likewise.
-        settings: How models are scored.
-    """
-    runs: list[ArmTraining] = []
-    evaluations: list[DataEvaluation] = []
-    num_parameters = 0
+) -> _BegunArm:
     cleanup = Cleanup(settings.min_span_length, settings.merge_gap)
+    runs: list[ArmTraining] = []
+    scored: dict[str, list[Future[FoldEvaluation]]] = {name: [] for name in windows}
+    num_parameters = 0
     for name, item in windows.items():
-        # numpy and torch let go of the interpreter for most of it.
-        with ThreadPoolExecutor(available_cores()) as pool:
-            untrained: dict[int, Future[Predictions]] = {}
-            scored: list[Future[FoldEvaluation]] = []
-            for split in splits[name]:
-                members = members_of(job, arm, name, split.seed, split.fold)
-                recipe, seed = members[0].recipe, members[0].seed
-                if seed not in untrained:
-                    untrained[seed] = pool.submit(_before_training, recipe, seed, item)
-                predictor, run = _load_members(layout, members, split, settings.checkpoint)
-                num_parameters = predictor.models[0].num_parameters()
-                runs.append(run)
-                scored.append(pool.submit(_score_unit, item, cleanup, predictor, untrained[seed], split))
-            evaluations.append(DataEvaluation(item, truth_of(item), [unit.result() for unit in scored]))
-    return EvaluatedArm(arm, runs, evaluations, settings.ensemble, num_parameters)
+        untrained: dict[int, Future[Predictions]] = {}
+        for split in splits[name]:
+            members = members_of(job, arm, name, split.seed, split.fold)
+            recipe, seed = members[0].recipe, members[0].seed
+            if seed not in untrained:
+                untrained[seed] = pool.submit(_before_training, recipe, seed, item)
+            predictor, run = _load_members(layout, members, split, settings.checkpoint)
+            num_parameters = predictor.models[0].num_parameters()
+            runs.append(run)
+            scored[name].append(pool.submit(_score_unit, item, cleanup, predictor, untrained[seed], split))
+    return _BegunArm(arm, runs, scored, num_parameters)
 
 
 def _before_training(recipe: Recipe, seed: int, windows: Windows) -> Predictions:
@@ -150,7 +182,7 @@ def _before_training(recipe: Recipe, seed: int, windows: Windows) -> Predictions
 def _score_unit(
     windows: Windows, cleanup: Cleanup, trained: Predictor, untrained: Future[Predictions], split: Split
 ) -> FoldEvaluation:
-    # Handed to the same threads before whoever waits for it.
+    # Nothing can lock up: the pool was handed the untrained model before whoever waits for it.
     return evaluate_fold(trained, untrained.result(), windows, split, cleanup=cleanup)
 
 

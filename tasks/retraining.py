@@ -42,7 +42,7 @@ from tasks.checking import refuse_failed
 from tasks.errors import BadRequest, RunNotFound
 from tasks.evaluation import (
     EvaluationSettings,
-    evaluate_arm,
+    evaluate_arms,
     write_curves,
     write_decodings,
     write_predictions,
@@ -147,7 +147,7 @@ def evaluate_retraining(
     windows = load_arrays(layout.root / data.arrays)
     grouping, roles = group_windows(windows), load_roles(layout)[1]
     splits = splits_of(layout, job, data.name)
-    arm = evaluate_arm(layout, job, job.trainings[0].arm, {data.name: windows}, {data.name: splits}, settings)
+    (arm,) = evaluate_arms(layout, job, {data.name: windows}, {data.name: splits}, settings)
     rule, rule_bars = evaluate_rule(windows, splits)
     folds = arm.evaluations[0].folds
     decoder = verdict_decoder(list(folds[0].choices), [DataSet(windows, grouping, splits, rule, rule_bars)])
