@@ -189,10 +189,10 @@ def _commit() -> dict[str, Any]:
     """Return the commit that the code stands at, where it stands in a git checkout."""
 
     def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        here = Path(__file__).resolve().parent
+        # A service runs what another user has installed, which git does not look into unless told that this is meant.
+        command = ["git", "-c", f"safe.directory={here.parent}", *arguments]
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
         return {
