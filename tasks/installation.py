@@ -24,6 +24,7 @@ import psutil
 from jade_model.files import write_atomically
 from tasks.errors import InstallationFailed, PortTaken
 from tasks.settings import installation_environment, load_settings, state_folder
+from tasks.worker_process import end_runs
 
 DEFAULT_PORT = 4200
 POOL = "jade"
@@ -143,7 +144,7 @@ def stop_installation(installation: Installation) -> list[str]:
     if not installation.folder.is_dir():
         return []
     with _lock(installation):
-        # The worker first: the runs that it ends tell the server so.
+        # The worker first: its runs free their hosts, and tell the server that they ended.
         return [name for name in (WORKER, REPORTS, SERVER) if _stop(installation, name)]
 
 
@@ -190,6 +191,8 @@ def _stop(installation: Installation, name: str) -> bool:
         return False
     # Runs and their trainings lead sessions of their own: only the tree of parents leads to all of them.
     family = [process, *process.children(recursive=True)]
+    if name == WORKER:
+        end_runs(process, STOP_GRACE_S)
     process.terminate()
     _, living = psutil.wait_procs(family, timeout=STOP_GRACE_S)
     for left in living:

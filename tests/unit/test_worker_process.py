@@ -1,0 +1,78 @@
+"""Runs of a worker are asked to end before the worker itself is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.worker_process import end_runs
+
+RUN = "import signal, sys, time, pathlib\n" + textwrap.dedent(
+    """
+    def end(*_):
+        time.sleep(float(sys.argv[2]))
+        pathlib.Path(sys.argv[1], "freed").touch()
+        sys.exit()
+    signal.signal(signal.SIGTERM, end)
+    pathlib.Path(sys.argv[1], "running").touch()
+    time.sleep(60)
+    """
+)
+# As Prefect's: it kills what it started as soon as it is asked to end.
+WORKER = textwrap.dedent(
+    """
+    import signal, subprocess, sys
+    run = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
+    def end(*_):
+        run.kill()
+        sys.exit()
+    signal.signal(signal.SIGTERM, end)
+    run.wait()
+    signal.pause()
+    """
+)
+
+
+def started(folder: Path, frees_for_s: float) -> subprocess.Popen[bytes]:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, RUN, str(folder), str(frees_for_s)])
+    while not (folder / "running").exists():
+        time.sleep(0.02)
+    return worker
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    worker = started(tmp_path, 0.5)
+    family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+    yield worker
+    for process in family:
+        if process.is_running():
+            process.kill()
+    worker.wait()
+
+
+def test_a_run_frees_its_host_and_the_worker_goes_on(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
+    end_runs(psutil.Process(worker.pid), 20.0)
+    assert (tmp_path / "freed").exists()
+    assert worker.poll() is None
+    assert psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED
+
+
+def test_patience_has_an_end(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
+    end_runs(psutil.Process(worker.pid), 0.0)
+    assert not (tmp_path / "freed").exists()
+    assert worker.poll() is None
+
+
+def test_a_worker_that_has_ended_has_no_runs(worker: subprocess.Popen[bytes]) -> None:
+    process = psutil.Process(worker.pid)
+    worker.terminate()
+    worker.wait()
+    end_runs(process, 20.0)
