@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tasks.notify_targets import OCCASIONS, targets_from
+from tasks.worker_process import RUNS_GRACE_S, WORKER_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -51,6 +52,7 @@ COMPOSE: dict[str, Any] = {
                 "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
                 "init": {"type": "boolean"},
                 "stop_grace_period": {"$ref": "#/$defs/duration"},
+                "stop_signal": {"type": "string", "pattern": "^SIG[A-Z]+$"},
                 "logging": {"type": "object"},
                 "depends_on": {
                     "type": "object",
@@ -132,6 +134,41 @@ def test_no_password_has_a_default_and_the_example_names_every_variable() -> Non
     example = re.findall(r"^([A-Z_]+)=(.*)$", (DEPLOYMENTS / "env.example").read_text(), flags=re.MULTILINE)
     assert {name for name, _ in example} == set(variables) - optional
     assert all(value == "" for _, value in example)
+
+
+def test_passwords_stay_out_of_git_and_of_the_image() -> None:
+    assert "deployments/.env" in (ROOT / ".gitignore").read_text().split()
+    assert "deployments" in (ROOT / ".dockerignore").read_text().split()
+
+
+def test_the_image_is_built_once_and_its_user_can_write_what_the_ui_needs(compose: dict[str, Any]) -> None:
+    assert [name for name, service in compose["services"].items() if "build" in service] == ["migrate"]
+    text = (DEPLOYMENTS / "Dockerfile").read_text()
+    (folder,) = re.findall(r"PREFECT_SERVER_UI_STATIC_DIRECTORY=(\S+)", text)
+    assert folder.startswith("/home/jade/")
+    assert text.index("USER jade") > text.index("pip install")
+
+
+def test_runs_are_asked_to_end_before_their_worker_is(compose: dict[str, Any]) -> None:
+    arguments = ["-m", "tasks.worker_process", "--pool", "jade", "--with-healthcheck"]
+    assert compose["services"]["worker"]["command"] == ["python", *arguments]
+    unit = (DEPLOYMENTS / "systemd" / "jade-worker.service").read_text()
+    assert f"ExecStart=/opt/jade/.venv/bin/python {' '.join(arguments)}\n" in unit
+    # With `control-group` the trainings would be ended under the runs that wait for them.
+    assert "KillMode=mixed\n" in unit
+    (limit,) = re.findall(r"TimeoutStopSec=(\d+)", unit)
+    assert compose["services"]["worker"]["stop_grace_period"] == f"{int(limit) // 60}m"
+    assert int(limit) > RUNS_GRACE_S + WORKER_GRACE_S
+
+
+def test_the_database_counts_as_started_once_others_can_reach_it(compose: dict[str, Any]) -> None:
+    """While the image makes a new database, a server that is soon stopped again listens on the socket alone."""
+    assert "-h" in compose["services"]["postgres"]["healthcheck"]["test"]
+
+
+def test_a_shell_hands_its_place_to_redis(compose: dict[str, Any]) -> None:
+    *_, script = compose["services"]["redis"]["command"]
+    assert script.startswith("exec docker-entrypoint.sh redis-server ")
 
 
 def test_notifications_are_understood_and_hold_no_address() -> None:
