@@ -1,8 +1,10 @@
-"""A Prefect worker that asks its runs to end before it ends itself; containers and units start it.
+"""Asks the runs of a Prefect worker to end before the worker itself is.
 
-    python -m tasks.worker_process --pool jade --with-healthcheck
+    python -m tasks.worker_process --pool jade --with-healthcheck    # a worker that does so when it is told to end
+    python -m tasks.worker_process --end-runs PROCESS                # of the worker that is this process
 
 Prefect's own worker kills its runs when it is asked to end: none frees its host, and all stay "Running" for ever.
+Containers start the first; systemd, which stops by a command, calls the second; `jade down` calls end_runs.
 """
 
 from __future__ import annotations
@@ -53,6 +55,15 @@ def _any_alive(processes: Iterable[psutil.Process]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
+    """Do what the module's first lines say; return the exit status."""
+    if arguments[:1] == ["--end-runs"]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            end_runs(psutil.Process(int(arguments[1])), RUNS_GRACE_S)
+        return 0
+    return _run_worker(arguments)
+
+
+def _run_worker(arguments: list[str]) -> int:
     """Run a worker until it ends or this process is told to; return its exit status, or 0 where it was told."""
     asked = threading.Event()
 

@@ -150,14 +150,12 @@ def test_the_image_is_built_once_and_its_user_can_write_what_the_ui_needs(compos
 
 
 def test_runs_are_asked_to_end_before_their_worker_is(compose: dict[str, Any]) -> None:
-    arguments = ["-m", "tasks.worker_process", "--pool", "jade", "--with-healthcheck"]
-    assert compose["services"]["worker"]["command"] == ["python", *arguments]
+    service = compose["services"]["worker"]
+    assert service["command"] == ["python", "-m", "tasks.worker_process", "--pool", "jade", "--with-healthcheck"]
     unit = (DEPLOYMENTS / "systemd" / "jade-worker.service").read_text()
-    assert f"ExecStart=/opt/jade/.venv/bin/python {' '.join(arguments)}\n" in unit
-    # With `control-group` the trainings would be ended under the runs that wait for them.
-    assert "KillMode=mixed\n" in unit
+    assert "ExecStop=/opt/jade/.venv/bin/python -m tasks.worker_process --end-runs $MAINPID\n" in unit
     (limit,) = re.findall(r"TimeoutStopSec=(\d+)", unit)
-    assert compose["services"]["worker"]["stop_grace_period"] == f"{int(limit) // 60}m"
+    assert service["stop_grace_period"] == f"{int(limit) // 60}m"
     assert int(limit) > RUNS_GRACE_S + WORKER_GRACE_S
 
 

@@ -65,6 +65,16 @@ def test_a_run_frees_its_host_and_the_worker_goes_on(tmp_path: Path, worker: sub
     assert psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED
 
 
+def test_a_stop_command_does_the_same(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
+    command = [sys.executable, "-m", "tasks.worker_process", "--end-runs", str(worker.pid)]
+    subprocess.run(command, check=True, timeout=60)
+    assert (tmp_path / "freed").exists()
+    assert worker.poll() is None
+    worker.kill()
+    worker.wait()
+    subprocess.run(command, check=True, timeout=60)
+
+
 def test_patience_has_an_end(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
     end_runs(psutil.Process(worker.pid), 0.0)
     assert not (tmp_path / "freed").exists()
