@@ -60,6 +60,16 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
+    """A run's folder, with a state folder beside it; what a provider announces is soon noticed."""
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr("tasks.kept_hosts.NOTICE_EVERY_S", 0.2)
+    found = RunLayout(tmp_path / "a" / "run")
+    found.root.mkdir(parents=True)
+    return found
+
+
 def renter(
     world: Ec2World,
     ledger: Ledger,
@@ -86,12 +96,9 @@ def starts(layout: RunLayout) -> list[dict[str, Any]]:
 
 
 def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_elsewhere_before_it_comes(
-    world: Ec2World, ledger: Ledger, small_windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Ec2World, ledger: Ledger, layout: RunLayout, small_windows: Windows, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.kept_hosts.NOTICE_EVERY_S", 0.2)
-    layout, notes = RunLayout(tmp_path / "a" / "run"), list[str]()
-    layout.root.mkdir(parents=True)
+    notes: list[str] = []
     (training,) = write_job(layout, [small_windows], PLAN).trainings
     published = FolderIndex(tmp_path / "a")
     mirror = Mirror(published, layout, notes.append)
@@ -133,12 +140,9 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
 
 
 def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_another(
-    world: Ec2World, ledger: Ledger, small_windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Ec2World, ledger: Ledger, layout: RunLayout, small_windows: Windows, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.kept_hosts.NOTICE_EVERY_S", 0.2)
-    layout, notes = RunLayout(tmp_path / "a" / "run"), list[str]()
-    layout.root.mkdir(parents=True)
+    notes: list[str] = []
     job = write_job(layout, [small_windows], dataclasses.replace(PLAN, seeds=2, folds=3))
     python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
     place = dataclasses.replace(PLACE, python=str(python))
