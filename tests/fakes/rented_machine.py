@@ -30,12 +30,18 @@ _LOGIN_SHELL = """#!/bin/sh
 # Every session begins in the machine's own home folder, and its processes can be told from all others.
 export HOME={home} PATH={root}/bin:$PATH {mark}={token} {session}
 cd "$HOME" || exit 1
+{hold}
 case "$SSH_ORIGINAL_COMMAND" in
   '') exec sh ;;
   internal-sftp*) exec /usr/lib/openssh/sftp-server ;;
   *) exec sh -c "$SSH_ORIGINAL_COMMAND" ;;
 esac
 """
+
+# The first session whose command holds a text waits, before anything of it is done, until the machine ends.
+_HOLD = """case "$SSH_ORIGINAL_COMMAND" in
+  *{text}*) if mkdir {root}/held 2>/dev/null; then exec sleep 2147483647; fi ;;
+esac"""
 
 # Programs that must mean this machine and never the one that the tests run on.
 _PROGRAMS = {
@@ -83,6 +89,7 @@ class RentedMachine:
         files: What is on its disk before the boot: path -> content and mode.
         session_environment: Variables of SSH sessions.
         minute_s: How long one of its minutes lasts, where it shuts down in some.
+        hold_at: Text of a command; see `is_holding`.
         on_exit: Called when its first process ends by itself, after all others are gone too.
     """
 
@@ -98,13 +105,14 @@ class RentedMachine:
         files: Mapping[str, tuple[str, int]] | None = None,
         session_environment: Mapping[str, str] | None = None,
         minute_s: int = 60,
+        hold_at: str = "",
         on_exit: Callable[[], None] = lambda: None,
     ) -> None:
         self.root, self.home, self.user = root, root / "root", getpass.getuser()
         self.address, self.port = address, port or free_port()
         self._token, self._on_exit = uuid.uuid4().hex, on_exit
         self._lock, self._is_ended = threading.Lock(), False
-        self._write_files(sshd_delay_s, minute_s, session_environment or {})
+        self._write_files(sshd_delay_s, minute_s, session_environment or {}, hold_at)
         for path, (content, mode) in (files or {}).items():
             self._write_program(self.moved(path), self.moved(content), mode)
         self._log = (root / "console.log").open("wb")
@@ -139,6 +147,11 @@ class RentedMachine:
         process_id = int((self.root / "run/sshd.pid").read_text())
         os.kill(process_id, signal.SIGHUP)
         return self.port
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the first command that holds the text of `hold_at` has come: it is not done, others are."""
+        return (self.root / "held").exists()
 
     def answers(self) -> bool:
         """Whether its SSH server does."""
@@ -193,7 +206,9 @@ class RentedMachine:
                     os.kill(process_id, signal.SIGKILL)
             time.sleep(0.005)
 
-    def _write_files(self, sshd_delay_s: float, minute_s: int, session_environment: Mapping[str, str]) -> None:
+    def _write_files(
+        self, sshd_delay_s: float, minute_s: int, session_environment: Mapping[str, str], hold_at: str
+    ) -> None:
         for folder in ("etc/ssh", "root/.ssh", "run", "bin"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         session = " ".join(f"{name}={shlex.quote(value)}" for name, value in session_environment.items())
@@ -203,6 +218,7 @@ class RentedMachine:
             "mark": _MARK,
             "token": self._token,
             "session": session,
+            "hold": _HOLD.format(text=shlex.quote(hold_at), root=self.root) if hold_at else "",
             "delay_s": sshd_delay_s,
             "minute_s": minute_s,
             "sshd": prepare_machine(),

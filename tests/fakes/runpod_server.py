@@ -30,6 +30,7 @@ Kind = Literal[
     "lose request",  # the connection breaks before the service does anything
     "lose answer",  # the service did it, and the connection breaks
     "stall",  # the service did it, and no answer comes for `seconds`
+    "late",  # the service does it once `is_due` is set, whoever waits for the answer by then
     "garbage",  # the service did it, and the answer is not what the contract promises
 ]
 
@@ -51,6 +52,7 @@ class Fault:
     seconds: float = 0.0
     skip: int = 0
     body: bytes = b'{"unexpected": true}'
+    is_due: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -100,6 +102,7 @@ class RunPodServer:
         copies: How many pods one POST makes.
         start_as: What the next pods become instead of RUNNING, such as ERROR.
         pods_may_delete: Whether a pod's own key may delete that pod.
+        hold_at: Text of a command at which the next pods hold a session; see `RentedMachine.is_holding`.
         requests: All that came, as "METHOD path".
         bodies: Of those that created.
         violations: What broke the contract, ours or the fake's.
@@ -125,6 +128,7 @@ class RunPodServer:
         self.copies = 1
         self.start_as: list[str] = []
         self.pods_may_delete = False
+        self.hold_at = ""
         self.requests: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.violations: list[str] = []
@@ -262,6 +266,7 @@ class RunPodServer:
             shlex.split(pod.wanted.get("args", "")) or ["/start.sh"],
             environment,
             sshd_delay_s=self.sshd_delay_s,
+            hold_at=self.hold_at,
             on_exit=exited,
         )
 
@@ -371,9 +376,12 @@ class _Handler(BaseHTTPRequestHandler):
         with self.owner.lock:
             self.owner.requests.append(f"{self.command} {parts.path}")
             fault = self.owner.take_fault(self.command, parts.path)
-            kind = fault.kind if fault else None
-            if kind == "lose request":
-                return self._reset()
+        kind = fault.kind if fault else None
+        if kind == "lose request":
+            return self._reset()
+        if fault and kind == "late":
+            fault.is_due.wait()
+        with self.owner.lock:
             if fault and kind == "answer":
                 status, answer = _problem(fault.status, fault.detail)
             else:
