@@ -88,7 +88,7 @@ class Reaper:
     attempts: int = 3
 
     def reap(self, *, ended_flow_run: str = "", ended_run: str = "") -> list[Reaped]:
-        """Look at every machine and request of the owner; free what no live run claims.
+        """Look at every machine and request of the owner; free what no live run claims and forget its keys.
 
         Args:
             ended_flow_run: A run in Prefect that is known to have ended: its machines go at once, and only they.
@@ -105,6 +105,8 @@ class Reaper:
         shown, found = self._ask(asked)
         rentals = self.ledger.rentals(owner=self.owner)
         for rental in rentals:
+            if rental.state.is_over:
+                self._remove_keys(rental)
             if rental.state.is_over or (only_ended and not has_ended(rental)):
                 continue
             machines = shown.get(rental.provider)
@@ -162,7 +164,7 @@ class Reaper:
             return self._told(rental, Deed.LEFT, f"{why}; whether a machine was made is not known yet")
         if not self.is_dry:
             self.ledger.advance(rental.request_id, RentalState.VANISHED, detail=why)
-            RentalKeys(self.keys_folder / rental.request_id).remove()
+            self._remove_keys(rental)
         return self._told(rental, Deed.SETTLED, "no machine was made")
 
     def _look_at_rest(self, provider: str, machines: Sequence[Machine], rentals: Sequence[Rental]) -> list[Reaped]:
@@ -222,8 +224,13 @@ class Reaper:
             )
         except HostError as error:
             return self._told(self.ledger.rental(rental.request_id), Deed.FAILED, f"{why}: {error}")
-        RentalKeys(self.keys_folder / rental.request_id).remove()
+        self._remove_keys(rental)
         return self._told(ended, Deed.FREED, why)
+
+    def _remove_keys(self, rental: Rental) -> None:
+        """Silent if they are gone; whoever was killed once its rental had ended has left them."""
+        if not self.is_dry:
+            RentalKeys(self.keys_folder / rental.request_id).remove()
 
     def _told(self, rental: Rental, deed: Deed, why: str) -> Reaped:
         cost = rental.cost_until(self.ledger.now())

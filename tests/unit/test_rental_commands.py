@@ -16,6 +16,7 @@ from tasks import lending
 from tasks.hosts.ledger import Intent
 from tasks.hosts.ledger_states import RentalState
 from tasks.hosts.provisioner import MachineState, Offer
+from tasks.hosts.rental_keys import RentalKeys
 from tasks.rent_settings import UseSettings, lender
 from tasks.settings import load_settings
 from tests.fakes.runpod_server import Fault, RunPodServer
@@ -242,6 +243,21 @@ def test_what_is_rented_is_listed_and_the_reaper_frees_it(jade: Jade, world: Run
     assert world.server.costing == []
     assert "released" in jade("rented", "--all").out
     assert json.loads(jade("reap", "--json").out) == []
+
+
+def test_the_reaper_removes_keys_that_are_left_of_a_rental_that_has_ended(jade: Jade) -> None:
+    ended, begun = intend(), intend()
+    opened = lending.open_lending()
+    keys = {request_id: RentalKeys(opened.keys_folder / request_id) for request_id in (ended, begun)}
+    for each in keys.values():
+        each.make()
+    opened.ledger.advance(ended, RentalState.REFUSED)
+    opened.close()
+    jade("reap", "--dry-run")
+    assert keys[ended].exist()
+    jade("reap")
+    assert not keys[ended].folder.exists()
+    assert keys[begun].exist()
 
 
 @pytest.mark.parametrize("command", ["rented", "reap"])
