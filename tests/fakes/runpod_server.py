@@ -30,7 +30,7 @@ Kind = Literal[
     "lose request",  # the connection breaks before the service does anything
     "lose answer",  # the service did it, and the connection breaks
     "stall",  # the service did it, and no answer comes for `seconds`
-    "late",  # the service does it once `is_due` is set, whoever waits for the answer by then
+    "late",  # the service does it once `is_due` is set, whoever waits for the answer by then, and sets `is_done`
     "garbage",  # the service did it, and the answer is not what the contract promises
 ]
 
@@ -53,6 +53,7 @@ class Fault:
     skip: int = 0
     body: bytes = b'{"unexpected": true}'
     is_due: threading.Event = field(default_factory=threading.Event)
+    is_done: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -389,6 +390,8 @@ class _Handler(BaseHTTPRequestHandler):
                 status, answer = self.owner.answer(self.command, parts.path, parts.query, body, key)
                 wrong = self.owner.contract.answer_problems(self.command, parts.path, status, answer)
                 self.owner.violations += [f"the fake's {status} to {self.command}: {problem}" for problem in wrong]
+        if fault and kind == "late":
+            fault.is_done.set()
         if kind == "lose answer":
             return self._reset()
         if fault and kind == "stall":
