@@ -130,9 +130,14 @@ def evaluate_arms(
         Arms in the order of the job.
     """
     names = dict.fromkeys(training.arm for training in job.trainings)
-    # numpy and torch let go of the interpreter for most of it. Every arm is begun before the first is waited for.
+    # numpy and torch let go of the interpreter for most of it. All is begun before any of it is waited for, the
+    # untrained models first: others wait for them.
     with ThreadPoolExecutor(available_cores()) as pool:
-        begun = [_begin_arm(pool, layout, job, name, windows, splits, settings) for name in names]
+        untrained = {
+            (arm, data, seed): pool.submit(_before_training, training.recipe, seed, windows[data])
+            for (arm, data, seed), training in _first_trainings(job, splits).items()
+        }
+        begun = [_begin_arm(pool, layout, job, name, windows, splits, settings, untrained) for name in names]
         return [
             EvaluatedArm(
                 arm.name,
@@ -156,23 +161,32 @@ def _begin_arm(
     windows: Mapping[str, Windows],
     splits: Mapping[str, Sequence[Split]],
     settings: EvaluationSettings,
+    untrained: Mapping[tuple[str, str, int], Future[Predictions]],
 ) -> _BegunArm:
     cleanup = Cleanup(settings.min_span_length, settings.merge_gap)
     runs: list[ArmTraining] = []
     scored: dict[str, list[Future[FoldEvaluation]]] = {name: [] for name in windows}
     num_parameters = 0
     for name, item in windows.items():
-        untrained: dict[int, Future[Predictions]] = {}
         for split in splits[name]:
             members = members_of(job, arm, name, split.seed, split.fold)
-            recipe, seed = members[0].recipe, members[0].seed
-            if seed not in untrained:
-                untrained[seed] = pool.submit(_before_training, recipe, seed, item)
+            before = untrained[arm, name, members[0].seed]
             predictor, run = _load_members(layout, members, split, settings.checkpoint)
             num_parameters = predictor.models[0].num_parameters()
             runs.append(run)
-            scored[name].append(pool.submit(_score_unit, item, cleanup, predictor, untrained[seed], split))
+            scored[name].append(pool.submit(_score_unit, item, cleanup, predictor, before, split))
     return _BegunArm(arm, runs, scored, num_parameters)
+
+
+def _first_trainings(job: Job, splits: Mapping[str, Sequence[Split]]) -> dict[tuple[str, str, int], Training]:
+    """Return one training of each arm, data set and seed: before its first step a model is the same in every fold."""
+    found: dict[tuple[str, str, int], Training] = {}
+    for arm in dict.fromkeys(training.arm for training in job.trainings):
+        for name, of_data in splits.items():
+            for split in of_data:
+                first = members_of(job, arm, name, split.seed, split.fold)[0]
+                found.setdefault((arm, name, first.seed), first)
+    return found
 
 
 def _before_training(recipe: Recipe, seed: int, windows: Windows) -> Predictions:
