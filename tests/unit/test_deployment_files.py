@@ -46,6 +46,15 @@ COMPOSE: dict[str, Any] = {
                 "command": {"type": "array", "items": {"type": "string"}},
                 "entrypoint": {"type": "array", "items": {"type": "string"}},
                 "environment": {"type": "object", "additionalProperties": {"type": "string"}},
+                "env_file": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["path"],
+                        "properties": {"path": {"type": "string"}, "required": {"type": "boolean"}},
+                        "additionalProperties": False,
+                    },
+                },
                 "volumes": {"type": "array", "items": {"type": "string"}},
                 "ports": {"type": "array", "items": {"type": "string"}},
                 "networks": {"type": "array", "items": {"type": "string"}},
@@ -137,7 +146,7 @@ def test_no_password_has_a_default_and_the_example_names_every_variable() -> Non
 
 
 def test_passwords_stay_out_of_git_and_of_the_image() -> None:
-    assert "deployments/.env" in (ROOT / ".gitignore").read_text().split()
+    assert {"deployments/.env", "deployments/worker.env"} <= set((ROOT / ".gitignore").read_text().split())
     assert "deployments" in (ROOT / ".dockerignore").read_text().split()
 
 
