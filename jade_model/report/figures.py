@@ -24,8 +24,8 @@ DRAWERS: dict[str, Callable[[Facts], FigureFile | Sequence[FigureFile] | None]] 
     "galleries": galleries,
     "drift": lambda facts: drift_figures(facts.report.data_checks),
 }
-# Half of the work.
-_BESIDE = ("thresholds", "galleries")
+# Half of the work; whoever asks has also to read the run and to lay out the page.
+_BESIDE = ("sigma", "thresholds", "galleries")
 
 
 def draw_figures(facts: Facts, beside: DrawingProcess | None = None) -> dict[str, FigureFile]:
