@@ -6,7 +6,7 @@ seconds in every process that trains.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,13 +23,22 @@ class AdamW:
         parameters: What it changes.
         learning_rate: At first.
         weight_decay: Share of a weight that a step takes off, a unit of learning rate.
+        rate_factors: What the learning rate is multiplied by for each parameter; 1 for all if None.
 
     Attributes:
         moments: Of each parameter: `step`, `exp_avg` and `exp_avg_sq`, all on its device.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        rate_factors: Sequence[float] | None = None,
+    ) -> None:
         self.parameters = list(parameters)
+        self.rate_factors = [1.0] * len(self.parameters) if rate_factors is None else list(rate_factors)
         self.weight_decay = weight_decay
         self.moments = [
             {
@@ -39,18 +48,22 @@ class AdamW:
             }
             for parameter in self.parameters
         ]
+        self._rates: dict[float, float | Tensor] = {factor: factor * learning_rate for factor in self.rate_factors}
         device = self.parameters[0].device
-        # A CUDA graph replays the address of a learning rate, not its value.
-        self._rate: float | Tensor = learning_rate
         if device.type != "cpu":
-            self._rate = torch.tensor(learning_rate, device=device)
+            self.keep_rates_on(device)
+
+    def keep_rates_on(self, device: torch.device) -> None:
+        """Hold learning rates in tensors: a CUDA graph replays the address of one, not its value."""
+        self._rates = {factor: torch.tensor(rate, device=device) for factor, rate in self._rates.items()}
 
     def set_learning_rate(self, value: float) -> None:
         """Set that of the next steps; nothing waits for the device."""
-        if isinstance(self._rate, Tensor):
-            self._rate.fill_(value)
-        else:
-            self._rate = value
+        for factor, rate in self._rates.items():
+            if isinstance(rate, Tensor):
+                rate.fill_(factor * value)
+            else:
+                self._rates[factor] = factor * value
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -60,10 +73,14 @@ class AdamW:
     @torch.no_grad()
     def step(self) -> None:
         """Change every parameter that has a gradient."""
+        for factor, rate in self._rates.items():
+            self._step(factor, rate)
+
+    def _step(self, of_factor: float, rate: float | Tensor) -> None:
         used = [
             (parameter, parameter.grad, moments)
-            for parameter, moments in zip(self.parameters, self.moments, strict=True)
-            if parameter.grad is not None
+            for parameter, factor, moments in zip(self.parameters, self.rate_factors, self.moments, strict=True)
+            if factor == of_factor and parameter.grad is not None
         ]
         adamw(
             [parameter for parameter, _, _ in used],
@@ -76,7 +93,7 @@ class AdamW:
             amsgrad=False,
             beta1=BETAS[0],
             beta2=BETAS[1],
-            lr=self._rate,
+            lr=rate,
             weight_decay=self.weight_decay,
             eps=EPS,
             maximize=False,

@@ -76,6 +76,9 @@ class TrainingConfig:
         learning_rate: AdamW's, or the peak of the one-cycle schedule.
         weight_decay: AdamW's decoupled decay.
         schedule: Learning rate over steps.
+        span_layer_rate: What the learning rate is multiplied by for the span loss's own parameters (the CRF's
+            transitions; the single span's biases of length, none and further spans). Adam moves any weight by about
+            the learning rate a step, and these few have to come to lie nats apart. No effect on the soft span loss.
         gradient_clip: Largest gradient norm, or None.
         positive_weight: Factor on the in-span term of the soft span loss.
         dice_weight: Weight of the Dice term beside the soft span loss's cross-entropy, [0, 1].
@@ -95,6 +98,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     schedule: Schedule = "constant"
+    span_layer_rate: float = 1.0
     gradient_clip: float | None = None
     positive_weight: float = 1.0
     dice_weight: float = 0.0
@@ -110,7 +114,7 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "checkpoint_every"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name} is {value}; it must be at least 1")
-        for name in ("learning_rate", "positive_weight"):
+        for name in ("learning_rate", "span_layer_rate", "positive_weight"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, f"training.{name} is {value}; it must be positive")
         require(0 <= self.dice_weight <= 1, f"training.dice_weight is {self.dice_weight}; it must lie in [0, 1]")

@@ -77,11 +77,17 @@ def start_learner(
     scored.lstm.flatten_parameters()
     generator = torch.Generator(device).manual_seed(seed)
     is_cpu = device.type == "cpu"
+    own = model.span_layer_names
     return Learner(
         device=device,
         model=model,
         scored=scored,
-        optimizer=AdamW(model.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay),
+        optimizer=AdamW(
+            model.parameters(),
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            rate_factors=[config.span_layer_rate if name in own else 1.0 for name, _ in model.named_parameters()],
+        ),
         generator=generator,
         order_generator=generator if is_cpu else torch.Generator().manual_seed(seed),
         loss_scale_4=loss_scale_4,

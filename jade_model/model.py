@@ -116,6 +116,11 @@ class JadeCompact(nn.Module):
             return self.single_span.marginals(span_scores_BTK).in_span_BT
         return torch.sigmoid(span_scores_BTK.squeeze(-1))
 
+    @property
+    def span_layer_names(self) -> set[str]:
+        """Names of the span loss's own parameters: the CRF's transitions, the single span's biases."""
+        return {name for name, _ in self.named_parameters() if name.startswith(("crf.", "single_span."))}
+
     def num_parameters(self) -> int:
         """Number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters())

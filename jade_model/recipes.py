@@ -80,6 +80,7 @@ def _jade(
         training=TrainingConfig(
             learning_rate=4e-3,
             schedule="one_cycle",
+            span_layer_rate=8.0,
             gradient_clip=1.0,
             mirror=True,
             trust_weights=True,

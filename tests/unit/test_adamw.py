@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from jade_model.adamw import AdamW
@@ -28,17 +29,21 @@ def parameters() -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
-def test_it_steps_as_torchs_does_whatever_has_a_gradient_and_goes_on_from_its_moments() -> None:
+@pytest.mark.parametrize("factors", [None, [1.0, 8.0, 1.0], [1.0, 1.0, 8.0]])
+def test_it_steps_as_torchs_does_whatever_has_a_gradient_and_goes_on_from_its_moments(factors) -> None:
     ours, theirs = parameters(), parameters()
-    optimizer = AdamW(ours, learning_rate=0.1, weight_decay=0.05)
-    reference = torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.05, fused=True)
+    settings = {"learning_rate": 0.1, "weight_decay": 0.05, "rate_factors": factors}
+    optimizer = AdamW(ours, **settings)
+    groups = [{"params": [value], "lr": 0.1} for value in theirs]
+    reference = torch.optim.AdamW(groups, weight_decay=0.05, fused=True)
     for step in range(8):
         if step == 4:
             moments = dict(enumerate(optimizer.moments))
-            optimizer = AdamW(ours, learning_rate=0.1, weight_decay=0.05)
+            optimizer = AdamW(ours, **settings)
             optimizer.load(moments)
         optimizer.set_learning_rate(0.1 / (1 + step))
-        reference.param_groups[0]["lr"] = 0.1 / (1 + step)
+        for group, factor in zip(reference.param_groups, factors or [1, 1, 1], strict=True):
+            group["lr"] = factor * (0.1 / (1 + step))
         for each, all_of_them in ((optimizer, ours), (reference, theirs)):
             each.zero_grad()
             # The last has a gradient now and then only.

@@ -51,7 +51,7 @@ def chosen(loss: str, **changes: Any) -> Recipe:
 
 def new_learner(of: Recipe, data: PreparedWindows) -> Learner:
     learner = start_learner(of, data, rows(0, 14), seed=0, device=torch.device("cpu"))
-    learner.optimizer._rate = torch.tensor(of.training.learning_rate)  # as on a GPU
+    learner.optimizer.keep_rates_on(torch.device("cpu"))  # as on a GPU
     return learner
 
 

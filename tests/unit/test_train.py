@@ -147,6 +147,16 @@ def test_gradient_clipping_bounds_the_step_not_the_norm_that_is_told():
     assert not torch.equal(clipped.weights["lstm.weight_hh_l0"], free.weights["lstm.weight_hh_l0"])
 
 
+@pytest.mark.parametrize(("loss", "own"), [("crf", "crf.transitions"), ("single_span", "single_span.length_bias_L")])
+def test_the_span_losss_own_parameters_learn_faster_by_their_factor_and_no_others(loss, own):
+    changes = {"epochs": 1, "batch_size": 20, "schedule": "constant", "weight_decay": 0.0}
+    at_1, at_8 = (run(tweaked(f"jade_{loss}", span_layer_rate=rate, **changes)).weights for rate in (1.0, 8.0))
+    first = build_model(tweaked(f"jade_{loss}"), seed=torch_seed(1, 0)).state_dict()
+    torch.testing.assert_close(at_8[own] - first[own], 8 * (at_1[own] - first[own]), rtol=1e-3, atol=1e-6)
+    others = [name for name in at_1 if not name.startswith(f"{loss}.")]
+    assert all(torch.equal(at_1[name], at_8[name]) for name in others)
+
+
 def test_normalised_losses_start_at_one_each():
     chosen = tweaked("jade_soft_span", epochs=1)
     data = prepare(random_windows(20), chosen)
