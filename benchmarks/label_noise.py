@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from cheap_trainings import cheap, train_out_of_fold
 from numpy.typing import NDArray
 
 from jade_model.comparison import Comparison, compare_arms
+from jade_model.config import Loss, Recipe
 from jade_model.grouping import Grouping, group_windows
 from jade_model.metrics import truth_of
 from jade_model.sample import sample_windows
@@ -27,7 +28,7 @@ from jade_model.schema import load_windows
 from jade_model.scored_windows import ScoredWindows
 from jade_model.windows import NO_TYPE, Windows
 
-LOSSES = ("soft_span", "crf", "single_span")
+LOSSES: tuple[Loss, ...] = ("soft_span", "crf", "single_span")
 MAX_SHIFT = 2
 WRONG_SHARE = 0.1
 
@@ -68,8 +69,39 @@ def _base_of_span(windows: Windows) -> NDArray[np.intp]:
 
 def study(windows: Windows, arguments: argparse.Namespace) -> None:
     grouping, good = group_windows(windows), truth_of(windows)
-    recipes = {
-        loss: cheap(
+    recipes = arms_of(arguments)
+    print(
+        f"{windows.name}: {windows.num_windows} windows, {grouping.num_groups} groups; jade recipes with "
+        f"{arguments.hidden_size} LSTM units and {arguments.epochs} epochs, {arguments.seeds} seeds x "
+        f"{arguments.folds} folds, one span decoded.\n"
+    )
+    print("| labels | scored against | " + " | ".join(f"{name} F1" for name in recipes) + " | verdict |")
+    print("|---" * (len(recipes) + 3) + "|", flush=True)
+    for name, spoil in NOISES.items():
+        spoilt = spoil(windows, np.random.default_rng(arguments.noise_seed))
+        found = {
+            arm: train_out_of_fold(
+                chosen,
+                spoilt,
+                grouping,
+                training_seeds=range(arguments.seeds),
+                split_seeds=range(arguments.seeds),
+                num_folds=arguments.folds,
+            )
+            for arm, chosen in recipes.items()
+        }
+        fold_SN = next(iter(found.values())).fold_SN
+        for against, truth in {"the same labels": truth_of(spoilt), "good labels": good}.items():
+            arms = [item.counts(arm, truth) for arm, item in found.items()]
+            _show(name, against, list(found), compare_arms(arms, _scored(grouping, fold_SN)))
+            if name == "none":
+                break
+
+
+def arms_of(arguments: argparse.Namespace) -> dict[str, Recipe]:
+    """Return the recipes to compare: each loss's, and with --smoothing also single_span with spread boundaries."""
+    arms = {
+        str(loss): cheap(
             f"jade_{loss}",
             hidden_size=arguments.hidden_size,
             epochs=arguments.epochs,
@@ -78,42 +110,20 @@ def study(windows: Windows, arguments: argparse.Namespace) -> None:
         )
         for loss in LOSSES
     }
-    print(
-        f"{windows.name}: {windows.num_windows} windows, {grouping.num_groups} groups; jade recipes with "
-        f"{arguments.hidden_size} LSTM units and {arguments.epochs} epochs, {arguments.seeds} seeds x "
-        f"{arguments.folds} folds, one span decoded.\n"
-    )
-    print("| labels | scored against | " + " | ".join(f"{loss} F1" for loss in LOSSES) + " | verdict |")
-    print("|---" * (len(LOSSES) + 3) + "|", flush=True)
-    for name, spoil in NOISES.items():
-        spoilt = spoil(windows, np.random.default_rng(arguments.noise_seed))
-        found = {
-            loss: train_out_of_fold(
-                arm,
-                spoilt,
-                grouping,
-                training_seeds=range(arguments.seeds),
-                split_seeds=range(arguments.seeds),
-                num_folds=arguments.folds,
-            )
-            for loss, arm in recipes.items()
-        }
-        fold_SN = found[LOSSES[0]].fold_SN
-        for against, truth in {"the same labels": truth_of(spoilt), "good labels": good}.items():
-            arms = [item.counts(loss, truth) for loss, item in found.items()]
-            _show(name, against, compare_arms(arms, _scored(grouping, fold_SN)))
-            if name == "none":
-                break
+    for bars in arguments.smoothing:
+        hard = arms["single_span"]
+        arms[f"single_span, {bars:g} bars"] = replace(hard, training=replace(hard.training, boundary_smoothing=bars))
+    return arms
 
 
 def _scored(grouping: Grouping, fold_SN: NDArray[np.int64]) -> ScoredWindows:
     return ScoredWindows(grouping.group_N, fold_SN)
 
 
-def _show(noise: str, against: str, comparison: Comparison) -> None:
+def _show(noise: str, against: str, arms: Sequence[str], comparison: Comparison) -> None:
     cells = []
-    for loss in LOSSES:
-        score = comparison.score(loss)
+    for arm in arms:
+        score = comparison.score(arm)
         low, high = score.confidence_interval
         cells.append(f"{score.value:.3f} ({low:.3f} to {high:.3f})")
     verdict = comparison.verdict
@@ -131,6 +141,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--hidden-size", type=int, default=48)
     parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument(
+        "--smoothing", type=float, nargs="*", default=(), help="also single_span with boundaries spread by so many bars"
+    )
     parser.add_argument("--noise-seed", type=int, default=0)
     arguments = parser.parse_args()
     windows = load_windows(arguments.data) if arguments.data else sample_windows()
