@@ -1,4 +1,7 @@
-"""`jade compare --host ci` over a real OpenSSH server, as a person runs it, and as things go wrong."""
+"""`jade compare --host ci` over a real OpenSSH server, as a person runs it, and as things go wrong.
+
+All runs share a Prefect server; starting one of its own, as a person's would, costs more than all else in most of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 from helpers.command_line import CommandLine, figures
 from helpers.processes import heed_interrupts
-from helpers.servers import ROOT, kill_group, wait_until
+from helpers.servers import ROOT, PrefectServer, kill_group, serving, wait_until
 
 from tests.fakes.s3_server import s3_client, s3_endpoint
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
@@ -23,6 +26,7 @@ from tests.fakes.sshd import SSHD, Sshd, running_sshd
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(SSHD is None, reason="no sshd here; tests/unit/test_remote_runs.py has the in-process server"),
+    pytest.mark.xdist_group("compare over ssh"),
 ]
 
 QUICK = ["--epochs", "2", "--folds", "2"]
@@ -37,13 +41,19 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[PrefectServer]:
+    with serving(tmp_path_factory.mktemp("prefect"), database) as found:
+        yield found
+
+
 class Place:
     """A home, artifacts and a host called `ci` whose files lie in a folder of the test's."""
 
-    def __init__(self, folder: Path, sshd: Sshd, data: Path, database: Path) -> None:
+    def __init__(self, folder: Path, sshd: Sshd, data: Path, server: PrefectServer, database: Path) -> None:
         self.folder, self.data = folder, data
         self.there = folder / "there"
-        self.jade = CommandLine(folder, database, JADE_CACHE_DIR=str(folder / "cache"))
+        self.jade = CommandLine(folder, database, JADE_CACHE_DIR=str(folder / "cache"), PREFECT_API_URL=server.url)
         self.env = self.jade.env
         where = ["--host", "127.0.0.1", "--port", str(sshd.port), "--user", sshd.user, "--key", str(sshd.user_key)]
         trust = ["--fingerprint", sshd.fingerprint, "--folder", str(self.there), "--python", sys.executable]
@@ -115,8 +125,8 @@ def bucket_for(place: Place) -> Iterator[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, sshd: Sshd, small_file: Path, database: Path) -> Iterator[Place]:
-    place = Place(tmp_path, sshd, small_file, database)
+def place(tmp_path: Path, sshd: Sshd, small_file: Path, server: PrefectServer, database: Path) -> Iterator[Place]:
+    place = Place(tmp_path, sshd, small_file, server, database)
     yield place
     for process in place.processes():
         os.kill(process, signal.SIGKILL)

@@ -37,10 +37,10 @@ stop_early = false
 
 [grid]
 recipe = ["jade_soft_span"]
-model.hidden_size = [2, 3, 4, 5, 6]
+model.hidden_size = [2, 3]
 training.learning_rate = [0.001, 0.01]
 """
-NUM_UNITS = 60
+NUM_UNITS = 24
 
 
 def command(*arguments: str, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
