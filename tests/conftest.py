@@ -24,10 +24,16 @@ from jade_model.sample import sample_windows
 from jade_model.schema import write_windows
 from jade_model.windows import Windows
 from tasks.layout import RunLayout
+from tasks.settings import available_cores
 
 # A deadline is a timed test: on a busy machine it fails for nothing.
 settings.register_profile("jade", deadline=None)
 settings.load_profile("jade")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores: the tests wait for a third of their time."""
+    return available_cores() * 3 // 2
 
 
 @pytest.fixture(scope="session")
