@@ -85,4 +85,4 @@ def test_a_worker_that_has_ended_has_no_runs(worker: subprocess.Popen[bytes]) ->
     process = psutil.Process(worker.pid)
     worker.terminate()
     worker.wait()
-    end_runs(process, 20.0)
+    end_runs(process, 3600.0)  # whoever waited would run into the test's own limit
