@@ -22,23 +22,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.calibration import expected_calibration_error
-from jade_model.checkpoint import model_of
-from jade_model.config import TASKS, Recipe
-from jade_model.decoding import decode
-from jade_model.evaluation import Cleanup, choose_decoders
-from jade_model.grouping import group_windows
-from jade_model.metrics import Counts, count, truth_of
-from jade_model.model import JadeCompact
-from jade_model.predict import predict, predictor_of
-from jade_model.predictions import Predictions
-from jade_model.recipes import recipe
-from jade_model.schema import load_windows
-from jade_model.splits import Split, grouped_folds
-from jade_model.targets import Targets, build_targets, fitted_recipe
-from jade_model.train import evaluate, train
-from jade_model.training_data import PreparedWindows, prepare
-from jade_model.windows import Windows
+from jade_model.core.checkpoint import model_of
+from jade_model.core.config import TASKS, Recipe
+from jade_model.core.network import JadeCompact
+from jade_model.core.recipes import recipe
+from jade_model.core.targets import Targets, build_targets, fitted_recipe
+from jade_model.core.train import evaluate, train
+from jade_model.core.training_data import PreparedWindows, prepare
+from jade_model.core.windows import Windows
+from jade_model.data.groups import group_windows
+from jade_model.data.schema import load_windows
+from jade_model.data.splits import Split, grouped_folds
+from jade_model.scoring.calibration import expected_calibration_error
+from jade_model.scoring.decoding import decode
+from jade_model.scoring.evaluate import Cleanup, choose_decoders
+from jade_model.scoring.metrics import Counts, count, truth_of
+from jade_model.scoring.predict import predict, predictor_of
+from jade_model.scoring.predictions import Predictions
 
 # Variant -> what of its recipe changes; fields of ModelConfig, TrainingConfig and Recipe by their names.
 SWITCHES: dict[str, dict[str, Any]] = {

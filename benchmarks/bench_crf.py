@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from benchmarks.harness import Measurement, interleaved
-from jade_model.crf import CRF
+from jade_model.core.crf import CRF
 
 PEER = "pytorch-crf 0.7.2"
 NUM_TAGS = 2

@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from fakes.fleet import Fleet, FleetHost, FleetResult
 
-from jade_model.config import ModelConfig
-from jade_model.sample import sample_windows
-from tasks.engines.base import UnitDone
-from tasks.engines.processes import ProcessEngine
-from tasks.layout import RunLayout
-from tasks.planning import Plan, write_job
-from tasks.settings import available_cores
+from jade_model.core.config import ModelConfig
+from jade_model.data.sample import sample_windows
+from tasks.core.layout import RunLayout
+from tasks.execution.base import UnitDone
+from tasks.execution.local import ProcessEngine
+from tasks.experiments.plan import Plan, write_job
+from tasks.settings.load import available_cores
 from tests.helpers.three_hosts import train_on_three_hosts
 
 UNIT_S = 300.0

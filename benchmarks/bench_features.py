@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Measurement, best_of, interleaved
 from benchmarks.peers.original_features import original_features
-from jade_model.features import feature_set
+from jade_model.core.features import feature_set
 
 NUM_WINDOWS = 210
 NUM_BARS = 105

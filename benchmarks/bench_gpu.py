@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.bench_training import NUM_TRAINED, NUM_WINDOWS
 from benchmarks.harness import Measurement, elapsed
-from jade_model.files import sha256_file
-from jade_model.job import Job, JobData, Training, run_key, save_job, save_rows
-from jade_model.recipes import recipe
-from jade_model.sample import sample_windows
-from jade_model.windows import Windows, save_arrays
+from jade_model.core.files import sha256_file
+from jade_model.core.job import Job, JobData, Training, run_key, save_job, save_rows
+from jade_model.core.recipes import recipe
+from jade_model.core.windows import Windows, save_arrays
+from jade_model.data.sample import sample_windows
 
 EPOCHS, TOGETHER = 50, 8
 ROOT = Path(__file__).parents[1]

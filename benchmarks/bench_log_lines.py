@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jade_model.job import Job
+from jade_model.core.job import Job
+from tasks.execution.jobs import FollowedJob, drawn
 from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.job import start_job
@@ -25,7 +26,6 @@ from tasks.hosts.job_types import JobSpec
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.local import LocalHost
 from tasks.hosts.ssh import SshHost
-from tasks.jobs import FollowedJob, drawn
 from tests.fakes.sshd import SSHD, running_sshd
 
 WRITER = """

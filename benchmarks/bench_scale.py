@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.bench_features import NUM_BARS, random_bars
 from benchmarks.harness import Measurement
-from jade_model.config import Recipe
+from jade_model.core.config import Recipe
 
 SIZES = (10**3, 10**4, 10**5, 10**6)
 WINDOWS_A_FILE = 10_000
@@ -82,15 +82,15 @@ def operation(name: str, folder: Path, size: int) -> Measurement:
 
 
 def validate(folder: Path, _size: int) -> None:
-    from jade_model.schema import find_violations
+    from jade_model.data.schema import find_violations
 
     if find_violations(str(folder), require_labels=False):
         raise AssertionError("the benchmark's own files break the contract")
 
 
 def featurise(folder: Path, _size: int) -> None:
-    from jade_model.features import feature_set
-    from jade_model.schema import iter_windows
+    from jade_model.core.features import feature_set
+    from jade_model.data.schema import iter_windows
 
     features = feature_set("displacement-17")
     for batch in iter_windows(str(folder), batch_size=4096, require_labels=False):
@@ -98,7 +98,7 @@ def featurise(folder: Path, _size: int) -> None:
 
 
 def recipe_for(name: str, size: int) -> Recipe:
-    from jade_model.recipes import recipe
+    from jade_model.core.recipes import recipe
 
     chosen = recipe("seed_soft_span")
     if size > FULL_MODEL_UP_TO[name]:
@@ -107,9 +107,9 @@ def recipe_for(name: str, size: int) -> Recipe:
 
 
 def train(_folder: Path, size: int) -> None:
-    from jade_model.sample import sample_windows
-    from jade_model.train import prepare
-    from jade_model.train import train as train_one
+    from jade_model.core.train import prepare
+    from jade_model.core.train import train as train_one
+    from jade_model.data.sample import sample_windows
 
     windows, rows = sample_windows(num_bases=size // 2 + 20), np.arange(size)
     chosen = recipe_for("train", size)
@@ -118,9 +118,9 @@ def train(_folder: Path, size: int) -> None:
 
 
 def predict(folder: Path, size: int) -> None:
-    from jade_model.decoding import DecoderChoice
-    from jade_model.predict import untrained_predictor
-    from tasks.predicting import predict_file
+    from jade_model.scoring.decoding import DecoderChoice
+    from jade_model.scoring.predict import untrained_predictor
+    from tasks.experiments.predict import predict_file
 
     chosen = recipe_for("predict", size)
     out = folder.parent / "spans.parquet"

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from benchmarks.harness import Measurement, elapsed, interleaved
-from jade_model.best_cutoff import best_bar_f1
-from jade_model.decoding import best_spans
-from jade_model.metrics import Truth, event_counts_NJ3, f1_of, truth_from_mask
-from jade_model.sweeps import sweep_bars, sweep_events, sweep_macro
-from jade_model.thresholds import threshold_grid
+from jade_model.scoring.best_cutoff import best_bar_f1
+from jade_model.scoring.curves import sweep_bars, sweep_events, sweep_macro
+from jade_model.scoring.decoding import best_spans
+from jade_model.scoring.metrics import Truth, event_counts_NJ3, f1_of, truth_from_mask
+from jade_model.scoring.thresholds import threshold_grid
 
 SMALL = (42, 105)
 LARGE = (95_239, 105)

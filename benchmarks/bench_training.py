@@ -15,13 +15,13 @@ import torch
 
 from benchmarks.harness import Measurement, children_s, elapsed
 from benchmarks.peers.original_training import seconds_an_epoch
-from jade_model.config import Recipe
-from jade_model.files import sha256_file
-from jade_model.job import Job, JobData, Training, run_key, save_job, save_rows
-from jade_model.recipes import recipe
-from jade_model.sample import sample_windows
-from jade_model.train import prepare, train
-from jade_model.windows import Windows, save_arrays
+from jade_model.core.config import Recipe
+from jade_model.core.files import sha256_file
+from jade_model.core.job import Job, JobData, Training, run_key, save_job, save_rows
+from jade_model.core.recipes import recipe
+from jade_model.core.train import prepare, train
+from jade_model.core.windows import Windows, save_arrays
+from jade_model.data.sample import sample_windows
 
 NUM_WINDOWS, NUM_TRAINED = 210, 168
 EPOCHS, PEER_EPOCHS = 50, 3

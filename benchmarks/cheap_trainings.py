@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jade_model.checkpoint import model_of
-from jade_model.config import Recipe
-from jade_model.decoding import DecoderName, decode
-from jade_model.evaluation import selection_rows
-from jade_model.features import feature_set
-from jade_model.grouping import Grouping
-from jade_model.metrics import Truth, bar_counts_N3, event_counts_NJ3, truth_of
-from jade_model.predict import Predictor, posterior, run_network
-from jade_model.recipes import recipe
-from jade_model.scored_windows import ArmCounts
-from jade_model.splits import grouped_folds
-from jade_model.targets import fitted_recipe
-from jade_model.thresholds import choose_cutoff
-from jade_model.train import prepare, train
-from jade_model.windows import Windows
+from jade_model.core.checkpoint import model_of
+from jade_model.core.config import Recipe
+from jade_model.core.features import feature_set
+from jade_model.core.recipes import recipe
+from jade_model.core.targets import fitted_recipe
+from jade_model.core.train import prepare, train
+from jade_model.core.windows import Windows
+from jade_model.data.groups import Grouping
+from jade_model.data.splits import grouped_folds
+from jade_model.scoring.decoding import DecoderName, decode
+from jade_model.scoring.evaluate import selection_rows
+from jade_model.scoring.metrics import Truth, bar_counts_N3, event_counts_NJ3, truth_of
+from jade_model.scoring.predict import Predictor, posterior, run_network
+from jade_model.scoring.thresholds import choose_cutoff
+from jade_model.statistics.scored_windows import ArmCounts
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,14 +19,14 @@ import numpy as np
 from cheap_trainings import cheap, train_out_of_fold
 from numpy.typing import NDArray
 
-from jade_model.comparison import Comparison, compare_arms
-from jade_model.config import Loss, Recipe
-from jade_model.grouping import Grouping, group_windows
-from jade_model.metrics import truth_of
-from jade_model.sample import sample_windows
-from jade_model.schema import load_windows
-from jade_model.scored_windows import ScoredWindows
-from jade_model.windows import NO_TYPE, Windows
+from jade_model.core.config import Loss, Recipe
+from jade_model.core.windows import NO_TYPE, Windows
+from jade_model.data.groups import Grouping, group_windows
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import load_windows
+from jade_model.scoring.metrics import truth_of
+from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.scored_windows import ScoredWindows
 
 LOSSES: tuple[Loss, ...] = ("soft_span", "crf", "single_span")
 MAX_SHIFT = 2

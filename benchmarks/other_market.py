@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.schema import write_windows
-from jade_model.windows import Windows
+from jade_model.core.windows import Windows
+from jade_model.data.schema import write_windows
 
 NUM_BARS = 60_000
 STEPS_A_BAR = 16

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.metrics import f1_of
-from jade_model.scored_windows import ArmCounts
+from jade_model.scoring.metrics import f1_of
+from jade_model.statistics.scored_windows import ArmCounts
 
 NAMES = "abcdef"
 

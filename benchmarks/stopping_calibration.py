@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.simulated_counts import Design, draw
-from jade_model.elimination import StoppingRule, eliminate
-from jade_model.scored_windows import ArmCounts, ScoredWindows
+from jade_model.statistics.elimination import StoppingRule, eliminate
+from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
 NUM_DRAWS = 1000
 DESIGNS: dict[str, Design] = {

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from simulated_counts import Design, draw, true_scores
 
-from jade_model.comparison import Comparison, compare_arms
-from jade_model.grouping import group_windows
-from jade_model.metrics import truth_of
-from jade_model.power import groups_needed
-from jade_model.sample import sample_windows
-from jade_model.scored_windows import ArmCounts, ScoredWindows
+from jade_model.data.groups import group_windows
+from jade_model.data.sample import sample_windows
+from jade_model.scoring.metrics import truth_of
+from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.power import groups_needed
+from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
 MARGIN = 0.03
 NUM_DRAWS = 1000

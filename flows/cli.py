@@ -13,7 +13,7 @@ from importlib import import_module
 
 import click
 
-import tasks.clock  # noqa: F401 - so that a run can say what its start took
+import tasks.core.clock  # noqa: F401 - so that a run can say what its start took
 
 COMMANDS = {
     "compare": "Train the losses, compare them, write the report.",

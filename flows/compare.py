@@ -13,24 +13,24 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.naming import run_name
-from flows.parameters import CompareParameters
+from flows.parameters.compare import CompareParameters
 from flows.reap import free_machines
 from jade_model.report import DrawingProcess
-from tasks.artifact_places import open_place
-from tasks.checking import check_job_data
-from tasks.engines.opening import check_engine
-from tasks.events import events_delivered
-from tasks.job_places import check_host_known
-from tasks.jobs import parts_of
-from tasks.layout import RunLayout
-from tasks.planning import Plan, load_data, write_job
-from tasks.preloading import import_meanwhile
-from tasks.promoting import champion_run
-from tasks.publishing import publish_checks, publish_comparison
-from tasks.reporting import write_run_report
-from tasks.runs import Run, recorded_run
-from tasks.training import follow_training, training_job
-from tasks.trend import record_trend, tell_regressions
+from tasks.artifacts.repository import open_place
+from tasks.core.layout import RunLayout
+from tasks.core.preloading import import_meanwhile
+from tasks.execution.job_places import check_host_known
+from tasks.execution.jobs import parts_of
+from tasks.execution.opening import check_engine
+from tasks.execution.prefect_tasks import follow_training, training_job
+from tasks.experiments.checks import check_job_data
+from tasks.experiments.plan import Plan, load_data, write_job
+from tasks.experiments.promote import champion_run
+from tasks.experiments.publish import publish_checks, publish_comparison
+from tasks.experiments.report import write_run_report
+from tasks.experiments.trend import record_trend, tell_regressions
+from tasks.operations.events import events_delivered
+from tasks.runs.record import Run, recorded_run
 
 CONFIDENCE = 0.95
 # Tasks that follow a part wait rather than work: let there be one for each.
@@ -75,7 +75,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
                 engine=parameters.engine_settings(),
             ) as job,
         ):
-            import_meanwhile("tasks.evaluation", "jade_model.report.figures")
+            import_meanwhile("tasks.experiments.evaluate", "jade_model.report.figures")
             beside = at_end.enter_context(DrawingProcess())
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
             for future in followed:
@@ -111,7 +111,7 @@ def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, A
 def evaluate(folder: str, parameters: CompareParameters, created_at: str) -> None:
     """Choose temperatures and thresholds, score the held-out windows, decide."""
     # Brings torch: two seconds that training need not wait for.
-    from tasks.evaluation import EvaluationSettings, evaluate_run
+    from tasks.experiments.evaluate import EvaluationSettings, evaluate_run
 
     settings = EvaluationSettings(
         checkpoint=parameters.checkpoint,

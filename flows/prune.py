@@ -8,9 +8,9 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
-from tasks.artifact_places import open_place
-from tasks.events import events_delivered
-from tasks.pruning import prune_place
+from tasks.artifacts.pruning import prune_place
+from tasks.artifacts.repository import open_place
+from tasks.operations.events import events_delivered
 
 
 @flow(name="prune", flow_run_name="prune")

@@ -11,10 +11,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
-from tasks.errors import RunError
-from tasks.events import events_delivered
-from tasks.lending import ledger_exists, open_lending
-from tasks.reaping import Deed, Reaped
+from tasks.core.errors import RunError
+from tasks.operations.events import events_delivered
+from tasks.provisioning.reaper import Deed, Reaped
+from tasks.provisioning.registry import ledger_exists, open_lending
 
 
 class ReapFailed(RunError):

@@ -12,22 +12,22 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.naming import run_name
+from flows.parameters.retrain import RetrainParameters
 from flows.reap import free_machines
-from flows.retrain_parameters import RetrainParameters
-from jade_model.data_checks import DataLimits
-from jade_model.promotion import PromotionRule
-from tasks.artifact_places import open_place
-from tasks.evaluation import EvaluationSettings
-from tasks.events import events_delivered
-from tasks.job_places import check_host_known
-from tasks.jobs import parts_of
-from tasks.layout import RunLayout
-from tasks.past_runs import choose_arm
-from tasks.promoting import champion_run, settle
-from tasks.publishing import publish_card, publish_checks
-from tasks.retraining import RetrainingPlan, evaluate_retraining, load_joined, prepare_retraining
-from tasks.runs import recorded_run
-from tasks.training import follow_training, training_job
+from jade_model.data.checks import DataLimits
+from jade_model.statistics.promotion import PromotionRule
+from tasks.artifacts.repository import open_place
+from tasks.core.layout import RunLayout
+from tasks.execution.job_places import check_host_known
+from tasks.execution.jobs import parts_of
+from tasks.execution.prefect_tasks import follow_training, training_job
+from tasks.experiments.evaluate import EvaluationSettings
+from tasks.experiments.promote import champion_run, settle
+from tasks.experiments.publish import publish_card, publish_checks
+from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, load_joined, prepare_retraining
+from tasks.operations.events import events_delivered
+from tasks.runs.past import choose_arm
+from tasks.runs.record import recorded_run
 
 CONFIDENCE = 0.95
 MAX_PARTS = 128

@@ -9,23 +9,23 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.parameters.sweep import SweepParameters
 from flows.reap import free_machines
-from flows.sweep_parameters import SweepParameters
-from jade_model.evaluation import Cleanup
-from tasks.artifact_places import open_place
-from tasks.engines.opening import check_engine, open_engine
-from tasks.events import events_delivered
-from tasks.kept_trainings import kept_trainings
-from tasks.layout import RunLayout
-from tasks.planning import Plan, load_data, write_job
-from tasks.rental_limits import machines_admitted
-from tasks.rental_publishing import rental_shown
-from tasks.run_trainings import claim_trainings
-from tasks.runs import Run, recorded_run
-from tasks.sweep_plan import plan_arms
-from tasks.sweep_publishing import publish_sweep, write_sweep_report
-from tasks.sweep_rounds import finish_sweep, look, opened_sweep, train_round
-from tasks.sweeping import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
+from jade_model.scoring.evaluate import Cleanup
+from tasks.artifacts.repository import open_place
+from tasks.artifacts.training_cache import kept_trainings
+from tasks.core.layout import RunLayout
+from tasks.execution.opening import check_engine, open_engine
+from tasks.execution.run import claim_trainings
+from tasks.experiments.plan import Plan, load_data, write_job
+from tasks.experiments.rental_publishing import rental_shown
+from tasks.experiments.sweep import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
+from tasks.experiments.sweep_plan import plan_arms
+from tasks.experiments.sweep_publishing import publish_sweep, write_sweep_report
+from tasks.experiments.sweep_rounds import finish_sweep, look, opened_sweep, train_round
+from tasks.operations.events import events_delivered
+from tasks.provisioning.limits import machines_admitted
+from tasks.runs.record import Run, recorded_run
 
 CONFIDENCE = 0.95
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from tasks.events import events_delivered
-from tasks.watching import look_at_data
+from tasks.operations.events import events_delivered
+from tasks.operations.watch import look_at_data
 
 
 @flow(name="watch-data", flow_run_name="watch-data")

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jade_model.errors import ConfigError, JadeError
-from jade_model.job import Execution, Job, Training, load_job
-from jade_model.job_runner import Emitter, Task, run_all
+from jade_model.core.errors import ConfigError, JadeError
+from jade_model.core.job import Execution, Job, Training, load_job
+from jade_model.core.job_runner import Emitter, Task, run_all
 
 # A step keeps a GPU busy for less time than it takes to wait for an epoch's numbers; each training takes memory.
 GPU_STREAMS = 4

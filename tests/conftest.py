@@ -20,11 +20,11 @@ from helpers.runs import SMALL_PLAN, finished_run
 from helpers.sharing import made_once
 from hypothesis import settings
 
-from jade_model.sample import sample_windows
-from jade_model.schema import write_windows
-from jade_model.windows import Windows
-from tasks.layout import RunLayout
-from tasks.settings import available_cores
+from jade_model.core.windows import Windows
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import write_windows
+from tasks.core.layout import RunLayout
+from tasks.settings.load import available_cores
 
 # A deadline is a timed test: on a busy machine it fails for nothing.
 settings.register_profile("jade", deadline=None)

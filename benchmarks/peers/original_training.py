@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchcrf import CRF
 
 from benchmarks.peers.original_features import original_features
-from jade_model.targets import Targets, build_targets
-from jade_model.windows import Windows
+from jade_model.core.targets import Targets, build_targets
+from jade_model.core.windows import Windows
 
 BATCH_SIZE = 32
 

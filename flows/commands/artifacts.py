@@ -11,7 +11,7 @@ import click
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tasks.stores.prune import RunFacts
+    from tasks.artifacts.retention import RunFacts
 
 
 @click.group("artifacts", epilog="Every command takes --json.")
@@ -24,7 +24,7 @@ def command() -> None:
 @json_option
 def list_artifacts(*, artifacts: str | None, as_json: bool) -> None:
     """List the runs, the newest last, with what points to them."""
-    from tasks.artifact_places import open_place
+    from tasks.artifacts.repository import open_place
 
     place = open_place(artifacts)
     runs = sorted(place.facts(), key=lambda run: run.run_id)
@@ -51,8 +51,8 @@ def verify_run(context: click.Context, *, run: str, artifacts: str | None, as_js
 
     RUN: a folder, s3://bucket/prefix/RUN, a run's name or its beginning, `latest` or another pointer.
     """
-    from tasks.artifact_places import locate_run
-    from tasks.stores.transfer import verify
+    from tasks.artifacts.repository import locate_run
+    from tasks.artifacts.transfer import verify
 
     place, run_id = locate_run(run, artifacts)
     problems = verify(place.store, run_id)
@@ -88,8 +88,8 @@ def prune_runs(
     *, keep_last: int | None, keep_days: float | None, dry_run: bool, artifacts: str | None, as_json: bool
 ) -> None:
     """Delete the runs that no rule keeps; never one that a pointer stands on, or that goes on."""
-    from tasks.artifact_places import open_place
-    from tasks.pruning import prune_place
+    from tasks.artifacts.pruning import prune_place
+    from tasks.artifacts.repository import open_place
 
     place = open_place(artifacts)
     plan, outcome = prune_place(place, keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)

@@ -15,11 +15,11 @@ from flows.commands.common import artifacts_option, json_option, print_json, pri
 @click.pass_context
 def command(context: click.Context, *, history: bool, verify: bool, artifacts: str | None, as_json: bool) -> None:
     """Show the model in use: what it is, what it was trained on, what it is worth."""
-    from tasks.artifact_places import open_place
-    from tasks.champion import champion_history
-    from tasks.errors import RunNotFound
-    from tasks.model_cards import read_card, verify_card
-    from tasks.promoting import champion_run
+    from tasks.artifacts.repository import open_place
+    from tasks.core.errors import RunNotFound
+    from tasks.experiments.champion import champion_history
+    from tasks.experiments.model_card import read_card, verify_card
+    from tasks.experiments.promote import champion_run
 
     place = open_place(artifacts)
     layout = champion_run(place)

@@ -12,10 +12,10 @@ from pydantic.fields import FieldInfo
 
 from flows.commands.common import print_json, print_table
 from flows.commands.renting import split_names, tell_rental_plan
-from flows.parameters import CompareParameters
-from tasks.job_places import check_host_known
-from tasks.progress import terminal_is_live
-from tasks.settings import load_settings, prepare_prefect
+from flows.parameters.compare import CompareParameters
+from tasks.execution.job_places import check_host_known
+from tasks.execution.progress import terminal_is_live
+from tasks.settings.load import load_settings, prepare_prefect
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -56,7 +56,7 @@ def _compare(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
             }
         )
         return
-    from tasks.publishing import comparison_table
+    from tasks.experiments.publish import comparison_table
 
     rows = comparison_table(comparison)
     print_table(None, list(rows[0]), [[str(value) for value in row.values()] for row in rows], numeric_from=2)

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
-from tasks.artifact_places import open_run
-from tasks.differences import diff_runs
+from tasks.artifacts.repository import open_run
+from tasks.runs.diff import diff_runs
 
 
 @click.command("diff")

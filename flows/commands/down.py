@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import json_option, print_json
-from tasks.installation import local_installation, stop_installation
+from tasks.operations.installation import local_installation, stop_installation
 
 
 @click.command("down")

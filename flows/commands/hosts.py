@@ -9,8 +9,8 @@ from typing import Any, Literal
 import click
 
 from flows.commands.common import json_option, print_json, print_table
-from tasks.host_entries import DAY_S, HostEntry, check_host_name
-from tasks.settings import forget_host, load_settings, save_host
+from tasks.settings.host_entries import DAY_S, HostEntry, check_host_name
+from tasks.settings.load import forget_host, load_settings, save_host
 
 
 @click.group("hosts", epilog="Every command takes --json.")
@@ -134,9 +134,9 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
 
     Changes nothing there, unless --bootstrap says so. Exit code 1 if something hinders training.
     """
-    from tasks.bundle import RemotePlace, bootstrap
-    from tasks.host_access import open_host
-    from tasks.hosts.check import check_host
+    from tasks.execution.bundle import RemotePlace, bootstrap
+    from tasks.hosts.access import open_host
+    from tasks.hosts.preflight import check_host
 
     settings = load_settings()
     entry = settings.entry(name)

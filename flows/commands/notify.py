@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from flows.commands.common import json_option, print_json, print_table
-from tasks.errors import BadRequest
-from tasks.notify_targets import KINDS, OCCASIONS, SILENT_AFTER_S, Target, targets_from
-from tasks.settings import prepare_prefect, require_server, secret_from_environment
+from tasks.core.errors import BadRequest
+from tasks.operations.notify_targets import KINDS, OCCASIONS, SILENT_AFTER_S, Target, targets_from
+from tasks.settings.load import prepare_prefect, require_server, secret_from_environment
 
 
 @click.group("notify", epilog="Every command takes --json.")
@@ -36,7 +36,7 @@ def add(
     Slack and webhook want a URL, email Apprise's mailtos://USER:PASSWORD@SMTP-HOST?to=WHOM.
     """
     _prepare()
-    from tasks.notifying import add_target
+    from tasks.operations.notifications import add_target
 
     target = Target(name, kind, occasions or OCCASIONS, silent_after)  # type: ignore[arg-type]
     if address_file is not None:
@@ -60,7 +60,7 @@ def apply(*, file: Path, as_json: bool) -> None:
     _prepare()
     import yaml
 
-    from tasks.notifying import add_target
+    from tasks.operations.notifications import add_target
 
     try:
         content = yaml.safe_load(file.read_text("utf-8"))
@@ -84,7 +84,7 @@ def apply(*, file: Path, as_json: bool) -> None:
 def list_all(*, as_json: bool) -> None:
     """Show who is told of what."""
     _prepare()
-    from tasks.notifying import list_targets
+    from tasks.operations.notifications import list_targets
 
     found = list_targets()
     if as_json:
@@ -101,7 +101,7 @@ def list_all(*, as_json: bool) -> None:
 def remove(*, name: str, as_json: bool) -> None:
     """Notify somebody no more, and forget the address."""
     _prepare()
-    from tasks.notifying import remove_target
+    from tasks.operations.notifications import remove_target
 
     remove_target(name)
     if as_json:

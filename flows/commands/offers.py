@@ -11,7 +11,7 @@ import click
 from flows.commands.common import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tasks.hosts.provisioner import Offer
+    from tasks.provisioning.provisioner import Offer
 
 
 @click.command("offers")
@@ -35,7 +35,7 @@ def command(
     Exit code 1 if a provider that was asked for by name, or all of them, did not answer.
     """
     from tasks.hosts.errors import HostError
-    from tasks.lending import open_lending, provider_names
+    from tasks.provisioning.registry import open_lending, provider_names
 
     found: list[Offer] = []
     problems: dict[str, str] = {}

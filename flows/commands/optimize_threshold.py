@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
-from jade_model.evaluation import Cleanup
-from tasks.artifact_places import fetch_path
-from tasks.optimising import MODES, Grid, optimise_threshold
+from jade_model.scoring.evaluate import Cleanup
+from tasks.artifacts.repository import fetch_path
+from tasks.experiments.thresholds import MODES, Grid, optimise_threshold
 
 
 @click.command("optimize-threshold")

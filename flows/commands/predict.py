@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
-from jade_model.decoding import DECODERS, DecoderChoice, DecoderName
-from tasks.predicting import open_model, predict_file
-from tasks.promoting import model_of
+from jade_model.scoring.decoding import DECODERS, DecoderChoice, DecoderName
+from tasks.experiments.predict import open_model, predict_file
+from tasks.experiments.promote import model_of
 
 
 @click.command("predict")

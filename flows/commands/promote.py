@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
-from tasks.settings import prepare_prefect
+from tasks.settings.load import prepare_prefect
 
 
 @click.command("promote")
@@ -16,8 +16,8 @@ from tasks.settings import prepare_prefect
 def command(*, run: str, force: bool, artifacts: str | None, as_json: bool) -> None:
     """Make a retrained RUN the champion: `challenger`, a run's name, or its beginning."""
     prepare_prefect(quiet=True)
-    from tasks.artifact_places import open_place
-    from tasks.promoting import promote_by_hand
+    from tasks.artifacts.repository import open_place
+    from tasks.experiments.promote import promote_by_hand
 
     entry = promote_by_hand(open_place(artifacts), run, force=force)
     if as_json:

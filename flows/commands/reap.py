@@ -37,8 +37,8 @@ def command(
 
     Exit code 1 if something could not be freed, or a provider with machines of ours did not answer.
     """
-    from tasks.lending import open_lending
-    from tasks.reaping import Deed
+    from tasks.provisioning.reaper import Deed
+    from tasks.provisioning.registry import open_lending
 
     with closing(open_lending()) as lending:
         reaper = lending.reaper(owner, is_dry=dry_run, frees_unknown=unknown)

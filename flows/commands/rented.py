@@ -10,7 +10,7 @@ import click
 from flows.commands.common import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tasks.rented_listing import RentedEntry
+    from tasks.provisioning.rented_listing import RentedEntry
 
 
 @click.command("rented")
@@ -24,8 +24,8 @@ def command(context: click.Context, *, owner: str | None, wants_all: bool, as_js
     Ledger and providers are both asked; what only one of them knows is said. Exit code 1 if a provider with machines of
     ours did not answer.
     """
-    from tasks.lending import open_lending
-    from tasks.rented_listing import list_rented
+    from tasks.provisioning.registry import open_lending
+    from tasks.provisioning.rented_listing import list_rented
 
     with closing(open_lending()) as lending:
         entries, problems = list_rented(lending, owner, wants_all=wants_all)

@@ -10,7 +10,7 @@ import click
 from pydantic import BaseModel, ValidationError
 
 from flows.commands.common import FunctionT, print_json, print_table
-from flows.rent_parameters import (
+from flows.parameters.rental import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
     AcceptUnreaped,
@@ -23,8 +23,8 @@ from flows.rent_parameters import (
     Spot,
     rental_wish,
 )
-from tasks.errors import BadRequest
-from tasks.rental_wish import RentalWish
+from tasks.core.errors import BadRequest
+from tasks.provisioning.rental_wish import RentalWish
 
 
 def split_names(given: Iterable[str]) -> list[str]:
@@ -38,8 +38,8 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
     Raises:
         BadRequest: The host rents nothing; or as `Renter.quotes`.
     """
-    from tasks.lending import is_provider, open_lending, provider_names
-    from tasks.renting import Served
+    from tasks.provisioning.lease import Served
+    from tasks.provisioning.registry import is_provider, open_lending, provider_names
 
     if not is_provider(wish.provider):
         raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(provider_names())}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
-from tasks.artifact_places import open_run
-from tasks.reporting import write_run_report
+from tasks.artifacts.repository import open_run
+from tasks.experiments.report import write_run_report
 
 
 @click.command("report")

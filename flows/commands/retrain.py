@@ -10,9 +10,9 @@ import click
 
 from flows.commands.common import print_json
 from flows.commands.compare import given_parameters, nearby, parameter_options
-from flows.retrain_parameters import RetrainParameters
-from tasks.progress import terminal_is_live
-from tasks.settings import prepare_prefect
+from flows.parameters.retrain import RetrainParameters
+from tasks.execution.progress import terminal_is_live
+from tasks.settings.load import prepare_prefect
 
 
 def _retrain(*, as_json: bool, **flags: Any) -> None:

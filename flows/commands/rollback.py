@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
-from tasks.settings import prepare_prefect
+from tasks.settings.load import prepare_prefect
 
 
 @click.command("rollback")
@@ -14,8 +14,8 @@ from tasks.settings import prepare_prefect
 def command(*, artifacts: str | None, as_json: bool) -> None:
     """Make the champion before this one the champion again; again and again, back to the first."""
     prepare_prefect(quiet=True)
-    from tasks.artifact_places import open_place
-    from tasks.promoting import roll_back_champion
+    from tasks.artifacts.repository import open_place
+    from tasks.experiments.promote import roll_back_champion
 
     entry = roll_back_champion(open_place(artifacts))
     if as_json:

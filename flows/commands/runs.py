@@ -9,7 +9,7 @@ import click
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tasks.remote_runs import FoundRun
+    from tasks.execution.remote_runs import FoundRun
 
 
 @click.group("runs", invoke_without_command=True)
@@ -25,9 +25,9 @@ def command(context: click.Context, *, wants_all: bool, artifacts: str | None, a
     """
     if context.invoked_subcommand is not None:
         return
-    from tasks.artifact_places import open_place
-    from tasks.remote_runs import find_runs
-    from tasks.settings import load_settings
+    from tasks.artifacts.repository import open_place
+    from tasks.execution.remote_runs import find_runs
+    from tasks.settings.load import load_settings
 
     everything, problems = find_runs(load_settings(), open_place(artifacts))
     found = [run for run in everything if wants_all or run.may_run]
@@ -52,9 +52,9 @@ def stop(*, run: str, artifacts: str | None, as_json: bool) -> None:
 
     What it has trained stays for the next attempt.
     """
-    from tasks.artifact_places import open_place
-    from tasks.remote_runs import stop_run
-    from tasks.settings import load_settings
+    from tasks.artifacts.repository import open_place
+    from tasks.execution.remote_runs import stop_run
+    from tasks.settings.load import load_settings
 
     ended = stop_run(load_settings(), open_place(artifacts), run)
     if as_json:
@@ -75,8 +75,8 @@ def show(*, run: str, artifacts: str | None, as_json: bool) -> None:
     """Tell the story of one RUN: what happened, how long it took, what it cost, how it ended."""
     from dataclasses import asdict
 
-    from tasks.artifact_places import open_run
-    from tasks.story import tell_story
+    from tasks.artifacts.repository import open_run
+    from tasks.runs.timeline import tell_story
 
     _, layout = open_run(run, artifacts)
     chapters = tell_story(layout)

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from flows.commands.common import json_option, print_json
-from jade_model.sample import sample_windows
-from jade_model.schema import write_windows
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import write_windows
 
 
 @click.command("sample")

@@ -12,11 +12,11 @@ from pydantic.fields import FieldInfo
 
 from flows.commands.common import print_json, print_table
 from flows.commands.renting import split_names, tell_rental_plan
-from flows.sweep_parameters import SweepParameters
-from tasks.errors import BadRequest
-from tasks.progress import terminal_is_live
-from tasks.settings import load_settings, prepare_prefect
-from tasks.sweep_plan import plan_arms
+from flows.parameters.sweep import SweepParameters
+from tasks.core.errors import BadRequest
+from tasks.execution.progress import terminal_is_live
+from tasks.experiments.sweep_plan import plan_arms
+from tasks.settings.load import load_settings, prepare_prefect
 
 IN_FILE_ONLY = ("grid", "arms")
 """Tables: a flag would be a second way to write TOML."""
@@ -69,9 +69,9 @@ def _sweep(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
     from flows.sweep import sweep
 
     folder = Path(sweep(parameters))
-    from tasks.layout import RunLayout
-    from tasks.rental_files import read_rental, rental_sentence
-    from tasks.sweep_publishing import read_sweep, sweep_rows
+    from tasks.core.layout import RunLayout
+    from tasks.experiments.sweep_publishing import read_sweep, sweep_rows
+    from tasks.provisioning.rental_files import read_rental, rental_sentence
 
     content, rental = read_sweep(RunLayout(folder)), read_rental(folder)
     report = folder / "report" / "index.html"

@@ -9,16 +9,16 @@ import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
 from flows.commands.renting import rent_options, rental_wish_of, tell_rental_plan
-from jade_model.checkpoint import load_checkpoint
-from jade_model.config import LOSSES, Loss
-from jade_model.training_files import files_of
-from tasks.artifact_places import open_place
-from tasks.job_places import check_host_known
-from tasks.jobs import FollowedJob, parts_of
-from tasks.planning import Plan, load_data, write_job
-from tasks.run_trainings import trainings_of
-from tasks.runs import recorded_run
-from tasks.settings import load_settings
+from jade_model.core.checkpoint import load_checkpoint
+from jade_model.core.config import LOSSES, Loss
+from jade_model.core.training_files import files_of
+from tasks.artifacts.repository import open_place
+from tasks.execution.job_places import check_host_known
+from tasks.execution.jobs import FollowedJob, parts_of
+from tasks.execution.run import trainings_of
+from tasks.experiments.plan import Plan, load_data, write_job
+from tasks.runs.record import recorded_run
+from tasks.settings.load import load_settings
 
 
 @click.command("train")

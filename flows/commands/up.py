@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import json_option, print_json
-from tasks.installation import DEFAULT_PORT, local_installation, start_installation
+from tasks.operations.installation import DEFAULT_PORT, local_installation, start_installation
 
 
 @click.command("up")

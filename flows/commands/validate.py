@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import json_option, print_json, print_table
-from jade_model.errors import DataError
-from jade_model.schema import find_violations, iter_windows, load_windows
-from jade_model.splits import group_windows
+from jade_model.core.errors import DataError
+from jade_model.data.schema import find_violations, iter_windows, load_windows
+from jade_model.data.splits import group_windows
 
 BATCH_SIZE = 4096
 MOST_WINDOWS_GROUPED = 20_000

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from flows.commands.common import json_option, print_json
-from jade_model.schema import write_windows
-from jade_model.windowing import cut_windows
+from jade_model.data.cutting import cut_windows
+from jade_model.data.schema import write_windows
 
 
 @click.command("window")

@@ -6,8 +6,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from jade_model.contract import SCHEMA_VERSION
-from jade_model.errors import UserError
+from jade_model.comparison.contract import SCHEMA_VERSION
+from jade_model.core.errors import UserError
 from jade_model.report.contract import Comparison
 
 

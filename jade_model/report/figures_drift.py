@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jade_model.data_checks import DataLimits
+from jade_model.data.checks import DataLimits
 from jade_model.report.canvas import INK, MUTED, SOFT, export, few_ticks, for_figure, panels
 from jade_model.report.figure import FigureFile
 from jade_model.report.numbers import number

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jade_model.files import write_atomically
+from jade_model.core.files import write_atomically
 from jade_model.report.document import (
     Block,
     Bullets,

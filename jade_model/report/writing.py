@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from jade_model.files import write_atomically
+from jade_model.core.files import write_atomically
 from jade_model.report.beside import DrawingProcess
 from jade_model.report.building import build_document
 from jade_model.report.facts import gather

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tasks.core.names import name_fault
 from tasks.hosts.errors import NameRefused
-from tasks.names import name_fault
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all; what was already there counts as done."""

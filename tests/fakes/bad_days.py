@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from tasks.hosts.provider_errors import NoCapacity, ProviderError, ProviderUnavailable, ReleaseUnproven
-from tasks.hosts.provisioner import MachineRequest, MachineState, Offer, Provisioner
+from tasks.provisioning.provider_errors import NoCapacity, ProviderError, ProviderUnavailable, ReleaseUnproven
+from tasks.provisioning.provisioner import MachineRequest, MachineState, Offer, Provisioner
 from tests.fakes.ec2_server import Fault as Ec2Fault
 from tests.fakes.ec2_world import Ec2World
 from tests.fakes.provisioner_contract import OTHER_OWNER, OWNER, SECRET_VALUE, World, new_request, ours, texts_of

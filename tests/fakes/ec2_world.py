@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tasks.hosts.ec2 import Ec2Provisioner, Ec2Settings
-from tasks.hosts.ec2_api import Ec2Access, Ec2Clients, connect
-from tasks.hosts.provider_calls import CallLimits
+from tasks.provisioning.ec2 import Ec2Provisioner, Ec2Settings
+from tasks.provisioning.ec2_api import Ec2Access, Ec2Clients, connect
+from tasks.provisioning.provider_calls import CallLimits
 from tests.fakes.ec2_server import Ec2Server, Fault, ec2_server
 
 SECRET_KEY = "planted/secret/access/key/0123456789abcd"

@@ -9,7 +9,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from tasks.engines.queue import Advice, Ended, QueueRules, UnitQueue
+from tasks.execution.queue import Advice, Ended, QueueRules, UnitQueue
 
 NOTICE_S = 60.0
 """How long it takes to let a machine go."""

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.hosts.ledger import Intent, Ledger, Transition
-from tasks.hosts.ledger_errors import BudgetSpent, ClaimLost, RentalUnknown, TransitionRefused
-from tasks.hosts.ledger_states import TRANSITIONS, RentalState
-from tasks.hosts.provisioner import Machine, MachineState, Offer, owner_and_request
-from tasks.hosts.spending import HOUR_S, Rental, month_of
+from tasks.provisioning.costs import HOUR_S, Rental, month_of
+from tasks.provisioning.ledger import Intent, Ledger, Transition
+from tasks.provisioning.ledger_errors import BudgetSpent, ClaimLost, RentalUnknown, TransitionRefused
+from tasks.provisioning.ledger_states import TRANSITIONS, RentalState
+from tasks.provisioning.provisioner import Machine, MachineState, Offer, owner_and_request
 
 OFFER = Offer("fake", "NVIDIA L4", "L4", 24, 0.5)
 NOON = 1_795_521_600.0  # 2026-11-24, 12:00 UTC
@@ -21,8 +21,8 @@ NOON = 1_795_521_600.0  # 2026-11-24, 12:00 UTC
 
 INTEND_AND_DIE = """
 import os, signal, sys
-from tasks.hosts.ledger import Intent, Ledger
-from tasks.hosts.provisioner import Offer
+from tasks.provisioning.ledger import Intent, Ledger
+from tasks.provisioning.provisioner import Offer
 ledger = Ledger(sys.argv[1])
 for _ in range(3):
     ledger.intend(Intent(ledger.owner, Offer("fake", "k", "K", 1, 1.0), 1, 1, "r", "", (), "c"), budget_usd=None)

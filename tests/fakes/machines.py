@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.hosts.base import HostAddress
-from tasks.hosts.provider_errors import NoCapacity, ProviderUnavailable, ReleaseUnproven
-from tasks.hosts.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
+from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, ReleaseUnproven
+from tasks.provisioning.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
 from tests.fakes.sshd import SSHD
 from tests.helpers.ports import free_port
 

@@ -11,14 +11,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tasks.hosts.provider_errors import (
+from tasks.provisioning.provider_errors import (
     NoCapacity,
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
     ReleaseUnproven,
 )
-from tasks.hosts.provisioner import Machine, MachineRequest, MachineState, Offer, Provisioner, machine_name
+from tasks.provisioning.provisioner import Machine, MachineRequest, MachineState, Offer, Provisioner, machine_name
 
 OWNER = "c0ffee00c0ffee00c0ffee00c0ffee00"
 OTHER_OWNER = "beefbeefbeefbeefbeefbeefbeefbeef"

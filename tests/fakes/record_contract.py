@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tasks.stores.errors import NameRefused, RecordChanged
-from tasks.stores.records import Records
+from tasks.artifacts.errors import NameRefused, RecordChanged
+from tasks.artifacts.records import Records
 
 NAME = "claims/0a1b"
 

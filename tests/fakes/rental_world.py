@@ -19,9 +19,9 @@ import sqlalchemy as sa
 
 from tasks.hosts.base import CommandResult, FileEntry, HostAddress, Progress
 from tasks.hosts.errors import ConnectionLost, HostUnreachable
-from tasks.hosts.ledger import Ledger
-from tasks.hosts.provider_errors import NoCapacity, ProviderUnavailable, RateLimited, ReleaseUnproven
-from tasks.hosts.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, RateLimited, ReleaseUnproven
+from tasks.provisioning.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
 
 EPOCH_S = 12.0
 REAP_EVERY_S = 600.0

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from tasks.hosts.provider_calls import CallLimits
-from tasks.hosts.runpod import RunPodProvisioner, RunPodSettings
-from tasks.hosts.runpod_api import RunPodAccess
+from tasks.provisioning.provider_calls import CallLimits
+from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
+from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.runpod_server import Fault, RunPodServer, running_runpod
 
 QUICK = CallLimits(connect_timeout_s=2.0, read_timeout_s=2.0, call_timeout_s=10.0, pause_s=0.004, longest_wait_s=2.0)

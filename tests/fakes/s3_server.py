@@ -13,9 +13,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tasks.stores.address import S3Address, S3Settings
-from tasks.stores.s3 import S3Store
-from tasks.stores.s3_link import connect
+from tasks.artifacts.address import S3Address, S3Settings
+from tasks.artifacts.s3 import S3Store
+from tasks.artifacts.s3_link import connect
 
 
 @dataclasses.dataclass

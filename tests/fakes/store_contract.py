@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stores.base import MANIFEST_NAME, ArtifactStore, Manifest, StoredFile
-from tasks.stores.errors import (
+from tasks.artifacts.base import MANIFEST_NAME, ArtifactStore, Manifest, StoredFile
+from tasks.artifacts.errors import (
     AlreadyPublished,
     ArtifactCorrupted,
     ArtifactNotFound,
@@ -21,9 +21,9 @@ from tasks.stores.errors import (
     RunProtected,
     SourceChanged,
 )
-from tasks.stores.manifest import build_manifest, describe_file
-from tasks.stores.prune import gather_facts, plan_prune, prune
-from tasks.stores.transfer import fetch_run, publish_files, publish_run, verify
+from tasks.artifacts.manifest import build_manifest, describe_file
+from tasks.artifacts.retention import gather_facts, plan_prune, prune
+from tasks.artifacts.transfer import fetch_run, publish_files, publish_run, verify
 
 RUN = "20261122T101500Z-compare-a1b2c3"
 WEIGHTS = "crf/checkpoint_crf_2.pt"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from tasks.champion import champion_history, current_champion, promote, roll_back
-from tasks.stores.base import ArtifactStore
+from tasks.artifacts.base import ArtifactStore
+from tasks.experiments.champion import champion_history, current_champion, promote, roll_back
 
 NIGHT = datetime(2026, 11, 24, 2, tzinfo=UTC)
 

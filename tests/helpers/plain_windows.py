@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from jade_model.sample import sample_windows
-from jade_model.windows import Windows
+from jade_model.core.windows import Windows
+from jade_model.data.sample import sample_windows
 
 WINDOW_LENGTH = 32
 

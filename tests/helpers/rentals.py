@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.bundle import RemotePlace
-from tasks.hosts.ledger import Ledger
-from tasks.reaching import Lender
-from tasks.rental_wish import RentalWish
-from tasks.rented_hosts import open_rented
-from tasks.renting import Renter, Served
+from tasks.execution.bundle import RemotePlace
+from tasks.provisioning.connect import Lender
+from tasks.provisioning.lease import Renter, Served
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rented_hosts import open_rented
 from tests.fakes.machines import LocalMachines
 
 WISH = RentalWish("fake", ("NVIDIA GeForce RTX 4090", "L4"), max_price_usd_per_hour=0.8, max_hours=2.0)

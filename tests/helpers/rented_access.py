@@ -11,8 +11,8 @@ import paramiko
 
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.provisioner import MachineState, Offer, Provisioner
 from tasks.hosts.ssh import SshHost
+from tasks.provisioning.provisioner import MachineState, Offer, Provisioner
 from tests.fakes.provisioner_contract import new_request
 from tests.fakes.ssh_server import write_private_key
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jade_model.promotion import PromotionRule
-from jade_model.windows import Windows
-from tasks.evaluation import EvaluationSettings
-from tasks.jobs import running_job
-from tasks.layout import RunLayout
-from tasks.retraining import RetrainingPlan, evaluate_retraining, prepare_retraining
-from tasks.runs import recorded_run
+from jade_model.core.windows import Windows
+from jade_model.statistics.promotion import PromotionRule
+from tasks.core.layout import RunLayout
+from tasks.execution.jobs import running_job
+from tasks.experiments.evaluate import EvaluationSettings
+from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, prepare_retraining
+from tasks.runs.record import recorded_run
 
 PLAN = RetrainingPlan("soft_span", "seed_soft_span", 2, folds=2, holdout=0.3, ensemble=1)
 SETTINGS = EvaluationSettings(

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from jade_model.__main__ import main as train
-from tasks.evaluation import EvaluationSettings, evaluate_run
-from tasks.layout import RunLayout
-from tasks.planning import Plan, load_data, write_job
-from tasks.reporting import write_run_report
-from tasks.run_trainings import trainings_of
-from tasks.runs import Run, recorded_run
+from tasks.core.layout import RunLayout
+from tasks.execution.run import trainings_of
+from tasks.experiments.evaluate import EvaluationSettings, evaluate_run
+from tasks.experiments.plan import Plan, load_data, write_job
+from tasks.experiments.report import write_run_report
+from tasks.runs.record import Run, recorded_run
 
 SMALL_PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
 

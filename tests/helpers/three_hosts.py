@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jade_model.job import Job
-from tasks.bundle import RemotePlace
-from tasks.engines.base import Outcome
-from tasks.engines.hosts import HostsEngine
-from tasks.engines.lanes import HostLane
+from jade_model.core.job import Job
+from tasks.execution.base import Outcome
+from tasks.execution.bundle import RemotePlace
+from tasks.execution.fleet import HostsEngine
+from tasks.execution.lanes import HostLane
 from tasks.hosts.base import HostAddress
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.keys import HostTrust

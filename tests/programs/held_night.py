@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from flows.compare import compare
-from tasks.hosts.ledger import Transition
-from tasks.lending import observe_rentals
+from tasks.provisioning.ledger import Transition
+from tasks.provisioning.registry import observe_rentals
 
 __all__ = ["compare"]
 

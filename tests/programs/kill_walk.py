@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.execution.rented_trainings import RentedRun
 from tasks.hosts.errors import ConnectionLost, HostError
-from tasks.hosts.ledger import Ledger, Transition
-from tasks.hosts.provider_errors import ReleaseUnproven
-from tasks.reaping import Deed, Reaper
-from tasks.rental_wish import RentalWish
-from tasks.rented_trainings import RentedRun
+from tasks.provisioning.ledger import Ledger, Transition
+from tasks.provisioning.provider_errors import ReleaseUnproven
+from tasks.provisioning.reaper import Deed, Reaper
+from tasks.provisioning.rental_wish import RentalWish
 from tests.fakes.machines import LocalMachines
 from tests.helpers.rentals import renter_of
 

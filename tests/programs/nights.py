@@ -13,9 +13,9 @@ from typing import Any
 from prefect import tags
 
 from flows.compare import compare
-from flows.parameters import CompareParameters
+from flows.parameters.compare import CompareParameters
+from flows.parameters.retrain import RetrainParameters
 from flows.retrain import retrain
-from flows.retrain_parameters import RetrainParameters
 
 
 def run(flow: str, parameters: dict[str, Any]) -> str:

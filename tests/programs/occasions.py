@@ -15,14 +15,14 @@ from pathlib import Path
 from helpers.rentals import WISH, renter_of
 from prefect import flow, tags
 
-from jade_model.trend import Band, Regression
-from tasks.artifact_places import open_place
-from tasks.events import events_delivered
-from tasks.hosts.ledger import Intent, Ledger
-from tasks.promoting import roll_back_champion, settle
-from tasks.rental_record import save_rental
-from tasks.stores.transfer import publish_run
-from tasks.trend import tell_regressions
+from jade_model.statistics.trend import Band, Regression
+from tasks.artifacts.repository import open_place
+from tasks.artifacts.transfer import publish_run
+from tasks.experiments.promote import roll_back_champion, settle
+from tasks.experiments.trend import tell_regressions
+from tasks.operations.events import events_delivered
+from tasks.provisioning.ledger import Intent, Ledger
+from tasks.provisioning.rental_record import save_rental
 from tests.fakes.machines import OFFERS, LocalMachines
 
 HOUR_S = 3600.0

@@ -6,13 +6,13 @@ import os
 import sys
 from pathlib import Path
 
-import tasks.remote_jobs
-from jade_model.sample import sample_windows
-from tasks.artifact_places import open_place
-from tasks.kept_trainings import BucketIndex
-from tasks.planning import Plan, write_job
-from tasks.run_trainings import trainings_of
-from tasks.runs import recorded_run
+import tasks.execution.remote
+from jade_model.data.sample import sample_windows
+from tasks.artifacts.repository import open_place
+from tasks.artifacts.training_cache import BucketIndex
+from tasks.execution.run import trainings_of
+from tasks.experiments.plan import Plan, write_job
+from tasks.runs.record import recorded_run
 from tests.soak.cheap_trainer import EPOCHS
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, EPOCHS, seeds=1, folds=2, split="grouped", ensemble=1)
@@ -25,9 +25,9 @@ def run_flow(environment: dict[str, str], address: str, log: str) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     # What is minutes in a long training is moments here; and the stand-in's host needs no torch.
-    tasks.remote_jobs.MIRROR_EVERY_S = 0.0
-    tasks.remote_jobs.POLL_S = 0.1
-    tasks.remote_jobs.check_ready = lambda host, place, **_: None  # type: ignore[assignment]
+    tasks.execution.remote.MIRROR_EVERY_S = 0.0
+    tasks.execution.remote.POLL_S = 0.1
+    tasks.execution.remote.check_ready = lambda host, place, **_: None  # type: ignore[assignment]
     BucketIndex.every_s = 0.3
     with recorded_run(open_place(address), "train", {"soak": True}, host="soak") as run:
         write_job(run.layout, [sample_windows(num_bases=20)], PLAN)

@@ -30,11 +30,11 @@ from typing import Any
 
 import boto3
 
-from jade_model.job import load_job
-from jade_model.training_files import files_of
-from tasks.artifact_places import ArtifactPlace, open_place
-from tasks.leases import running
-from tasks.stores.transfer import verify
+from jade_model.core.job import load_job
+from jade_model.core.training_files import files_of
+from tasks.artifacts.leases import running
+from tasks.artifacts.repository import ArtifactPlace, open_place
+from tasks.artifacts.transfer import verify
 from tests.fakes.s3_faults import Fault, FaultyProxy, faulty_proxy
 from tests.fakes.sshd import Sshd, running_sshd
 from tests.soak import cheap_trainer

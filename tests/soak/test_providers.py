@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tasks.hosts.provisioner import Offer
+from tasks.provisioning.provisioner import Offer
 from tests.fakes.bad_days import check_after, heal_ec2, heal_runpod, live_through, spoil_ec2, spoil_runpod
 from tests.fakes.ec2_world import ec2_world
 from tests.fakes.runpod_world import runpod_world

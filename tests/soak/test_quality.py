@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from helpers.runs import finished_run
 
-from jade_model.contract import read_comparison
-from tasks.planning import Plan
+from jade_model.comparison.contract import read_comparison
+from tasks.experiments.plan import Plan
 
 pytestmark = pytest.mark.soak
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tasks.bundle import RemotePlace
-from tasks.errors import RunError
+from tasks.core.errors import RunError
+from tasks.execution.bundle import RemotePlace
+from tasks.execution.rented_trainings import RentedRun
 from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.errors import HostError
-from tasks.hosts.rental_keys import RentalKeys
-from tasks.hosts.spending import Rental
-from tasks.kept_hosts import KeptHost
-from tasks.reaching import Lender
-from tasks.reaping import Reaper
-from tasks.rental_wish import RentalWish
-from tasks.rented_trainings import RentedRun
-from tasks.renting import Renter, Served
+from tasks.provisioning.connect import Lender
+from tasks.provisioning.costs import Rental
+from tasks.provisioning.kept_hosts import KeptHost
+from tasks.provisioning.lease import Renter, Served
+from tasks.provisioning.reaper import Reaper
+from tasks.provisioning.rental_keys import RentalKeys
+from tasks.provisioning.rental_wish import RentalWish
 from tests.fakes.rental_world import (
     REAP_EVERY_S,
     Gate,

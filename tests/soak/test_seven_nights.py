@@ -20,10 +20,10 @@ from helpers.deployments import Deployments, Inbox, inbox, installed
 from helpers.plain_windows import all_labelled, plain_windows, shuffled_spans
 from helpers.servers import wait_until
 
-from jade_model.schema import write_windows
-from jade_model.windows import Windows
-from tasks.artifact_places import open_place
-from tasks.champion import champion_history, current_champion
+from jade_model.core.windows import Windows
+from jade_model.data.schema import write_windows
+from tasks.artifacts.repository import open_place
+from tasks.experiments.champion import champion_history, current_champion
 
 pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("seven nights")]
 

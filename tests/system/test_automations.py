@@ -16,9 +16,9 @@ import yaml
 from helpers.deployments import inbox
 from helpers.servers import ROOT, PrefectServer, kill_group, wait_until
 
-from tasks.errors import BadRequest
-from tasks.notify_targets import Kind, Target
-from tasks.notifying import add_target
+from tasks.core.errors import BadRequest
+from tasks.operations.notifications import add_target
+from tasks.operations.notify_targets import Kind, Target
 from tests.fakes.mail_server import running_mail_server
 from tests.fakes.slack_server import SlackServer
 

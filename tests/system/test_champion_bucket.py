@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from helpers.champions import NIGHT, check_champion_and_healing
 
-from tasks.champion import promote, roll_back
-from tasks.stores.transfer import publish_run
+from tasks.artifacts.transfer import publish_run
+from tasks.experiments.champion import promote, roll_back
 from tests.fakes.s3_server import Bucket, WithBucket, client_for
 
 pytestmark = pytest.mark.system

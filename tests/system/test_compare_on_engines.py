@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.layout import RunLayout
+from tasks.core.layout import RunLayout
 from tests.fakes.sshd import SSHD, running_sshd
 from tests.helpers.command_line import CommandLine, figures
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.hosts.errors import HostKeyMismatch
-from tasks.hosts.provisioner import MachineState, Offer
+from tasks.provisioning.provisioner import MachineState, Offer
 from tests.fakes.ec2_world import Ec2World, ec2_world
 from tests.fakes.provisioner_contract import SECRET_VALUE
 from tests.helpers.rented_access import Rented, fingerprint_of_line

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from jade_model.job import Job
-from jade_model.training_files import files_of, is_done
-from jade_model.windows import Windows
-from tasks.bundle import RemotePlace
-from tasks.engines.base import UnitDone, UnitFailed
-from tasks.engines.hosts import HostsEngine
-from tasks.engines.lanes import HostLane
-from tasks.engines.queue import QueueRules
+from jade_model.core.job import Job
+from jade_model.core.training_files import files_of, is_done
+from jade_model.core.windows import Windows
+from tasks.core.layout import RunLayout
+from tasks.execution.base import UnitDone, UnitFailed
+from tasks.execution.bundle import RemotePlace
+from tasks.execution.fleet import HostsEngine
+from tasks.execution.lanes import HostLane
+from tasks.execution.queue import QueueRules
+from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.base import CommandResult
 from tasks.hosts.errors import HostUnreachable
 from tasks.hosts.local import LocalHost
-from tasks.layout import RunLayout
-from tasks.planning import Plan, write_job
 
 pytestmark = pytest.mark.system
 
@@ -44,8 +44,8 @@ class FadingHost(LocalHost):
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.remote_jobs.check_ready", lambda host, place, **_: None)
-    monkeypatch.setattr("tasks.hosts.retry.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tasks.execution.remote.check_ready", lambda host, place, **_: None)
+    monkeypatch.setattr("tasks.core.retry.time.sleep", lambda seconds: None)
 
 
 def lane(host: LocalHost) -> HostLane:

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
 
-from jade_model.sample import sample_windows
-from jade_model.schema import write_windows
-from jade_model.training_files import files_of, is_done
-from tasks.engines.base import UnitDone
-from tasks.layout import RunLayout
-from tasks.planning import Plan, write_job
+from jade_model.core.training_files import files_of, is_done
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import write_windows
+from tasks.core.layout import RunLayout
+from tasks.execution.base import UnitDone
+from tasks.experiments.plan import Plan, write_job
 from tests.helpers.three_hosts import train_on_three_hosts
 
 pytestmark = pytest.mark.system
@@ -123,7 +123,7 @@ def said(folder: Path) -> str:
 
 def test_three_ssh_hosts_one_slow_and_one_lost_do_all_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.remote_jobs.SILENT_S", 2.0)
+    monkeypatch.setattr("tasks.execution.remote.SILENT_S", 2.0)
     plan = Plan({"a": "jade_soft_span"}, 1, seeds=6, folds=3, split="grouped", ensemble=1)
     run = tmp_path / "run"
     run.mkdir()

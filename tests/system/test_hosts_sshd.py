@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from helpers.processes import unique_sleep, wait_until_none, words_of
 
+from tasks.core.retry import retry_transient
 from tasks.hosts import errors
 from tasks.hosts.base import Host, HostAddress
-from tasks.hosts.check import check_host
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.job import find_job, raise_unless_success, start_job, stop_job
 from tasks.hosts.job_log import follow_log
 from tasks.hosts.job_types import Ending
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.retry import retry_transient
+from tasks.hosts.preflight import check_host
 from tasks.hosts.ssh import SshHost
 from tests.fakes.host_contract import (
     CommandContract,

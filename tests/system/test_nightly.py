@@ -16,10 +16,10 @@ import pytest
 from helpers.deployments import Deployments, Inbox, inbox, installed
 from helpers.servers import wait_until
 
-from jade_model.sample import sample_windows
-from jade_model.schema import write_windows
-from tasks.artifact_places import open_place
-from tasks.champion import champion_history, current_champion
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import write_windows
+from tasks.artifacts.repository import open_place
+from tasks.experiments.champion import champion_history, current_champion
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("nightly")]
 

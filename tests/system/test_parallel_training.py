@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from helpers.servers import ROOT
 
-from jade_model.checkpoint import load_checkpoint
-from jade_model.job import load_job
-from jade_model.training_files import files_of
-from tasks.layout import RunLayout
+from jade_model.core.checkpoint import load_checkpoint
+from jade_model.core.job import load_job
+from jade_model.core.training_files import files_of
+from tasks.core.layout import RunLayout
 
 pytestmark = pytest.mark.system
 

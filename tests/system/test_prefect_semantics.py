@@ -15,8 +15,8 @@ import httpx
 import pytest
 from helpers.servers import PrefectServer, wait_until
 
-from tasks.leases import holders
-from tasks.stores.records import LocalRecords
+from tasks.artifacts.leases import holders
+from tasks.artifacts.records import LocalRecords
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.servers import ROOT
 
-from tasks.hosts.ledger_states import TRANSITIONS, RentalState
+from tasks.provisioning.ledger_states import TRANSITIONS, RentalState
 from tests.fakes.sshd import SSHD
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]

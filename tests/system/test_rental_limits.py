@@ -9,9 +9,9 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.errors import BadRequest
-from tasks.rental_limits import limit_names, machines_admitted
-from tasks.rental_wish import RentalWish
+from tasks.core.errors import BadRequest
+from tasks.provisioning.limits import limit_names, machines_admitted
+from tasks.provisioning.rental_wish import RentalWish
 from tests.helpers.servers import PrefectServer
 
 pytestmark = pytest.mark.system

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from helpers.servers import ROOT, wait_until
 
-from jade_model.job import Job
-from jade_model.sample import sample_windows
-from jade_model.training_files import files_of, is_done
-from tasks.engines.base import EngineSettings, UnitDone
-from tasks.engines.hosts import open_hosts_engine
-from tasks.hosts.ledger import Ledger
-from tasks.layout import RunLayout
-from tasks.lending import open_lending
-from tasks.planning import Plan, write_job
-from tasks.reaping import Reaper
-from tasks.rental_files import read_rental
-from tasks.rental_wish import RentalWish
+from jade_model.core.job import Job
+from jade_model.core.training_files import files_of, is_done
+from jade_model.data.sample import sample_windows
+from tasks.core.layout import RunLayout
+from tasks.execution.base import EngineSettings, UnitDone
+from tasks.execution.fleet import open_hosts_engine
+from tasks.experiments.plan import Plan, write_job
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.reaper import Reaper
+from tasks.provisioning.registry import open_lending
+from tasks.provisioning.rental_files import read_rental
+from tasks.provisioning.rental_wish import RentalWish
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 from tests.helpers.waiting_trainer import waiting_python
@@ -48,10 +48,10 @@ def runpod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodSe
         monkeypatch.setenv("RUNPOD_API_KEY", server.api_key)
         monkeypatch.setenv("JADE_RUNPOD_URL", server.url)
         # How long a silence is waited out, shortened as the units are.
-        monkeypatch.setattr("tasks.remote_jobs.SILENT_S", 2.0)
-        monkeypatch.setattr("tasks.engines.rented_lanes.LOOK_EVERY_S", 1.0)
-        monkeypatch.setattr("tasks.reaching.CONNECT_S", 1.0)
-        monkeypatch.setattr("tasks.kept_hosts.CONNECT_S", 1.0)
+        monkeypatch.setattr("tasks.execution.remote.SILENT_S", 2.0)
+        monkeypatch.setattr("tasks.execution.rented_lanes.LOOK_EVERY_S", 1.0)
+        monkeypatch.setattr("tasks.provisioning.connect.CONNECT_S", 1.0)
+        monkeypatch.setattr("tasks.provisioning.kept_hosts.CONNECT_S", 1.0)
         yield server
         assert (server.violations, server.touched_others) == ([], [])
 
@@ -110,8 +110,8 @@ def test_a_sweep_that_is_interrupted_frees_its_pods(runpod: RunPodServer, job: J
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jade_model.job import load_job
-from tasks.engines.hosts import open_hosts_engine
+from jade_model.core.job import load_job
+from tasks.execution.fleet import open_hosts_engine
 from tests.system.test_rented_lanes import TWO
 
 folder = Path(sys.argv[1])

@@ -21,8 +21,8 @@ from helpers.command_line import figures
 from helpers.deployments import ENDED
 from helpers.servers import ROOT, PrefectServer, wait_until
 
-from jade_model.job import load_job
-from tasks.hosts.ledger import Ledger
+from jade_model.core.job import load_job
+from tasks.provisioning.ledger import Ledger
 from tests.fakes.runpod_server import FakePod, Fault, Kind, RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 from tests.helpers.rented_site import NIGHTLY, Site, of_runpod, processes_for, rented_site

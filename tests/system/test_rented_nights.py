@@ -11,7 +11,7 @@ from helpers.command_line import figures
 from helpers.processes import command_lines_seen
 from helpers.servers import PrefectServer, wait_until
 
-from tasks.layout import RunLayout
+from tasks.core.layout import RunLayout
 from tests.fakes.sshd import SSHD
 from tests.helpers.rented_site import Site, lent_by, rented_site
 from tests.helpers.waiting_trainer import waiting_python

@@ -14,8 +14,8 @@ import pytest
 from helpers.homes import clean_environment
 from helpers.servers import ROOT, kill_group, wait_until
 
-from tasks.hosts.ledger import Ledger
-from tasks.hosts.ledger_states import RentalState
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.ledger_states import RentalState
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 from tests.helpers.processes import heed_interrupts

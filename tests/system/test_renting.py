@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tasks.artifact_places import open_place
-from tasks.hosts import deadman
+from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
+from tasks.artifacts.repository import open_place
+from tasks.execution.remote_runs import find_runs, stop_run
 from tasks.hosts.job import start_job
 from tasks.hosts.job_types import JobSpec
-from tasks.hosts.ledger import Ledger
-from tasks.hosts.ledger_states import RentalState
-from tasks.lending import open_lending
-from tasks.reaping import Deed, Reaper
-from tasks.remote_records import RemoteRun, load_records, save_record
-from tasks.remote_runs import find_runs, stop_run
-from tasks.renting import Served
-from tasks.settings import load_settings
+from tasks.provisioning import deadman
+from tasks.provisioning.lease import Served
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.reaper import Deed, Reaper
+from tasks.provisioning.registry import open_lending
+from tasks.settings.load import load_settings
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.sshd import SSHD
 from tests.helpers.rentals import WISH, lender_of, renter_of
@@ -85,7 +85,7 @@ def test_what_trains_on_a_rented_machine_is_shown_and_stopped_by_whoever_has_its
 ) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("JADE_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setattr("tasks.lending._factories", {"fake": lambda settings: lender_of(machines)})
+    monkeypatch.setattr("tasks.provisioning.registry._factories", {"fake": lambda settings: lender_of(machines)})
     settings, place = load_settings(), open_place(tmp_path / "artifacts")
     with closing(open_lending(settings)) as lending:
         rented = lending.renter(WISH, Served("run-1", "", ("k" * 64,)), note=lambda _: None).rent()

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.bundle import RemotePlace
-from tasks.hosts import deadman
-from tasks.hosts.ledger import Ledger
-from tasks.hosts.ledger_states import RentalState
-from tasks.hosts.provisioner import MachineState, Provisioner
-from tasks.reaching import Lender
-from tasks.rental_wish import RentalWish
-from tasks.rented_hosts import open_rented
-from tasks.renting import Renter
+from tasks.execution.bundle import RemotePlace
+from tasks.provisioning import deadman
+from tasks.provisioning.connect import Lender
+from tasks.provisioning.lease import Renter
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.provisioner import MachineState, Provisioner
+from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rented_hosts import open_rented
 from tests.fakes.ec2_world import ec2_world
 from tests.fakes.runpod_world import runpod_world
 from tests.fakes.sshd import SSHD

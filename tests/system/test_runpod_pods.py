@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from tasks.hosts.errors import HostKeyMismatch
-from tasks.hosts.provisioner import MachineState
-from tasks.hosts.runpod import RunPodProvisioner, RunPodSettings
-from tasks.hosts.runpod_api import RunPodAccess
+from tasks.provisioning.provisioner import MachineState
+from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
+from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.rented_machine import RentedMachine
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.runpod_world import QUICK

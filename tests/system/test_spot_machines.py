@@ -12,24 +12,24 @@ from typing import Any
 import pytest
 from helpers.servers import wait_until
 
-from jade_model.windows import Windows
-from jade_model.worker import files_of
-from tasks.bundle import RemotePlace
-from tasks.engines.base import Outcome, UnitDone
-from tasks.engines.hosts import HostsEngine
-from tasks.engines.rented_lanes import RentedLane
-from tasks.fetching import local_epoch, remote_epoch
-from tasks.hosts.ledger import Ledger
-from tasks.kept_trainings import FolderIndex
-from tasks.layout import RunLayout
-from tasks.mirroring import Mirror
-from tasks.planning import Plan, write_job
-from tasks.reaching import Lender
-from tasks.remote_jobs import running_remote_job
-from tasks.rental_wish import RentalWish
-from tasks.rented_hosts import open_rented
-from tasks.rented_trainings import RentedRun
-from tasks.renting import Renter
+from jade_model.core.windows import Windows
+from jade_model.core.worker import files_of
+from tasks.artifacts.publisher import Mirror
+from tasks.artifacts.training_cache import FolderIndex
+from tasks.core.layout import RunLayout
+from tasks.execution.base import Outcome, UnitDone
+from tasks.execution.bundle import RemotePlace
+from tasks.execution.fetching import local_epoch, remote_epoch
+from tasks.execution.fleet import HostsEngine
+from tasks.execution.remote import running_remote_job
+from tasks.execution.rented_lanes import RentedLane
+from tasks.execution.rented_trainings import RentedRun
+from tasks.experiments.plan import Plan, write_job
+from tasks.provisioning.connect import Lender
+from tasks.provisioning.lease import Renter
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rented_hosts import open_rented
 from tests.fakes.ec2_world import Ec2World, ec2_world
 from tests.fakes.sshd import SSHD
 from tests.helpers.rentals import renter_of
@@ -64,7 +64,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
     """A run's folder, with a state folder beside it; what a provider announces is soon noticed."""
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.kept_hosts.NOTICE_EVERY_S", 0.2)
+    monkeypatch.setattr("tasks.provisioning.kept_hosts.NOTICE_EVERY_S", 0.2)
     found = RunLayout(tmp_path / "a" / "run")
     found.root.mkdir(parents=True)
     return found

@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 
-from jade_model.adamw import AdamW
+from jade_model.core.adamw import AdamW
 
 TRAIN = """
 import sys
 import torch
-from jade_model.adamw import AdamW
+from jade_model.core.adamw import AdamW
 
 weight = torch.ones(3, requires_grad=True)
 optimizer = AdamW([weight], learning_rate=0.1, weight_decay=0.0)

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from jade_model.job import load_job
-from jade_model.training_files import files_of, is_done
-from tasks.artifact_places import ArtifactPlace, fetch_path, locate_run, open_place, open_run
-from tasks.errors import RunNotFound
-from tasks.kept_trainings import kept_trainings
-from tasks.layout import RunLayout
-from tasks.mirroring import Mirror
-from tasks.reporting import write_run_report
-from tasks.runs import read_run_record, recorded_run
-from tasks.stores.errors import BadStoreAddress, NoSuchBucket
-from tasks.stores.transfer import verify
+from jade_model.core.job import load_job
+from jade_model.core.training_files import files_of, is_done
+from tasks.artifacts.errors import BadStoreAddress, NoSuchBucket
+from tasks.artifacts.publisher import Mirror
+from tasks.artifacts.repository import ArtifactPlace, fetch_path, locate_run, open_place, open_run
+from tasks.artifacts.training_cache import kept_trainings
+from tasks.artifacts.transfer import verify
+from tasks.core.errors import RunNotFound
+from tasks.core.layout import RunLayout
+from tasks.experiments.report import write_run_report
+from tasks.runs.record import read_run_record, recorded_run
 from tests.fakes.s3_server import Bucket, WithBucket, s3_endpoint
 
 Another = Callable[[], ArtifactPlace]

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from jade_model.baselines import MoveUnit, all_positive_scores, choose_move_length, mark_largest_move
-from jade_model.metrics import Truth, count, spans_from_mask, truth_from_mask, truth_of
-from jade_model.schema import load_windows
+from jade_model.data.schema import load_windows
+from jade_model.scoring.baselines import MoveUnit, all_positive_scores, choose_move_length, mark_largest_move
+from jade_model.scoring.metrics import Truth, count, spans_from_mask, truth_from_mask, truth_of
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "data" / "expansions_btcusd_m30.parquet"
 UNITS: tuple[MoveUnit, ...] = ("price", "atr")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jade_model.job import code_digest, load_job
-from tasks.bundle import (
+from jade_model.core.job import code_digest, load_job
+from tasks.core.errors import HostNotReady
+from tasks.core.layout import RunLayout
+from tasks.execution.bundle import (
     RemotePlace,
     bootstrap,
     check_ready,
@@ -20,10 +22,8 @@ from tasks.bundle import (
     send_code,
     write_remote_job,
 )
-from tasks.errors import HostNotReady
 from tasks.hosts.errors import CommandFailed
 from tasks.hosts.local import LocalHost
-from tasks.layout import RunLayout
 
 PLACE = RemotePlace("jade", sys.executable, 60)
 
@@ -39,8 +39,8 @@ def test_the_sources_alone_train_and_give_the_same_run_keys(host: LocalHost, tmp
     code = tmp_path / "host" / PLACE.code(bundle.digest)
     # No site-packages path leads to this checkout there; -P keeps the working folder out, too.
     program = (
-        "import sys, jade_model.__main__, jade_model.worker\n"
-        "from jade_model.job import code_digest\n"
+        "import sys, jade_model.__main__, jade_model.core.worker\n"
+        "from jade_model.core.job import code_digest\n"
         "others = {'torchcrf', 'pandas', 'pyarrow', 'scipy', 'matplotlib', 'prefect', 'paramiko', 'tasks', 'flows'}\n"
         "assert not others & set(sys.modules), others & set(sys.modules)\n"
         "print(jade_model.__file__, code_digest())"
@@ -60,7 +60,7 @@ def test_the_sources_alone_train_and_give_the_same_run_keys(host: LocalHost, tmp
 def test_sources_that_are_there_are_not_sent_again(host: LocalHost, tmp_path: Path) -> None:
     bundle = code_bundle()
     send_code(host, PLACE, bundle)
-    (first,) = (tmp_path / "host" / "jade" / "code").glob("*/jade_model/job.py")
+    (first,) = (tmp_path / "host" / "jade" / "code").glob("*/jade_model/core/job.py")
     before = first.stat().st_mtime_ns
     send_code(host, PLACE, bundle)
     assert first.stat().st_mtime_ns == before

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from jade_model.calibration import (
+from jade_model.scoring.calibration import (
     Binning,
     brier,
     expected_calibration_error,

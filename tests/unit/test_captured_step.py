@@ -14,22 +14,22 @@ import pytest
 import torch
 from training_windows import random_windows, rows, shortened
 
-import jade_model.crf.layer
-import jade_model.learner
-import jade_model.single_span.layer
-import jade_model.step
-import jade_model.worker
-from jade_model.config import LOSSES, Recipe
-from jade_model.crf import CRF
-from jade_model.errors import CaptureFailed
-from jade_model.job import Execution
-from jade_model.job_runner import Task, run_together
-from jade_model.learner import Learner, start_learner
-from jade_model.recipes import recipe
-from jade_model.schedule import learning_rate_at
-from jade_model.step import CapturedStep, Step
-from jade_model.targets import fitted_recipe
-from jade_model.train import PreparedWindows, prepare
+import jade_model.core.crf.layer
+import jade_model.core.segment.layer
+import jade_model.core.step
+import jade_model.core.train_state
+import jade_model.core.worker
+from jade_model.core.config import LOSSES, Recipe
+from jade_model.core.crf import CRF
+from jade_model.core.errors import CaptureFailed
+from jade_model.core.job import Execution
+from jade_model.core.job_runner import Task, run_together
+from jade_model.core.recipes import recipe
+from jade_model.core.schedule import learning_rate_at
+from jade_model.core.step import CapturedStep, Step
+from jade_model.core.targets import fitted_recipe
+from jade_model.core.train import PreparedWindows, prepare
+from jade_model.core.train_state import Learner, start_learner
 from tests.fakes.cuda_graphs import FakeCuda, FakeStream
 
 SIZES = (8, 3)
@@ -39,8 +39,8 @@ SIZES = (8, 3)
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """A card that is none; and the CPU's own ways, which read values, left out."""
     monkeypatch.setattr(CRF, "_scannable", lambda *_: None)
-    monkeypatch.setattr(jade_model.crf.layer, "check_tags", lambda *_: None)
-    monkeypatch.setattr(jade_model.single_span.layer, "check_spans", lambda *_: None)
+    monkeypatch.setattr(jade_model.core.crf.layer, "check_tags", lambda *_: None)
+    monkeypatch.setattr(jade_model.core.segment.layer, "check_spans", lambda *_: None)
     return FakeCuda().install(monkeypatch)
 
 
@@ -118,8 +118,8 @@ def test_a_step_that_cannot_be_recorded_says_so_and_leaves_others_graphs_alone(c
     of = chosen("soft_span")
     data = prepare(random_windows(20), of)
     beside = new_step(of, data, captured=True)
-    clip = jade_model.step.clip_grad_norm_
-    monkeypatch.setattr(jade_model.step, "clip_grad_norm_", lambda *given: torch.tensor(float(clip(*given))))
+    clip = jade_model.core.step.clip_grad_norm_
+    monkeypatch.setattr(jade_model.core.step, "clip_grad_norm_", lambda *given: torch.tensor(float(clip(*given))))
     stream = FakeStream("of the other training")
     with cuda.on_stream(stream):
         with pytest.raises(CaptureFailed, match="_local_scalar_dense"):
@@ -140,8 +140,8 @@ def test_trainings_that_run_together_never_share_a_stream_and_pass_theirs_on(cud
         del running[steps]
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # prepare_process sets it
-    monkeypatch.setattr(jade_model.worker, "run_training", trains)
-    monkeypatch.setattr(jade_model.learner, "usable_device", torch.device)
+    monkeypatch.setattr(jade_model.core.worker, "run_training", trains)
+    monkeypatch.setattr(jade_model.core.train_state, "usable_device", torch.device)
     tasks = [Task(None, steps, tmp_path, Execution("cuda"), as_json=True) for steps in (3, 1, 7, 2, 5)]
     assert run_together(tasks, width=2) == 0
     assert cuda.num_streams == 2

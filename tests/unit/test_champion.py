@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from helpers.champions import NIGHT, check_champion_and_healing
 
-from tasks.champion import champion_history, current_champion, promote, roll_back
-from tasks.errors import PromotionRefused
-from tasks.stores.errors import ArtifactNotFound
-from tasks.stores.local import LocalStore
-from tasks.stores.transfer import publish_run
+from tasks.artifacts.errors import ArtifactNotFound
+from tasks.artifacts.local import LocalStore
+from tasks.artifacts.transfer import publish_run
+from tasks.core.errors import PromotionRefused
+from tasks.experiments.champion import champion_history, current_champion, promote, roll_back
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_former_champions_are_protected(store: LocalStore) -> None:
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from tasks.champion import promote, roll_back
-from tasks.stores.local import LocalStore
+from tasks.experiments.champion import promote, roll_back
+from tasks.artifacts.local import LocalStore
 
 class Dying(LocalStore):
     calls = 0

@@ -10,13 +10,13 @@ import pytest
 import torch
 from training_windows import random_windows, rows, shortened
 
-from jade_model.checkpoint import build_model, load_checkpoint, model_of, save_checkpoint
-from jade_model.config import ModelConfig
-from jade_model.errors import CheckpointError
-from jade_model.model import JadeCompact
-from jade_model.original import load_original
-from jade_model.recipes import recipe
-from jade_model.train import prepare, train
+from jade_model.core.checkpoint import build_model, load_checkpoint, model_of, save_checkpoint
+from jade_model.core.config import ModelConfig
+from jade_model.core.errors import CheckpointError
+from jade_model.core.network import JadeCompact
+from jade_model.core.recipes import recipe
+from jade_model.core.train import prepare, train
+from jade_model.scoring.original import load_original
 
 
 @pytest.fixture(scope="module")

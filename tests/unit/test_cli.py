@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import COMMANDS, run
-from tasks.layout import RunLayout
+from tasks.core.layout import RunLayout
 
 
 def test_help_imports_nothing_heavy() -> None:

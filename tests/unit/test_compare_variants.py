@@ -13,14 +13,14 @@ from helpers.runs import finished_run
 from report_reading import rendered
 
 from flows.cli import run
-from jade_model.contract import SCHEMA_PATH, read_comparison
+from jade_model.comparison.contract import SCHEMA_PATH, read_comparison
+from jade_model.core.windows import Windows
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import write_windows
 from jade_model.report.writing import HTML_NAME, MARKDOWN_NAME
-from jade_model.sample import sample_windows
-from jade_model.schema import write_windows
-from jade_model.windows import Windows
-from tasks.layout import RunLayout
-from tasks.planning import Plan
-from tasks.reporting import collect_report
+from tasks.core.layout import RunLayout
+from tasks.experiments.plan import Plan
+from tasks.experiments.report import collect_report
 
 ALL = {"soft_span": "jade_soft_span", "crf": "jade_crf", "single_span": "jade_single_span"}
 PLAN = Plan(ALL, 1, seeds=1, folds=2, split="grouped", ensemble=1)  # type: ignore[arg-type]

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from jade_model.comparison import Comparison, compare_arms
-from jade_model.errors import ConfigError
-from jade_model.metrics import f1_of
-from jade_model.power import detectable_difference, groups_needed
-from jade_model.scored_windows import ArmCounts, ScoredWindows
-from jade_model.student import student_cdf, student_quantile
-from jade_model.verdict import Difference, Outcome, decide, outcome_of
+from jade_model.core.errors import ConfigError
+from jade_model.scoring.metrics import f1_of
+from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.power import detectable_difference, groups_needed
+from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
+from jade_model.statistics.student import student_cdf, student_quantile
+from jade_model.statistics.verdict import Difference, Outcome, decide, outcome_of
 
 IntArray = NDArray[np.int64]
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from jade_model import contract
-from jade_model.comparison import compare_arms
-from jade_model.contract import SCHEMA_PATH, SCHEMA_VERSION, read_comparison, write_comparison
-from jade_model.errors import UserError
-from jade_model.scored_windows import ArmCounts, ScoredWindows
+from jade_model.comparison import contract
+from jade_model.comparison.contract import SCHEMA_PATH, SCHEMA_VERSION, read_comparison, write_comparison
+from jade_model.core.errors import UserError
+from jade_model.statistics.compare import compare_arms
+from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
 PAGE = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text(encoding="utf-8")

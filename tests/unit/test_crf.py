@@ -20,9 +20,9 @@ from scipy import stats
 from torch import Tensor
 from torch.testing import assert_close
 
-from jade_model.crf import CRF
-from jade_model.crf.scan import ChainScores
-from jade_model.crf.tree import ChainTensors, tree_log_partition
+from jade_model.core.crf import CRF
+from jade_model.core.crf.scan import ChainScores
+from jade_model.core.crf.tree import ChainTensors, tree_log_partition
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 

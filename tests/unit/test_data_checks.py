@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp, kstwobign
 
-from jade_model.data_checks import DataRefused, DataReport, Reference, check_data
-from jade_model.drift import ks_p_value, ks_statistic, population_stability_index
-from jade_model.grouping import group_windows
-from jade_model.sample import sample_windows
-from jade_model.splits import grouped_folds, seed_split
-from jade_model.windows import Windows
+from jade_model.core.windows import Windows
+from jade_model.data.checks import DataRefused, DataReport, Reference, check_data
+from jade_model.data.drift import ks_p_value, ks_statistic, population_stability_index
+from jade_model.data.groups import group_windows
+from jade_model.data.sample import sample_windows
+from jade_model.data.splits import grouped_folds, seed_split
 
 FEATURES = "displacement-17"
 

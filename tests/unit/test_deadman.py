@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts import deadman
 from tasks.hosts.local import LocalHost
+from tasks.provisioning import deadman
 
 REQUEST = "0123456789abcdef"
 

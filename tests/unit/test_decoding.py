@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from jade_model.config import LOSSES, Loss
-from jade_model.decoding import (
+from jade_model.core.config import LOSSES, Loss
+from jade_model.core.errors import ConfigError
+from jade_model.scoring.decoding import (
     DecoderChoice,
     DecoderName,
     SpanGain,
@@ -26,8 +27,7 @@ from jade_model.decoding import (
     decode,
     decoders_of,
 )
-from jade_model.errors import ConfigError
-from jade_model.predictions import Predictions
+from jade_model.scoring.predictions import Predictions
 
 Probabilities = NDArray[np.float64]
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 12))

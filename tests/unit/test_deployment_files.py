@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
-from tasks.notify_targets import OCCASIONS, targets_from
-from tasks.worker_process import RUNS_GRACE_S, WORKER_GRACE_S
+from tasks.operations.notify_targets import OCCASIONS, targets_from
+from tasks.operations.worker import RUNS_GRACE_S, WORKER_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -160,9 +160,9 @@ def test_the_image_is_built_once_and_its_user_can_write_what_the_ui_needs(compos
 
 def test_runs_are_asked_to_end_before_their_worker_is(compose: dict[str, Any]) -> None:
     service = compose["services"]["worker"]
-    assert service["command"] == ["python", "-m", "tasks.worker_process", "--pool", "jade", "--with-healthcheck"]
+    assert service["command"] == ["python", "-m", "tasks.operations.worker", "--pool", "jade", "--with-healthcheck"]
     unit = (DEPLOYMENTS / "systemd" / "jade-worker.service").read_text()
-    assert "ExecStop=/opt/jade/.venv/bin/python -m tasks.worker_process --end-runs $MAINPID\n" in unit
+    assert "ExecStop=/opt/jade/.venv/bin/python -m tasks.operations.worker --end-runs $MAINPID\n" in unit
     (limit,) = re.findall(r"TimeoutStopSec=(\d+)", unit)
     assert service["stop_grace_period"] == f"{int(limit) // 60}m"
     assert int(limit) > RUNS_GRACE_S + WORKER_GRACE_S

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jade_model.diagnostics import (
+from jade_model.core.targets import Targets
+from jade_model.scoring.diagnostics import (
     LossCourse,
     Separation,
     histogram,
@@ -16,8 +17,7 @@ from jade_model.diagnostics import (
     trained_head_errors,
     type_scores,
 )
-from jade_model.predictions import Predictions
-from jade_model.targets import Targets
+from jade_model.scoring.predictions import Predictions
 
 NUM_BARS = 40
 

@@ -14,11 +14,11 @@ import pytest
 from botocore import exceptions as aws
 from botocore.exceptions import ClientError
 
-from tasks.hosts.ec2 import Ec2Provisioner, Ec2Settings
-from tasks.hosts.ec2_api import Ec2Access, NotThere, connect, translate
-from tasks.hosts.ec2_door import public_address
-from tasks.hosts.provider_calls import CallLimits
-from tasks.hosts.provider_errors import (
+from tasks.provisioning.ec2 import Ec2Provisioner, Ec2Settings
+from tasks.provisioning.ec2_api import Ec2Access, NotThere, connect, translate
+from tasks.provisioning.ec2_door import public_address
+from tasks.provisioning.provider_calls import CallLimits
+from tasks.provisioning.provider_errors import (
     ApiKeyMissing,
     ApiKeyRefused,
     NoCapacity,
@@ -29,7 +29,7 @@ from tasks.hosts.provider_errors import (
     RateLimited,
     RequestRefused,
 )
-from tasks.hosts.provisioner import MachineState, Offer
+from tasks.provisioning.provisioner import MachineState, Offer
 from tests.fakes.ec2_server import Fault
 from tests.fakes.ec2_world import CREDENTIALS, QUICK, SECRET_KEY, Ec2World, ec2_world
 from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of

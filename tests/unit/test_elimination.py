@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.simulated_counts import Design, draw
-from jade_model.elimination import StoppingRule, eliminate
-from jade_model.errors import ConfigError
-from jade_model.scored_windows import ArmCounts, ScoredWindows
+from jade_model.core.errors import ConfigError
+from jade_model.statistics.elimination import StoppingRule, eliminate
+from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
 
 def sweeps(design: Design, number: int, *, error_rate: float) -> list[list[str]]:

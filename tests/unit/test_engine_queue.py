@@ -9,7 +9,7 @@ from fakes.fleet import Fleet, FleetHost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.engines.queue import Advice, QueueRules, UnitQueue
+from tasks.execution.queue import Advice, QueueRules, UnitQueue
 
 UNITS = ("a", "b", "c", "d", "e", "f")
 

@@ -10,14 +10,14 @@ import jsonschema
 import numpy as np
 import pytest
 
-from jade_model.contract import SCHEMA_PATH, read_comparison
-from jade_model.document import verdict_decoder
-from jade_model.evaluation import Cleanup, evaluate_fold, selection_rows
-from jade_model.predict import predict, untrained_predictor
-from jade_model.recipes import recipe
-from jade_model.splits import Split, group_windows, grouped_folds, holdout_split, seed_split
-from jade_model.windows import Windows
-from tasks.layout import RunLayout
+from jade_model.comparison.contract import SCHEMA_PATH, read_comparison
+from jade_model.comparison.document import verdict_decoder
+from jade_model.core.recipes import recipe
+from jade_model.core.windows import Windows
+from jade_model.data.splits import Split, group_windows, grouped_folds, holdout_split, seed_split
+from jade_model.scoring.evaluate import Cleanup, evaluate_fold, selection_rows
+from jade_model.scoring.predict import predict, untrained_predictor
+from tasks.core.layout import RunLayout
 
 FOLD = {"num_folds": 3, "seed": 0, "validation_fraction": 0.1}
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from slow_features import slow_displacement, slow_displacement_and_path, slow_relativity
 
-from jade_model.errors import ConfigError
-from jade_model.features import FEATURE_SET_NAMES, FeatureSet, feature_set, mirror_bars
-from jade_model.features import sets as features
+from jade_model.core.errors import ConfigError
+from jade_model.core.features import FEATURE_SET_NAMES, FeatureSet, feature_set, mirror_bars
+from jade_model.core.features import sets as features
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY / ".." / "shared"
@@ -257,7 +257,7 @@ def test_no_windows_give_no_features(chosen: FeatureSet) -> None:
 
 def test_features_need_nothing_but_numpy() -> None:
     code = (
-        "import sys, jade_model.features\n"
+        "import sys, jade_model.core.features\n"
         "assert not {'torch', 'pandas', 'pyarrow', 'scipy', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

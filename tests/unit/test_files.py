@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jade_model.files import atomic_path, sha256_file, sha256_json, write_atomically
+from jade_model.core.files import atomic_path, sha256_file, sha256_json, write_atomically
 
 
 def names_in(folder: Path) -> list[str]:

@@ -9,10 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.commands.sweep import sweep_parameters
-from flows.parameters import CompareParameters
-from flows.retrain_parameters import RetrainParameters
-from flows.sweep_parameters import SweepParameters
-from tasks.engines.base import EngineSettings
+from flows.parameters.compare import CompareParameters
+from flows.parameters.retrain import RetrainParameters
+from flows.parameters.sweep import SweepParameters
+from tasks.execution.base import EngineSettings
 
 TRAINING_FLOWS: dict[str, type[BaseModel]] = {
     "flows/compare.py:compare": CompareParameters,

@@ -8,8 +8,8 @@ from typing import Any
 import cloudpickle
 import pytest
 
-import tasks.sweep_rounds
-import tasks.training
+import tasks.execution.prefect_tasks
+import tasks.experiments.sweep_rounds
 from flows.compare import compare
 from flows.retrain import retrain
 from flows.sweep import sweep
@@ -19,6 +19,6 @@ from flows.sweep import sweep
 def test_a_flow_is_sent_without_the_jobs_and_sweeps_that_it_follows(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = len(cloudpickle.dumps(flow))
     # Neither can be pickled, as a job with its threads cannot, nor may it be.
-    monkeypatch.setitem(tasks.training._followed, "run", threading.RLock())
-    monkeypatch.setitem(tasks.sweep_rounds._open, "run", threading.RLock())
+    monkeypatch.setitem(tasks.execution.prefect_tasks._followed, "run", threading.RLock())
+    monkeypatch.setitem(tasks.experiments.sweep_rounds._open, "run", threading.RLock())
     assert len(cloudpickle.dumps(flow)) == alone

@@ -18,17 +18,17 @@ import torch
 from test_job import make_job, train_in
 from training_windows import random_windows, rows, shortened
 
-import jade_model.step
+import jade_model.core.step
 from jade_model.__main__ import free_gpu_bytes
-from jade_model.checkpoint import Checkpoint, load_checkpoint
-from jade_model.config import LOSSES, Recipe
-from jade_model.learner import start_learner
-from jade_model.recipes import recipe
-from jade_model.step import CapturedStep, Step
-from jade_model.targets import fitted_recipe
-from jade_model.train import prepare, steps_of_training, train
-from jade_model.training_data import labels_to
-from jade_model.training_files import files_of
+from jade_model.core.checkpoint import Checkpoint, load_checkpoint
+from jade_model.core.config import LOSSES, Recipe
+from jade_model.core.recipes import recipe
+from jade_model.core.step import CapturedStep, Step
+from jade_model.core.targets import fitted_recipe
+from jade_model.core.train import prepare, steps_of_training, train
+from jade_model.core.train_state import start_learner
+from jade_model.core.training_data import labels_to
+from jade_model.core.training_files import files_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -259,9 +259,9 @@ def test_a_step_that_cannot_be_recorded_runs_eagerly_and_leaves_others_graphs_al
     of = chosen("crf", dropout=True, epochs=2)
     eager = trained("crf", of, device="cuda", capture=False)
     beside, expected = (new_step("soft_span", chosen("soft_span", dropout=True), capture=True) for _ in range(2))
-    clip = jade_model.step.clip_grad_norm_
+    clip = jade_model.core.step.clip_grad_norm_
     with monkeypatch.context() as patched:
-        patched.setattr(jade_model.step, "clip_grad_norm_", lambda *given: clip(*given) + 0 * float(clip(*given)))
+        patched.setattr(jade_model.core.step, "clip_grad_norm_", lambda *given: clip(*given) + 0 * float(clip(*given)))
         with pytest.warns(UserWarning, match="no CUDA graph"):
             fallen_back = trained("crf", of, device="cuda")
     torch.testing.assert_close(fallen_back.weights, eager.weights, rtol=0, atol=1e-3)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.check import Gpu, HostReport, Verdict, check_host
 from tasks.hosts.errors import HostKeyUnknown, HostUnreachable
 from tasks.hosts.local import LocalHost
+from tasks.hosts.preflight import Gpu, HostReport, Verdict, check_host
 
 READY = HostReport(
     "gpu",

@@ -13,11 +13,11 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from tasks.core.retry import retry_transient
 from tasks.hosts import errors
 from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.connection import SshAccess, connect
 from tasks.hosts.keys import HostTrust, fingerprint, known_keys, load_private_key
-from tasks.hosts.retry import retry_transient
 from tasks.hosts.ssh import SshHost
 from tests.fakes.host_contract import CommandContract, ListingContract, TransferContract, large_file
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from jade_model.job import Job
-from jade_model.windows import Windows
-from tasks.bundle import RemotePlace
-from tasks.engines.base import EngineSettings, UnitDone, UnitFailed
-from tasks.engines.hosts import HostsEngine
-from tasks.engines.lanes import Station
-from tasks.engines.queue import QueueRules
-from tasks.errors import BadRequest, NothingRented
+from jade_model.core.job import Job
+from jade_model.core.windows import Windows
+from tasks.core.errors import BadRequest, NothingRented
+from tasks.core.layout import RunLayout
+from tasks.execution.base import EngineSettings, UnitDone, UnitFailed
+from tasks.execution.bundle import RemotePlace
+from tasks.execution.fleet import HostsEngine
+from tasks.execution.lanes import Station
+from tasks.execution.queue import QueueRules
+from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
-from tasks.layout import RunLayout
-from tasks.planning import Plan, write_job
-from tasks.rental_wish import RentalWish
+from tasks.provisioning.rental_wish import RentalWish
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=2, folds=3, split="grouped", ensemble=1)
 PLACE = RemotePlace("jade", "python", 60)

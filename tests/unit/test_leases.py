@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import leases
-from tasks.errors import LeaseLost
-from tasks.leases import Heartbeat, claim, release, running, sweep
-from tasks.stores.errors import StoreUnavailable
-from tasks.stores.records import LocalRecords, Record, Records
+from tasks.artifacts import leases
+from tasks.artifacts.errors import StoreUnavailable
+from tasks.artifacts.leases import Heartbeat, claim, release, running, sweep
+from tasks.artifacts.records import LocalRecords, Record, Records
+from tasks.core.errors import LeaseLost
 
 KEY = "ab" * 32
 
@@ -83,8 +83,8 @@ def test_a_killed_flow_of_this_machine_is_known_to_be_dead_at_once(records: Reco
     program = f"""
 import sys, time
 from pathlib import Path
-from tasks.leases import Heartbeat, claim
-from tasks.stores.records import LocalRecords
+from tasks.artifacts.leases import Heartbeat, claim
+from tasks.artifacts.records import LocalRecords
 records = LocalRecords(Path({str(tmp_path)!r}))
 Heartbeat(records, "killed").start()
 claim(records, "killed", {KEY!r})

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.ledger import Ledger
-from tasks.hosts.ledger_errors import LedgerUnusable
-from tasks.hosts.ledger_states import ENDED, TRANSITIONS, RentalState
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.ledger_errors import LedgerUnusable
+from tasks.provisioning.ledger_states import ENDED, TRANSITIONS, RentalState
 from tests.fakes.ledger_contract import LedgerContract, put_into
 
 

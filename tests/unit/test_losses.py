@@ -8,9 +8,9 @@ import pytest
 import torch
 from training_windows import random_windows
 
-from jade_model.checkpoint import build_model
-from jade_model.config import LOSSES, TASKS, ModelConfig, TrainingConfig
-from jade_model.losses import (
+from jade_model.core.checkpoint import build_model
+from jade_model.core.config import LOSSES, TASKS, ModelConfig, TrainingConfig
+from jade_model.core.losses import (
     dice_loss,
     sigmas,
     soft_span_loss,
@@ -20,10 +20,10 @@ from jade_model.losses import (
     uncertainty_weighted,
     weighted_huber,
 )
-from jade_model.model import JadeCompact
-from jade_model.recipes import recipe
-from jade_model.targets import fitted_recipe
-from jade_model.training_data import prepare, take_labels
+from jade_model.core.network import JadeCompact
+from jade_model.core.recipes import recipe
+from jade_model.core.targets import fitted_recipe
+from jade_model.core.training_data import prepare, take_labels
 
 
 def slow_cross_entropy(logits, targets, positive_weight):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from jade_model.metrics import (
+from jade_model.scoring.metrics import (
     IOU_50_TO_95,
     Truth,
     bar_counts_N3,

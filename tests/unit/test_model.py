@@ -5,12 +5,12 @@ import pytest
 import torch
 from training_windows import random_windows
 
-from jade_model.checkpoint import build_model
-from jade_model.config import LOSSES, ModelConfig, Recipe
-from jade_model.errors import ConfigError
-from jade_model.features import feature_set, mirror_bars
-from jade_model.model import JadeCompact, dropout, span_scores_per_bar
-from jade_model.recipes import recipe
+from jade_model.core.checkpoint import build_model
+from jade_model.core.config import LOSSES, ModelConfig, Recipe
+from jade_model.core.errors import ConfigError
+from jade_model.core.features import feature_set, mirror_bars
+from jade_model.core.network import JadeCompact, dropout, span_scores_per_bar
+from jade_model.core.recipes import recipe
 
 
 def model_of(loss, **changes):

@@ -12,16 +12,16 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from jade_model.contract import SCHEMA_PATH, SCHEMA_VERSION, read_comparison, write_comparison
+from jade_model.comparison.contract import SCHEMA_PATH, SCHEMA_VERSION, read_comparison, write_comparison
 from jade_model.report.building import build_document
 from jade_model.report.facts import gather
 from jade_model.report.markdown import to_markdown
-from jade_model.trend import points_of
-from tasks.artifact_places import open_place
-from tasks.layout import RunLayout
-from tasks.reporting import collect_report
-from tasks.stores.transfer import publish_run
-from tasks.trend import read_trend, record_trend
+from jade_model.statistics.trend import points_of
+from tasks.artifacts.repository import open_place
+from tasks.artifacts.transfer import publish_run
+from tasks.core.layout import RunLayout
+from tasks.experiments.report import collect_report
+from tasks.experiments.trend import read_trend, record_trend
 
 FIRST = RunLayout(Path(__file__).parents[1] / "data" / "runs" / "20261124T081500Z-compare-cd12f7")
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jade_model.config import ModelConfig
-from jade_model.errors import ConfigError
-from jade_model.job import Job
-from jade_model.training_files import MANIFEST_NAME, files_of, is_done
-from jade_model.windows import Windows
-from tasks.engines.parcels import Files, pack, train_parcel, unpack
+from jade_model.core.config import ModelConfig
+from jade_model.core.errors import ConfigError
+from jade_model.core.job import Job
+from jade_model.core.training_files import MANIFEST_NAME, files_of, is_done
+from jade_model.core.windows import Windows
+from tasks.core.layout import RunLayout
+from tasks.execution.parcels import Files, pack, train_parcel, unpack
+from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import NameRefused, TransferCorrupted
-from tasks.layout import RunLayout
-from tasks.planning import Plan, write_job
 
 PLAN = Plan({"a": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
 

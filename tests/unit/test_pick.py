@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jade_model.pick import indexed, pick
+from jade_model.core.pick import indexed, pick
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4, 5), (0, 5)])

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jade_model.job import load_job
-from jade_model.schema import write_windows
-from jade_model.split_files import load_split
-from jade_model.splits import group_windows, straddling_groups
-from jade_model.windows import Windows
-from tasks.errors import BadRequest
-from tasks.layout import RunLayout
-from tasks.planning import MEMBER_SEED_STEP, Plan, load_data, make_splits, write_job
+from jade_model.core.job import load_job
+from jade_model.core.windows import Windows
+from jade_model.data.schema import write_windows
+from jade_model.data.split_files import load_split
+from jade_model.data.splits import group_windows, straddling_groups
+from tasks.core.errors import BadRequest
+from tasks.core.layout import RunLayout
+from tasks.experiments.plan import MEMBER_SEED_STEP, Plan, load_data, make_splits, write_job
 
 PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=2, folds=3, split="grouped", ensemble=2)
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from training_windows import random_windows, rows, shortened
 
-from jade_model.checkpoint import save_checkpoint
-from jade_model.config import LOSSES
-from jade_model.errors import CheckpointError, ConfigError
-from jade_model.features import mirror_bars
-from jade_model.predict import Predictor, load_predictor, posterior, predict, run_network, untrained_predictor
-from jade_model.predictions import load_predictions, save_predictions
-from jade_model.recipes import recipe
-from jade_model.span_posterior import posterior_countdown, posterior_pointers
-from jade_model.targets import build_targets
-from jade_model.train import prepare, train
+from jade_model.core.checkpoint import save_checkpoint
+from jade_model.core.config import LOSSES
+from jade_model.core.errors import CheckpointError, ConfigError
+from jade_model.core.features import mirror_bars
+from jade_model.core.recipes import recipe
+from jade_model.core.targets import build_targets
+from jade_model.core.train import prepare, train
+from jade_model.scoring.predict import Predictor, load_predictor, posterior, predict, run_network, untrained_predictor
+from jade_model.scoring.predictions import load_predictions, save_predictions
+from jade_model.scoring.span_posterior import posterior_countdown, posterior_pointers
 
 
 def fresh(loss, *, seed=0):

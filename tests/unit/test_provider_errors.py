@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from tasks.hosts.errors import HostError
-from tasks.hosts.provider_errors import (
+from tasks.provisioning.provider_errors import (
     ApiKeyMissing,
     ApiKeyRefused,
     NoCapacity,

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from tasks.hosts.provisioner import check_owner, machine_name, owner_and_request
+from tasks.provisioning.provisioner import check_owner, machine_name, owner_and_request
 
 
 def test_a_name_tells_owner_and_request() -> None:

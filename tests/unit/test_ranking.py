@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jade_model.elimination import Elimination
-from jade_model.metrics import Counts
-from jade_model.pool import DataSet, ScoredPart
-from jade_model.ranking import RaceArm, rank
+from jade_model.data.sample import sample_windows
+from jade_model.data.splits import Split, group_windows, grouped_folds
 from jade_model.report.sweep import SweepReport, sweep_markdown, write_sweep
-from jade_model.sample import sample_windows
-from jade_model.splits import Split, group_windows, grouped_folds
+from jade_model.scoring.metrics import Counts
+from jade_model.statistics.elimination import Elimination
+from jade_model.statistics.pool import DataSet, ScoredPart
+from jade_model.statistics.ranking import RaceArm, rank
 
 SETTINGS = [{"recipe": recipe, "rate": rate} for recipe in ("x", "y") for rate in (1, 2)]
 SKILLS = (0.0, 0.1, 2.0, 2.1)

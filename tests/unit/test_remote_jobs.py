@@ -13,24 +13,24 @@ from pathlib import Path
 import pytest
 from helpers.processes import processes_of_group
 
-from jade_model.job import Job, load_job
-from jade_model.training_files import files_of, is_done
-from jade_model.windows import Windows
-from tasks.bundle import RemotePlace, job_key
-from tasks.errors import HostNotReady, TrainingFailed
-from tasks.fetching import fetch_training, manifest_entries
+from jade_model.core.job import Job, load_job
+from jade_model.core.training_files import files_of, is_done
+from jade_model.core.windows import Windows
+from tasks.artifacts.publisher import Mirror
+from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
+from tasks.artifacts.training_cache import FolderIndex
+from tasks.core.errors import HostNotReady, TrainingFailed
+from tasks.core.layout import RunLayout
+from tasks.execution.bundle import RemotePlace, job_key
+from tasks.execution.fetching import fetch_training, manifest_entries
+from tasks.execution.jobs import FollowedJob, Part, running_job
+from tasks.execution.remote import RemoteTrainingJob, running_remote_job
+from tasks.experiments.plan import Plan, write_job
 from tasks.hosts import errors
 from tasks.hosts.base import CommandResult, FileEntry, Progress
 from tasks.hosts.job import find_job, job_status, list_jobs, start_job, stop_job
 from tasks.hosts.job_types import JobHandle, JobSpec, JobState
 from tasks.hosts.local import LocalHost
-from tasks.jobs import FollowedJob, Part, running_job
-from tasks.kept_trainings import FolderIndex
-from tasks.layout import RunLayout
-from tasks.mirroring import Mirror
-from tasks.planning import Plan, write_job
-from tasks.remote_jobs import RemoteTrainingJob, running_remote_job
-from tasks.remote_records import RemoteRun, load_records, save_record
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
 LONG = replace(PLAN, epochs=10_000)
@@ -69,9 +69,9 @@ class FaultyHost(LocalHost):
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.remote_jobs.POLL_S", 0.1)
-    monkeypatch.setattr("tasks.hosts.retry.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("tasks.remote_jobs.check_ready", lambda host, place, **_: None)
+    monkeypatch.setattr("tasks.execution.remote.POLL_S", 0.1)
+    monkeypatch.setattr("tasks.core.retry.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tasks.execution.remote.check_ready", lambda host, place, **_: None)
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_a_host_out_of_reach_is_not_taken_for_a_failure_of_the_job(
     def lost(*arguments: object, **more: object) -> None:
         raise errors.HostUnreachable("ci", 300.0, 9, "timed out")
 
-    monkeypatch.setattr("tasks.remote_jobs.follow_log", lost)
+    monkeypatch.setattr("tasks.execution.remote.follow_log", lost)
     with pytest.raises(errors.HostUnreachable):
         fail(tmp_path / "run", host, notes)
     assert "may still train there" in notes[0]
@@ -323,7 +323,7 @@ def test_a_host_that_cannot_train_gets_nothing_sent(
     def refuse(host: object, place: object, *, device: str, is_quick: bool) -> None:
         raise HostNotReady("no torch")
 
-    monkeypatch.setattr("tasks.remote_jobs.check_ready", refuse)
+    monkeypatch.setattr("tasks.execution.remote.check_ready", refuse)
     with (
         pytest.raises(HostNotReady),
         running_remote_job(tmp_path / "run", host, PLACE, device="cpu", workers=1, note=notes.append),
@@ -342,7 +342,7 @@ def test_a_host_whose_torch_sees_no_gpu_trains_nothing(
         if not is_quick:
             raise HostNotReady("torch sees: no GPU")
 
-    monkeypatch.setattr("tasks.remote_jobs.check_ready", refuse)
+    monkeypatch.setattr("tasks.execution.remote.check_ready", refuse)
     with (
         pytest.raises(HostNotReady, match="no GPU"),
         running_remote_job(tmp_path / "run", host, PLACE, device="cuda", workers=1, note=notes.append),
@@ -369,7 +369,7 @@ def test_a_finished_job_whose_results_were_removed_is_done_again(
 def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoint(
     small_windows: Windows, host: FaultyHost, tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.remote_jobs.MIRROR_EVERY_S", 0.0)
+    monkeypatch.setattr("tasks.execution.remote.MIRROR_EVERY_S", 0.0)
     plan = replace(PLAN, epochs=200, folds=1)
     job = run_of(tmp_path / "a" / "first", small_windows, plan)
     (training,) = job.trainings
@@ -390,7 +390,7 @@ def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoi
     assert kept_here.take_over(training, second)
     kept = json.loads(files_of(training, second.root).manifest.read_text())
     assert not kept["complete"]
-    monkeypatch.setattr("tasks.remote_jobs.MIRROR_EVERY_S", 60.0)
+    monkeypatch.setattr("tasks.execution.remote.MIRROR_EVERY_S", 60.0)
     follow(second.root, FaultyHost(tmp_path / "another", name="other"), notes)
     events = [json.loads(line) for line in second.remote_log.read_text().splitlines()]
     (started,) = [event for event in events if event["event"] == "training_started"]

@@ -13,14 +13,14 @@ import pytest
 from helpers.processes import heed_interrupts, processes_of_group
 
 from flows.cli import run
-from tasks.host_access import open_host
+from tasks.artifacts.errors import StoreUnavailable
+from tasks.artifacts.records import LocalRecords
+from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
+from tasks.hosts.access import open_host
 from tasks.hosts.job import job_status, start_job
 from tasks.hosts.job_types import JobSpec
 from tasks.hosts.keys import load_private_key
-from tasks.remote_records import RemoteRun, load_records, save_record
-from tasks.settings import load_settings
-from tasks.stores.errors import StoreUnavailable
-from tasks.stores.records import LocalRecords
+from tasks.settings.load import load_settings
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
 
 KEY = "ab" * 20
@@ -87,7 +87,7 @@ def test_all_jobs_of_a_run_are_stopped_together(server: FakeSshServer, capsys: p
 def test_a_run_on_a_host_that_does_not_answer_is_still_told_of(
     server: FakeSshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.remote_runs.CONNECT_S", 0.5)
+    monkeypatch.setattr("tasks.execution.remote_runs.CONNECT_S", 0.5)
     save_record(RemoteRun("ci", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
     server.close()
     assert run(["runs", "--json"]) == 0
@@ -120,8 +120,8 @@ def test_a_run_that_nobody_knows_is_refused(server: FakeSshServer, capsys: pytes
 FLOW = """
 import sys, time
 from pathlib import Path
-from tasks.leases import Heartbeat
-from tasks.stores.records import LocalRecords
+from tasks.artifacts.leases import Heartbeat
+from tasks.artifacts.records import LocalRecords
 heartbeat = Heartbeat(LocalRecords(Path(sys.argv[1])), "20260101T000000Z-compare-abcdef")
 heartbeat.start()
 print("begun", flush=True)
@@ -169,7 +169,7 @@ def test_artifacts_that_do_not_answer_are_told_beside_what_was_found(
     def silent(records: object) -> list[object]:
         raise StoreUnavailable("s3://b", "listing", "the cable is out")
 
-    monkeypatch.setattr("tasks.remote_runs.holders", silent)
+    monkeypatch.setattr("tasks.execution.remote_runs.holders", silent)
     save_record(RemoteRun("gone", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
     assert run(["runs", "--json"]) == 1
     said = capsys.readouterr()

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import SettingsError
-from tasks.hosts.ec2 import DEFAULT_PYTHON, Ec2Provisioner
-from tasks.rent_settings import ec2
-from tasks.settings import Settings
+from tasks.core.errors import SettingsError
+from tasks.provisioning.ec2 import DEFAULT_PYTHON, Ec2Provisioner
+from tasks.provisioning.rent_settings import ec2
+from tasks.settings.load import Settings
 from tests.fakes.ec2_world import CREDENTIALS
 
 REGION = {"region": "eu-central-1"}

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import pytest
 
 from flows.cli import run
-from tasks import lending
-from tasks.hosts.ledger import Intent
-from tasks.hosts.ledger_states import RentalState
-from tasks.hosts.provisioner import MachineState, Offer
-from tasks.hosts.rental_keys import RentalKeys
-from tasks.rent_settings import UseSettings, lender
-from tasks.settings import load_settings
+from tasks.provisioning import registry as lending
+from tasks.provisioning.ledger import Intent
+from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.provisioner import MachineState, Offer
+from tasks.provisioning.rent_settings import UseSettings, lender
+from tasks.provisioning.rental_keys import RentalKeys
+from tasks.settings.load import load_settings
 from tests.fakes.runpod_server import Fault, RunPodServer
 from tests.fakes.runpod_world import RunPodWorld, runpod_world
 

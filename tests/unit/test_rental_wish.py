@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.errors import BadRequest, GpuUnknown, NothingCheapEnough
-from tasks.hosts.provisioner import Offer
-from tasks.rental_wish import RentalWish, candidates
+from tasks.core.errors import BadRequest, GpuUnknown, NothingCheapEnough
+from tasks.provisioning.provisioner import Offer
+from tasks.provisioning.rental_wish import RentalWish, candidates
 
 OFFERS = [
     Offer("fake", "NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69),

@@ -14,7 +14,7 @@ from report_inputs import make_report_input
 from report_reading import Page, changed, markdown_tables, rendered, table_with
 
 from flows.cli import jade
-from jade_model.errors import UserError
+from jade_model.core.errors import UserError
 from jade_model.report import ReportInput, markdown_for_artifact
 from jade_model.report.actions import next_actions
 from jade_model.report.facts import gather

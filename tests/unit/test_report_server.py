@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.report_server import make_server
+from tasks.operations.report_server import make_server
 
 
 @pytest.fixture

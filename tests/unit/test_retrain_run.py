@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from helpers.retrainings import retrained
 
-from jade_model.data_checks import DataRefused
+from jade_model.core.windows import Windows
+from jade_model.data.checks import DataRefused
+from jade_model.data.sample import sample_windows
 from jade_model.report.model_card import write_card
-from jade_model.sample import sample_windows
-from jade_model.windows import Windows
-from tasks.errors import RunNotFound
-from tasks.layout import RunLayout
-from tasks.model_cards import read_card, verify_card
-from tasks.predicting import open_model
-from tasks.retraining import load_roles
+from tasks.core.errors import RunNotFound
+from tasks.core.layout import RunLayout
+from tasks.experiments.model_card import read_card, verify_card
+from tasks.experiments.predict import open_model
+from tasks.experiments.retrain import load_roles
 
 Retrained = tuple[RunLayout, dict[str, Any]]
 

@@ -7,12 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jade_model.baselines import all_positive_scores
-from jade_model.errors import ConfigError
-from jade_model.grouping import group_windows
-from jade_model.metrics import Counts, count, truth_of
-from jade_model.promotion import PARTS, PromotionRule, decide_promotion, judge
-from jade_model.retraining import (
+from jade_model.core.errors import ConfigError
+from jade_model.core.windows import Windows
+from jade_model.data.groups import group_windows
+from jade_model.data.retraining import (
     HOLDOUT,
     UNJUDGED,
     assign_roles,
@@ -20,9 +18,11 @@ from jade_model.retraining import (
     retraining_splits,
     window_digests,
 )
-from jade_model.sample import sample_windows
-from jade_model.splits import straddling_groups
-from jade_model.windows import Windows
+from jade_model.data.sample import sample_windows
+from jade_model.data.splits import straddling_groups
+from jade_model.scoring.baselines import all_positive_scores
+from jade_model.scoring.metrics import Counts, count, truth_of
+from jade_model.statistics.promotion import PARTS, PromotionRule, decide_promotion, judge
 
 FOLDS = 4
 UNKNOWN = -9

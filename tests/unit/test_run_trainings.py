@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from jade_model.files import sha256_file
-from jade_model.job import Training
-from jade_model.training_files import files_of, is_done
-from jade_model.windows import Windows
-from tasks import run_trainings
-from tasks.artifact_places import ArtifactPlace, open_place
-from tasks.errors import LeaseLost
-from tasks.jobs import FollowedJob
-from tasks.kept_trainings import kept_trainings
-from tasks.leases import claim
-from tasks.planning import Plan, write_job
-from tasks.run_trainings import claim_trainings, trainings_of
-from tasks.runs import Run, recorded_run
+from jade_model.core.files import sha256_file
+from jade_model.core.job import Training
+from jade_model.core.training_files import files_of, is_done
+from jade_model.core.windows import Windows
+from tasks.artifacts.leases import claim
+from tasks.artifacts.repository import ArtifactPlace, open_place
+from tasks.artifacts.training_cache import kept_trainings
+from tasks.core.errors import LeaseLost
+from tasks.execution import run as run_trainings
+from tasks.execution.jobs import FollowedJob
+from tasks.execution.run import claim_trainings, trainings_of
+from tasks.experiments.plan import Plan, write_job
+from tasks.runs.record import Run, recorded_run
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
 

@@ -13,8 +13,8 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
-from tasks.hosts.provider_calls import CallLimits
-from tasks.hosts.provider_errors import (
+from tasks.provisioning.provider_calls import CallLimits
+from tasks.provisioning.provider_errors import (
     ApiKeyMissing,
     ApiKeyRefused,
     BalanceSpent,
@@ -27,10 +27,10 @@ from tasks.hosts.provider_errors import (
     ReleaseUnproven,
     RequestRefused,
 )
-from tasks.hosts.provisioner import MachineState, Offer
-from tasks.hosts.runpod import RunPodProvisioner, RunPodSettings
-from tasks.hosts.runpod_answers import Pod
-from tasks.hosts.runpod_api import RunPodAccess
+from tasks.provisioning.provisioner import MachineState, Offer
+from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
+from tasks.provisioning.runpod_answers import Pod
+from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of
 from tests.fakes.runpod_server import Fault
 from tests.fakes.runpod_world import QUICK, RunPodWorld, runpod_world

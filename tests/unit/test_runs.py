@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from jade_model.errors import ConfigError
-from tasks.artifact_places import open_place, open_run
-from tasks.differences import diff_runs
-from tasks.errors import RunNotFound
-from tasks.layout import RunLayout, training_folder
-from tasks.runs import new_run_id, read_run_record, recorded_run
+from jade_model.core.errors import ConfigError
+from tasks.artifacts.repository import open_place, open_run
+from tasks.core.errors import RunNotFound
+from tasks.core.layout import RunLayout, training_folder
+from tasks.runs.diff import diff_runs
+from tasks.runs.record import new_run_id, read_run_record, recorded_run
 
 
 def test_a_run_id_is_time_flow_and_six_hex_digits() -> None:

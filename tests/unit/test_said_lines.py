@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.said_lines import RECORD_LINE_CHARACTERS, RECORD_LINES, TAIL_LINES, SaidLines
+from tasks.execution.log_buffer import RECORD_LINE_CHARACTERS, RECORD_LINES, TAIL_LINES, SaidLines
 
 
 def test_the_terminal_gets_every_line_once() -> None:

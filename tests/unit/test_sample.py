@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jade_model.sample import sample_windows
-from jade_model.schema import find_violations, load_windows, write_windows
-from jade_model.splits import group_windows
-from jade_model.windows import Windows
+from jade_model.core.windows import Windows
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import find_violations, load_windows, write_windows
+from jade_model.data.splits import group_windows
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jade_model.errors import DataError, Violation
-from jade_model.schema import find_violations, iter_windows, load_windows, write_windows
-from jade_model.windows import NO_TYPE, Windows, load_arrays, save_arrays
+from jade_model.core.errors import DataError, Violation
+from jade_model.core.windows import NO_TYPE, Windows, load_arrays, save_arrays
+from jade_model.data.schema import find_violations, iter_windows, load_windows, write_windows
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "data" / "expansions_btcusd_m30.parquet"
 LENGTH = 20
@@ -545,8 +545,8 @@ class TestArrays:
         code = (
             "import sys\n"
             "for name in ('pyarrow', 'pandas', 'scipy', 'torch'): sys.modules[name] = None\n"
-            "import jade_model.schema, jade_model.splits, jade_model.targets, jade_model.sample\n"
-            "from jade_model.windows import load_arrays\n"
+            "import jade_model.data.schema, jade_model.data.splits, jade_model.core.targets, jade_model.data.sample\n"
+            "from jade_model.core.windows import load_arrays\n"
             f"print(load_arrays({str(tmp_path / 'a.npz')!r}).num_windows)"
         )
         done = subprocess.run(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import HostUnknown, SettingsError
-from tasks.host_access import open_host
-from tasks.host_entries import HostEntry, section_of, with_host, without_host
-from tasks.settings import forget_host, load_settings, prepare_prefect, save_host, state_folder, user_settings_file
+from tasks.core.errors import HostUnknown, SettingsError
+from tasks.hosts.access import open_host
+from tasks.settings.host_entries import HostEntry, section_of, with_host, without_host
+from tasks.settings.load import forget_host, load_settings, prepare_prefect, save_host, state_folder, user_settings_file
 
 PIN = "SHA256:" + "A" * 43
 GPU = HostEntry("gpu", "203.0.113.7", port=36470, key="~/.ssh/id_ed25519", fingerprint=(PIN,), device="cuda")

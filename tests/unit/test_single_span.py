@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from jade_model.single_span import SingleSpan
-from jade_model.single_span.grid import count_lasts
+from jade_model.core.segment import SingleSpan
+from jade_model.core.segment.grid import count_lasts
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 Span = tuple[int, int]

@@ -13,9 +13,9 @@ from slow_features import slow_displacement_and_path
 from test_features import flat_bars, random_bars
 from torch import Tensor
 
-from jade_model.features import feature_set
-from jade_model.single_span import SpanScorer
-from jade_model.single_span.scorer import span_quantities
+from jade_model.core.features import feature_set
+from jade_model.core.segment import SpanScorer
+from jade_model.core.segment.scorer import span_quantities
 
 
 def measured(bars_NT4: NDArray[np.float64], max_length: int) -> Tensor:
@@ -75,6 +75,6 @@ def test_many_windows_score_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> No
     torch.nn.init.normal_(scorer.out.weight)
     path_BT4 = torch.from_numpy(feature_set("displacement-21").compute(random_bars(2, num_windows=5))[:, :, :4])
     together_BTL = scorer(path_BT4)
-    monkeypatch.setattr("jade_model.single_span.scorer.VALUES_AT_ONCE", 2 * 105 * 8 * 16)
+    monkeypatch.setattr("jade_model.core.segment.scorer.VALUES_AT_ONCE", 2 * 105 * 8 * 16)
     torch.testing.assert_close(scorer(path_BT4), together_BTL)
     assert scorer(path_BT4[:0]).shape == (0, 105, 8)

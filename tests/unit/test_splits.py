@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from training_windows import random_windows
 
-from jade_model.errors import ConfigError
-from jade_model.grouping import ENOUGH_SHARED_BARS, Grouping
-from jade_model.sample import sample_windows
-from jade_model.schema import load_windows
-from jade_model.splits import Split, group_windows, grouped_folds, holdout_split, seed_split, straddling_groups
-from jade_model.windows import NO_TYPE, Windows
+from jade_model.core.errors import ConfigError
+from jade_model.core.windows import NO_TYPE, Windows
+from jade_model.data.groups import ENOUGH_SHARED_BARS, Grouping
+from jade_model.data.sample import sample_windows
+from jade_model.data.schema import load_windows
+from jade_model.data.splits import Split, group_windows, grouped_folds, holdout_split, seed_split, straddling_groups
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "data" / "expansions_btcusd_m30.parquet"
 LENGTH = 24

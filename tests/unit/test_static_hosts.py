@@ -9,9 +9,9 @@ import pytest
 from tasks.hosts.base import HostAddress
 from tasks.hosts.errors import HostUnreachable
 from tasks.hosts.local import LocalHost
-from tasks.hosts.provider_errors import NoCapacity
-from tasks.hosts.provisioner import Offer
-from tasks.hosts.static_hosts import StaticHost, StaticProvisioner
+from tasks.provisioning.provider_errors import NoCapacity
+from tasks.provisioning.provisioner import Offer
+from tasks.provisioning.static import StaticHost, StaticProvisioner
 from tests.fakes.provisioner_contract import OTHER_OWNER, SeamContract, new_request
 
 

@@ -13,16 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from training_windows import random_windows, rows, shortened
 
-from jade_model.adamw import AdamW
-from jade_model.config import LOSSES, TASKS, Recipe, TrainingConfig
-from jade_model.learner import Learner, remember, start_learner, undo
-from jade_model.losses import Labels
-from jade_model.recipes import recipe
-from jade_model.step import STEP_VALUES, Step
-from jade_model.targets import fitted_recipe
-from jade_model.train import prepare, steps_of_training, train
-from jade_model.training_data import PreparedWindows, labels_to
-from jade_model.validation import evaluate
+from jade_model.core.adamw import AdamW
+from jade_model.core.config import LOSSES, TASKS, Recipe, TrainingConfig
+from jade_model.core.losses import Labels
+from jade_model.core.recipes import recipe
+from jade_model.core.step import STEP_VALUES, Step
+from jade_model.core.targets import fitted_recipe
+from jade_model.core.train import prepare, steps_of_training, train
+from jade_model.core.train_state import Learner, remember, start_learner, undo
+from jade_model.core.training_data import PreparedWindows, labels_to
+from jade_model.core.validation import evaluate
 
 # What a GPU in deterministic mode refuses, or has a way for that copies from the host; and what always waits.
 UNFIT = {"scatter_add", "scatter_reduce", "cumsum", "nonzero", "masked_select", "median", "kthvalue", "bincount", "put"}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stores.base import ArtifactStore, StoredFile
-from tasks.stores.local import LocalStore
+from tasks.artifacts.base import ArtifactStore, StoredFile
+from tasks.artifacts.local import LocalStore
 from tests.fakes.s3_server import Bucket, WithBucket
 from tests.fakes.store_contract import Damage, DamageManifest, SeamContract, TransferContract
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stores.base import Manifest
-from tasks.stores.errors import (
+from tasks.artifacts.base import Manifest
+from tasks.artifacts.errors import (
     AccessDenied,
     ArtifactCorrupted,
     NameRefused,
@@ -22,10 +22,10 @@ from tasks.stores.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from tasks.stores.files import disk_errors, write_chunks
-from tasks.stores.local import LocalStore
-from tasks.stores.manifest import describe_file
-from tasks.stores.transfer import publish_files, publish_run, verify
+from tasks.artifacts.files import disk_errors, write_chunks
+from tasks.artifacts.local import LocalStore
+from tasks.artifacts.manifest import describe_file
+from tasks.artifacts.transfer import publish_files, publish_run, verify
 from tests.fakes.store_contract import RUN, WEIGHTS, WithSource, make_run, tree
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,8 @@ ROOT = Path(__file__).parents[2]
 PUBLISH_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from tasks.stores.local import LocalStore
-from tasks.stores.transfer import publish_run
+from tasks.artifacts.local import LocalStore
+from tasks.artifacts.transfer import publish_run
 
 left = int(sys.argv[3])
 
@@ -209,9 +209,9 @@ def test_a_full_disk_loses_nothing(source_folder: Path, tmp_path: Path) -> None:
         'set -e; mount -t tmpfs -o size=1m none "$1"; exec "$2" -c \''
         "import sys\n"
         "from pathlib import Path\n"
-        "from tasks.stores.local import LocalStore\n"
-        "from tasks.stores.errors import StoreFull\n"
-        "from tasks.stores.transfer import publish_files, publish_run, verify\n"
+        "from tasks.artifacts.local import LocalStore\n"
+        "from tasks.artifacts.errors import StoreFull\n"
+        "from tasks.artifacts.transfer import publish_files, publish_run, verify\n"
         "store, source = LocalStore(Path(sys.argv[1])), Path(sys.argv[2])\n"
         'publish_files(store, source, "run", ["run.json"])\n'
         "try:\n"

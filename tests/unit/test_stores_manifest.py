@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.stores.base import Manifest, StoredFile, check_path, check_tree
-from tasks.stores.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, RetentionMissing
-from tasks.stores.manifest import build_manifest, describe_file, manifest_bytes, parse_manifest
-from tasks.stores.prune import RunFacts, plan_prune
+from tasks.artifacts.base import Manifest, StoredFile, check_path, check_tree
+from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, RetentionMissing
+from tasks.artifacts.manifest import build_manifest, describe_file, manifest_bytes, parse_manifest
+from tasks.artifacts.retention import RunFacts, plan_prune
 from tests.fakes.store_contract import UNSAFE_PATHS, make_run
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stores.address import S3Address
-from tasks.stores.errors import BadStoreAddress
-from tasks.stores.records import LocalRecords, Records
-from tasks.stores.s3_records import S3Records
+from tasks.artifacts.address import S3Address
+from tasks.artifacts.errors import BadStoreAddress
+from tasks.artifacts.records import LocalRecords, Records
+from tasks.artifacts.s3_records import S3Records
 from tests.fakes.record_contract import NAME, RecordContract
 from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
 from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint

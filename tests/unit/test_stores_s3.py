@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stores.address import S3Address, S3Settings, find_stored_run, open_store, parse_s3_address, split_run_address
-from tasks.stores.base import StoredFile
-from tasks.stores.errors import (
+from tasks.artifacts.address import (
+    S3Address,
+    S3Settings,
+    find_stored_run,
+    open_store,
+    parse_s3_address,
+    split_run_address,
+)
+from tasks.artifacts.base import StoredFile
+from tasks.artifacts.errors import (
     AccessDenied,
     ArtifactCorrupted,
     ArtifactNotFound,
@@ -22,10 +29,10 @@ from tasks.stores.errors import (
     StoreUnavailable,
     TransferDamaged,
 )
-from tasks.stores.local import LocalStore
-from tasks.stores.manifest import describe_file
-from tasks.stores.s3 import S3Store
-from tasks.stores.transfer import fetch_file, fetch_run, publish_files, publish_run, verify
+from tasks.artifacts.local import LocalStore
+from tasks.artifacts.manifest import describe_file
+from tasks.artifacts.s3 import S3Store
+from tasks.artifacts.transfer import fetch_file, fetch_run, publish_files, publish_run, verify
 from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
 from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
 from tests.fakes.store_contract import RUN, WEIGHTS, WithSource, tree

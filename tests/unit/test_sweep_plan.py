@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from jade_model.recipes import recipe
-from tasks.errors import BadRequest
-from tasks.sweep_plan import plan_arms, setting_of, varied_settings
+from jade_model.core.recipes import recipe
+from tasks.core.errors import BadRequest
+from tasks.experiments.sweep_plan import plan_arms, setting_of, varied_settings
 
 GRID: dict[str, Any] = {"recipe": ["jade_crf", "seed_crf"], "training": {"learning_rate": [0.001, 0.004]}}
 

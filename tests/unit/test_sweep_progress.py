@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jade_model.windows import Windows
-from tasks.engines.base import UnitDone, UnitFailed
-from tasks.layout import RunLayout
-from tasks.planning import Plan, write_job
-from tasks.progress import TrainingBars
-from tasks.sweep_progress import RoundProgress
+from jade_model.core.windows import Windows
+from tasks.core.layout import RunLayout
+from tasks.execution.base import UnitDone, UnitFailed
+from tasks.execution.progress import TrainingBars
+from tasks.experiments.plan import Plan, write_job
+from tasks.experiments.sweep_progress import RoundProgress
 
 
 class Bars(TrainingBars):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_windows import random_windows
 
-from jade_model.targets import IGNORED_TYPE, build_targets
-from jade_model.windows import NO_TYPE
+from jade_model.core.targets import IGNORED_TYPE, build_targets
+from jade_model.core.windows import NO_TYPE
 
 LENGTH = 24
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from jade_model.components import components
-from jade_model.config import Loss
-from jade_model.decoding import DecoderName, clean_up, decode, decoders_of
-from jade_model.errors import ConfigError
-from jade_model.metrics import (
+from jade_model.core.config import Loss
+from jade_model.core.errors import ConfigError
+from jade_model.scoring.components import components
+from jade_model.scoring.decoding import DecoderName, clean_up, decode, decoders_of
+from jade_model.scoring.metrics import (
     Truth,
     bar_counts_N3,
     event_counts_NJ3,
@@ -27,8 +27,8 @@ from jade_model.metrics import (
     spans_from_mask,
     truth_from_mask,
 )
-from jade_model.predictions import Predictions
-from jade_model.thresholds import (
+from jade_model.scoring.predictions import Predictions
+from jade_model.scoring.thresholds import (
     CSV_COLUMNS,
     Objective,
     ThresholdCurve,

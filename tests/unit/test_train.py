@@ -9,13 +9,13 @@ import pytest
 import torch
 from training_windows import random_windows, rows, shortened
 
-from jade_model.checkpoint import build_model, model_of
-from jade_model.config import LOSSES, TASKS, TrainingConfig
-from jade_model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
-from jade_model.losses import task_losses, uncertainty_weighted
-from jade_model.recipes import RECIPES, recipe
-from jade_model.targets import fitted_recipe
-from jade_model.train import (
+from jade_model.core.checkpoint import build_model, model_of
+from jade_model.core.config import LOSSES, TASKS, TrainingConfig
+from jade_model.core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from jade_model.core.losses import task_losses, uncertainty_weighted
+from jade_model.core.recipes import RECIPES, recipe
+from jade_model.core.targets import fitted_recipe
+from jade_model.core.train import (
     evaluate,
     learning_rate_at,
     prepare,
@@ -23,7 +23,7 @@ from jade_model.train import (
     train,
     usable_device,
 )
-from jade_model.training_data import take_labels
+from jade_model.core.training_data import take_labels
 
 
 def tweaked(name, *, epochs=3, **changes):
@@ -102,7 +102,7 @@ def test_evaluation_does_not_depend_on_how_windows_are_batched(monkeypatch):
     short = tweaked("seed_crf")
     data, model = prepare(random_windows(10), short), model_of(run(short))
     whole = evaluate(model, data.x_VNTF[0], data.labels, torch.arange(10), short.training)
-    monkeypatch.setattr("jade_model.validation.EVALUATION_BATCH", 4)
+    monkeypatch.setattr("jade_model.core.validation.EVALUATION_BATCH", 4)
     torch.testing.assert_close(evaluate(model, data.x_VNTF[0], data.labels, torch.arange(10), short.training), whole)
 
 
@@ -242,6 +242,6 @@ def test_a_device_that_is_not_there_is_never_replaced():
 
 def test_training_needs_neither_pandas_nor_pyarrow_nor_scipy():
     heavy = {"pandas", "pyarrow", "scipy", "sklearn", "matplotlib"}
-    code = f"import sys, jade_model.worker, jade_model.predict; print(*({heavy} & set(sys.modules)))"
+    code = f"import sys, jade_model.core.worker, jade_model.scoring.predict; print(*({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""

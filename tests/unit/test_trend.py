@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jade_model.contract import read_comparison, write_comparison
+from jade_model.comparison.contract import read_comparison, write_comparison
 from jade_model.report import TrendPoint
 from jade_model.report.building import build_document
 from jade_model.report.facts import gather
 from jade_model.report.markdown import to_markdown
-from jade_model.trend import expected_band, find_regressions, is_comparable, points_of
-from tasks.artifact_places import open_place
-from tasks.layout import RunLayout
-from tasks.reporting import collect_report
-from tasks.stores.transfer import publish_run
-from tasks.trend import read_trend, record_trend
+from jade_model.statistics.trend import expected_band, find_regressions, is_comparable, points_of
+from tasks.artifacts.repository import open_place
+from tasks.artifacts.transfer import publish_run
+from tasks.core.layout import RunLayout
+from tasks.experiments.report import collect_report
+from tasks.experiments.trend import read_trend, record_trend
 
 MARGIN = 0.03
 

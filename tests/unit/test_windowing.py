@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from training_windows import random_windows
 
-from jade_model.bars_csv import read_bars, read_labels
-from jade_model.errors import ConfigError, DataError, Violation
-from jade_model.grouping import group_windows
-from jade_model.schema import find_violations, load_windows, write_windows
-from jade_model.windowing import cut_windows
-from jade_model.windows import NO_TYPE, TYPE_NAMES
+from jade_model.core.errors import ConfigError, DataError, Violation
+from jade_model.core.windows import NO_TYPE, TYPE_NAMES
+from jade_model.data.bars import read_bars, read_labels
+from jade_model.data.cutting import cut_windows
+from jade_model.data.groups import group_windows
+from jade_model.data.schema import find_violations, load_windows, write_windows
 
 NUM_BARS = 400
 TIMES = pd.date_range("2024-01-01 09:00", periods=NUM_BARS, freq="min")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.worker_process import end_runs
+from tasks.operations.worker import end_runs
 
 RUN = "import signal, sys, time, pathlib\n" + textwrap.dedent(
     """
@@ -66,7 +66,7 @@ def test_a_run_frees_its_host_and_the_worker_goes_on(tmp_path: Path, worker: sub
 
 
 def test_a_stop_command_does_the_same(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
-    command = [sys.executable, "-m", "tasks.worker_process", "--end-runs", str(worker.pid)]
+    command = [sys.executable, "-m", "tasks.operations.worker", "--end-runs", str(worker.pid)]
     subprocess.run(command, check=True, timeout=60)
     assert (tmp_path / "freed").exists()
     assert worker.poll() is None

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.config import Recipe
-from jade_model.windows import NO_TYPE, Windows
+from jade_model.core.config import Recipe
+from jade_model.core.windows import NO_TYPE, Windows
 
 
 def random_windows(

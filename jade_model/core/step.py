@@ -1,0 +1,161 @@
+"""One step of training, as Python runs it, or recorded once as a CUDA graph and replayed.
+
+Nothing in a step waits for the device: what the host must know of it, it reads once an epoch.
+
+Legend: R rows of all views, B windows of a batch, T bars, F features. A vector of four is in the order of
+config.TASKS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from jade_model.core.config import TASKS, TrainingConfig
+from jade_model.core.errors import CaptureFailed
+from jade_model.core.losses import Labels, task_losses, uncertainty_weighted
+from jade_model.core.train_state import Learner, remember, undo
+from jade_model.core.training_data import take_labels
+
+STEP_VALUES = (*TASKS, "total", "gradient_norm")
+_WARM_UP_STEPS = 3
+
+
+class Step:
+    """Takes a step on a batch: forward, losses, backward, clipping, optimiser, average of weights.
+
+    Args:
+        learner: What changes.
+        x_RTF: Features of all windows, view after view, on the learner's device.
+        labels: Of the windows, one view's, likewise.
+        config: How to train.
+    """
+
+    def __init__(self, learner: Learner, x_RTF: Tensor, labels: Labels, config: TrainingConfig) -> None:
+        self.learner, self.x_RTF, self.labels, self.config = learner, x_RTF, labels, config
+        self.parameters = list(learner.model.parameters())
+        self.scored_parameters = list(learner.scored.parameters())
+        self.average_weight = torch.zeros((), device=learner.device)
+
+    def __call__(self, rows_B: Tensor, *, learning_rate: float, step: int) -> Tensor:
+        """Change the learner by one step.
+
+        Args:
+            rows_B: Rows of x_RTF, int64, on the learner's device.
+            learning_rate: Of this step.
+            step: 0-based, of the whole training.
+
+        Returns:
+            STEP_VALUES before the step, float32 [6]; overwritten by the next call.
+        """
+        self.learner.optimizer.set_learning_rate(learning_rate)
+        if self.config.ema_decay is not None:
+            # The first averages would otherwise hold the random weights of the start for 1 / (1 - decay) steps.
+            self.average_weight.fill_(1 - min(self.config.ema_decay, (1 + step) / (10 + step)))
+        return self._run(rows_B)
+
+    def _run(self, rows_B: Tensor) -> Tensor:
+        learner, config = self.learner, self.config
+        num_windows = len(self.labels.type_B)
+        output = learner.model(self.x_RTF[rows_B], learner.generator)
+        labels = take_labels(self.labels, rows_B % num_windows)
+        losses_4 = task_losses(learner.model, output, labels, config)
+        total = uncertainty_weighted(losses_4 / learner.loss_scale_4, learner.model.log_sigma)
+        learner.optimizer.zero_grad()
+        torch.autograd.backward(total)
+        norm = clip_grad_norm_(self.parameters, config.gradient_clip or math.inf)
+        learner.optimizer.step()
+        if config.ema_decay is not None:
+            with torch.no_grad():
+                for average, value in zip(self.scored_parameters, self.parameters, strict=True):
+                    average.lerp_(value, self.average_weight)
+        return torch.cat([losses_4.detach(), torch.stack([total.detach(), norm])])
+
+
+class CapturedStep(Step):
+    """The same step on a CUDA device, as one launch: a graph for each size of batch, full and last.
+
+    Args:
+        sizes: The sizes of batches that there will be.
+
+    Raises:
+        CaptureFailed: This device or torch can't record the step; the learner must then be set up anew.
+    """
+
+    def __init__(
+        self, learner: Learner, x_RTF: Tensor, labels: Labels, config: TrainingConfig, *, sizes: Iterable[int]
+    ) -> None:
+        super().__init__(learner, x_RTF, labels, config)
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        try:
+            self._capture(sorted(set(sizes), reverse=True))
+        except RuntimeError as error:
+            _after_failed_capture(learner.device)
+            raise CaptureFailed(str(_first_cause(error))) from error
+
+    def _run(self, rows_B: Tensor) -> Tensor:
+        graph, given_B, values_6 = self.graphs[len(rows_B)]
+        given_B.copy_(rows_B)
+        graph.replay()
+        return values_6
+
+    def _capture(self, sizes: list[int]) -> None:
+        device = self.learner.device
+        outer = torch.cuda.current_stream(device)
+        # A graph holds the address of cuBLAS's workspace, of which there is one a stream: recorded on the stream that
+        # replays it, it shares that with nothing that runs at the same time. Only the default stream can't record.
+        stream = torch.cuda.Stream(device) if outer == torch.cuda.default_stream(device) else outer  # type: ignore[no-untyped-call]
+        stream.wait_stream(outer)
+        try:
+            with torch.cuda.stream(stream):
+                given = {size: torch.arange(size, device=device) for size in sizes}
+                self._warm_up(given)
+                self._record(given, stream)
+        finally:
+            outer.wait_stream(stream)
+
+    def _warm_up(self, given: dict[int, Tensor]) -> None:
+        """Let libraries set themselves up, in steps that are then undone."""
+        before = remember(self.learner)
+        for given_B in given.values():
+            for _ in range(_WARM_UP_STEPS):
+                super()._run(given_B)
+        undo(self.learner, before)
+
+    def _record(self, given: dict[int, Tensor], stream: torch.cuda.Stream) -> None:
+        pool = None
+        for size, given_B in given.items():
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.learner.generator)
+            # Gradients are then made anew inside the graph, in its own memory.
+            self.learner.optimizer.zero_grad()
+            # What other threads of the process do meanwhile is theirs.
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                values_6 = super()._run(given_B)
+            pool = graph.pool()
+            self.graphs[size] = graph, given_B, values_6
+
+
+def _after_failed_capture(device: torch.device) -> None:
+    """Record something that works: until then torch's default generator, part of every graph, stays in capture.
+
+    Graphs that trainings beside this one replay would fail for it; torch 2.13 keeps captures apart.
+    """
+    # Nothing can be done where this fails too, and what failed first is what is told.
+    with suppress(RuntimeError), torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(capture_error_mode="thread_local")
+        torch.zeros((), device=device)
+        graph.capture_end()
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what went wrong inside a recording: its end then fails too, and says only that something did before."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

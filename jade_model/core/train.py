@@ -1,0 +1,285 @@
+"""One readable loop: windows as arrays -> a trained model, its history, and checkpoints to go on from.
+
+Legend: N windows, T bars, F features. A vector of four is in the order of config.TASKS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jade_model.core.checkpoint import Checkpoint, current_versions
+from jade_model.core.config import TASKS, Recipe, TrainingConfig
+from jade_model.core.errors import CaptureFailed, DataError, TrainingDiverged, Violation
+from jade_model.core.features import feature_set
+from jade_model.core.losses import sigmas, task_weights
+from jade_model.core.schedule import learning_rate_at
+from jade_model.core.step import STEP_VALUES, CapturedStep, Step
+from jade_model.core.train_state import (
+    Learner,
+    copied,
+    restore_learner,
+    start_learner,
+    torch_seed,
+    training_state,
+    usable_device,
+)
+from jade_model.core.training_data import PreparedWindows, labels_to, prepare
+from jade_model.core.validation import evaluate
+
+__all__ = [
+    "EpochRecord",
+    "OnEpoch",
+    "PreparedWindows",
+    "evaluate",
+    "learning_rate_at",
+    "prepare",
+    "steps_of_training",
+    "torch_seed",
+    "train",
+    "usable_device",
+]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did.
+
+    Attributes:
+        epoch: 1-based.
+        train_loss: Mean over steps of the uncertainty-weighted total.
+        validation_loss: Plain sum of the four validation losses; None without validation windows.
+        train_losses: Each task's mean over steps, with dropout.
+        validation_losses: Each task's, without dropout; None without validation windows.
+        sigma: Each task's learned sigma after the epoch.
+        task_weight: Each task's share of the weights, of 1.
+        learning_rate: At the last step.
+        gradient_norm: Mean over steps, before clipping.
+        seconds: Wall time, validation included.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_loss: float | None
+    train_losses: dict[str, float]
+    validation_losses: dict[str, float] | None
+    sigma: dict[str, float]
+    task_weight: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+
+
+# Called after each epoch with its record and a function that takes a checkpoint of this moment.
+OnEpoch = Callable[[EpochRecord, Callable[[], Checkpoint]], None]
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedWindows,
+    *,
+    train_rows: NDArray[np.intp],
+    validation_rows: NDArray[np.intp],
+    seed: int,
+    fold: int = 0,
+    run_key: str = "",
+    device: str = "cpu",
+    capture: bool = True,
+    resume: Checkpoint | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Checkpoint:
+    """Train one model from a seed, or go on from a checkpoint of the same training.
+
+    On the CPU, with one thread, the same arguments give the same weights bit for bit, interrupted or not. A GPU
+    starts from the same weights and draws other dropout; without dropout it sees the same batches.
+
+    Args:
+        recipe: What to train and how.
+        data: From prepare() with the same recipe.
+        train_rows: Windows to fit, intp, at least one.
+        validation_rows: Windows whose loss is recorded, intp; may be empty.
+        seed: With the fold, of the weights, the order of windows, mirroring and dropout.
+        fold: 0-based. Folds of one seed are trainings of their own: what one draws says nothing of another.
+        run_key: Recorded; a checkpoint to resume from must carry the same.
+        device: "cpu", "cuda" or "cuda:N"; never replaced by another.
+        capture: Whether a GPU replays each step as one CUDA graph; a CPU has none. The numbers are the same.
+        resume: A checkpoint with training state.
+        on_epoch: Called after every epoch.
+
+    Returns:
+        The checkpoint after the last epoch, its tensors on the CPU.
+
+    Raises:
+        ConfigError: The device is not there.
+        CheckpointError: The checkpoint belongs to another training, or holds weights only.
+        DataError: There is no window to fit.
+        TrainingDiverged: A loss or gradient stopped being finite.
+    """
+    steps = steps_of_training(
+        recipe,
+        data,
+        train_rows=train_rows,
+        validation_rows=validation_rows,
+        seed=seed,
+        fold=fold,
+        run_key=run_key,
+        device=device,
+        capture=capture,
+        resume=resume,
+        on_epoch=on_epoch,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            checkpoint: Checkpoint = end.value
+            return checkpoint
+
+
+def steps_of_training(
+    recipe: Recipe,
+    data: PreparedWindows,
+    *,
+    train_rows: NDArray[np.intp],
+    validation_rows: NDArray[np.intp],
+    seed: int,
+    fold: int = 0,
+    run_key: str = "",
+    device: str = "cpu",
+    capture: bool = True,
+    resume: Checkpoint | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Generator[None, None, Checkpoint]:
+    """Train as train() does, pausing after each step, and before an epoch's numbers are waited for.
+
+    Several trainings can so share one thread: on a GPU each fills the gaps that the others leave.
+    """
+    if len(train_rows) == 0:
+        raise DataError([Violation(data.name, None, None, "no training windows", "a split that leaves some")])
+    config = recipe.training
+    on = usable_device(device)
+    capture = capture and on.type == "cuda"
+    history: list[EpochRecord] = []
+    if resume is not None:
+        history = [EpochRecord(**record) for record in resume.history]
+
+    def new_learner() -> Learner:
+        learner = start_learner(recipe, data, train_rows, seed=torch_seed(seed, fold), device=on)
+        if resume is not None:
+            restore_learner(learner, resume, recipe, seed=seed, run_key=run_key)
+        return learner
+
+    learner = new_learner()
+    x_VNTF, labels = data.x_VNTF.to(on), labels_to(data.labels, on)
+    # Both views are rows of one array: mirroring a window is then an addition to its row number.
+    x_RTF = x_VNTF.flatten(0, 1)
+    steps_per_epoch = -(-len(train_rows) // config.batch_size)
+    take_step = Step(learner, x_RTF, labels, config)
+    if capture:
+        last = len(train_rows) - (steps_per_epoch - 1) * config.batch_size
+        sizes = [last] if steps_per_epoch == 1 else [config.batch_size, last]
+        try:
+            take_step = CapturedStep(learner, x_RTF, labels, config, sizes=sizes)
+        except CaptureFailed as error:
+            warnings.warn(f"no CUDA graph of the training step, it runs launch by launch: {error}", stacklevel=2)
+            learner = new_learner()
+            take_step = Step(learner, x_RTF, labels, config)
+    validation_rows_on_device = torch.as_tensor(validation_rows, dtype=torch.int64, device=on)
+
+    def snapshot() -> Checkpoint:
+        return Checkpoint(
+            recipe=recipe,
+            feature_names=feature_set(recipe.feature_set).names,
+            window_length=int(x_RTF.shape[1]),
+            dataset=data.name,
+            data_sha256=data.sha256,
+            train_rows=torch.as_tensor(train_rows, dtype=torch.int64),
+            validation_rows=torch.as_tensor(validation_rows, dtype=torch.int64),
+            seed=seed,
+            fold=fold,
+            epoch=len(history),
+            history=tuple(dataclasses.asdict(record) for record in history),
+            run_key=run_key,
+            versions=current_versions(),
+            weights=copied(learner.scored.state_dict()),
+            training_state=training_state(learner),
+        )
+
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        started = time.perf_counter()
+        learner.model.train()
+        step_values = torch.zeros(steps_per_epoch, len(STEP_VALUES), device=on)
+        for step, rows in enumerate(_batches(train_rows, data, learner, config)):
+            done = (epoch - 1) * steps_per_epoch + step
+            learning_rate = learning_rate_at(done, steps_per_epoch * config.epochs, config)
+            # Read once an epoch: reading here would stall a GPU at every step.
+            step_values[step] = take_step(rows, learning_rate=learning_rate, step=done)
+            yield
+        validation_4 = None
+        if len(validation_rows) > 0:
+            validation_4 = evaluate(learner.scored, x_VNTF[0], labels, validation_rows_on_device, config)
+            yield
+        means = _finite_means(step_values, epoch)
+        validation = None if validation_4 is None else dict(zip(TASKS, validation_4.tolist(), strict=True))
+        # The last step's own losses are those from before it: where it led shows only here.
+        _require_finite(epoch, steps_per_epoch - 1, validation or {}, "validation loss of")
+        _require_finite(epoch, steps_per_epoch - 1, sigmas(learner.scored), "sigma of")
+        history.append(
+            EpochRecord(
+                epoch=epoch,
+                train_loss=means["total"],
+                validation_loss=None if validation is None else sum(validation.values()),
+                train_losses={task: means[task] for task in TASKS},
+                validation_losses=validation,
+                sigma=sigmas(learner.scored),
+                task_weight=task_weights(learner.scored),
+                learning_rate=learning_rate,
+                gradient_norm=means["gradient_norm"],
+                seconds=time.perf_counter() - started,
+            )
+        )
+        if on_epoch is not None:
+            on_epoch(history[-1], snapshot)
+    return snapshot()
+
+
+def _batches(
+    train_rows: NDArray[np.intp], data: PreparedWindows, learner: Learner, config: TrainingConfig
+) -> Iterator[Tensor]:
+    """Yield each step's rows of all views, on the learner's device."""
+    order = torch.randperm(len(train_rows), generator=learner.order_generator)
+    batches = torch.split(torch.as_tensor(train_rows, dtype=torch.int64)[order], config.batch_size)
+    shown = (_maybe_mirrored(rows, data, learner.order_generator) for rows in batches)
+    if learner.device.type == "cpu":  # one generator serves all, in the order of use
+        return shown
+    return iter(torch.split(torch.cat(list(shown)).to(learner.device), config.batch_size))
+
+
+def _maybe_mirrored(rows: Tensor, data: PreparedWindows, generator: torch.Generator) -> Tensor:
+    num_views = data.x_VNTF.shape[0]
+    if num_views == 1:
+        return rows
+    return rows + torch.randint(num_views, rows.shape, generator=generator) * data.num_windows
+
+
+def _require_finite(epoch: int, step: int, values: Mapping[str, float], what: str) -> None:
+    if not all(map(math.isfinite, values.values())):
+        raise TrainingDiverged(epoch, step, {f"{what} {name}": value for name, value in values.items()})
+
+
+def _finite_means(step_values: Tensor, epoch: int) -> dict[str, float]:
+    values = step_values.cpu()
+    finite = values.isfinite().all(1)
+    if not finite.all():
+        step = int(finite.logical_not().nonzero()[0])
+        raise TrainingDiverged(epoch, step, dict(zip(STEP_VALUES, values[step].tolist(), strict=True)))
+    return dict(zip(STEP_VALUES, values.double().mean(0).tolist(), strict=True))

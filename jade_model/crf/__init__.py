@@ -1,5 +1,0 @@
-"""The linear-chain CRF: likelihood, gradient, marginals, best paths and samples."""
-
-from jade_model.crf.layer import CRF
-
-__all__ = ["CRF"]

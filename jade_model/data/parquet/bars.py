@@ -1,0 +1,116 @@
+"""The `features` column -> bars, checked.
+
+Legend: N rows of the batch, B bars of all readable rows together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.data.parquet.faults import Faults
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def decode_bars(array: pa.Array, faults: Faults) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Flatten lists of bars without touching a row in Python, and check every price.
+
+    Args:
+        array: Lists (of any Arrow kind) of lists of four numbers.
+        faults: Gets what is wrong.
+
+    Returns:
+        Number of bars of each row, -1 where unreadable, int64 [N]; the other rows' bars, float64 [B, 4].
+    """
+    import pyarrow as pa
+
+    length_N = list_lengths(array)
+    faults.add_rows(length_N < 0, "features", lambda _: "null", "a list of bars")
+    width_B = list_lengths(array.flatten())
+    if (width_B != 4).any():
+        wrong_N = _name_odd_bars(width_B, length_N, faults)
+        array = array.filter(pa.array(~wrong_N))
+        length_N = np.where(wrong_N, -1, length_N)
+    values = array.flatten().flatten().to_numpy(zero_copy_only=False)
+    bars_B4 = np.asarray(values, dtype=np.float64).reshape(-1, 4)
+    _name_impossible_prices(bars_B4, length_N, faults)
+    return length_N, bars_B4
+
+
+def list_lengths(array: pa.Array) -> NDArray[np.int64]:
+    """Return each list's number of items, -1 for null, int64 [len(array)]."""
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(array), -1)
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def impossible_prices(bars_B4: NDArray[np.float64]) -> list[tuple[NDArray[np.bool_], str]]:
+    """Return each way in which bars are impossible beside the bars that are; [] if all are possible.
+
+    Args:
+        bars_B4: Open, high, low, close.
+
+    Returns:
+        Pairs of a mask over bars, bool [B], and what was expected. A bar stands in one mask at most.
+    """
+    open_B, high_B, low_B, close_B = bars_B4.T
+    # The good case in one go: every comparison with NaN is false.
+    fine_B = (low_B > 0) & (high_B < np.inf)
+    fine_B &= (low_B <= open_B) & (open_B <= high_B)
+    fine_B &= (low_B <= close_B) & (close_B <= high_B)
+    if fine_B.all():
+        return []
+    number_B = np.isfinite(bars_B4).all(axis=1)
+    positive_B = number_B & (bars_B4 > 0).all(axis=1)
+    ordered_B = positive_B & (low_B <= high_B)
+    return [
+        (~number_B, "finite prices (leave missing bars out)"),
+        (number_B & ~positive_B, "prices above 0"),
+        (positive_B & ~ordered_B, "a high that is not below the low"),
+        (ordered_B & ~fine_B, "open and close from low to high"),
+    ]
+
+
+def _name_odd_bars(width_B: NDArray[np.int64], length_N: NDArray[np.int64], faults: Faults) -> NDArray[np.bool_]:
+    row_B, bar_B = _places(length_N)
+    odd_B = np.flatnonzero(width_B != 4)
+    rows, firsts = np.unique(row_B[odd_B], return_index=True)
+    first_odd = dict(zip(rows.tolist(), odd_B[firsts].tolist(), strict=True))
+
+    def found(row: int) -> str:
+        place = first_odd[row]
+        width = int(width_B[place])
+        return f"bar {bar_B[place]} " + (f"with {width} values" if width >= 0 else "null")
+
+    wrong_N = np.zeros(len(length_N), dtype=bool)
+    wrong_N[rows] = True
+    faults.add_rows(wrong_N, "features", found, "four values a bar: open, high, low, close")
+    return wrong_N
+
+
+def _name_impossible_prices(bars_B4: NDArray[np.float64], length_N: NDArray[np.int64], faults: Faults) -> None:
+    for wrong_B, expected in impossible_prices(bars_B4):
+        row_B, bar_B = _places(length_N)
+        places = np.flatnonzero(wrong_B)
+        rows, firsts, counts = np.unique(row_B[places], return_index=True, return_counts=True)
+        shown = {}
+        for row, place, count in zip(rows.tolist(), places[firsts].tolist(), counts.tolist(), strict=True):
+            prices = ", ".join(f"{price:g}" for price in bars_B4[place])
+            more = f" and {count - 1} more such bars" if count > 1 else ""
+            shown[row] = f"bar {bar_B[place]} with open, high, low, close {prices}{more}"
+        wrong_N = np.zeros(len(length_N), dtype=bool)
+        wrong_N[rows] = True
+        faults.add_rows(wrong_N, "features", shown.__getitem__, expected)
+
+
+def _places(length_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return row, and number within the row, of each bar of the readable rows."""
+    num_bars_N = np.maximum(length_N, 0)
+    row_B = np.repeat(np.arange(len(length_N)), num_bars_N)
+    first_N = np.cumsum(num_bars_N) - num_bars_N
+    return row_B, np.arange(len(row_B)) - first_N[row_B]

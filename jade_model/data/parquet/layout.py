@@ -1,0 +1,96 @@
+"""The contract's columns and their types, and which of them a file has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jade_model.data.parquet.faults import Faults
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BOUNDS = ("expansion_start", "expansion_end")
+BOUND_LISTS = ("expansion_starts", "expansion_ends")
+_TEXTS = ("window_id", "base_window_id", "label", "source", "quality", "instrument")
+_FROM_LABELLING = ("label", *BOUNDS, *BOUND_LISTS, "overlap_fraction", "quality")
+
+
+def check_layout(schema: pa.Schema, faults: Faults, *, require_labels: bool) -> list[str]:
+    """Name missing columns and columns of a wrong type; say which can be read.
+
+    Args:
+        schema: The file's Arrow schema.
+        faults: Gets what is wrong.
+        require_labels: Whether label and spans must be there; if not, they are neither read nor checked.
+
+    Returns:
+        The contract's columns that are there in a type that can be read.
+    """
+    wanted = {"window_id", "features"}
+    if require_labels:
+        pairs = [pair for pair in (BOUNDS, BOUND_LISTS) if set(pair) & set(schema.names)]
+        wanted |= {"label"}.union(*(pairs or [BOUNDS]))
+    readable = []
+    for column, expected in _EXPECTED.items():
+        if column in _FROM_LABELLING and not require_labels:
+            continue
+        indices = schema.get_all_field_indices(column)
+        if not indices:
+            if column in wanted:
+                faults.add(column, "no such column", f"a column of {expected}")
+        elif len(indices) > 1:
+            faults.add(column, f"{len(indices)} columns of this name", "one")
+        elif not _fits(column, schema.field(column).type):
+            faults.add(column, f"type {schema.field(column).type}", expected)
+        else:
+            readable.append(column)
+    return readable
+
+
+_EXPECTED = {
+    "window_id": "strings",
+    "features": "lists of bars, each a list of four numbers: open, high, low, close",
+    "label": "strings",
+    "expansion_start": "integers (null: no expansion)",
+    "expansion_end": "integers (null: no expansion)",
+    "expansion_starts": "lists of integers",
+    "expansion_ends": "lists of integers",
+    "base_window_id": "strings",
+    "offset": "integers",
+    "overlap_fraction": "numbers from 0 to 1",
+    "source": "strings",
+    "quality": "strings",
+    "instrument": "strings",
+    "start_time": "timestamps (UTC)",
+}
+
+
+def _fits(column: str, kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if column == "features":
+        return _is_list(kind) and _is_list(kind.value_type) and _is_number(kind.value_type.value_type)
+    if column in BOUND_LISTS:
+        return types.is_null(kind) or (_is_list(kind) and _is_number(kind.value_type))
+    # pandas writes a column of nulls without a type, and integers beside nulls as doubles.
+    if types.is_null(kind):
+        return column != "window_id"
+    if column in _TEXTS:
+        return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    if column == "start_time":
+        return bool(types.is_timestamp(kind))
+    return _is_number(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind))

@@ -1,0 +1,315 @@
+"""Parquet files -> checked batches: which files, in what order, and what can only be seen across batches.
+
+Legend: N rows of one batch, R rows of one file.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.core.errors import Violation
+from jade_model.core.windows import MAX_WINDOW_LENGTH, MIN_WINDOW_LENGTH
+from jade_model.data.parquet.faults import Faults
+from jade_model.data.parquet.layout import check_layout
+from jade_model.data.parquet.rows import Rows, decode_batch
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+Source = str | Path | Sequence[str | Path]
+
+_BATCH_SIZE = 1024
+_READ_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows of one file, and what is wrong with them.
+
+    Attributes:
+        first_row: The file's number of the first of them.
+        rows: None where nothing of the contract could be read.
+        violations: Of these rows; the first batch also has those of the file as a whole.
+    """
+
+    first_row: int
+    rows: Rows | None
+    violations: list[Violation]
+
+
+def find_files(source: Source) -> tuple[list[str], list[Violation]]:
+    """Return the Parquet files that a source names, and which parts of it name none.
+
+    Args:
+        source: A file, a folder (searched through, hidden files left out), a glob, or several of these.
+
+    Returns:
+        Paths, those of one folder or glob in sorted order; violations.
+    """
+    files: dict[Path, str] = {}
+    violations = []
+    for part in [source] if isinstance(source, (str, Path)) else source:
+        found, expected = _expand(str(part))
+        if not found:
+            violations.append(Violation(str(part), None, None, "no such file", expected))
+        # A folder and a glob may name a file twice: its windows would only be duplicates of themselves.
+        again = [file for file in found if Path(file).expanduser().resolve() in files]
+        violations += [Violation(file, None, None, "the same file twice", "each file once") for file in again]
+        files |= {Path(file).expanduser().resolve(): file for file in found if file not in again}
+    if not files and not violations:
+        violations.append(Violation("", None, None, "an empty list of files", "at least one Parquet file"))
+    return list(files.values()), violations
+
+
+def scan(file: str, *, require_labels: bool, batch_size: int = _BATCH_SIZE) -> Iterator[Batch]:
+    """Read and check one file batch by batch, with memory for one batch.
+
+    Args:
+        file: Path.
+        require_labels: False reads no column that labelling made.
+        batch_size: Largest number of rows a batch.
+
+    Yields:
+        Batches; one without rows where nothing can be read (any more).
+    """
+    import pyarrow as pa
+
+    faults = Faults(file)
+    try:
+        with _open(file) as parquet:
+            columns = check_layout(parquet.schema_arrow, faults, require_labels=require_labels)
+            if parquet.metadata.num_rows == 0:
+                faults.add(None, "no rows", "at least one window")
+            elif columns:
+                # Threads read ahead, and with that the memory would grow with the file.
+                for batch in parquet.iter_batches(batch_size, columns=columns, use_threads=False):
+                    rows = decode_batch(batch, faults)
+                    yield Batch(faults.first_row, rows, faults.found)
+                    faults = Faults(file, faults.first_row + batch.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        faults.add(None, _reason(file, error), "a readable Parquet file")
+    if faults.found:
+        yield Batch(faults.first_row, None, faults.found)
+
+
+def check_files(files: list[str], *, require_labels: bool, keep: list[Rows] | None = None) -> list[Violation]:
+    """Read all files once and name everything that breaks the contract.
+
+    Args:
+        files: Paths.
+        require_labels: As in scan.
+        keep: Gets the rows of every batch, for as long as nothing is wrong; None keeps memory flat.
+
+    Returns:
+        Violations in the order of files and rows, those of whole files first.
+    """
+    violations: list[list[Violation]] = []
+    lengths_R: list[NDArray[np.int64]] = []
+    hashes: list[_Hashes] = []
+    for file in files:
+        found: list[Violation] = []
+        length_batches, hash_batches = [], []
+        for batch in scan(file, require_labels=require_labels):
+            found += batch.violations
+            if batch.rows is not None:
+                length_batches.append(batch.rows.length_N.astype(np.int32))
+                hash_batches.append(_hash_identifiers(batch.rows.window_id_N, batch.first_row))
+                if keep is not None and not found:
+                    keep.append(batch.rows)
+        violations.append(found)
+        lengths_R.append(np.concatenate([np.zeros(0, dtype=np.int64), *length_batches]))
+        hashes.append(_concatenate(hash_batches))
+    across = _wrong_lengths(files, lengths_R) + _duplicates(files, hashes)
+    for number, file in enumerate(files):
+        violations[number] += [violation for violation in across if violation.file == file]
+        violations[number].sort(key=lambda violation: -1 if violation.row is None else violation.row)
+    return [violation for of_file in violations for violation in of_file]
+
+
+def check_identifiers(files: list[str]) -> list[Violation]:
+    """Return the duplicates among the files' identifiers, reading that column only."""
+    hashes = []
+    for file in files:
+        batches = [_hash_identifiers(ids, first_row) for first_row, ids in _identifier_batches(file)]
+        hashes.append(_concatenate(batches))
+    return _duplicates(files, hashes)
+
+
+def wrong_lengths_of_batch(file: str, batch: Batch, expected: int | None) -> list[Violation]:
+    """Name a batch's windows of another length than expected (None: than most of them)."""
+    if batch.rows is None:
+        return []
+    length_N = batch.rows.length_N
+    violations = [] if expected is not None else _out_of_range(file, _commonest(length_N))
+    expected = _commonest(length_N) if expected is None else expected
+    wrong = np.flatnonzero(length_N != expected)
+    ids = {batch.first_row + row: batch.rows.window_id_N[row] for row in wrong.tolist()}
+    found = dict(zip(ids, length_N[wrong].tolist(), strict=True))
+    return violations + _odd_rows(file, found, f"{expected} bars, as in the rows before", ids)
+
+
+def _wrong_lengths(files: list[str], lengths_R: list[NDArray[np.int64]]) -> list[Violation]:
+    """Name windows of another length than most of their file, and files of another length than the first.
+
+    Args:
+        files: Paths.
+        lengths_R: For each file, the number of bars of each row; -1 where unknown.
+
+    Returns:
+        Violations, file by file.
+    """
+    violations = []
+    first: tuple[str, int] | None = None
+    for file, length_R in zip(files, lengths_R, strict=True):
+        if not (length_R >= 0).any():
+            continue
+        usual = _commonest(length_R[length_R >= 0])
+        wrong = np.flatnonzero((length_R >= 0) & (length_R != usual))
+        found = dict(zip(wrong.tolist(), length_R[wrong].tolist(), strict=True))
+        violations += _out_of_range(file, usual)
+        violations += _odd_rows(file, found, f"{usual} bars, as in most rows", _identifiers_at(file, wrong))
+        first = first or (file, usual)
+        if usual != first[1]:
+            expected = f"{first[1]} bars, as in {first[0]}"
+            violations.append(Violation(file, None, "features", f"windows of {usual} bars", expected))
+    return violations
+
+
+def _out_of_range(file: str, length: int) -> list[Violation]:
+    if MIN_WINDOW_LENGTH <= length <= MAX_WINDOW_LENGTH:
+        return []
+    expected = f"{MIN_WINDOW_LENGTH} to {MAX_WINDOW_LENGTH} bars"
+    return [Violation(file, None, "features", f"windows of {length} bars", expected)]
+
+
+def _odd_rows(file: str, length_by_row: dict[int, int], expected: str, ids: dict[int, str]) -> list[Violation]:
+    return [
+        Violation(file, row, "features", f"{length} bars", expected, ids.get(row))
+        for row, length in length_by_row.items()
+    ]
+
+
+def _commonest(length_R: NDArray[np.int64]) -> int:
+    values, firsts, counts = np.unique(length_R, return_index=True, return_counts=True)
+    # Of equally common ones, the first in the file.
+    return int(values[np.lexsort((firsts, -counts))[0]])
+
+
+def _expand(part: str) -> tuple[list[str], str]:
+    path = Path(part).expanduser()
+    if path.is_dir():
+        hidden = (".", "_")
+        found = [
+            file
+            for file in sorted(path.rglob("*.parquet"))
+            if not any(name.startswith(hidden) for name in file.relative_to(path).parts)
+        ]
+        return [str(file) for file in found], "a folder with *.parquet files"
+    if path.exists():
+        return [part], ""
+    if glob.has_magic(part):
+        # Path.glob takes no pattern that starts at the root.
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+        return matches, "a pattern that matches a file"
+    return [], "a Parquet file, a folder of them or a pattern such as 'data/*.parquet'"
+
+
+def _open(file: str) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(Path(file).expanduser(), buffer_size=_READ_BUFFER_BYTES, pre_buffer=False)
+
+
+def _reason(file: str, error: Exception) -> str:
+    path = Path(file).expanduser()
+    if path.is_file() and path.stat().st_size == 0:
+        return "an empty file"
+    return f"no Parquet file, or a damaged one ({str(error).strip().splitlines()[0]})"
+
+
+@dataclass(frozen=True, eq=False)
+class _Hashes:
+    """Hashes of a file's identifiers beside their rows; rows without an identifier are left out."""
+
+    row_R: NDArray[np.int64]
+    hash_R: NDArray[np.int64]
+
+
+def _hash_identifiers(window_id_N: NDArray[np.object_], first_row: int) -> _Hashes:
+    # 8 bytes a window instead of a string: a million windows are checked in flat memory.
+    hash_N = np.fromiter(map(hash, window_id_N), np.int64, len(window_id_N))
+    given = np.flatnonzero(window_id_N.astype(bool))
+    return _Hashes(first_row + given, hash_N[given])
+
+
+def _concatenate(parts: list[_Hashes]) -> _Hashes:
+    none = np.zeros(0, dtype=np.int64)
+    return _Hashes(
+        np.concatenate([none, *(part.row_R for part in parts)]),
+        np.concatenate([none, *(part.hash_R for part in parts)]),
+    )
+
+
+def _duplicates(files: list[str], hashes: list[_Hashes]) -> list[Violation]:
+    """Name every identifier that stood before. Equal hashes are only a suspicion: the strings decide."""
+    values, counts = np.unique(
+        np.concatenate([np.zeros(0, dtype=np.int64), *(part.hash_R for part in hashes)]), return_counts=True
+    )
+    suspects = values[counts > 1]
+    if not len(suspects):
+        return []
+    violations = []
+    seen: dict[str, tuple[str, int]] = {}
+    for file, part in zip(files, hashes, strict=True):
+        rows = part.row_R[np.isin(part.hash_R, suspects)]
+        for row, window_id in _identifiers_at(file, rows).items():
+            if window_id not in seen:
+                seen[window_id] = (file, row)
+                continue
+            other_file, other_row = seen[window_id]
+            place = f"row {other_row}" + ("" if other_file == file else f" of {other_file}")
+            violations.append(
+                Violation(
+                    file,
+                    row,
+                    "window_id",
+                    f"{window_id!r}, as in {place}",
+                    "an identifier of its own",
+                    window_id,
+                )
+            )
+    return violations
+
+
+def _identifiers_at(file: str, rows: NDArray[np.int64]) -> dict[int, str]:
+    """Return the identifiers of some rows, by row, ascending; rows without one are left out."""
+    if not len(rows):
+        return {}
+    found = {}
+    for first_row, window_id_N in _identifier_batches(file):
+        inside = rows[(rows >= first_row) & (rows < first_row + len(window_id_N))]
+        found.update({row: window_id_N[row - first_row] for row in inside.tolist()})
+    return {row: window_id for row, window_id in found.items() if window_id}
+
+
+def _identifier_batches(file: str) -> Iterator[tuple[int, NDArray[np.object_]]]:
+    """Yield first row and identifiers of each batch; none where they cannot be read, for scan names that."""
+    import pyarrow as pa
+
+    first_row = 0
+    try:
+        with _open(file) as parquet:
+            if "window_id" not in check_layout(parquet.schema_arrow, Faults(file), require_labels=False):
+                return
+            for batch in parquet.iter_batches(_BATCH_SIZE, columns=["window_id"], use_threads=False):
+                yield first_row, decode_batch(batch, Faults(file)).window_id_N
+                first_row += batch.num_rows
+    except (pa.ArrowException, OSError):
+        return

@@ -1,0 +1,237 @@
+"""Exact sweeps: scores at every cut-off there is.
+
+A score changes only where the cut-off passes a value that occurs, so that the distinct values are all there
+is to try. Cut-off c marks what is at least c.
+
+Legend: N windows, T bars, I items with a value each (bars or windows), D distinct values, C components.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.scoring.best_cutoff import Best, just_above, require_values
+from jade_model.scoring.components import components
+from jade_model.scoring.metrics import (
+    Truth,
+    bar_counts_N3,
+    best_ious,
+    check_ious,
+    event_counts_NJ3,
+    f1_of,
+    precision_of,
+    recall_of,
+)
+
+Objective = Literal["f1", "macro_f1", "event_f1"]
+
+# Means over windows are summed change by change; what that leaves of rounding must not decide between equals.
+_MACRO_DECIMALS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdCurve:
+    """Scores as a function of the cut-off.
+
+    Attributes:
+        threshold_D: Descending, float64; of an exact sweep, the first lies just above the largest value and
+            marks nothing, the others are all the distinct values.
+        precision_D: float64.
+        recall_D: float64.
+        f1_D: float64.
+    """
+
+    threshold_D: NDArray[np.float64]
+    precision_D: NDArray[np.float64]
+    recall_D: NDArray[np.float64]
+    f1_D: NDArray[np.float64]
+
+    def best(self) -> Best:
+        """Return the point of greatest F1; of equals the one of the largest threshold, which marks least."""
+        index = int(self.f1_D.argmax())
+        is_last = index + 1 == self.threshold_D.size
+        return Best(
+            threshold=float(self.threshold_D[index]),
+            lower=None if is_last else float(self.threshold_D[index + 1]),
+            precision=float(self.precision_D[index]),
+            recall=float(self.recall_D[index]),
+            f1=float(self.f1_D[index]),
+        )
+
+    def at(self, thresholds: NDArray[np.float64]) -> ThresholdCurve:
+        """Return an exact sweep's scores at any cut-offs, in the order given."""
+        # A cut-off marks what the smallest value not below it marks.
+        index = self.threshold_D.size - np.searchsorted(self.threshold_D[::-1], thresholds, side="left") - 1
+        return self._take(np.maximum(index, 0), np.asarray(thresholds, dtype=np.float64))
+
+    def thinned(self, num_points: int) -> ThresholdCurve:
+        """Return at most num_points (3 or more) evenly spread points, both ends and the best included."""
+        size = self.threshold_D.size
+        index = np.unique(np.linspace(0, size - 1, num_points - 1).round().astype(np.int64))
+        index = np.union1d(index, [int(self.f1_D.argmax())])
+        return self._take(index, self.threshold_D[index])
+
+    def _take(self, index: NDArray[np.intp], threshold_D: NDArray[np.float64]) -> ThresholdCurve:
+        return ThresholdCurve(threshold_D, self.precision_D[index], self.recall_D[index], self.f1_D[index])
+
+
+def sweep_bars(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> ThresholdCurve:
+    """Score bars, micro-averaged, at every cut-off.
+
+    Args:
+        probability_NT: Any scores, no NaN, float64.
+        truth_NT: Bar in a labelled span, bool.
+
+    Raises:
+        ValueError: The shapes differ, there is no bar, or a value is NaN.
+    """
+    require_values(probability_NT, truth_NT)
+    value_I = np.sort(probability_NT, axis=None)
+    hit_I = np.sort(probability_NT[truth_NT])
+    # Sorting values alone is several times quicker than sorting places: the hits' places are looked up.
+    hits_at_I = np.bincount(np.searchsorted(value_I, hit_I, side="right") - 1, minlength=value_I.size)
+    last_D = _last_of_equals(value_I)
+    hits_up_to_D = np.cumsum(hits_at_I)[last_D]
+    first_D = np.append(0, last_D[:-1] + 1)
+    hit_D = hit_I.size - np.append(0, hits_up_to_D[:-1])
+    return _curve_of_counts(value_I[last_D[::-1]], hit_D[::-1], value_I.size - first_D[::-1], hit_I.size)
+
+
+def sweep_macro(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> ThresholdCurve:
+    """Score bars at every cut-off, each score averaged over windows; arguments and errors as for sweep_bars.
+
+    Averages are exact to 12 decimals.
+    """
+    require_values(probability_NT, truth_NT)
+    order_NT = np.argsort(-probability_NT, axis=1)
+    value_NT = np.take_along_axis(probability_NT, order_NT, axis=1)
+    hit_NT = np.cumsum(np.take_along_axis(truth_NT, order_NT, axis=1), axis=1)
+    marked_1T = np.arange(1, value_NT.shape[1] + 1)[None]
+    is_last_NT = np.ones(value_NT.shape, dtype=bool)
+    is_last_NT[:, :-1] = value_NT[:, 1:] != value_NT[:, :-1]
+    counts_NT3 = np.stack([hit_NT, marked_1T - hit_NT, hit_NT[:, -1:] - hit_NT], axis=2)
+    nothing_N13 = np.zeros_like(counts_NT3[:, :1])
+    nothing_N13[:, 0, 2] = hit_NT[:, -1]
+    row_I, bar_I = np.nonzero(is_last_NT)
+    is_first_I = np.append(True, row_I[1:] != row_I[:-1])
+    order_I = np.argsort(-value_NT[row_I, bar_I])
+    value_I = value_NT[row_I, bar_I][order_I]
+    last_D = _last_of_equals(value_I)
+    means = []
+    for score in (precision_of, recall_of, f1_of):
+        unmarked_N, score_I = score(nothing_N13)[:, 0], score(counts_NT3)[row_I, bar_I]
+        before_I = np.where(is_first_I, unmarked_N[row_I], np.append(0.0, score_I[:-1]))
+        total_D = unmarked_N.sum() + np.cumsum((score_I - before_I)[order_I])[last_D]
+        mean_D = np.append(unmarked_N.sum(), total_D) / value_NT.shape[0]
+        means.append(np.round(mean_D, _MACRO_DECIMALS))
+    threshold_D = np.append(just_above(value_I[0]), value_I[last_D])
+    return ThresholdCurve(threshold_D, *means)
+
+
+def sweep_events(probability_NT: NDArray[np.float64], truth: Truth, *, iou: float = 0.5) -> ThresholdCurve:
+    """Score spans, micro-averaged, at every cut-off.
+
+    Every run of bars that some cut-off makes is matched once; how many stand, and how many of those are hits,
+    then follows for all cut-offs from when they appear and merge.
+
+    Args:
+        probability_NT: Any scores, no NaN, float64.
+        truth: The same windows' labels.
+        iou: When a span counts as found, in [0.5, 1].
+
+    Raises:
+        ValueError: The shapes differ, there is no bar, a value is NaN, or the IoU is out of range.
+    """
+    require_values(probability_NT, truth.mask_NT)
+    check_ious((iou,))
+    value_D, level = np.unique(probability_NT, return_inverse=True)
+    if np.isnan(value_D[-1]):
+        raise ValueError("a probability is not a number")
+    runs = components(level.reshape(probability_NT.shape).astype(np.int64, copy=False))
+    iou_C = best_ious(runs.row_C, runs.start_C, runs.end_C, truth.span_offsets_N1, truth.spans_S2)
+    is_hit_C = iou_C >= iou
+    marked_D = _standing(runs.birth_C, runs.death_C, value_D.size)
+    hit_D = _standing(runs.birth_C[is_hit_C], runs.death_C[is_hit_C], value_D.size)
+    return _curve_of_counts(value_D[::-1], hit_D, marked_D, truth.spans_S2.shape[0])
+
+
+def sweep_windows(
+    score_N: NDArray[np.float64],
+    predicted_NT: NDArray[np.bool_],
+    truth: Truth,
+    *,
+    objective: Objective = "f1",
+    iou: float = 0.5,
+) -> ThresholdCurve:
+    """Score the acceptance of whole windows' predictions at every cut-off on the windows' scores.
+
+    Args:
+        score_N: What is compared with the cut-off, no NaN, float64.
+        predicted_NT: What is marked in an accepted window; nothing is in the others, bool.
+        truth: The same windows' labels.
+        objective: As for choose_cutoff.
+        iou: When a span counts as found, for `event_f1`, in [0.5, 1].
+
+    Raises:
+        ValueError: The shapes differ, there are no windows, a score is NaN, or the IoU is out of range.
+    """
+    require_values(score_N, score_N)
+    order = np.argsort(-score_N)
+    value_I = score_N[order]
+    last_D = _last_of_equals(value_I)
+    match objective:
+        case "f1" | "macro_f1":
+            counts_N3 = bar_counts_N3(predicted_NT, truth.mask_NT)
+        case "event_f1":
+            counts_N3 = event_counts_NJ3(predicted_NT, truth.span_offsets_N1, truth.spans_S2, (iou,))[:, 0]
+        case _:
+            assert_never(objective)
+    if objective == "macro_f1":
+        return _mean_over_accepted(value_I[last_D], counts_N3, order, last_D)
+    hit_D = np.cumsum(counts_N3[order, 0])[last_D]
+    marked_D = np.cumsum(counts_N3[order, 0] + counts_N3[order, 1])[last_D]
+    return _curve_of_counts(value_I[last_D], hit_D, marked_D, int((counts_N3[:, 0] + counts_N3[:, 2]).sum()))
+
+
+def _mean_over_accepted(
+    threshold_D: NDArray[np.float64],
+    counts_N3: NDArray[np.int64],
+    order: NDArray[np.intp],
+    last_D: NDArray[np.intp],
+) -> ThresholdCurve:
+    rejected_N3 = np.zeros_like(counts_N3)
+    rejected_N3[:, 2] = counts_N3[:, 0] + counts_N3[:, 2]
+    means = []
+    for score in (precision_of, recall_of, f1_of):
+        unmarked_N = score(rejected_N3)
+        change_D = np.cumsum((score(counts_N3) - unmarked_N)[order])[last_D]
+        mean_D = (unmarked_N.sum() + np.append(0.0, change_D)) / counts_N3.shape[0]
+        means.append(np.round(mean_D, _MACRO_DECIMALS))
+    return ThresholdCurve(np.append(just_above(threshold_D[0]), threshold_D), *means)
+
+
+def _curve_of_counts(
+    threshold_D: NDArray[np.float64], hit_D: NDArray[np.int64], marked_D: NDArray[np.int64], num_true: int
+) -> ThresholdCurve:
+    hit_D, marked_D = np.append(0, hit_D), np.append(0, marked_D)
+    counts_D3 = np.stack([hit_D, marked_D - hit_D, num_true - hit_D], axis=1)
+    threshold_D = np.append(just_above(threshold_D[0]), threshold_D)
+    return ThresholdCurve(threshold_D, precision_of(counts_D3), recall_of(counts_D3), f1_of(counts_D3))
+
+
+def _standing(birth_C: NDArray[np.int64], death_C: NDArray[np.int64], num_levels: int) -> NDArray[np.int64]:
+    """Return how many of the runs stand at each level, from the highest level down."""
+    appeared = np.bincount(birth_C, minlength=num_levels)
+    merged = np.bincount(death_C[death_C >= 0], minlength=num_levels)
+    return np.asarray(np.cumsum((appeared - merged)[::-1]), dtype=np.int64)
+
+
+def _last_of_equals(value_I: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return where runs of equal values end in a sorted array; NaN, which sorts last, is refused."""
+    if np.isnan(value_I[-1]):
+        raise ValueError("a value to be thresholded is not a number")
+    return np.append(np.flatnonzero(value_I[1:] != value_I[:-1]), value_I.size - 1)

@@ -1,0 +1,300 @@
+"""From a model's output to marked bars.
+
+Legend: N windows, T bars, M rows still searched.
+
+Clean-up, in this order and the same for every decoder: gaps of at most `merge_gap` bars between marked runs
+are closed (never those at a window's edge), then runs shorter than `min_span_length` are removed. On
+probabilities that is a grey-scale closing followed by an opening with flat segments; both are made of minima
+and maxima alone, so they commute with thresholding exactly (Serra, "Image Analysis and Mathematical
+Morphology", 1982) and are applied once for all thresholds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, assert_never, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.core.config import Loss
+from jade_model.core.errors import ConfigError
+from jade_model.scoring.predictions import Predictions
+
+DecoderName = Literal["threshold", "viterbi", "marginal", "score_margin", "one_span"]
+DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
+
+SpanGain = Literal["f1", "iou"]
+
+# Rows are searched in pieces of about this many bars, which stay in a core's cache.
+_BARS_AT_ONCE = 1 << 16
+
+ScalarT = TypeVar("ScalarT", np.float64, np.bool_)
+
+
+@dataclass(frozen=True)
+class DecoderChoice:
+    """How one model's output becomes marked bars.
+
+    Attributes:
+        decoder: `threshold` and `marginal`: bars whose probability reaches the cut-off (of a soft head, or of
+            a chain or segment posterior). `viterbi`: the most probable joint labelling. `score_margin`: the
+            same where its log odds against "no span" reach the cut-off, else nothing. `one_span`: the one
+            span of greatest expected gain where that gain reaches the cut-off, else nothing.
+        cutoff: See above (probability, nats, or expected gain); None for `viterbi`, which has none.
+        min_span_length: Shortest span kept, in bars, at least 1.
+        merge_gap: Longest gap closed, in bars; 0 closes none.
+        gain: What `one_span` expects of a span: its bar-level F1 or its IoU.
+    """
+
+    decoder: DecoderName
+    cutoff: float | None
+    min_span_length: int = 1
+    merge_gap: int = 0
+    gain: SpanGain = "f1"
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"decoder is {self.decoder!r}; choose one of {DECODERS}")
+        if self.gain not in get_args(SpanGain):
+            raise ConfigError(f"gain is {self.gain!r}; choose one of {get_args(SpanGain)}")
+        if (self.cutoff is None) != (self.decoder == "viterbi"):
+            raise ConfigError(
+                f"decoder {self.decoder} with cut-off {self.cutoff}: viterbi takes none, the others need one"
+            )
+        if self.cutoff is not None and not math.isfinite(self.cutoff):
+            raise ConfigError(f"cut-off is {self.cutoff}; it must be a finite number")
+        check_cleanup(self.min_span_length, self.merge_gap)
+
+
+@dataclass(frozen=True, eq=False)
+class BestSpans:
+    """One span a window.
+
+    Attributes:
+        start_N: First bar, int64.
+        end_N: Bar after the last one, int64; equal to the start where no span has a positive gain.
+        gain_N: Expected gain of that span, in [0, 1], float64.
+    """
+
+    start_N: NDArray[np.int64]
+    end_N: NDArray[np.int64]
+    gain_N: NDArray[np.float64]
+
+    def mask(self, num_bars: int) -> NDArray[np.bool_]:
+        """Return the spans as marked bars, bool [N, T]."""
+        bar_1T = np.arange(num_bars)[None]
+        return (bar_1T >= self.start_N[:, None]) & (bar_1T < self.end_N[:, None])
+
+
+def decoders_of(loss: Loss) -> tuple[DecoderName, ...]:
+    """Return the decoders that make sense of a model trained with the loss."""
+    match loss:
+        case "soft_span":
+            return ("threshold", "viterbi", "one_span")
+        case "crf" | "single_span":
+            return ("viterbi", "marginal", "score_margin", "one_span")
+        case _:
+            assert_never(loss)
+
+
+def decode(predictions: Predictions, choice: DecoderChoice) -> NDArray[np.bool_]:
+    """Mark bars.
+
+    Args:
+        predictions: Of N windows.
+        choice: Decoder and its settings.
+
+    Returns:
+        Marked bars, bool [N, T].
+
+    Raises:
+        ConfigError: The model's loss has no such decoder, or min_span_length exceeds the window.
+    """
+    require_decoder(predictions.loss, choice.decoder)
+    match choice.decoder:
+        case "threshold" | "marginal":
+            smooth_NT = clean_up(predictions.probability_NT, choice.min_span_length, choice.merge_gap)
+            return smooth_NT >= _cutoff(choice)
+        case "viterbi":
+            return clean_up(predictions.path_NT, choice.min_span_length, choice.merge_gap)
+        case "score_margin":
+            path_NT = clean_up(predictions.path_NT, choice.min_span_length, choice.merge_gap)
+            return path_NT & (predictions.margin_N >= _cutoff(choice))[:, None]
+        case "one_span":
+            spans = best_spans(predictions.probability_NT, choice.min_span_length, choice.gain)
+            return spans.mask(predictions.probability_NT.shape[1]) & (spans.gain_N >= _cutoff(choice))[:, None]
+        case _:
+            assert_never(choice.decoder)
+
+
+def best_spans(probability_NT: NDArray[np.float64], min_span_length: int = 1, gain: SpanGain = "f1") -> BestSpans:
+    """Find the span of greatest expected F1 or IoU with the truth, under bar-wise probabilities.
+
+    For a span of L bars holding probability mass P, in a window of mass M, the expectation of F1 is taken as
+    the ratio of expectations, 2 P / (L + M), that of IoU as P / (L + M - P): exact where the truth's length
+    is certain, first order in its spread else, and all that marginals determine without a model of how bars
+    go together. Both reward mass and charge length, so a sharp posterior is cut where its probability falls
+    below about half the gain (for F1: Lipton, Elkan, Narayanaswamy, "Optimal thresholding of classifiers to
+    maximize F1 measure", 2014).
+
+    Of equally good spans the shortest is taken, of those the earliest.
+
+    Args:
+        probability_NT: P(bar in a span), in [0, 1], float64.
+        min_span_length: Shortest span considered, in bars.
+        gain: What is expected.
+
+    Raises:
+        ConfigError: min_span_length exceeds the window.
+        ValueError: A probability is NaN.
+    """
+    num_windows, num_bars = probability_NT.shape
+    _check_fits(min_span_length, num_bars)
+    if np.isnan(probability_NT).any():
+        raise ValueError("a probability is not a number")
+    start_N = np.zeros(num_windows, dtype=np.int64)
+    length_N = np.zeros(num_windows, dtype=np.int64)
+    gain_N = np.zeros(num_windows)
+    step = max(1, _BARS_AT_ONCE // num_bars)
+    for first in range(0, num_windows, step):
+        rows = slice(first, first + step)
+        start_N[rows], length_N[rows], gain_N[rows] = _search(probability_NT[rows], min_span_length, gain)
+    return BestSpans(start_N, start_N + length_N, gain_N)
+
+
+def clean_up(values_NT: NDArray[ScalarT], min_span_length: int, merge_gap: int) -> NDArray[ScalarT]:
+    """Close short gaps, then remove short spans; on probabilities, for every threshold at once.
+
+    Args:
+        values_NT: Marked bars (bool) or probabilities (float64).
+        min_span_length: Shortest span kept, in bars, at least 1.
+        merge_gap: Longest gap closed, in bars; 0 closes none.
+
+    Returns:
+        Same shape and dtype; `clean_up(p, ...) >= c` equals `clean_up(p >= c, ...)` for every c.
+
+    Raises:
+        ConfigError: A setting is out of range or exceeds the window.
+    """
+    check_cleanup(min_span_length, merge_gap)
+    num_bars = values_NT.shape[1]
+    _check_fits(min_span_length, num_bars)
+    # A gap of T bars or more can't lie between two runs.
+    gap = min(merge_gap, num_bars - 1)
+    lowest = False if values_NT.dtype == np.bool_ else -np.inf
+    if gap > 0:
+        padded = np.pad(values_NT, ((0, 0), (gap, gap)), constant_values=lowest)
+        values_NT = _slide(np.minimum, _slide(np.maximum, padded, gap + 1), gap + 1)
+    if min_span_length > 1:
+        inside = _slide(np.minimum, values_NT, min_span_length)
+        margin = min_span_length - 1
+        padded = np.pad(inside, ((0, 0), (margin, margin)), constant_values=lowest)
+        values_NT = _slide(np.maximum, padded, min_span_length)
+    return values_NT
+
+
+def require_decoder(loss: Loss, decoder: DecoderName) -> None:
+    """Raise ConfigError unless the loss has the decoder."""
+    if decoder not in decoders_of(loss):
+        raise ConfigError(f"a {loss} model has no decoder {decoder!r}; choose one of {decoders_of(loss)}")
+
+
+def check_cleanup(min_span_length: int, merge_gap: int) -> None:
+    """Raise ConfigError unless both settings are in range."""
+    if min_span_length < 1:
+        raise ConfigError(f"min_span_length is {min_span_length} bars; it must be at least 1")
+    if merge_gap < 0:
+        raise ConfigError(f"merge_gap is {merge_gap} bars; it must not be negative")
+
+
+def choice_to_json(choice: DecoderChoice) -> dict[str, Any]:
+    """Return the choice as plain JSON values, every field named."""
+    return dataclasses.asdict(choice)
+
+
+def choice_from_json(data: dict[str, Any]) -> DecoderChoice:
+    """Rebuild a choice.
+
+    Raises:
+        ConfigError: A field is unknown, missing or out of range.
+    """
+    known = {item.name for item in dataclasses.fields(DecoderChoice)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise ConfigError(f"unknown decoder field {', '.join(unknown)}; known: {sorted(known)}")
+    try:
+        return DecoderChoice(**data)
+    except TypeError as error:
+        raise ConfigError(f"decoder: {error}") from error
+
+
+def _cutoff(choice: DecoderChoice) -> float:
+    assert choice.cutoff is not None  # noqa: S101 - DecoderChoice sees to it
+    return choice.cutoff
+
+
+def _check_fits(min_span_length: int, num_bars: int) -> None:
+    if min_span_length > num_bars:
+        raise ConfigError(f"min_span_length is {min_span_length} bars, the windows have {num_bars}")
+
+
+def _slide(extremum: np.ufunc, values_NT: NDArray[ScalarT], width: int) -> NDArray[ScalarT]:
+    """Return the extremum over each run of `width` bars, [N, T - width + 1], in log2(width) passes."""
+    covered = 1
+    while covered < width:
+        # Two overlapping runs of `covered` bars make one of up to twice as many.
+        shift = min(covered, width - covered)
+        values_NT = extremum(values_NT[:, :-shift], values_NT[:, shift:])
+        covered += shift
+    return values_NT
+
+
+def _search(
+    probability_NT: NDArray[np.float64], min_span_length: int, gain: SpanGain
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    num_windows, num_bars = probability_NT.shape
+    length_N = np.zeros(num_windows, dtype=np.int64)
+    gain_N = np.zeros(num_windows)
+    # Bars come first: differences are then of one block each, and maxima run over all windows abreast.
+    sums_T1N = np.zeros((num_bars + 1, num_windows))
+    np.cumsum(probability_NT.T, axis=0, out=sums_T1N[1:])
+    row_M, sums_T1M = np.arange(num_windows), sums_T1N
+    for length in range(min_span_length, num_bars + 1):
+        total_M = sums_T1M[-1]
+        # What a span of this length gains if it holds all mass: more than 1 while it is shorter than the mass, then
+        # falling, so that no longer span can do better either.
+        is_open_M = _expected(total_M, length, total_M, gain) > gain_N[row_M]
+        if 2 * np.count_nonzero(is_open_M) <= row_M.size:
+            row_M, sums_T1M, total_M = row_M[is_open_M], sums_T1M[:, is_open_M], total_M[is_open_M]
+            if row_M.size == 0:
+                break
+        # At one length the gain grows with the mass: only the heaviest span matters.
+        mass_M = (sums_T1M[length:] - sums_T1M[: num_bars + 1 - length]).max(axis=0)
+        gain_M = _expected(mass_M, length, total_M, gain)
+        is_better_M = gain_M > gain_N[row_M]
+        better = row_M[is_better_M]
+        gain_N[better], length_N[better] = gain_M[is_better_M], length
+    return _heaviest(sums_T1N, length_N), length_N, gain_N
+
+
+def _heaviest(sums_T1N: NDArray[np.float64], length_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each window's heaviest span of its own length starts; of equals the first."""
+    num_bars = sums_T1N.shape[0] - 1
+    end_TN = np.arange(num_bars)[:, None] + length_N
+    mass_TN = np.take_along_axis(sums_T1N, np.minimum(end_TN, num_bars), axis=0) - sums_T1N[:-1]
+    return np.asarray(np.where(end_TN <= num_bars, mass_TN, -np.inf).argmax(axis=0))
+
+
+def _expected(
+    mass_M: NDArray[np.float64], length: int, total_M: NDArray[np.float64], gain: SpanGain
+) -> NDArray[np.float64]:
+    match gain:
+        case "f1":
+            return 2 * mass_M / (length + total_M)
+        case "iou":
+            return mass_M / (length + total_M - mass_M)
+        case _:
+            assert_never(gain)

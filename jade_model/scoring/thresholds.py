@@ -1,0 +1,162 @@
+"""The cut-off that a decoder should use, and the tables that show why.
+
+Legend: N windows, D distinct values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.core.errors import ConfigError
+from jade_model.scoring.best_cutoff import Best, best_bar_f1
+from jade_model.scoring.curves import (
+    Objective,
+    ThresholdCurve,
+    sweep_bars,
+    sweep_events,
+    sweep_macro,
+    sweep_windows,
+)
+from jade_model.scoring.decoding import DecoderChoice, DecoderName, SpanGain, best_spans, clean_up, require_decoder
+from jade_model.scoring.metrics import Truth
+from jade_model.scoring.predictions import Predictions
+
+__all__ = [
+    "CSV_COLUMNS",
+    "Best",
+    "Objective",
+    "ThresholdCurve",
+    "best_bar_f1",
+    "choose_cutoff",
+    "csv_rows",
+    "sweep",
+    "sweep_bars",
+    "sweep_events",
+    "sweep_macro",
+    "sweep_windows",
+    "threshold_grid",
+]
+
+CSV_COLUMNS = ("threshold", "precision", "recall", "f1", "span_precision", "span_recall", "span_f1")
+
+
+def choose_cutoff(
+    predictions: Predictions,
+    truth: Truth,
+    decoder: DecoderName,
+    *,
+    objective: Objective = "f1",
+    iou: float = 0.5,
+    min_span_length: int = 1,
+    merge_gap: int = 0,
+    gain: SpanGain = "f1",
+) -> DecoderChoice:
+    """Choose the cut-off that is best on these windows, of all there are.
+
+    Args:
+        predictions: Of N windows that are not scored later.
+        truth: The same windows' labels.
+        decoder: One that the model's loss has.
+        objective: Which F1: `f1` of bars over all windows, `macro_f1` averaged over windows, `event_f1` of
+            spans.
+        iou: When a span counts as found, for `event_f1`, in [0.5, 1].
+        min_span_length: Shortest span kept, in bars.
+        merge_gap: Longest gap closed, in bars.
+        gain: What `one_span` expects of a span.
+
+    Returns:
+        Ready for decode. Viterbi has no cut-off.
+
+    Raises:
+        ConfigError: The loss has no such decoder, or a setting is out of range.
+        ValueError: There are no windows, the shapes differ, or a probability is not a number.
+    """
+    require_decoder(predictions.loss, decoder)
+    cutoff: float | None = None
+    if decoder in {"threshold", "marginal"} and objective == "f1":
+        smooth_NT = clean_up(predictions.probability_NT, min_span_length, merge_gap)
+        cutoff = best_bar_f1(smooth_NT, truth.mask_NT).cutoff
+    elif decoder != "viterbi":
+        curve = sweep(
+            predictions,
+            truth,
+            decoder,
+            objective=objective,
+            iou=iou,
+            min_span_length=min_span_length,
+            merge_gap=merge_gap,
+            gain=gain,
+        )
+        cutoff = curve.best().cutoff
+    return DecoderChoice(decoder, cutoff, min_span_length, merge_gap, gain)
+
+
+def sweep(
+    predictions: Predictions,
+    truth: Truth,
+    decoder: DecoderName,
+    *,
+    objective: Objective = "f1",
+    iou: float = 0.5,
+    min_span_length: int = 1,
+    merge_gap: int = 0,
+    gain: SpanGain = "f1",
+) -> ThresholdCurve:
+    """Score a decoder at every cut-off there is; arguments and errors as for choose_cutoff."""
+    require_decoder(predictions.loss, decoder)
+    match decoder:
+        case "threshold" | "marginal":
+            smooth_NT = clean_up(predictions.probability_NT, min_span_length, merge_gap)
+            match objective:
+                case "f1":
+                    return sweep_bars(smooth_NT, truth.mask_NT)
+                case "macro_f1":
+                    return sweep_macro(smooth_NT, truth.mask_NT)
+                case "event_f1":
+                    return sweep_events(smooth_NT, truth, iou=iou)
+                case _:
+                    assert_never(objective)
+        case "score_margin":
+            path_NT = clean_up(predictions.path_NT, min_span_length, merge_gap)
+            return sweep_windows(predictions.margin_N, path_NT, truth, objective=objective, iou=iou)
+        case "one_span":
+            spans = best_spans(predictions.probability_NT, min_span_length, gain)
+            mask_NT = spans.mask(predictions.probability_NT.shape[1])
+            return sweep_windows(spans.gain_N, mask_NT, truth, objective=objective, iou=iou)
+        case "viterbi":
+            raise ConfigError("viterbi has no cut-off to sweep")
+        case _:
+            assert_never(decoder)
+
+
+def threshold_grid(minimum: float = 0.3, maximum: float = 0.7, step: float = 0.05) -> NDArray[np.float64]:
+    """Return minimum, minimum + step, ... up to maximum; the default is the original's grid.
+
+    Raises:
+        ConfigError: The grid is empty or endless.
+    """
+    if not (np.isfinite([minimum, maximum, step]).all() and step > 0 and minimum <= maximum):
+        raise ConfigError(f"threshold grid from {minimum} to {maximum} by {step}: need minimum <= maximum, step > 0")
+    # A last step that rounding puts a hair above the maximum still counts.
+    num_steps = int(np.floor((maximum - minimum) / step + 1e-9))
+    return np.round(minimum + step * np.arange(num_steps + 1), 12)
+
+
+def csv_rows(bars: ThresholdCurve, spans: ThresholdCurve) -> Iterator[tuple[float, ...]]:
+    """Yield rows under CSV_COLUMNS from sweeps of the same thresholds, ascending.
+
+    Raises:
+        ValueError: The thresholds differ.
+    """
+    if not np.array_equal(bars.threshold_D, spans.threshold_D):
+        raise ValueError("the two sweeps were made at different thresholds")
+    columns = [bars.threshold_D]
+    for curve in (bars, spans):
+        columns += [curve.precision_D, curve.recall_D, curve.f1_D]
+    ascending = np.argsort(bars.threshold_D)
+    for row in np.stack(columns, axis=1)[ascending].tolist():
+        yield tuple(row)

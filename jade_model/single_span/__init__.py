@@ -1,6 +1,0 @@
-"""The single-span model: a softmax over every span that a window can hold, and none."""
-
-from jade_model.single_span.layer import SingleSpan
-from jade_model.single_span.scorer import SpanScorer
-
-__all__ = ["SingleSpan", "SpanScorer"]

@@ -1,0 +1,101 @@
+"""From counts on the same windows to scores with intervals, differences with tests, and a verdict.
+
+A difference is first arm minus second, in the order in which the caller gives the arms. All pairs of arms are
+tested at the same time (max-t): the interval that is shown, the adjusted p-value and the outcome are one and
+the same test. The arms against the untrained rule are a family of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jade_model.core.config import require
+from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
+from jade_model.statistics.verdict import Difference, Metric, Verdict, decide
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that can be said about the arms.
+
+    Attributes:
+        scores: Every arm and the baseline, both metrics, pooled and (where there are several) by data set.
+        differences: Every pair of arms, then every arm against the baseline; both metrics, pooled and by
+            data set.
+        verdict: Pooled.
+    """
+
+    scores: tuple[Score, ...]
+    differences: tuple[Difference, ...]
+    verdict: Verdict
+
+    def score(self, arm: str, metric: Metric = "f1", dataset: str | None = None) -> Score:
+        """Return one arm's score.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for score in self.scores:
+            if (score.arm, score.metric, score.dataset) == (arm, metric, dataset):
+                return score
+        raise KeyError((arm, metric, dataset))
+
+
+def compare_arms(
+    arms: Sequence[ArmCounts],
+    windows: ScoredWindows,
+    *,
+    baseline: ArmCounts | None = None,
+    metric: Metric = "f1",
+    margin: float = 0.03,
+    confidence: float = 0.95,
+    caveats: Sequence[str] = (),
+) -> Comparison:
+    """Compare arms that were scored on the same windows.
+
+    Args:
+        arms: Two or more, with different names.
+        windows: What they were scored on.
+        baseline: The untrained rule on the same windows; one seed stands for all.
+        metric: Which F1 the verdict is about.
+        margin: Largest F1 difference that counts as none, in (0, 1).
+        confidence: Of all intervals, in [0.5, 1).
+        caveats: Sentences to put before the verdict's own, such as that the split leaks.
+
+    Returns:
+        Scores, differences and verdict.
+
+    Raises:
+        ConfigError: Fewer than two arms, a name twice, or a setting out of range.
+        ValueError: Arrays of different shapes.
+    """
+    everyone = [*arms, *([] if baseline is None else [baseline])]
+    names = [arm.name for arm in everyone]
+    require(len(arms) > 1, f"a comparison needs two arms at least; got {names}")
+    require(len(set(names)) == len(names), f"every arm (and the baseline) needs a name of its own; got {names}")
+    require(0 < margin < 1, f"margin is {margin}; it must lie inside (0, 1)")
+    require(0.5 <= confidence < 1, f"confidence is {confidence}; it must lie in [0.5, 1)")
+    between = windows.differences(
+        arms, list(itertools.combinations(range(len(arms)), 2)), margin=margin, confidence=confidence
+    )
+    against = (
+        []
+        if baseline is None
+        else windows.differences(
+            everyone, [(row, len(arms)) for row in range(len(arms))], margin=margin, confidence=confidence
+        )
+    )
+    scores = windows.scores(everyone, confidence=confidence)
+    values = {score.arm: score.value for score in scores if score.metric == metric and score.dataset is None}
+    verdict = decide(
+        {arm.name: values[arm.name] for arm in arms},
+        [item for item in between if item.metric == metric and item.dataset is None],
+        against_baseline=[item for item in against if item.metric == metric and item.dataset is None],
+        margin=margin,
+        confidence=confidence,
+        num_groups=windows.num_groups,
+        caveats=(*caveats, *windows.caveats()),
+    )
+    return Comparison(tuple(scores), (*between, *against), verdict)

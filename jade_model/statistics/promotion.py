@@ -1,0 +1,251 @@
+"""Whether a retrained model may replace the one in use.
+
+The statistics are the comparison's own (`comparison.compare_arms`): one verdict over all windows, and one for each of
+the two parts, what the folds' models and what the final models have not seen.
+
+Legend: N windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jade_model.data.groups import Grouping
+from jade_model.data.retraining import HOLDOUT, Roles
+from jade_model.scoring.metrics import Counts
+from jade_model.statistics.compare import compare_arms
+from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
+from jade_model.statistics.verdict import Difference
+
+PARTS = ("out of fold", "hold-out")
+CHALLENGER, CHAMPION, RULE = "challenger", "champion", "largest_move"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One thing that must hold before a model is used.
+
+    Attributes:
+        name: What.
+        passed: Whether it holds.
+        found: What is there.
+        expected: What should be there.
+    """
+
+    name: str
+    passed: bool
+    found: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class PromotionRule:
+    """What a challenger has to show.
+
+    Attributes:
+        margin: F1 that a challenger may be worse than the champion at most, in (0, 1).
+        max_calibration_error: Of its probabilities, over bars.
+        confidence: Of every interval.
+    """
+
+    margin: float = 0.03
+    max_calibration_error: float = 0.05
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the challenger is worth, beside the champion and the rules.
+
+    Attributes:
+        scores: Of challenger, champion and untrained rule: all windows, and by part.
+        differences: Challenger minus champion, and both minus the rule; likewise.
+        all_positive_f1: What marking every bar gives.
+        calibration_error: Of the challenger.
+        num_unjudged: Windows left out because all of the champion's models have seen some of their group.
+        caveats: Sentences for people.
+    """
+
+    scores: tuple[Score, ...]
+    differences: tuple[Difference, ...]
+    all_positive_f1: float
+    calibration_error: float
+    num_unjudged: int
+    caveats: tuple[str, ...]
+
+    def score(self, arm: str, part: str | None = None) -> Score | None:
+        """Return the bar F1 of an arm: over all windows, or one part."""
+        found = (item for item in self.scores if (item.arm, item.metric, item.dataset) == (arm, "f1", part))
+        return next(found, None)
+
+    @property
+    def challenger(self) -> Score:
+        """The challenger's bar F1 over all windows."""
+        return next(item for item in self.scores if (item.arm, item.metric, item.dataset) == (CHALLENGER, "f1", None))
+
+    def difference(self, part: str | None = None) -> Difference | None:
+        """Return challenger minus champion in bar F1; None without a champion."""
+        wanted = (CHALLENGER, CHAMPION, "f1", part)
+        found = (item for item in self.differences if (item.first, item.second, item.metric, item.dataset) == wanted)
+        return next(found, None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "scores": [{**asdict(item), "confidence_interval": list(item.confidence_interval)} for item in self.scores],
+            "differences": [item.to_json() for item in self.differences],
+            "all_positive_f1": self.all_positive_f1,
+            "calibration_error": self.calibration_error,
+            "num_unjudged": self.num_unjudged,
+            "caveats": list(self.caveats),
+        }
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the challenger becomes champion.
+
+    Attributes:
+        promote: Whether.
+        reason: One sentence.
+        gates: All that had to hold.
+    """
+
+    promote: bool
+    reason: str
+    gates: tuple[Gate, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"promote": self.promote, "reason": self.reason, "gates": [asdict(gate) for gate in self.gates]}
+
+
+def judge(
+    roles: Roles,
+    grouping: Grouping,
+    challenger: Counts,
+    rule: Counts,
+    champion: Counts | None,
+    *,
+    judged_N: NDArray[np.bool_],
+    all_positive_f1: float,
+    calibration_error: float,
+    promotion: PromotionRule,
+) -> Judgement:
+    """Compare challenger, champion and rule on the same windows, none of which the scored models have seen.
+
+    Args:
+        roles: Of all N windows.
+        grouping: Their groups.
+        challenger: Hits and misses of all N windows.
+        rule: Likewise.
+        champion: Likewise; None if there is none yet.
+        judged_N: False where the champion has no model that has not seen the window's group.
+        all_positive_f1: Of marking every bar.
+        calibration_error: Of the challenger.
+        promotion: Margin and confidence.
+    """
+    training_N = np.where(roles.role_N == HOLDOUT, roles.final, roles.role_N)
+    windows = ScoredWindows(
+        grouping.group_N,
+        np.where(judged_N, training_N, -1)[None],
+        dataset_N=(roles.role_N == HOLDOUT).astype(np.int64),
+        dataset_names=PARTS,
+    )
+    arms = [_arm(CHALLENGER, challenger, judged_N), *([] if champion is None else [_arm(CHAMPION, champion, judged_N)])]
+    baseline = _arm(RULE, rule, judged_N)
+    num_unjudged = int((~judged_N).sum())
+    if champion is not None:
+        compared = compare_arms(
+            arms, windows, baseline=baseline, margin=promotion.margin, confidence=promotion.confidence
+        )
+        scores, differences = compared.scores, compared.differences
+    else:
+        scores = tuple(windows.scores([*arms, baseline], confidence=promotion.confidence))
+        differences = tuple(
+            windows.differences([*arms, baseline], [(0, 1)], margin=promotion.margin, confidence=promotion.confidence)
+        )
+    return Judgement(
+        tuple(scores), tuple(differences), all_positive_f1, calibration_error, num_unjudged, tuple(windows.caveats())
+    )
+
+
+def decide_promotion(judgement: Judgement, promotion: PromotionRule, *, failed_checks: Sequence[str] = ()) -> Decision:
+    """Say whether the challenger may become champion, and why.
+
+    It may if it passes the gates and is better than the champion, or not worse by more than the margin: the whole
+    interval of the difference lies above minus the margin. Without a champion, the gates alone decide.
+
+    Args:
+        judgement: From `judge`.
+        promotion: The rule.
+        failed_checks: Names of data checks that failed.
+    """
+    gates = _gates(judgement, promotion, failed_checks)
+    broken = [gate for gate in gates if not gate.passed]
+    difference = judgement.difference()
+    if broken:
+        gate = broken[0]
+        return Decision(promote=False, reason=f"{gate.name}: {gate.found}; expected {gate.expected}", gates=gates)
+    if difference is None:
+        return Decision(promote=True, reason="there is no champion yet, and it passes every gate", gates=gates)
+    low, high = difference.confidence_interval
+    shown = f"the F1 difference is {difference.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+    if difference.better == CHALLENGER:
+        return Decision(promote=True, reason=f"it is better than the champion: {shown}", gates=gates)
+    return Decision(
+        promote=True, reason=f"it is not worse than the champion by {promotion.margin:g} or more: {shown}", gates=gates
+    )
+
+
+def _gates(judgement: Judgement, promotion: PromotionRule, failed_checks: Sequence[str]) -> tuple[Gate, ...]:
+    score = judgement.challenger
+    low, high = score.confidence_interval
+    error = judgement.calibration_error
+    gates = [
+        Gate("data checks", not failed_checks, ", ".join(failed_checks) or "all passed", "all passed"),
+        Gate(
+            "F1 above marking every bar",
+            low > judgement.all_positive_f1,
+            f"{score.value:.3f} ({low:.3f} to {high:.3f}) against {judgement.all_positive_f1:.3f}",
+            "the whole interval above it",
+        ),
+        Gate(
+            "calibration",
+            error <= promotion.max_calibration_error,
+            f"expected calibration error {error:.3f}",
+            f"at most {promotion.max_calibration_error:g}",
+        ),
+    ]
+    together, on_holdout = judgement.difference(), judgement.difference(PARTS[1])
+    if together is not None and on_holdout is not None:
+        low, high = together.confidence_interval
+        gates.append(
+            Gate(
+                "not worse than the champion",
+                low > -promotion.margin,
+                f"F1 difference {together.difference:+.3f} ({low:+.3f} to {high:+.3f})",
+                f"the whole interval above {-promotion.margin:g}",
+            )
+        )
+        low, high = on_holdout.confidence_interval
+        gates.append(
+            Gate(
+                "nothing against it on the hold-out",
+                high > -promotion.margin,
+                f"F1 difference {on_holdout.difference:+.3f} ({low:+.3f} to {high:+.3f})",
+                f"not the whole interval below {-promotion.margin:g}",
+            )
+        )
+    return tuple(gates)
+
+
+def _arm(name: str, counts: Counts, judged_N: NDArray[np.bool_]) -> ArmCounts:
+    bars_N3 = np.where(judged_N[:, None], counts.bars_N3, 0)
+    events_N3 = np.where(judged_N[:, None], counts.events_NJ3[:, 0], 0)
+    return ArmCounts(name, bars_N3[None], events_N3[None])

@@ -1,0 +1,338 @@
+"""Who trains what: a heartbeat for each run that goes on, and a claim of a run on each run key that it trains.
+
+A claim names a run and counts as long as that run's heartbeat does. So there is one thing to keep alive for a run, and
+one thing that ends when its owner dies, whatever it was killed by.
+
+Nobody compares clocks of two machines. Others judge a heartbeat by the store's clock alone; its owner judges itself by
+its own: after LOST_AFTER_S without a beat that the store took, it stops training, well before anybody may take over.
+Whoever takes over first marks the dead heartbeat, so that an owner who was only asleep finds out at its next beat. An
+owner on this machine is looked up among the processes: the same command again need not wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts.errors import RecordChanged, StoreError
+from tasks.artifacts.records import Record, Records
+from tasks.core.errors import LeaseLost
+
+BEAT_EVERY_S = 20.0
+LOST_AFTER_S = 240.0
+STALE_AFTER_S = 300.0
+_CLAIM_ATTEMPTS = 50
+_RUNNING, _CLAIMS = "running", "claims"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A run that goes on, as its heartbeat tells.
+
+    Attributes:
+        run_id: Its name.
+        machine: Network name of the machine that its flow runs on.
+        host: Where it trains: `local` or a host's name.
+        process_id: Of its flow, if that runs on this very machine; None elsewhere.
+    """
+
+    run_id: str
+    machine: str
+    host: str
+    process_id: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.run_id} (on {self.machine}, training on {self.host})"
+
+
+class Heartbeat:
+    """Says that a run goes on, until it is stopped or this process dies.
+
+    Args:
+        records: Of the place that keeps the run.
+        run_id: The run.
+        host: Where it trains, for people.
+        beat_every_s: Between beats.
+        lost_after_s: See the head of this file.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        run_id: str,
+        *,
+        host: str = "local",
+        beat_every_s: float = BEAT_EVERY_S,
+        lost_after_s: float = LOST_AFTER_S,
+    ) -> None:
+        self.records, self.run_id = records, run_id
+        self._told = {
+            "run_id": run_id,
+            "machine": socket.gethostname(),
+            "host": host,
+            "process": _this_process(),
+            "nonce": secrets.token_hex(8),
+        }
+        self._beat_every_s, self._lost_after_s = beat_every_s, lost_after_s
+        self._beats, self._version = 0, ""
+        self._last_beat = time.monotonic()
+        self._stop = threading.Event()
+        self._lost: LeaseLost | None = None
+        self._on_lost: Callable[[LeaseLost], None] | None = None
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._keep_on, daemon=True, name=f"heartbeat-{run_id}")
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises:
+            StoreError: The first beat could not be written.
+        """
+        self._version = self.records.write(_running(self.run_id), self._content(), replaces=None)
+        self._last_beat = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; the run's claims end with it. Silent if the store does not answer: it will find the run dead in time."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self.records.remove(_running(self.run_id))
+        except StoreError:
+            return
+
+    def when_lost(self, tell: Callable[[LeaseLost], None] | None) -> None:
+        """Call `tell` once the heartbeat is lost, or at once if it is already; None calls nothing any more."""
+        with self._lock:
+            self._on_lost = tell
+            lost = self._lost
+        if lost is not None and tell is not None:
+            tell(lost)
+
+    def _keep_on(self) -> None:
+        while not self._stop.wait(self._beat_every_s):
+            began = time.monotonic()
+            try:
+                self._version = self.records.write(_running(self.run_id), self._content(), replaces=self._version)
+                self._last_beat = began
+            except RecordChanged:
+                return self._lose("another run took it for dead and may train the same by now")
+            except StoreError as error:
+                silent_s = time.monotonic() - self._last_beat
+                if silent_s > self._lost_after_s:
+                    return self._lose(f"no sign of life reached the artifacts for {silent_s:.0f} s: {error}")
+        return None
+
+    def _lose(self, reason: str) -> None:
+        with self._lock:
+            self._lost = LeaseLost(self.run_id, reason)
+            tell = self._on_lost
+        if tell is not None:
+            tell(self._lost)
+
+    def _content(self) -> bytes:
+        self._beats += 1
+        return json.dumps({**self._told, "beat": self._beats}).encode()
+
+
+def running(records: Records, run_id: str) -> Holder | None:
+    """Return who is at a run, or None if nobody is any more.
+
+    Raises:
+        StoreError: As the store says.
+    """
+    return _living(records.read(_running(run_id)))
+
+
+def holders(records: Records) -> list[Holder]:
+    """Return who is at a run now, all of them.
+
+    Raises:
+        StoreError: As the store says.
+    """
+    found = [_living(records.read(name)) for name in records.names(_RUNNING)]
+    return [holder for holder in found if holder is not None]
+
+
+def interrupt(holder: Holder, *, patience_s: float = 30.0) -> bool:
+    """Ask a flow of this machine to end, as Ctrl-C does, and if that is not heeded as a shutdown does.
+
+    Returns:
+        Whether it has ended; False for one on another machine, which nobody here can ask.
+
+    Raises:
+        PermissionError: It is another user's.
+    """
+    if holder.process_id is None:
+        return False
+    started = _start_time(holder.process_id)
+    # What a script starts in the background ignores the first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder.process_id, number)
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            if started is None or _start_time(holder.process_id) != started:
+                return True
+            time.sleep(0.1)
+    return False
+
+
+def claim(records: Records, run_id: str, key: str) -> Holder | None:
+    """Take a run key for a run that has a heartbeat, unless another living run has it; then return that one.
+
+    Raises:
+        StoreError: As the store says.
+    """
+    content = json.dumps({"run_id": run_id}).encode()
+    for _ in range(_CLAIM_ATTEMPTS):
+        found = records.read(_claim(key))
+        owner = _owner(found)
+        if owner == run_id:
+            return None
+        if owner:
+            beat = records.read(_running(owner))
+            holder = _living(beat)
+            if holder is not None:
+                return holder
+            if beat is not None and not _is_buried(beat) and not _bury(records, owner, beat, run_id):
+                continue  # it gave a sign of life meanwhile
+        try:
+            records.write(_claim(key), content, replaces=found.version if found else None)
+        except RecordChanged:
+            continue
+        return None
+    raise RecordChanged(_claim(key), "the artifacts")
+
+
+def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
+    """Give claims back before the run ends; those that are not the run's stay.
+
+    Raises:
+        StoreError: As the store says.
+    """
+    for key in keys:
+        found = records.read(_claim(key))
+        if found is not None and _owner(found) == run_id:
+            try:
+                records.write(_claim(key), json.dumps({"run_id": ""}).encode(), replaces=found.version)
+            except RecordChanged:
+                continue
+
+
+def sweep(records: Records, *, older_than_s: float) -> int:
+    """Remove what dead runs have left: claims and signs of life that are older and are no living run's.
+
+    Each is removed only as it was read: who claims a key meanwhile keeps it, and an owner that wakes up finds out.
+
+    Returns:
+        How many went.
+
+    Raises:
+        StoreError: As the store says.
+    """
+    # Claims first: they say whose signs of life they need.
+    names = records.names(_CLAIMS, older_than_s=older_than_s) + records.names(_RUNNING, older_than_s=older_than_s)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return sum(pool.map(lambda name: _remove_if_dead(records, name), names))
+
+
+def _remove_if_dead(records: Records, name: str) -> bool:
+    found = records.read(name)
+    if found is None:
+        return False
+    owner = _owner(found)
+    beat = found if name == _running(owner) else records.read(_running(owner)) if owner else None
+    if _living(beat) is not None:
+        return False
+    try:
+        records.remove(name, version=found.version)
+    except RecordChanged:
+        return False
+    return True
+
+
+def _running(run_id: str) -> str:
+    return f"{_RUNNING}/{run_id}"
+
+
+def _claim(key: str) -> str:
+    return f"{_CLAIMS}/{key}"
+
+
+def _owner(record: Record | None) -> str:
+    return str(_parsed(record).get("run_id", "")) if record else ""
+
+
+def _bury(records: Records, run_id: str, beat: Record, by: str) -> bool:
+    try:
+        content = json.dumps({"run_id": run_id, "dead": True, "by": by}).encode()
+        records.write(_running(run_id), content, replaces=beat.version)
+    except RecordChanged:
+        return False
+    return True
+
+
+def _is_buried(beat: Record) -> bool:
+    return _parsed(beat).get("dead") is True
+
+
+def _living(beat: Record | None) -> Holder | None:
+    if beat is None or beat.age_s > STALE_AFTER_S:
+        return None
+    told = _parsed(beat)
+    if not told or told.get("dead") is True or _is_known_dead(told.get("process")):
+        return None
+    process = told.get("process")
+    here = process["id"] if isinstance(process, dict) and process.get("table") == _process_table() else None
+    return Holder(str(told.get("run_id")), str(told.get("machine")), str(told.get("host")), here)
+
+
+def _parsed(record: Record) -> dict[str, Any]:
+    try:
+        content = json.loads(record.content)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _this_process() -> dict[str, Any] | None:
+    where, started = _process_table(), _start_time(os.getpid())
+    return {"table": where, "id": os.getpid(), "started": started} if where and started else None
+
+
+def _is_known_dead(process: Any) -> bool:
+    """Whether a process of this very process table is gone; others nobody here can know."""
+    if not isinstance(process, dict) or process.get("table") != _process_table() or not process.get("table"):
+        return False
+    return _start_time(process.get("id")) != process.get("started")
+
+
+def _process_table() -> str | None:
+    """Return what tells this machine's boot and process table from all others; None where that can't be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
+def _start_time(process_id: Any) -> str | None:
+    """Return when a process started, in ticks of this boot; None if there is none, or only what is left of it."""
+    try:
+        fields = Path(f"/proc/{int(process_id)}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except (OSError, ValueError, TypeError):
+        return None
+    return None if fields[0] in {"Z", "X"} else fields[19]

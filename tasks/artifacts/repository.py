@@ -1,0 +1,307 @@
+"""Where runs are kept: a folder here, or a bucket of which working copies lie here. The one seam over both.
+
+How a flow uses it:
+
+    place = open_place(parameters.artifacts)    # a folder, s3://bucket/prefix, or None: what the settings say
+    with recorded_run(place, "compare", parameters) as run:
+        ...                                     # all is done in run.layout.root, wherever the place is
+
+`recorded_run` (tasks/runs/record.py) says that the run goes on, publishes it when the block ends, and lets the pointer
+`latest` stand for it. A flow that promotes: `place.store.point("champion", run_id)`; one that reads:
+`place.find_run("champion")`, or `open_run("s3://bucket/prefix/RUN", None)`: the layout that it returns is here, whole
+and verified. Opening a place asks nothing of it and is cheap: Prefect tasks take its address and open it themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from tasks.artifacts.address import S3Settings, find_stored_run, open_store, parse_s3_address, split_run_address
+from tasks.artifacts.base import MANIFEST_NAME, ArtifactStore, StoredFile, is_run_id
+from tasks.artifacts.errors import ArtifactNotFound
+from tasks.artifacts.files import file_chunks, size_and_sha256, write_durably
+from tasks.artifacts.leases import running
+from tasks.artifacts.manifest import manifest_bytes
+from tasks.artifacts.records import LocalRecords, Records
+from tasks.artifacts.remote_records import load_records
+from tasks.artifacts.retention import RunFacts, gather_facts
+from tasks.artifacts.transfer import fetch_file, publish_files, publish_run
+from tasks.core.errors import RunNotFound
+from tasks.core.layout import RunLayout
+from tasks.settings.load import cache_folder, load_settings
+
+LATEST = "latest"
+REPORT_FILES = ("report/",)
+"""What may be written again although a run is complete."""
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class ArtifactPlace:
+    """A place that keeps runs.
+
+    Attributes:
+        address: The folder, absolute, or `s3://bucket/prefix`.
+        folder: Holds the runs' folders on this machine: the place itself, or the working copies of a bucket.
+        store: What is published.
+        records: What running flows tell one another.
+        is_local: Whether the runs' folders here are the published ones.
+    """
+
+    address: str
+    folder: Path
+    store: ArtifactStore
+    records: Records
+    is_local: bool
+
+    def layout(self, run_id: str) -> RunLayout:
+        """Return where a run lies, or would lie, on this machine."""
+        return RunLayout(self.folder / run_id)
+
+    def find_run(self, name: str, *, below: str = "") -> RunLayout:
+        """Return the run that is meant, whole and verified on this machine.
+
+        Args:
+            name: A run's name, the beginning of one, `latest`, or another pointer.
+            below: Of a bucket, fetch only what lies below this path of the run.
+
+        Raises:
+            RunNotFound: None or several fit.
+            ArtifactCorrupted, StoreError: What the bucket has is not whole, or it does not answer.
+        """
+        if self.is_local:
+            return RunLayout(self._find_folder(name))
+        try:
+            run_id = find_stored_run(self.store, name)
+        except ArtifactNotFound as error:
+            raise RunNotFound(str(error)) from error
+        self._fetch(run_id, below)
+        return self.layout(run_id)
+
+    def is_running(self, run_id: str) -> bool:
+        """Whether a flow is at the run now, or a host may still train what it asked for."""
+        if any(record.run_id == run_id for record in load_records()):
+            return True
+        return running(self.records, run_id) is not None
+
+    def publish_begin(self, layout: RunLayout) -> None:
+        """Let others see that the run goes on. A folder shows that by itself."""
+        if not self.is_local:
+            publish_files(self.store, layout.root, layout.run_id, [layout.run_json.name])
+
+    def publish_end(self, layout: RunLayout, *, is_complete: bool) -> None:
+        """Publish all that the run left; one that ended well is what `latest` stands for, from the very last step on.
+
+        Of a run that failed, a bucket gets what tells why; its checkpoints were published as they appeared.
+
+        Raises:
+            StoreError: As the store says; what was published before stays.
+        """
+        if is_complete or self.is_local:
+            pointer = LATEST if is_complete else None
+            publish_run(self.store, layout.root, layout.run_id, complete=is_complete, pointer=pointer)
+            return
+        told = (layout.run_json, layout.failed_json, layout.remote_log)
+        publish_files(self.store, layout.root, layout.run_id, [path.name for path in told if path.is_file()])
+
+    def publish_report(self, layout: RunLayout) -> None:
+        """Publish a report that was written again; silent for a run that was never published."""
+        try:
+            before = self.store.manifest(layout.run_id)
+        except ArtifactNotFound:
+            return
+        now = [path.relative_to(layout.root).as_posix() for path in layout.report.rglob("*") if path.is_file()]
+        now = [path for path in now if not any(part.startswith(".") for part in path.split("/"))]
+        gone = {file.path for file in before.files if file.path.startswith(REPORT_FILES)} - set(now)
+        publish_files(self.store, layout.root, layout.run_id, now, remove=gone, may_replace=REPORT_FILES)
+
+    def facts(self) -> tuple[RunFacts, ...]:
+        """Return what is known about every run; in a folder, also of those that ended without being published.
+
+        Raises:
+            StoreError: As the store says.
+        """
+        published = gather_facts(self.store, self.is_running)
+        if not self.is_local:
+            return published
+        known = {run.run_id for run in published}
+        left = [path.parent for path in self.folder.glob("*/run.json") if path.parent.name not in known]
+        return published + tuple(self._unpublished(folder) for folder in sorted(left) if is_run_id(folder.name))
+
+    def forget_copies(self, run_ids: Sequence[str]) -> None:
+        """Remove working copies of runs that are gone from the bucket."""
+        if not self.is_local:
+            for run_id in run_ids:
+                shutil.rmtree(self.folder / run_id, ignore_errors=True)
+
+    def _unpublished(self, folder: Path) -> RunFacts:
+        files = [path.lstat() for path in folder.rglob("*") if not path.is_dir()]
+        changed = datetime.fromtimestamp((folder / "run.json").stat().st_mtime, UTC)
+        size = sum(item.st_size for item in files)
+        return RunFacts(folder.name, changed, size, (), self.is_running(folder.name), files=len(files))
+
+    def _find_folder(self, name: str) -> Path:
+        runs = sorted(path.parent for path in self.folder.glob("*/run.json"))
+        pointed = self.store.pointers().get(name)
+        if any(run.name == pointed for run in runs):
+            fitting = [run for run in runs if run.name == pointed]
+        elif name == LATEST:
+            fitting = runs[-1:]
+        else:
+            fitting = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
+        if len(fitting) != 1:
+            known = ", ".join(run.name for run in runs[-5:]) or "none"
+            problem = "no run" if not fitting else f"{len(fitting)} runs"
+            raise RunNotFound(f"{problem} called {name!r} in {self.folder}; the newest there: {known}")
+        return fitting[0].resolve()
+
+    def _fetch(self, run_id: str, below: str) -> None:
+        """Make the working copy what is published; of a run that goes on, only add what is missing here."""
+        manifest = self.store.manifest(run_id)
+        root = self.folder / run_id
+        wanted = [file for file in manifest.files if not below or file.path.startswith(below.rstrip("/") + "/")]
+        if below and not wanted:
+            raise RunNotFound(f"the run {run_id} in {self.address} has nothing below {below!r}")
+        for file in wanted:
+            path = root / file.path
+            if not (_is_same(path, file) if manifest.complete else path.is_file()):
+                fetch_file(self.store, run_id, file, path)
+        if not below and manifest.complete:
+            write_durably(root / MANIFEST_NAME, manifest_bytes(manifest))
+
+
+def open_place(address: str | Path | None = None) -> ArtifactPlace:
+    """Return a place for runs; nothing is asked of it yet.
+
+    Args:
+        address: A folder or `s3://bucket/prefix`; None for what the settings say.
+
+    Raises:
+        BadStoreAddress, SettingsError: It is neither, or the settings make no sense.
+    """
+    settings = load_settings()
+    text = str(address or settings.artifacts)
+    if "://" not in text:
+        folder = Path(text).expanduser().resolve()
+        return ArtifactPlace(str(folder), folder, open_store(folder), LocalRecords(folder), is_local=True)
+    return _bucket_place(text.rstrip("/"), settings.s3, cache_folder())
+
+
+@lru_cache(maxsize=8)
+def _bucket_place(address: str, settings: S3Settings, cache: Path) -> ArtifactPlace:
+    # One client for all who ask: making one takes boto3 most of a second.
+    parsed = parse_s3_address(address)
+    from tasks.artifacts.s3 import S3Store
+    from tasks.artifacts.s3_link import connect
+    from tasks.artifacts.s3_records import S3Records
+
+    client = connect(settings)
+    # Two endpoints may have buckets of one name.
+    told = hashlib.sha256(json.dumps([settings.endpoint_url, str(parsed)]).encode()).hexdigest()[:16]
+    return ArtifactPlace(
+        str(parsed),
+        cache / "runs" / told,
+        S3Store(parsed, settings, client=client),
+        S3Records(parsed, settings, client=client),
+        is_local=False,
+    )
+
+
+def open_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, RunLayout]:
+    """Return a run that a user names, whole and verified on this machine, and the place that keeps it.
+
+    Args:
+        name: A run's folder, `s3://bucket/prefix/RUN`, or what `find_run` takes.
+        artifacts: Where it is looked for if the name does not say; None for what the settings say.
+
+    Raises:
+        RunNotFound, StoreError: As `find_run` and `open_place` say.
+    """
+    place, run = _named(name, artifacts)
+    return place, place.find_run(run)
+
+
+def locate_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
+    """Return the name of a published run, and the place that keeps it, without fetching anything; see `open_run`.
+
+    Raises:
+        ArtifactNotFound: None or several fit.
+        StoreError: As the store says.
+    """
+    place, run = _named(name, artifacts)
+    return place, find_stored_run(place.store, run)
+
+
+def _named(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
+    """Return the place of a run that a user names, and its name there."""
+    if "://" in name:
+        address, run = split_run_address(name)
+        return open_place(address), run
+    if (Path(name) / "run.json").is_file():
+        folder = Path(name).resolve()
+        return open_place(folder.parent), folder.name
+    return open_place(artifacts), name
+
+
+def fetch_path(name: str, artifacts: str | None) -> Path:
+    """Return a file or folder of a run that a user names, on this machine.
+
+    Args:
+        name: A path here, `s3://bucket/prefix/RUN/path`, or `RUN/path` of a run that `artifacts` keeps.
+        artifacts: As in `open_run`.
+
+    Raises:
+        RunNotFound: There is no such path, neither here nor among the artifacts.
+        StoreError: As `open_run` says.
+    """
+    here = Path(name).expanduser()
+    if "://" not in name and here.exists():
+        return here
+    if "://" in name:
+        address, run, path = _split_path(name)
+        place = open_place(address)
+    else:
+        run, _, path = name.strip("/").partition("/")
+        place = open_place(artifacts)
+        if not is_run_id(run):
+            raise RunNotFound(f"there is no {name}, and no run's name stands at its beginning")
+    if ".." in path.split("/"):
+        raise RunNotFound(f"{name} leads out of its run")
+    # Ensembles and settings lie beside a checkpoint: of a file, its folder is fetched.
+    folder = path.rpartition("/")[0] if Path(path).suffix else path
+    try:
+        root = place.find_run(run, below=folder).root
+    except RunNotFound as error:
+        raise RunNotFound(f"there is no {name} here; among the artifacts: {error}") from error
+    found = root / path
+    if not found.exists():
+        raise RunNotFound(f"the run {root.name} in {place.address} has no {path}")
+    return found
+
+
+def _split_path(text: str) -> tuple[str, str, str]:
+    """Return store, run and path of `s3://bucket/prefix/RUN/path`."""
+    parts = text.removeprefix("s3://").split("/")
+    at = next((index for index, part in enumerate(parts) if index and _RUN_ID.fullmatch(part)), None)
+    if at is None:
+        raise RunNotFound(
+            f"{text} names no run. Write s3://bucket/prefix/RUN/path with the run's whole name, or RUN/path together "
+            "with --artifacts s3://bucket/prefix."
+        )
+    return "s3://" + "/".join(parts[:at]), parts[at], "/".join(parts[at + 1 :])
+
+
+def _is_same(path: Path, file: StoredFile) -> bool:
+    try:
+        return path.lstat().st_size == file.size and size_and_sha256(file_chunks(path)) == (file.size, file.sha256)
+    except OSError:
+        return False

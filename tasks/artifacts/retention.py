@@ -1,0 +1,196 @@
+"""Which runs may go, decided by a pure function; and their deletion, which looks again before each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tasks.artifacts.base import ArtifactStore
+from tasks.artifacts.errors import ManifestCorrupted, RetentionMissing, RunProtected
+
+SWEEP_AGE_S = 24 * 3600.0
+"""Nobody uploads one file for that long: what is older and belongs to nothing has no living writer."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known about a stored run.
+
+    Attributes:
+        run_id: Its name.
+        published_at: When its newest manifest was made, with a time zone; None if that cannot be read.
+        size: Bytes of its files.
+        pointers: Names that stand for it: it is promoted, or the latest.
+        is_running: Whether somebody trains it now.
+        is_complete: Whether it ended well and is published as a whole.
+        files: How many it has.
+    """
+
+    run_id: str
+    published_at: datetime | None
+    size: int
+    pointers: tuple[str, ...] = ()
+    is_running: bool = False
+    is_complete: bool = False
+    files: int = 0
+
+
+@dataclass(frozen=True)
+class PruneDecision:
+    """What becomes of a run, and why.
+
+    Attributes:
+        run_id: Its name.
+        size: Bytes of its files.
+        delete: Whether it goes.
+        reason: For people.
+    """
+
+    run_id: str
+    size: int
+    delete: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class PruneOutcome:
+    """What pruning did, or would do.
+
+    Attributes:
+        deleted: The runs that went.
+        swept_bytes: What dead writers had left; 0 in a dry run, which does not look.
+        swept_leases: Claims and signs of life of dead runs that went; 0 likewise.
+    """
+
+    deleted: tuple[PruneDecision, ...]
+    swept_bytes: int
+    swept_leases: int = 0
+
+    @property
+    def freed_bytes(self) -> int:
+        """Of runs and left-overs together."""
+        return self.swept_bytes + sum(decision.size for decision in self.deleted)
+
+
+def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tuple[RunFacts, ...]:
+    """Return what is known about each run of a store.
+
+    Args:
+        store: Where they are.
+        is_running: Whether somebody trains the run of that name now; only the ledger of runs knows. Called from
+            several threads.
+    """
+    by_run: dict[str, list[str]] = {}
+    for name, run_id in store.pointers().items():
+        by_run.setdefault(run_id, []).append(name)
+
+    def look(run_id: str) -> RunFacts:
+        pointers = tuple(sorted(by_run.get(run_id, [])))
+        try:
+            manifest = store.manifest(run_id)
+        except ManifestCorrupted:
+            return RunFacts(run_id, None, 0, pointers, is_running(run_id))
+        return RunFacts(
+            run_id,
+            manifest.published_at,
+            manifest.size,
+            pointers,
+            is_running(run_id),
+            manifest.complete,
+            len(manifest.files),
+        )
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return tuple(pool.map(look, store.runs()))
+
+
+def plan_prune(
+    runs: Sequence[RunFacts], *, keep_last: int | None = None, keep_days: float | None = None, now: datetime
+) -> tuple[PruneDecision, ...]:
+    """Decide which runs go: those that no rule keeps.
+
+    Kept are the newest `keep_last`, those published within `keep_days`, whatever is pointed to or running, and what
+    cannot be read, for it may be anything.
+
+    Args:
+        runs: All runs of a store.
+        keep_last: How many of the newest stay; None for no such rule.
+        keep_days: For how many days a run stays; None for no such rule.
+        now: With a time zone.
+
+    Returns:
+        One decision a run, the newest first.
+
+    Raises:
+        RetentionMissing: Neither rule is given.
+        ValueError: One is negative.
+    """
+    if keep_last is None and keep_days is None:
+        raise RetentionMissing
+    if (keep_last or 0) < 0 or (keep_days or 0) < 0:
+        raise ValueError(f"keep_last {keep_last} and keep_days {keep_days} must not be negative")
+    readable = [run for run in runs if run.published_at is not None]
+    newest_first = sorted(readable, key=lambda run: (run.published_at, run.run_id), reverse=True)
+    newest = {run.run_id for run in newest_first[: keep_last or 0]}
+    decisions = []
+    for run in [*newest_first, *sorted((run for run in runs if run not in readable), key=lambda run: run.run_id)]:
+        reason = _reason_to_keep(run, newest, keep_last, keep_days, now)
+        decisions.append(PruneDecision(run.run_id, run.size, not reason, reason or "no rule keeps it"))
+    return tuple(decisions)
+
+
+def prune(
+    store: ArtifactStore,
+    plan: Sequence[PruneDecision],
+    is_running: Callable[[str], bool],
+    *,
+    dry_run: bool = False,
+    sweep_age_s: float = SWEEP_AGE_S,
+) -> PruneOutcome:
+    """Delete what the plan says, and what dead writers left.
+
+    Before each deletion it is asked again whether the run is running or pointed to by now.
+
+    Args:
+        store: Where the runs are.
+        plan: From `plan_prune`.
+        is_running: As in `gather_facts`.
+        dry_run: Delete nothing.
+        sweep_age_s: See `Upkeep.sweep`.
+
+    Returns:
+        What went, or would go. A run that a pointer reached meanwhile is not among them.
+    """
+    gone = []
+    for decision in plan:
+        if not decision.delete or is_running(decision.run_id):
+            continue
+        if not dry_run:
+            try:
+                store.delete(decision.run_id)
+            except RunProtected:
+                continue
+        gone.append(decision)
+    if dry_run:
+        return PruneOutcome(tuple(gone), 0)
+    running = [decision.run_id for decision in plan if is_running(decision.run_id)]
+    return PruneOutcome(tuple(gone), store.sweep(older_than_s=sweep_age_s, running=running))
+
+
+def _reason_to_keep(
+    run: RunFacts, newest: set[str], keep_last: int | None, keep_days: float | None, now: datetime
+) -> str:
+    """Return why the run stays, or an empty text."""
+    if run.is_running:
+        return "it is running"
+    if run.pointers:
+        return f"{', '.join(run.pointers)} points to it"
+    if run.published_at is None:
+        return "its manifest cannot be read: look at it, then delete it by name"
+    if run.run_id in newest:
+        return f"it is among the newest {keep_last}"
+    if keep_days is not None and now - run.published_at <= timedelta(days=keep_days):
+        return f"it is not older than {keep_days:g} days"
+    return ""

@@ -1,0 +1,206 @@
+"""Trainings on a Dask cluster, through Prefect's task runner for Dask: each is a Prefect task that the UI shows.
+
+Whoever may connect to a Dask scheduler may run code on its workers and, by what they send back, here: that is how Dask
+works, and a cluster is therefore one's own, behind TLS or a private network. Jade adds that nothing of a training is
+taken that does not agree with its manifest (see parcels.py).
+
+Inputs and results travel as bytes with digests, over Dask's own connections, to a cluster on this machine as to one
+elsewhere: there is one way, it needs no shared file system, and a training's files are about a megabyte. A data set's
+arrays are held by the cluster and sent from worker to worker; if the one that holds them is lost, they are made anew.
+
+A lost worker's trainings are given to the others by the scheduler; one that takes its worker with it again and again is
+given up (Dask's `distributed.scheduler.allowed-failures`, 3).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from jade_model.core.job import Job, Training
+from jade_model.core.training_files import files_of, is_done
+from tasks.core.errors import BadRequest, UnitError
+from tasks.execution.base import EngineSettings, OnEpoch, Outcome, UnitDone, UnitFailed, unheard
+from tasks.execution.followed import OWN_FAULTS
+from tasks.execution.parcels import Files, Parcel, pack, topic_of, unpack
+from tasks.hosts.errors import HostError
+from tasks.settings.load import THREADING, available_cores
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
+    from prefect_dask.task_runners import DaskTaskRunner
+
+TAG = "dask-train"
+"""On every training: a limit of this tag holds over all flows."""
+
+MISSING = (
+    "engine dask needs an optional package: python -m pip install 'jade-expansions[dask]' (or prefect-dask); "
+    "engines processes and hosts do without"
+)
+LOOPBACK = ("127.", "localhost", "[::1]")
+
+
+class DaskEngine:
+    """See `Engine`; made by `open_dask_engine`.
+
+    Args:
+        folder: The run's.
+        job: What the run trains.
+        runner: Started.
+        device: Where workers train.
+        api_url: Of the Prefect server, as workers shall call it.
+    """
+
+    def __init__(self, folder: Path, job: Job, runner: DaskTaskRunner, *, device: str, api_url: str) -> None:
+        self._folder, self._job, self._runner, self._device, self._api_url = folder, job, runner, device, api_url
+        self._arrays: dict[str, PrefectFuture[bytes]] = {}
+        self._open: dict[Any, tuple[Training, PrefectFuture[tuple[Files, str, float]]]] = {}
+        self.on_epoch: OnEpoch = unheard
+
+    def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
+        """See `Engine`."""
+        from distributed import as_completed
+
+        pending = []
+        for training in trainings:
+            if is_done(training, files_of(training, self._folder)):
+                yield UnitDone(training.run_key, "this machine", 0.0)
+            else:
+                pending.append(training)
+        topic = topic_of(self._job.run_id)
+        self._runner.client.subscribe_topic(topic, self._hear)  # type: ignore[no-untyped-call]
+        try:
+            with temporary_settings({PREFECT_API_URL: self._api_url}):
+                for training in pending:
+                    self._submit(training)
+            for done in as_completed(list(self._open), loop=self._runner.client.loop):  # type: ignore[no-untyped-call]
+                training, future = self._open.pop(done)
+                yield self._outcome(training, future)
+        finally:
+            self.stop()
+            self._runner.client.unsubscribe_topic(topic)  # type: ignore[no-untyped-call]
+
+    def _hear(self, told: tuple[float, dict[str, Any]]) -> None:
+        """Dask gives the time and what was told; it may come from anybody on the cluster."""
+        event = told[1]
+        if isinstance(event, dict) and event.get("event") == "epoch":
+            self.on_epoch(event)
+
+    def stop(self) -> None:
+        """See `Engine`. What runs on a cluster elsewhere ends with its training."""
+        if self._open:
+            self._runner.client.cancel(list(self._open), force=True)  # type: ignore[no-untyped-call]
+            self._open.clear()
+
+    def _submit(self, training: Training) -> None:
+        data = self._job.dataset(training.dataset)
+        if data.name not in self._arrays:
+            content = (self._folder / data.arrays).read_bytes()
+            self._arrays[data.name] = self._runner.submit(hold_arrays, {"name": data.name, "content": content})
+        parcel = pack(self._job, training, self._folder, device=self._device)
+        parameters = {"title": training.title, "parcel": parcel, "arrays": self._arrays[data.name]}
+        future = self._runner.submit(train_unit, parameters)
+        self._open[future.wrapped_future] = (training, future)
+
+    def _outcome(self, training: Training, future: PrefectFuture[tuple[Files, str, float]]) -> Outcome:
+        try:
+            files, where, seconds = future.result()
+            unpack(files, training, self._folder)
+        except UnitError as error:
+            return UnitFailed(training.run_key, error.where, error.reason, is_own_fault=error.kind in OWN_FAULTS)
+        except HostError as error:
+            return UnitFailed(training.run_key, "the cluster", str(error), is_own_fault=False)
+        except Exception as error:  # lost workers, closed clusters: Dask's errors have no common base
+            reason = f"{type(error).__name__}: {error}"
+            return UnitFailed(training.run_key, "the cluster", reason, is_own_fault=False)
+        return UnitDone(training.run_key, where, seconds)
+
+
+@task(name="hold-arrays", task_run_name="hold-{name}", cache_policy=NO_CACHE, persist_result=False)
+def hold_arrays(name: str, content: bytes) -> bytes:  # noqa: ARG001 - the name is for the UI
+    """Keep a data set's arrays on the cluster."""
+    return content
+
+
+@task(name="train-unit", task_run_name="train {title}", tags={TAG}, cache_policy=NO_CACHE, persist_result=False)
+def train_unit(title: str, parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:  # noqa: ARG001
+    """Train one model on a worker of the cluster; return its files, where that was, and how long it took.
+
+    Raises:
+        UnitError: The training failed.
+    """
+    # Prefect sends tasks by value: what a worker does lies in a module that it imports.
+    from tasks.execution.dask_worker import train_here
+
+    return train_here(parcel, arrays)
+
+
+@contextmanager
+def open_dask_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[DaskEngine]:
+    """Connect to a scheduler, or start a cluster on this machine that ends with the block. Called within a flow.
+
+    Raises:
+        BadRequest: The optional package is missing, the scheduler does not answer, or its workers could not reach the
+            Prefect server.
+    """
+    runner_class = dask_runner_class()
+    with get_client(sync_client=True) as client:
+        api_url = str(client.api_url)
+    if settings.scheduler is not None:
+        check_reachable(settings.scheduler, api_url)
+        runner = runner_class(address=settings.scheduler, client_kwargs={"timeout": 30})
+    else:
+        runner = runner_class(
+            cluster_kwargs={
+                "n_workers": settings.workers or available_cores(),
+                "threads_per_worker": 1,
+                "dashboard_address": None,
+                "env": {**THREADING, "PREFECT_API_URL": api_url},
+            }
+        )
+    with runner:
+        try:
+            runner.client.scheduler_info()
+        except OSError as error:  # TimeoutError is one
+            raise BadRequest(f"the Dask scheduler {settings.scheduler} does not answer: {error}") from error
+        engine = DaskEngine(folder, job, runner, device=settings.device or "cpu", api_url=api_url)
+        try:
+            yield engine
+        finally:
+            engine.stop()
+
+
+def check_reachable(scheduler: str, api_url: str) -> None:
+    """Refuse a Prefect server on this machine alone for workers that are elsewhere.
+
+    Raises:
+        BadRequest: It says what to set.
+    """
+    there, here = scheduler.partition("://")[2], api_url.partition("://")[2]
+    if here.startswith(LOOPBACK) and not there.startswith(LOOPBACK):
+        raise BadRequest(
+            f"workers of {scheduler} report to the Prefect server, but {api_url} is this machine's own address: start "
+            "one that they can reach (`prefect server start --host 0.0.0.0`) and set PREFECT_API_URL to it"
+        )
+
+
+@functools.cache
+def dask_runner_class() -> type[DaskTaskRunner]:
+    """Return Prefect's task runner for Dask.
+
+    Raises:
+        BadRequest: It is not installed.
+    """
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as error:
+        raise BadRequest(MISSING) from error
+    return DaskTaskRunner

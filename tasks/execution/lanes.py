@@ -1,0 +1,137 @@
+"""What the engine `hosts` serves: one place after the other where trainings go on, of one's own or rented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tasks.execution.bundle import RemotePlace
+from tasks.execution.remote import MustLeave
+from tasks.hosts.base import Host
+from tasks.settings.host_entries import Workers
+
+
+@dataclass(frozen=True)
+class Station:
+    """A host that a lane has now.
+
+    Attributes:
+        host: Connects when it is first used.
+        place: How it is used.
+        device: Where it trains there.
+        usd_per_hour: What it costs while the lane has it.
+        is_ready: Whether it is known to be able to train, so that it need not be looked over.
+        must_leave: Says why it is lost in a moment, if it is.
+    """
+
+    host: Host
+    place: RemotePlace
+    device: str
+    usd_per_hour: float = 0.0
+    is_ready: bool = False
+    must_leave: MustLeave = lambda: None
+
+
+class Lane(Protocol):
+    """A place for one host, which may be another one later. One thread at a time opens, retires and rests it."""
+
+    @property
+    def name(self) -> str:
+        """For people, and for the queue."""
+        ...
+
+    @property
+    def workers(self) -> Workers:
+        """Trainings at once; None: as many as the host does by itself."""
+        ...
+
+    @property
+    def idle_s(self) -> float:
+        """How long its host is kept when there is nothing for it, in case that others are lost."""
+        ...
+
+    def open(self) -> Station:
+        """Return the host that is at hand, or get one.
+
+        Raises:
+            HostError, RunError, LedgerError: There is none to be had.
+        """
+        ...
+
+    def look(self) -> None:
+        """The host is silent: ask whoever owns it whether it is still there, now and then.
+
+        Raises:
+            HostError: It is not.
+        """
+        ...
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether the error means that the host will never answer again."""
+        ...
+
+    def retire(self, why: str, *, has_worked: bool) -> bool:
+        """Give up the host that is lost or no good; return whether `open` may be asked for another."""
+        ...
+
+    def rest(self, *, is_over: bool) -> None:
+        """There is nothing for the host now; if the round is over, more may come soon. Silent if there is none."""
+        ...
+
+    def cancel(self) -> None:
+        """Let `open` end soon, if it is under way in another thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the host for good. Returns once it costs nothing, or says what may still cost."""
+        ...
+
+
+@dataclass
+class HostLane:
+    """A host of the settings: it is there or not, and there is no other.
+
+    Attributes:
+        name: Of the host.
+        connect: Gives a connection that the lane closes.
+        place: How the host is used.
+        device: Where it trains there.
+        workers: Trainings at once; None: as many as the host does by itself.
+    """
+
+    name: str
+    connect: Callable[[], Host]
+    place: RemotePlace
+    device: str
+    workers: Workers
+    idle_s: float = 0.0
+    _host: Host | None = field(default=None, init=False, repr=False)
+
+    def open(self) -> Station:
+        """See `Lane`."""
+        self._host = self._host or self.connect()
+        return Station(self._host, self.place, self.device)
+
+    def look(self) -> None:
+        """See `Lane`: nobody else could tell."""
+
+    def is_lost(self, error: Exception) -> bool:  # noqa: ARG002 - it may come back
+        """See `Lane`."""
+        return False
+
+    def retire(self, why: str, *, has_worked: bool) -> bool:  # noqa: ARG002 - there is no other
+        """See `Lane`."""
+        return False
+
+    def rest(self, *, is_over: bool) -> None:  # noqa: ARG002 - a connection is made anew at no cost
+        """See `Lane`."""
+        host, self._host = self._host, None
+        if host is not None:
+            host.close()
+
+    def cancel(self) -> None:
+        """See `Lane`."""
+
+    def close(self) -> None:
+        """See `Lane`."""

@@ -1,0 +1,129 @@
+"""The Prefect tasks that follow a training job: one for each arm and seed, so that the UI shows them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from jade_model.core.training_files import files_of
+from tasks.execution.base import EngineSettings
+from tasks.execution.jobs import FollowedJob, Part, checkpoint_of, part_of
+from tasks.execution.run import trainings_of
+from tasks.experiments.rental_publishing import rental_shown
+from tasks.provisioning.limits import machines_admitted
+from tasks.provisioning.registry import is_provider
+from tasks.provisioning.rental_wish import RentalWish
+from tasks.runs.record import Run
+from tasks.settings.host_entries import Workers
+
+LOG_EVERY_EPOCHS = 10
+PROGRESS_STEP_PERCENT = 5.0
+
+_followed: dict[str, FollowedJob] = {}
+"""Jobs of this process by run folder: tasks take paths, never live objects."""
+
+
+def job_of(folder: str) -> FollowedJob:
+    """Return the job of a run folder.
+
+    A function, for where a task runs elsewhere Prefect sends the flow along by value, with all globals that tasks name:
+    a function of a module goes by its name, and the jobs stay here.
+    """
+    return _followed[folder]
+
+
+@contextmanager
+def training_job(
+    run: Run,
+    *,
+    host: str,
+    device: str | None,
+    workers: Workers,
+    fresh: bool = False,
+    wish: RentalWish | None = None,
+    engine: EngineSettings | None = None,
+) -> Iterator[FollowedJob]:
+    """Run the job of a run while the block lasts, for tasks to follow; see `trainings_of`.
+
+    What was rented for it, and what that cost, is among the run's artifacts, however it ended.
+    """
+    folder = str(run.layout.root)
+    rented = (wish, 1) if is_provider(host) else (None, 0)
+    if engine is not None and engine.rent:
+        rented = (engine.wish, engine.rent)
+    with (
+        machines_admitted(*rented),
+        rental_shown(run.layout.root),
+        trainings_of(
+            run,
+            host=host,
+            device=device,
+            workers=workers,
+            fresh=fresh,
+            wish=wish,
+            flow_run_id=str(flow_run.id or ""),
+            engine=engine,
+        ) as job,
+    ):
+        _followed[folder] = job
+        try:
+            yield job
+        finally:
+            del _followed[folder]
+
+
+@task(name="train", task_run_name="train-{part}", cache_policy=NO_CACHE)
+def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
+    """Follow one arm and seed of the run's training job to its end.
+
+    Args:
+        folder: The run's.
+        part: Its name, for the UI.
+        arm: Which arm.
+        seed: Which seed.
+
+    Returns:
+        The checkpoints' paths relative to the run's folder.
+
+    Raises:
+        TrainingFailed, HostError: The job ended before this part was done, or its host was lost.
+    """
+    logger = get_run_logger()
+    job, key = job_of(folder), Part(arm, seed)
+    artifact = cast("UUID", create_progress_artifact(0.0, key=f"train-{part}", description=f"Epochs of {part}"))
+    logged, shown = -1, 0.0
+    state = job.state[key]
+    while True:
+        # Asked before the results are, so that what came last is not passed over.
+        has_ended, seen = job.ended, job.changes
+        if state.finished >= state.trainings:
+            break
+        if has_ended:
+            raise job.failure(f"train-{part}")
+        job.wait_for_change(seen)
+        if said := job.said.take_for_log():
+            logger.info(said)
+        step = state.epochs_done // LOG_EVERY_EPOCHS
+        if step != logged and state.latest:
+            logger.info("%s (%d of %d epochs)", state.latest, state.epochs_done, state.epochs)
+            logged = step
+        done = 100.0 * state.epochs_done / state.epochs
+        # Every update is a request to the server: a coarse step is smooth enough.
+        if done - shown >= PROGRESS_STEP_PERCENT:
+            update_progress_artifact(artifact, done)
+            shown = done
+    update_progress_artifact(artifact, 100.0)
+    logger.info("done: %d trainings, %d epochs", state.trainings, state.epochs)
+    return [
+        checkpoint_of(files_of(training, job.folder)).relative_to(job.folder).as_posix()
+        for training in job.job.trainings
+        if part_of(training) == key
+    ]

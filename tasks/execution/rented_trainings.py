@@ -1,0 +1,258 @@
+"""The training job of a run on rented machines: rented when there is something to train, freed whatever happens.
+
+A machine that is taken away is replaced, and the job goes on from the last checkpoint that came here. A process that is
+killed leaves its machine training for the orphan grace: the same command attaches to it, or the reaper frees it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jade_model.core.job import Job, load_job
+from tasks.artifacts.publisher import Note, say
+from tasks.core.retry import retry_transient
+from tasks.execution.bundle import RemotePlace, job_key
+from tasks.execution.jobs import JOB_NAME, FollowedJob, running_job
+from tasks.execution.remote import STOP_GRACE_S, pending_trainings, running_remote_job
+from tasks.hosts.base import Host
+from tasks.hosts.errors import HostError
+from tasks.hosts.job import list_jobs, stop_job
+from tasks.provisioning.connect import RentedMachine
+from tasks.provisioning.kept_hosts import KeptHost
+from tasks.provisioning.lease import Renter, Served
+from tasks.provisioning.ledger_errors import ClaimLost, LedgerError
+from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.provider_errors import HoursSpent, MachineGoing, MachineLost
+from tasks.provisioning.registry import Lending
+from tasks.provisioning.rental_record import save_rental
+from tasks.provisioning.rental_wish import RentalWish
+from tasks.settings.host_entries import Workers
+
+GOING_S = 30.0
+"""A job that ends oddly on a spot machine may be the first sign that the machine goes: watch it for so long."""
+LOOK_EVERY_S = 3.0
+
+
+@contextmanager
+def running_rented_job(
+    folder: Path,
+    lending: Lending,
+    wish: RentalWish,
+    *,
+    device: str | None,
+    workers: Workers,
+    flow_run_id: str = "",
+    note: Note = say,
+    job: Job | None = None,
+    **options: Any,
+) -> Iterator[FollowedJob]:
+    """Rent what a run's job needs and run it there while the block lasts; nothing is rented if all is done already.
+
+    Args:
+        folder: The run's.
+        lending: Who lends.
+        wish: What is to be rented.
+        device: Where it trains there; None: as the provider's machines do.
+        workers: Trainings at once; None: as many as the machine does by itself.
+        flow_run_id: The run in Prefect, for hooks.
+        note: Told what a person should know.
+        job: What is trained; None: all of the run's `job.json`.
+        options: Further ones of `running_remote_job`.
+
+    Raises:
+        BadRequest, HostError, RunError: As `Renter.rent` and `running_remote_job`.
+    """
+    trained = job or load_job(folder / JOB_NAME)
+    pending = pending_trainings(trained, folder)
+    if not pending:
+        with running_job(folder, device="cpu", workers=workers) as here:
+            yield here
+        return
+    served = Served(folder.name, flow_run_id, tuple(pending))
+    renter = lending.renter(wish, served, note=note)
+    with RentedRun(renter, folder, job_key(trained.trainings), note=note).machines() as machines:
+        host, rented = machines.first()
+        if job is not None:
+            options["job"] = job
+        with running_remote_job(
+            folder,
+            host,
+            rented.place,
+            device=device or rented.device,
+            workers=workers,
+            note=note,
+            replace_host=machines.replacement,
+            is_ready=True,  # whoever made it ready has looked it over
+            must_leave=machines.going,
+            **options,
+        ) as there:
+            yield there
+        machines.collected()
+
+
+class RentedRun:
+    """The machines of one run, one after the other.
+
+    Args:
+        renter: Rents.
+        folder: The run's; what was rented is written there.
+        key: Of its job.
+        note: Told what a person should know.
+        sleep: Waits.
+        renters: All that rent for the run, this one among them; None: this one alone.
+    """
+
+    def __init__(
+        self,
+        renter: Renter,
+        folder: Path,
+        key: str,
+        *,
+        note: Note = say,
+        sleep: Callable[[float], None] = time.sleep,
+        renters: Sequence[Renter] | None = None,
+    ) -> None:
+        self._renter, self._folder, self._key, self._note, self._sleep = renter, folder, key, note, sleep
+        self._renters = renters or (renter,)
+        self._kept: KeptHost | None = None
+        # Renting happens on the follower's thread as well; the end waits for it.
+        self._renting = threading.RLock()
+
+    @contextmanager
+    def machines(self) -> Iterator[RentedRun]:
+        """Free every machine of the run in the end, whatever happens."""
+        try:
+            yield self
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Rent no more, and free whatever this run still answers for."""
+        self._renter.cancel()
+        with self._renting:
+            self._end_kept("the run is over")
+            self._renter.release_rest("the run is over")
+            self._save()
+
+    @property
+    def at_hand(self) -> KeptHost | None:
+        """The machine that is ours now, lost or not."""
+        return self._kept
+
+    def let_go(self, why: str) -> None:
+        """Free the machine that is ours now; silent if none is."""
+        with self._renting:
+            self._end_kept(why)
+            self._save()
+
+    def first(self) -> tuple[Host, RentedMachine]:
+        """Rent, or attach to what an earlier process of the same command has left."""
+        with self._renting:
+            return self._begin(self._renter.rent())
+
+    def another(self) -> KeptHost:
+        """Rent a machine that is new, in a run that may have been cancelled before.
+
+        Raises:
+            HostError, RunError, LedgerError: There is none to be had.
+        """
+        with self._renting:
+            self._renter.resume()
+            self._begin(self._renter.replace())
+            assert self._kept is not None  # noqa: S101 -- it has begun
+            return self._kept
+
+    def cancel(self) -> None:
+        """Let a renting that is under way in another thread end soon."""
+        self._renter.cancel()
+
+    def replacement(self, error: Exception) -> tuple[Host, RemotePlace] | None:
+        """Return another machine if the error means that this one is lost; None if it does not.
+
+        Raises:
+            HostError, RunError: There is no other to be had.
+        """
+        kept = self._kept
+        if kept is None or isinstance(kept.over, ClaimLost | HoursSpent) or not self.is_lost(error):
+            return None
+        with self._renting:
+            rental = kept.rented.rental
+            self._note(f"{kept.name}: {kept.over or error} Another machine goes on from the last checkpoint.")
+            if isinstance(error, MachineGoing):
+                kept.give_up(error)
+            self._end_kept("it was lost")
+            self._save()
+            self._note(f"{rental.provider}: {self._renter.hours_left():.2f} h are left for other machines of this run")
+            host, rented = self._begin(self._renter.replace())
+            return host, rented.place
+
+    def going(self) -> MachineGoing | None:
+        """Return what its provider has said if the machine is about to be taken away."""
+        return None if self._kept is None else self._kept.going
+
+    def collected(self) -> None:
+        """Say that the job's results are here."""
+        if self._kept is not None and self._kept.over is None:
+            self._renter.ledger.advance(self._kept.rented.rental.request_id, RentalState.COLLECTED)
+
+    def _begin(self, rented: RentedMachine) -> tuple[Host, RentedMachine]:
+        kept = KeptHost(rented, self._renter.reaching, self._note)
+        self._kept = kept
+        if rented.was_attached:
+            self._stop_other_jobs(kept, rented)
+        if self._renter.ledger.rental(rented.rental.request_id).state is RentalState.READY:
+            self._renter.ledger.advance(rented.rental.request_id, RentalState.TRAINING)
+        kept.start_keeping()
+        self._save()
+        return kept, rented
+
+    def _stop_other_jobs(self, host: Host, rented: RentedMachine) -> None:
+        """End jobs there that do other trainings than ours, such as all of them where some are done by now."""
+        for handle, status in retry_transient(lambda: list_jobs(host, rented.place.jobs)):
+            if handle.run_key != self._key and not status.is_over:
+                retry_transient(lambda other=handle: stop_job(host, other, grace_s=STOP_GRACE_S))  # type: ignore[misc]
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether an error means that the machine that is ours now will not come back."""
+        kept = self._kept
+        if kept is None or kept.over is not None or isinstance(error, MachineLost):
+            return True
+        if not isinstance(error, HostError):
+            return False
+        # A machine that is taken away ends its processes first: their end sounds like anything.
+        looks = int(GOING_S / LOOK_EVERY_S) if kept.rented.rental.spot else 1
+        for look in range(looks):
+            if look:
+                self._sleep(LOOK_EVERY_S)
+            try:
+                kept.look()
+            except MachineLost:
+                return True
+        return False
+
+    def _end_kept(self, why: str) -> None:
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        kept.stop_keeping()
+        kept.close()
+        rental = self._renter.ledger.rental(kept.rented.rental.request_id)
+        if isinstance(kept.over, ClaimLost):
+            self._note(f"{kept.name}: {kept.over}")
+            self._renter.forget(rental)
+        elif isinstance(kept.over, MachineLost) and self._renter.is_gone(rental):
+            self._renter.ledger.advance(rental.request_id, RentalState.GONE, detail=str(kept.over))
+            self._renter.keys(rental).remove()
+        else:
+            self._renter.release(rental, str(kept.over or why))
+
+    def _save(self) -> None:
+        try:
+            save_rental(self._folder, self._renters)
+        except (LedgerError, OSError) as error:
+            self._note(f"what was rented could not be written to {self._folder}: {error}")

@@ -1,0 +1,145 @@
+"""Which model is in use: the pointer `champion`, and the history that leads back to every one before it.
+
+The pointer alone decides, and moves in one step: whoever dies while promoting leaves the old champion or the new one,
+never none and never two. The history is a row of further pointers, each written once and standing for the run:
+`champion.<number>.<UTC time>.<kind>`. It is written after the pointer has moved, and whoever comes next writes the
+entry that somebody who died did not come to. A run in the history is never pruned: every rollback has its target.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from tasks.artifacts.base import ArtifactStore
+from tasks.core.errors import PromotionRefused
+
+CHAMPION = "champion"
+Kind = Literal["promoted", "rolled-back", "recovered"]
+
+_ENTRY = re.compile(r"champion\.(\d{6})\.(\d{8}T\d{6}Z)\.(promoted|rolled-back|recovered)")
+_TIME = "%Y%m%dT%H%M%SZ"
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One change of the champion.
+
+    Attributes:
+        number: 1 for the first.
+        at: When, UTC.
+        kind: How; `recovered`: whoever changed it died before writing this, so that time and kind are not known.
+        run_id: The champion from then on.
+    """
+
+    number: int
+    at: datetime
+    kind: Kind
+    run_id: str
+
+    @property
+    def pointer(self) -> str:
+        """Name of the pointer that holds it."""
+        return f"{CHAMPION}.{self.number:06d}.{self.at:{_TIME}}.{self.kind}"
+
+
+def current_champion(store: ArtifactStore) -> str | None:
+    """Return the champion's run, or None if nothing was ever promoted."""
+    return store.pointers().get(CHAMPION)
+
+
+def champion_history(store: ArtifactStore) -> list[HistoryEntry]:
+    """Return every change of the champion, oldest first."""
+    return _history(store.pointers())
+
+
+def promote(store: ArtifactStore, run_id: str, *, instead_of: str | None, now: datetime | None = None) -> HistoryEntry:
+    """Make a run the champion.
+
+    Args:
+        store: Where runs are kept.
+        run_id: A published retraining.
+        instead_of: The champion that the run was judged against; None: there was none.
+        now: Of the history's entry.
+
+    Raises:
+        PromotionRefused: It is the champion already, or the champion has changed since the run was judged.
+        ArtifactNotFound: There is no such run; the champion stays.
+    """
+    pointers = store.pointers()
+    found = pointers.get(CHAMPION)
+    if found == run_id:
+        raise PromotionRefused(f"{run_id} is the champion already")
+    if found != instead_of:
+        raise PromotionRefused(
+            f"the champion is {found or 'none'}, but {run_id} was judged against {instead_of or 'none'}. "
+            f"`jade promote {run_id} --force` promotes it nevertheless"
+        )
+    return _change(store, pointers, run_id, "promoted", now)
+
+
+def roll_back(store: ArtifactStore, *, now: datetime | None = None) -> HistoryEntry:
+    """Make the champion before this one the champion again; again and again, back to the first.
+
+    Raises:
+        PromotionRefused: There is none before it.
+    """
+    pointers = store.pointers()
+    stack = _stack(_healed(pointers, _now(now)))
+    if len(stack) < 2:
+        raise PromotionRefused("there is no champion before this one" if stack else "nothing was ever promoted")
+    return _change(store, pointers, stack[-2], "rolled-back", now)
+
+
+def _change(
+    store: ArtifactStore, pointers: Mapping[str, str], run_id: str, kind: Kind, now: datetime | None
+) -> HistoryEntry:
+    moment = _now(now)
+    history = _healed(pointers, moment)
+    if history and history[-1].pointer not in pointers:
+        store.point(history[-1].pointer, history[-1].run_id)
+    entry = HistoryEntry(len(history) + 1, moment, kind, run_id)
+    # The one step that counts.
+    store.point(CHAMPION, run_id)
+    store.point(entry.pointer, run_id)
+    return entry
+
+
+def _healed(pointers: Mapping[str, str], moment: datetime) -> list[HistoryEntry]:
+    """Return the history with the entry that is missing where somebody died right after moving the champion."""
+    history = _history(pointers)
+    champion = pointers.get(CHAMPION)
+    if champion is None or (history and history[-1].run_id == champion):
+        return history
+    return [*history, HistoryEntry(len(history) + 1, moment, "recovered", champion)]
+
+
+def _history(pointers: Mapping[str, str]) -> list[HistoryEntry]:
+    found = []
+    for name, run_id in pointers.items():
+        if match := _ENTRY.fullmatch(name):
+            number, at, kind = match.groups()
+            moment = datetime.strptime(at, _TIME).replace(tzinfo=UTC)
+            found.append(HistoryEntry(int(number), moment, kind, run_id))  # type: ignore[arg-type]
+    return sorted(found, key=lambda entry: (entry.number, entry.at))
+
+
+def _stack(history: list[HistoryEntry]) -> list[str]:
+    """Return the champions that a row of rollbacks would go through, the present one last."""
+    stack: list[str] = []
+    for entry in history:
+        goes_back = entry.kind == "rolled-back" or (
+            entry.kind == "recovered" and len(stack) > 1 and stack[-2] == entry.run_id
+        )
+        if goes_back and len(stack) > 1:
+            stack.pop()
+        else:
+            stack.append(entry.run_id)
+    return stack
+
+
+def _now(now: datetime | None) -> datetime:
+    return (now or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)

@@ -1,0 +1,93 @@
+"""Promotion of what a retraining made: the pointer moves, and whoever wants to know is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts.repository import ArtifactPlace, fetch_path, open_place
+from tasks.core.errors import PromotionRefused
+from tasks.core.layout import RunLayout
+from tasks.experiments.champion import CHAMPION, HistoryEntry, current_champion, promote, roll_back
+from tasks.experiments.model_card import read_card
+from tasks.operations.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, tell
+
+CHALLENGER = "challenger"
+
+
+def champion_run(place: ArtifactPlace) -> RunLayout | None:
+    """Return the champion's run on this machine, whole and verified; None if there is none."""
+    run_id = current_champion(place.store)
+    return None if run_id is None else place.find_run(run_id)
+
+
+def model_of(name: str, artifacts: str | None) -> Path:
+    """Return the model that a user names, on this machine: a path, or `champion` and `challenger` of a place.
+
+    Args:
+        name: As `fetch_path` takes it, or one of the two.
+        artifacts: Where runs are kept; None for what the settings say.
+
+    Raises:
+        RunNotFound: There is no such path, run or pointer.
+    """
+    if name not in {CHAMPION, CHALLENGER} or Path(name).exists():
+        return fetch_path(name, artifacts)
+    layout = open_place(artifacts).find_run(name)
+    return layout.root / str(read_card(layout)["model"]["folder"])
+
+
+def settle(place: ArtifactPlace, card: Mapping[str, Any], *, may_promote: bool) -> str:
+    """Make a judged and published run the champion, or keep it as challenger, as its card says.
+
+    Returns:
+        One sentence for people.
+    """
+    run_id, decision = str(card["run_id"]), card["decision"]
+    if decision["promote"] and may_promote:
+        promote(place.store, run_id, instead_of=card["champion"])
+        message = f"{run_id} is champion: {decision['reason']}."
+        tell(PROMOTED, "model", run_id, message=message, run_id=run_id, before=card["champion"])
+        return message
+    place.store.point(CHALLENGER, run_id)
+    why = decision["reason"] if not decision["promote"] else "promotion was not asked for"
+    message = f"{run_id} stays challenger: {why}."
+    tell(KEPT_AS_CHALLENGER, "model", run_id, message=message, run_id=run_id)
+    return message
+
+
+def promote_by_hand(place: ArtifactPlace, name: str, *, force: bool) -> HistoryEntry:
+    """Make a retrained run the champion because somebody says so.
+
+    Args:
+        place: That keeps it.
+        name: Of the run, or how `find_run` knows it.
+        force: Also if it failed a gate, or the champion has changed since it was judged.
+
+    Raises:
+        RunNotFound: There is no such run, or it is no retraining.
+        PromotionRefused: It failed its gates, or the champion changed; `force` was not given.
+    """
+    layout = place.find_run(name)
+    card = read_card(layout)
+    if not card["decision"]["promote"] and not force:
+        raise PromotionRefused(
+            f"{layout.run_id} did not pass: {card['decision']['reason']}. `--force` promotes it nevertheless"
+        )
+    instead_of = current_champion(place.store) if force else card["champion"]
+    entry = promote(place.store, layout.run_id, instead_of=instead_of)
+    tell(PROMOTED, "model", layout.run_id, message=f"{layout.run_id} is champion, by hand.", run_id=layout.run_id)
+    return entry
+
+
+def roll_back_champion(place: ArtifactPlace) -> HistoryEntry:
+    """Make the champion before this one the champion again.
+
+    Raises:
+        PromotionRefused: There is none.
+    """
+    entry = roll_back(place.store)
+    message = f"{entry.run_id} is champion again."
+    tell(ROLLED_BACK, "model", entry.run_id, message=message, run_id=entry.run_id)
+    return entry

@@ -1,0 +1,140 @@
+"""Show a finished comparison in the Prefect UI."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from jade_model.comparison.contract import read_comparison
+from jade_model.report import markdown_for_artifact
+from jade_model.report.model_card import card_markdown, write_card
+from tasks.core.layout import RunLayout
+from tasks.experiments.checks import read_checks
+from tasks.experiments.model_card import read_card
+from tasks.experiments.report import collect_report
+from tasks.experiments.trend import NOTHING, read_trend, trend_table
+from tasks.settings.load import report_address
+
+
+@task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)
+def publish_comparison(folder: str) -> None:
+    """Put the report, the comparison table and the way to the figures among the run's artifacts."""
+    layout = RunLayout(Path(folder))
+    comparison = read_comparison(layout.comparison_json)
+    create_markdown_artifact(
+        markdown_for_artifact(collect_report(layout)),
+        key="comparison-report",
+        description="The report, without its figures.",
+    )
+    create_table_artifact(comparison_table(comparison), key="comparison", description=comparison["verdict"]["reason"])
+    trend = read_trend(layout)
+    if trend["points"]:
+        fallen = " ".join(item["message"] for item in trend["regressions"])
+        told = fallen or "The last comparisons of these data, the newest first; no arm fell below what was expected."
+        create_table_artifact(trend_table(trend["points"]), key="trend", description=told)
+    show_figures(layout.report, ("forest", "differences", "trend", "drift"))
+    create_link_artifact(
+        report_address(layout.report / "index.html"),
+        link_text="The report with its figures (on the machine that ran this)",
+        key="html-report",
+        description=f"Run {layout.run_id}",
+    )
+
+
+@task(name="write-card", task_run_name="write-model-card", cache_policy=NO_CACHE)
+def publish_card(folder: str) -> None:
+    """Write a retrained model's card, and put it among the run's artifacts."""
+    layout = RunLayout(Path(folder))
+    card = read_card(layout)
+    files = write_card(card, layout.report)
+    create_markdown_artifact(card_markdown(card), key="model-card", description=card["decision"]["reason"])
+    show_figures(layout.report, ("drift",))
+    create_link_artifact(
+        report_address(files.html),
+        link_text="The model card with its figures (on the machine that ran this)",
+        key="html-card",
+        description=f"Run {layout.run_id}",
+    )
+
+
+def show_figures(report: Path, names: Sequence[str]) -> None:
+    """Put figures of a report among the run's artifacts: as served, or else inside of the artifact.
+
+    Args:
+        report: The report's folder.
+        names: Of figures; those that the report lacks are passed over.
+    """
+    for name in names:
+        path = report / f"{name}.png"
+        if path.is_file():
+            shown = report_address(path)
+            if not shown.startswith("http"):
+                shown = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+            create_image_artifact(image_url=shown, key=f"figure-{name}", description=f"Figure {name} of the report.")
+
+
+def publish_checks(layout: RunLayout) -> None:
+    """Show the answers as a table among the run's artifacts."""
+    reports = read_checks(layout)
+    if not reports:
+        return
+    rows = [
+        {"data": report["dataset"], "check": check["name"], "result": check["status"], "found": check["found"]}
+        | {"expected": check["expected"]}
+        for report in reports
+        for check in report["checks"]
+    ]
+    failed = [row for row in rows if row["result"] == "failed"]
+    told = f"{len(failed)} of {len(rows)} checks failed: nothing is trained." if failed else "Every check passed."
+    create_table_artifact(rows, key="data-checks", description=told)
+
+
+def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row an arm, and one a baseline: what a reader looks at first."""
+    rows = [_arm_row(name, arm) for name, arm in comparison["arms"].items()]
+    for name, baseline in comparison["baselines"].items():
+        rows.append(
+            {
+                "arm": f"{name.replace('_', ' ')} (untrained)",
+                "decoder": NOTHING,
+                "F1": _shown(baseline["f1"]),
+                "95 % interval": _interval(baseline.get("confidence_interval")),
+                "span F1 at IoU 0.5": _shown(baseline["span_f1_iou50"]),
+                "separation": NOTHING,
+                "calibration error": NOTHING,
+            }
+        )
+    return rows
+
+
+def _arm_row(name: str, arm: dict[str, Any]) -> dict[str, Any]:
+    summary = arm["summary"]
+    decoder = summary["decoders"][summary["best_decoder"]]
+    return {
+        "arm": name,
+        "decoder": summary["best_decoder"],
+        "F1": _shown(decoder["f1"]),
+        "95 % interval": _interval(decoder["confidence_interval"]),
+        "span F1 at IoU 0.5": _shown(decoder["span_f1_iou50"]),
+        "separation": _shown(summary["separation"]["separation"]),
+        "calibration error": _shown(summary["calibration"]["ece"]),
+    }
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return NOTHING if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"

@@ -1,0 +1,135 @@
+"""Read what a run left, and write its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jade_model.comparison.contract import read_comparison
+from jade_model.core.job import load_job
+from jade_model.core.training_files import files_of
+from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
+from tasks.artifacts.base import MANIFEST_NAME
+from tasks.core.errors import RunNotFound
+from tasks.core.layout import RunLayout
+from tasks.experiments.checks import read_checks
+from tasks.experiments.plan import MEMBER_SEED_STEP
+from tasks.experiments.trend import read_trend
+from tasks.runs.record import read_run_record
+
+_WHAT = {
+    "run.json": "parameters, data, code, versions, host and times",
+    "job.json": "what was trained",
+    "comparison.json": "the result, as a contract",
+    "data_checks.json": "what was asked of the data before anything was trained",
+    "trend.json": "the comparisons before this one, and what was expected of it",
+    "arrays": "the windows as arrays",
+    "splits": "which windows were fitted, watched and scored",
+    "thresholds": "scores at every cut-off",
+    "predictions": "what each arm said of every scored window",
+}
+_HISTORY_NAMES = {"train_losses": "losses"}
+
+
+def write_run_report(layout: RunLayout, beside: DrawingProcess | None = None) -> ReportFiles:
+    """Write the report of a run from its files alone.
+
+    Args:
+        layout: Of the run.
+        beside: Another process that takes half of the drawing.
+
+    Raises:
+        RunNotFound: The run has no comparison.
+        UserError: `comparison.json` is of a newer version, or lacks fields.
+    """
+    return write_report(collect_report(layout), layout.report, beside)
+
+
+def collect_report(layout: RunLayout) -> ReportInput:
+    """Gather what the report shows; errors as for write_run_report."""
+    if not layout.comparison_json.is_file():
+        raise RunNotFound(f"{layout.root} has no comparison.json; only a finished comparison has a report")
+    comparison = read_comparison(layout.comparison_json)
+    trend = read_trend(layout)
+    return ReportInput(
+        comparison=comparison,
+        run=read_run_record(layout),
+        histories=_histories(layout),
+        curves={arm: _curves(layout, arm) for arm in comparison["arms"]},
+        gallery=_gallery(layout),
+        files=_files(layout),
+        trend=trend["points"] or None,
+        bands=trend["bands"],
+        data_checks=read_checks(layout),
+    )
+
+
+def _histories(layout: RunLayout) -> dict[str, list[RunHistory]]:
+    histories: dict[str, list[RunHistory]] = defaultdict(list)
+    for training in load_job(layout.job_json).trainings:
+        if training.seed >= MEMBER_SEED_STEP:
+            continue  # an ensemble is shown by its first member
+        lines = files_of(training, layout.root).history.read_text("utf-8").splitlines()
+        epochs = [{_HISTORY_NAMES.get(name, name): value for name, value in json.loads(line).items()} for line in lines]
+        histories[training.arm].append(RunHistory(training.dataset, training.seed, training.fold, epochs))
+    return dict(histories)
+
+
+def _curves(layout: RunLayout, arm: str) -> dict[str, Curve]:
+    """Return the first training's curve of each decoder: curves of several models have no thresholds in common."""
+    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
+    first: tuple[str, ...] | None = None
+    with layout.thresholds(arm).open(newline="") as file:
+        for row in csv.DictReader(file):
+            key = (row["dataset"], row["seed"], row["fold"])
+            first = first or key
+            if key == first:
+                rows[row["decoder"]].append(row)
+    return {decoder: _curve(points) for decoder, points in rows.items()}
+
+
+def _curve(points: Sequence[dict[str, str]]) -> Curve:
+    columns = {
+        name: np.array([float(point[name]) for point in points]) for name in ("threshold", "precision", "recall", "f1")
+    }
+    return Curve(**columns, chosen=float(points[0]["chosen"]), selected_on="the first training's own windows")
+
+
+def _gallery(layout: RunLayout) -> list[GalleryWindow]:
+    if not layout.gallery_json.is_file():
+        return []
+    return [_gallery_window(entry) for entry in json.loads(layout.gallery_json.read_text("utf-8"))]
+
+
+def _gallery_window(entry: dict[str, Any]) -> GalleryWindow:
+    return GalleryWindow(
+        window_id=entry["window_id"],
+        bars_T4=np.array(entry["bars"]),
+        true_spans=[(start, end) for start, end in entry["true_spans"]],
+        predicted={arm: [(start, end) for start, end in spans] for arm, spans in entry["predicted"].items()},
+        probability={arm: np.array(values) for arm, values in entry["probability"].items()},
+        confidence=entry["confidence"],
+        f1=entry["f1"],
+        kind=entry["kind"],
+    )
+
+
+def _files(layout: RunLayout) -> list[tuple[str, int, str]]:
+    """Return the run's files, folders of many summed up."""
+    found: list[tuple[str, int, str]] = []
+    for path in sorted(layout.root.iterdir()):
+        # The report itself, and what is written of all files after it.
+        if path in {layout.report, layout.root / MANIFEST_NAME}:
+            continue
+        name = path.name if path.is_file() else f"{path.name}/"
+        for file in sorted([*path.glob("checkpoint_*.pt"), *path.glob("training_*.log")]):
+            what = "weights of the arm's first training" if file.suffix == ".pt" else "its training log"
+            found.append((f"{name}{file.name}", file.stat().st_size, what))
+        size = sum(item.stat().st_size for item in ([path] if path.is_file() else path.rglob("*")) if item.is_file())
+        found.append((name, size, _WHAT.get(path.name, "checkpoints, logs and histories of the arm")))
+    return found

@@ -1,0 +1,72 @@
+"""A sweep's report as files, and its result in the Prefect UI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from jade_model.report.numbers import interval, number, signed
+from jade_model.report.sweep import SweepReport, sweep_markdown, write_sweep
+from tasks.core.errors import RunNotFound
+from tasks.core.layout import RunLayout
+from tasks.runs.record import read_run_record
+
+
+def read_sweep(layout: RunLayout) -> dict[str, Any]:
+    """Return `sweep.json`.
+
+    Raises:
+        RunNotFound: The run has none.
+    """
+    if not layout.sweep_json.is_file():
+        raise RunNotFound(f"{layout.root} has no sweep.json; only a finished sweep has a report")
+    content: dict[str, Any] = json.loads(layout.sweep_json.read_text("utf-8"))
+    return content
+
+
+@task(name="report", task_run_name="write-report", cache_policy=NO_CACHE)
+def write_sweep_report(folder: str) -> None:
+    """Write the report of a sweep from its files alone."""
+    layout = RunLayout(Path(folder))
+    write_sweep(SweepReport(read_sweep(layout), read_run_record(layout)), layout.report)
+
+
+@task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)
+def publish_sweep(folder: str) -> None:
+    """Put the report, the ranking and the way to the page among the run's artifacts."""
+    layout = RunLayout(Path(folder))
+    content = read_sweep(layout)
+    create_markdown_artifact(
+        sweep_markdown(SweepReport(content, read_run_record(layout))),
+        key="sweep-report",
+        description="The report, without its figures.",
+    )
+    create_table_artifact(sweep_rows(content), key="sweep", description=content["verdict"]["reason"])
+    create_link_artifact(
+        (layout.report / "index.html").as_uri(),
+        link_text="The report with its figures (on the machine that ran this)",
+        key="sweep-page",
+        description=f"Run {layout.run_id}",
+    )
+
+
+def sweep_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row an arm, best first: what a reader looks at first."""
+    metric = content["settings"]["metric"]
+    return [
+        {
+            "place": entry["place"],
+            "arm": entry["arm"],
+            "F1" if metric == "f1" else "span F1": number(entry.get(metric)),
+            "95 % interval": interval(entry.get(f"{metric}_interval")),
+            "behind the best": signed(entry.get("best_minus_this")),
+            "seeds": entry["num_seeds"],
+            "state": entry["state"],
+        }
+        for entry in content["ranking"]
+    ]

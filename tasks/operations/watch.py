@@ -1,0 +1,81 @@
+"""Has the data of a deployment changed since it was last started? If so, start it: once for each change.
+
+What was last seen is kept as a variable of the Prefect server: number of the change, digest, time. The run is started
+first, under an idempotency key of number and digest; the variable is written after. If somebody dies in between, the
+next look asks for the same key, which starts nothing anew. Data that change back count as changed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.deployments import run_deployment
+from prefect.variables import Variable
+
+from jade_model.core.errors import DataError
+from jade_model.core.files import sha256_file, sha256_json
+from jade_model.data.parquet.reader import find_files
+from tasks.core.errors import BadRequest
+
+
+def look_at_data(deployment: str, *, settle_s: float) -> str:
+    """Start the deployment if its data have changed; return what was found, in one sentence.
+
+    Args:
+        deployment: `flow/name`.
+        settle_s: Files changed within so many seconds are left for the next look.
+
+    Raises:
+        BadRequest: The deployment names no data.
+        DataError: There are no such files.
+    """
+    parameters = _read_deployment(deployment).parameters
+    sources = parameters.get("parameters", {}).get("data", [])
+    if not sources:
+        return f"{deployment} names no data, so there is nothing to watch"
+    digest, age_s = data_digest(sources)
+    variable = f"jade_seen_{hashlib.sha256(json.dumps([deployment, sources]).encode()).hexdigest()[:16]}"
+    seen: dict[str, Any] = dict(Variable.get(variable, default=None) or {})
+    if digest == seen.get("digest"):
+        return f"unchanged since {seen['at']}"
+    if age_s < settle_s:
+        return f"changed {age_s:.0f} s ago; not settled yet"
+    number = int(seen.get("number", 0)) + 1
+    key = f"{variable}-{number}-{digest}"
+    started = run_deployment(deployment, timeout=0, as_subflow=False, idempotency_key=key, tags=["new-data"])
+    run = cast("FlowRun", started)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    Variable.set(variable, {"number": number, "digest": digest, "at": now}, overwrite=True)
+    return f"changed: started {run.name}"
+
+
+def data_digest(sources: Sequence[str]) -> tuple[str, float]:
+    """Return a digest of all files that the sources name, and how long ago the newest of them changed.
+
+    Raises:
+        DataError: A source names no file.
+    """
+    files, violations = find_files(list(sources))
+    if violations:
+        raise DataError(violations)
+    newest = max(Path(file).stat().st_mtime for file in files)
+    return sha256_json([sha256_file(file) for file in files]), max(time.time() - newest, 0.0)
+
+
+def _read_deployment(name: str) -> DeploymentResponse:
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_deployment_by_name(name)
+        except ObjectNotFound as error:
+            raise BadRequest(f"there is no deployment {name!r} to start; `prefect deployment ls` lists them") from error

@@ -1,0 +1,430 @@
+"""The durable record of every machine that was, or may have been, rented: what is there to free, and what it cost.
+
+The intent is written before a provider is asked, every state after it; each step is one transaction, so that a crash
+between any two lines leaves a row that the reaper understands. SQLite in one file by default, PostgreSQL where several
+machines share a ledger. Who owns the machines is the ledger's own UUID, made once with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from tasks.provisioning import ledger_tables as tables
+from tasks.provisioning.costs import HOUR_S, Rental, month_of, promised_usd, spent_usd
+from tasks.provisioning.ledger_errors import BudgetSpent, ClaimLost, LedgerUnusable, RentalUnknown, TransitionRefused
+from tasks.provisioning.ledger_states import ENDED, TRANSITIONS, RentalState
+from tasks.provisioning.provisioner import Machine, Offer, machine_name
+
+Clock = Callable[[], float]
+"""Seconds since 1970, UTC."""
+
+MIN_HOURS = 0.1
+"""A budget that leaves less than this of a machine is spent: nothing could be trained."""
+_BUSY_MS = 30_000
+_WRITES = "jade_writes"
+_MAKING_LOCK = 0x6A616465
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A step of one rental; `old` is None at its birth."""
+
+    request_id: str
+    old: RentalState | None
+    new: RentalState
+
+
+Observer = Callable[[Transition, Literal["before", "after"]], None]
+"""Told of every step just before and just after it is durable."""
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What is about to be asked of a provider, for whom.
+
+    Attributes:
+        owner: Tag of whoever pays.
+        offer: Which kind of machine.
+        max_hours: For how long at most; a budget may shorten it.
+        orphan_grace_s: How long the machine outlives whoever controls it.
+        run_id: The run that it serves.
+        flow_run_id: That run in Prefect; empty if there is none.
+        run_keys: Of the trainings; the same command finds its machine by them.
+        claim: Of the process that asks.
+    """
+
+    owner: str
+    offer: Offer
+    max_hours: float
+    orphan_grace_s: float
+    run_id: str
+    flow_run_id: str
+    run_keys: tuple[str, ...]
+    claim: str
+
+
+class Ledger:
+    """See the module.
+
+    Args:
+        url: Of the database, as SQLAlchemy takes it.
+        clock: Seconds since 1970.
+        observers: Told of every step.
+    """
+
+    def __init__(self, url: str, *, clock: Clock = time.time, observers: Sequence[Observer] = ()) -> None:
+        self._clock, self._observers = clock, tuple(observers)
+        try:
+            parsed = sa.make_url(url)
+            # Never with its password.
+            self.where = parsed.render_as_string(hide_password=True)
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            if parsed.get_backend_name() == "postgresql":
+                # A database made under the locale C gives bytes for text unless it is asked not to.
+                parsed = parsed.update_query_dict({"client_encoding": "utf8"})
+            if parsed.get_backend_name() == "sqlite" and parsed.database:
+                _prepare_file(Path(parsed.database))
+            self._engine = sa.create_engine(parsed, pool_pre_ping=True)
+        except ArgumentError as error:
+            raise LedgerUnusable("given by its URL", "it is not a database URL") from error
+        except (ImportError, OSError) as error:
+            raise LedgerUnusable(self.where, str(error)) from error
+        if self._engine.dialect.name == "sqlite":
+            _make_durable(self._engine)
+        self._writer = self._engine.execution_options(**{_WRITES: True})
+        with self._reporting():
+            self.owner = self._prepare()
+
+    @classmethod
+    def in_file(cls, path: Path, *, clock: Clock = time.time, observers: Sequence[Observer] = ()) -> Ledger:
+        """Open, or make, a ledger in one SQLite file that only its owner can read."""
+        return cls(f"sqlite:///{path}", clock=clock, observers=observers)
+
+    def now(self) -> float:
+        """The ledger's time, seconds since 1970."""
+        return self._clock()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def hours_within(self, budget_usd: float | None, price_usd_per_hour: float, max_hours: float) -> float:
+        """Return for how long a machine could be rented now: what is left of a month's budget may shorten it.
+
+        Raises:
+            BudgetSpent: Too little is left for `MIN_HOURS`.
+        """
+        return _hours_within(budget_usd, price_usd_per_hour, max_hours, self.rentals(), self.now())
+
+    def intend(self, intent: Intent, *, budget_usd: float | None) -> Rental:
+        """Write down that a provider is about to be asked, and promise the money for it.
+
+        Of several callers at once, each sees what the others have promised.
+
+        Args:
+            intent: What, for whom.
+            budget_usd: What may be spent in a calendar month, over all runs of this ledger; None: no limit.
+
+        Raises:
+            BudgetSpent: Too little is left for `MIN_HOURS`.
+        """
+        request_id = secrets.token_hex(8)
+        price = intent.offer.price_usd_per_hour
+        self._tell(Transition(request_id, None, RentalState.INTENDED), "before")
+        with self._locked() as connection:
+            now = self.now()
+            rows = [_rental(row) for row in connection.execute(sa.select(tables.rentals))]
+            hours = _hours_within(budget_usd, price, intent.max_hours, rows, now)
+            row: dict[str, Any] = {
+                "request_id": request_id,
+                "owner": intent.owner,
+                "provider": intent.offer.provider,
+                "name": machine_name(intent.owner, request_id),
+                "state": RentalState.INTENDED.value,
+                "kind": intent.offer.kind,
+                "title": intent.offer.title,
+                "region": intent.offer.region,
+                "spot": intent.offer.spot,
+                "price_usd_per_hour": price,
+                "max_age_s": hours * HOUR_S,
+                "orphan_grace_s": intent.orphan_grace_s,
+                "run_id": intent.run_id,
+                "flow_run_id": intent.flow_run_id,
+                "run_keys": " ".join(intent.run_keys),
+                "claim": intent.claim,
+                "intended_at": now,
+                "seen_at": now,
+                "cost_usd": 0.0,
+                "problem": "",
+            }
+            connection.execute(tables.rentals.insert().values(row))
+            self._log(connection, request_id, "", RentalState.INTENDED, "")
+        self._tell(Transition(request_id, None, RentalState.INTENDED), "after")
+        return self.rental(request_id)
+
+    def advance(
+        self, request_id: str, new: RentalState, *, machine: Machine | None = None, detail: str = "", **changes: Any
+    ) -> Rental:
+        """Take a step, durably; return how the rental then stands.
+
+        Args:
+            request_id: Which.
+            new: Where it goes.
+            machine: As the provider tells of it; identifier, address and price are taken over.
+            detail: Why, for people; what goes wrong is kept as the rental's problem.
+            changes: Further columns, such as `fingerprint`.
+
+        Raises:
+            RentalUnknown, TransitionRefused: As they say; nothing has changed.
+        """
+        old = self.rental(request_id).state
+        self._tell(Transition(request_id, old, new), "before")
+        with self._locked() as connection:
+            rental = self._get(connection, request_id)
+            if (rental.state, new) not in TRANSITIONS:
+                raise TransitionRefused(request_id, rental.state, new)
+            now = self.now()
+            values = {"state": new.value, **changes, **_told_by(machine)}
+            if new is RentalState.ACQUIRED:
+                values["acquired_at"] = now
+            if new in ENDED:
+                values["ended_at"] = now
+            elif rental.state in ENDED:
+                values["ended_at"] = None
+            if detail:
+                values["problem"] = detail
+            connection.execute(_of(request_id).values(values))
+            self._settle(connection, request_id, now)
+            self._log(connection, request_id, rental.state, new, detail)
+        self._tell(Transition(request_id, rental.state, new), "after")
+        return self.rental(request_id)
+
+    def correct(self, request_id: str, machine: Machine) -> None:
+        """Take over what a provider tells of a machine by now, such as a changed address; its state stays."""
+        with self._locked() as connection:
+            connection.execute(_of(request_id).values(_told_by(machine)))
+
+    def remark(self, request_id: str, problem: str) -> None:
+        """Keep what went wrong, for people; the state stays."""
+        with self._locked() as connection:
+            connection.execute(_of(request_id).values(problem=problem))
+
+    def touch(self, request_id: str, claim: str) -> Rental:
+        """Say that whoever claims a rental is alive; what it costs is counted up to now.
+
+        Raises:
+            ClaimLost: Somebody else claims it.
+        """
+        with self._locked() as connection:
+            rental = self._get(connection, request_id)
+            if rental.claim != claim:
+                raise ClaimLost(request_id, claim, rental.claim or "nobody")
+            now = self.now()
+            connection.execute(_of(request_id).values(seen_at=now))
+            self._settle(connection, request_id, now)
+        return self.rental(request_id)
+
+    def take(self, request_id: str, claim: str, *, instead_of: str) -> bool:
+        """Claim a rental in the place of another claim; return whether it stood as expected."""
+        with self._locked() as connection:
+            taken = connection.execute(
+                _of(request_id)
+                .where(tables.rentals.c.claim == instead_of, tables.rentals.c.state.not_in([s.value for s in ENDED]))
+                .values(claim=claim, seen_at=self.now())
+            )
+        return bool(taken.rowcount)
+
+    def let_go(self, request_id: str, claim: str) -> None:
+        """Give up a claim, so that nobody waits for it to run out. Silent if somebody else has it."""
+        with self._locked() as connection:
+            connection.execute(_of(request_id).where(tables.rentals.c.claim == claim).values(claim=""))
+
+    def rental(self, request_id: str) -> Rental:
+        """Return one rental.
+
+        Raises:
+            RentalUnknown: There is none.
+        """
+        with self._reporting(), self._engine.connect() as connection:
+            return self._get(connection, request_id)
+
+    def rentals(self, *, owner: str | None = None, only_open: bool = False) -> list[Rental]:
+        """Return rentals, oldest first: of an owner, only those that may cost."""
+        query = sa.select(tables.rentals).order_by(tables.rentals.c.intended_at, tables.rentals.c.request_id)
+        if owner is not None:
+            query = query.where(tables.rentals.c.owner == owner)
+        if only_open:
+            query = query.where(tables.rentals.c.state.not_in([state.value for state in ENDED]))
+        with self._reporting(), self._engine.connect() as connection:
+            return [_rental(row) for row in connection.execute(query)]
+
+    def history(self, request_id: str) -> list[Transition]:
+        """Return every step that a rental took, in order."""
+        query = sa.select(tables.events).where(tables.events.c.request_id == request_id).order_by(tables.events.c.id)
+        with self._reporting(), self._engine.connect() as connection:
+            return [
+                Transition(row.request_id, RentalState(row.old) if row.old else None, RentalState(row.new))
+                for row in connection.execute(query)
+            ]
+
+    def spent_usd(self) -> float:
+        """Return what all runs have cost in this calendar month, UTC."""
+        now = self.now()
+        return spent_usd(self.rentals(), month_of(now), now)
+
+    def note_reaper(self, owner: str, name: str) -> None:
+        """Say that a reaper which runs on schedule has looked after an owner's machines just now."""
+        mine = (tables.reapers.c.owner == owner) & (tables.reapers.c.name == name)
+        with self._locked() as connection:
+            connection.execute(tables.reapers.delete().where(mine))
+            connection.execute(tables.reapers.insert().values(owner=owner, name=name, seen_at=self.now()))
+
+    def reaper_age_s(self, owner: str) -> float | None:
+        """Return how long ago a scheduled reaper was last alive; None if none ever was."""
+        query = sa.select(sa.func.max(tables.reapers.c.seen_at)).where(tables.reapers.c.owner == owner)
+        with self._reporting(), self._engine.connect() as connection:
+            seen_at = connection.execute(query).scalar()
+        return None if seen_at is None else max(self.now() - seen_at, 0.0)
+
+    def _prepare(self) -> str:
+        with self._writer.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # There is no row to lock yet: of two that make it at once, one waits here.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING_LOCK)))
+            tables.metadata.create_all(connection)
+            found = connection.execute(sa.select(tables.ledger)).first()
+            if found is None:
+                values = {
+                    "id": 1,
+                    "schema_version": tables.SCHEMA_VERSION,
+                    "owner": uuid.uuid4().hex,
+                    "made_at": self.now(),
+                }
+                connection.execute(tables.ledger.insert().values(values))
+                found = connection.execute(sa.select(tables.ledger)).one()
+        if found.schema_version != tables.SCHEMA_VERSION:
+            raise LedgerUnusable(
+                self.where, f"it is of version {found.schema_version}, this is Jade for {tables.SCHEMA_VERSION}"
+            )
+        return str(found.owner)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            # The text of these errors shows statements with their values; the first line of the cause says enough.
+            reason = str(getattr(error, "orig", None) or type(error).__name__).strip().partition("\n")[0]
+            raise LedgerUnusable(self.where, reason) from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer is in: SQLite begins it so, PostgreSQL waits for the ledger's row."""
+        with self._reporting(), self._writer.begin() as connection:
+            connection.execute(sa.select(tables.ledger.c.id).with_for_update())
+            yield connection
+
+    @staticmethod
+    def _get(connection: sa.Connection, request_id: str) -> Rental:
+        row = connection.execute(sa.select(tables.rentals).where(tables.rentals.c.request_id == request_id)).first()
+        if row is None:
+            raise RentalUnknown(request_id)
+        return _rental(row)
+
+    def _settle(self, connection: sa.Connection, request_id: str, now: float) -> None:
+        rental = self._get(connection, request_id)
+        connection.execute(_of(request_id).values(cost_usd=rental.cost_until(now)))
+
+    def _log(self, connection: sa.Connection, request_id: str, old: str, new: RentalState, detail: str) -> None:
+        connection.execute(
+            tables.events.insert().values(
+                request_id=request_id, at=self.now(), old=str(old), new=new.value, detail=detail
+            )
+        )
+
+    def _tell(self, transition: Transition, when: Literal["before", "after"]) -> None:
+        for observer in self._observers:
+            observer(transition, when)
+
+
+def _hours_within(
+    budget_usd: float | None, price: float, max_hours: float, rentals: Sequence[Rental], now: float
+) -> float:
+    if budget_usd is None or price <= 0:
+        return max_hours
+    spent, promised = spent_usd(rentals, month_of(now), now), promised_usd(rentals, now)
+    hours = min(max_hours, (budget_usd - spent - promised) / price)
+    if hours < min(MIN_HOURS, max_hours):
+        raise BudgetSpent(budget_usd, spent, promised, price)
+    return hours
+
+
+def _of(request_id: str) -> sa.Update:
+    return tables.rentals.update().where(tables.rentals.c.request_id == request_id)
+
+
+def _told_by(machine: Machine | None) -> dict[str, Any]:
+    if machine is None:
+        return {}
+    values: dict[str, Any] = {
+        "machine_id": machine.machine_id,
+        "price_usd_per_hour": machine.price_usd_per_hour,
+    }
+    if machine.address is not None:
+        values |= {"host": machine.address.host, "port": machine.address.port, "user": machine.address.user}
+    return values
+
+
+def _rental(row: sa.Row[Any]) -> Rental:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    values |= {"state": RentalState(values["state"]), "run_keys": frozenset(values["run_keys"].split())}
+    return Rental(**values)
+
+
+def _prepare_file(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives its helper files the mode of the database.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _make_durable(engine: sa.Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where _on_begin says, not where sqlite3 guesses
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}").close()
+        _use_write_ahead_log(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: sa.Connection) -> None:
+        # A transaction that reads first and writes then can be refused in the middle; one that says so at once waits.
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _use_write_ahead_log(connection: Any) -> None:
+    deadline = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError:
+            # Several that open a new file at once: this one statement does not heed the busy timeout.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

@@ -1,0 +1,250 @@
+"""Calls of RunPod's REST API, version 2: bounded in time, tried again where that is safe, its refusals put into words.
+
+A call that failed may have done its work all the same. So those that are safe to repeat (GET, DELETE) are, and the one
+that is not (POST) is sent again only where the service says, or the network proves, that nothing has happened.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+from pydantic import SecretStr
+
+from tasks.provisioning.provider_calls import CallLimits, repeat, where_nothing_happened
+from tasks.provisioning.provider_errors import (
+    ApiKeyMissing,
+    ApiKeyRefused,
+    BalanceSpent,
+    KindDenied,
+    NoCapacity,
+    NothingSent,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+    RequestRefused,
+)
+
+PROVIDER = "runpod"
+API_URL = "https://api.runpod.io/v2"
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_MAX_ANSWER_BYTES = 32 * 2**20
+_SHOWN_CHARACTERS = 300
+_MIN_SECRET_CHARACTERS = 8
+
+
+@dataclass(frozen=True)
+class RunPodAccess:
+    """How to reach the service.
+
+    Attributes:
+        api_key: Of the account; sent in the header alone, never shown.
+        api_url: Base of the API; https, but on this machine.
+        limits: Of every call.
+    """
+
+    api_key: SecretStr
+    api_url: str = API_URL
+    limits: CallLimits = field(default_factory=CallLimits)
+
+    def __post_init__(self) -> None:
+        key = self.api_key.get_secret_value()
+        if not key:
+            raise ApiKeyMissing(PROVIDER, "connect", setting="RUNPOD_API_KEY")
+        if not re.fullmatch(r"[\x21-\x7e]+", key):
+            # The HTTP library would quote it in its error.
+            raise ApiKeyRefused(PROVIDER, "connect", "it holds blanks or characters that no key has")
+        url = urlsplit(self.api_url)
+        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
+            raise ValueError(f"the API's address must begin with https://, or the key could be read: {self.api_url!r}")
+
+
+_authorities = functools.cache(httpx.create_ssl_context)
+"""Reading the certificates of all authorities takes longer than a call."""
+
+
+class NotThere(ProviderError):
+    """404: the service denies knowing it."""
+
+    summary = "there is no such thing"
+
+
+class _BearerKey(httpx.Auth):
+    """Puts the key into the header at the last moment, so that no request that is shown or logged holds it."""
+
+    def __init__(self, key: SecretStr) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Any:
+        request.headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        yield request
+
+
+class RunPodApi:
+    """The service's endpoints that take and give JSON. Several threads may share one.
+
+    Args:
+        access: Address, key, limits.
+        sleep: Waits between attempts.
+    """
+
+    def __init__(self, access: RunPodAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._access, self._sleep = access, sleep
+        timeout = httpx.Timeout(access.limits.read_timeout_s, connect=access.limits.connect_timeout_s)
+        # A connection that was kept may be closed by the other side just as a request goes out, and then nobody knows
+        # whether it was heard: each call makes its own.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(
+            timeout=timeout, limits=limits, auth=_BearerKey(access.api_key), verify=_authorities()
+        )
+
+    @property
+    def url(self) -> str:
+        """Base of the API."""
+        return self._access.api_url
+
+    def get(self, *path: str, doing: str, params: Mapping[str, str] | None = None) -> Any:
+        """Return what is there, tried again after transient errors.
+
+        Raises:
+            NotThere: The service denies knowing it.
+            ApiKeyRefused, RequestRefused, ProviderUnavailable: As they say.
+        """
+        return repeat(lambda: self._call("GET", path, doing, params=params), self._access.limits, sleep=self._sleep)
+
+    def delete(self, *path: str, doing: str) -> None:
+        """Delete something, tried again after transient errors.
+
+        Raises:
+            NotThere: It is gone already, be it by an attempt whose answer was lost.
+            ApiKeyRefused, RequestRefused, ProviderUnavailable: As they say.
+        """
+        repeat(lambda: self._call("DELETE", path, doing), self._access.limits, sleep=self._sleep)
+
+    def create(self, *path: str, doing: str, body: Mapping[str, Any], secrets: Sequence[str] = ()) -> Any:
+        """Make something: one POST that may have been heard, not one more.
+
+        Args:
+            path: Parts of the path.
+            doing: For messages.
+            body: Sent as JSON.
+            secrets: Parts of the body that must not show in messages, should the service quote them.
+
+        Raises:
+            NoCapacity: Also where a rule of the service is broken: it answers both alike.
+            ProviderRefused: Key, balance or a field of the body.
+            NothingSent, RateLimited: Nothing was made.
+            ProviderUnavailable: Whether something was made is not known.
+        """
+        return repeat(
+            lambda: self._call("POST", path, doing, body=body, secrets=secrets),
+            self._access.limits,
+            may_repeat=where_nothing_happened,
+            sleep=self._sleep,
+        )
+
+    def _call(
+        self,
+        method: str,
+        path: Sequence[str],
+        doing: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        secrets: Sequence[str] = (),
+    ) -> Any:
+        url = "/".join([self.url, *(quote(part, safe="") for part in path)])
+        try:
+            status, headers, content = self._exchange(method, url, params, body)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            raise NothingSent(PROVIDER, doing, f"{type(error).__name__}: {error}") from error
+        except httpx.HTTPError as error:
+            raise ProviderUnavailable(PROVIDER, doing, f"{type(error).__name__}: {error}") from error
+        if 200 <= status < 300:
+            try:
+                return json.loads(content) if content else None
+            except ValueError as error:
+                detail = f"an answer that is not JSON: {self._shown(_text(content), secrets)}"
+                raise ProviderUnavailable(PROVIDER, doing, detail, status=status) from error
+        detail = self._shown(_told(content), secrets)
+        raise _refusal(status, headers, detail, doing, is_create=method == "POST")
+
+    def _exchange(
+        self, method: str, url: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
+    ) -> tuple[int, httpx.Headers, bytes]:
+        deadline = time.monotonic() + self._access.limits.call_timeout_s
+        content = bytearray()
+        with self._client.stream(method, url, params=params, json=body) as response:
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > _MAX_ANSWER_BYTES:
+                    raise httpx.ReadError(f"the answer is longer than {_MAX_ANSWER_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"the answer took longer than {self._access.limits.call_timeout_s:g} s")
+            return response.status_code, response.headers, bytes(content)
+
+    def _shown(self, text: str, secrets: Sequence[str]) -> str:
+        """What the service said, without what it must not repeat, on one line, and shortened last."""
+        for secret in (self._access.api_key.get_secret_value(), *secrets):
+            if len(secret) >= _MIN_SECRET_CHARACTERS:
+                text = text.replace(secret, "***")
+        text = "".join(c if c.isprintable() else " " for c in text)
+        return " ".join(text.split())[:_SHOWN_CHARACTERS]
+
+
+def _refusal(status: int, headers: httpx.Headers, detail: str, doing: str, *, is_create: bool) -> ProviderError:
+    """What an answer other than 2xx means. The service answers 400 to a broken rule and to no capacity alike."""
+    if status == 401:
+        return ApiKeyRefused(PROVIDER, doing, detail, status=status)
+    if status == 402:
+        return BalanceSpent(PROVIDER, doing, detail, status=status)
+    if status == 403:
+        kind = KindDenied if is_create else ApiKeyRefused
+        return kind(PROVIDER, doing, detail, status=status)
+    if status == 400 and is_create:
+        return NoCapacity(PROVIDER, doing, detail, status=status)
+    if status == 404 and not is_create:
+        return NotThere(PROVIDER, doing, detail, status=status)
+    if status == 429:
+        return RateLimited(PROVIDER, doing, detail, status=status, retry_after_s=_retry_after_s(headers))
+    if status >= 500 or status in {408, 409, 425}:
+        return ProviderUnavailable(PROVIDER, doing, detail, status=status, retry_after_s=_retry_after_s(headers))
+    return RequestRefused(PROVIDER, doing, detail, status=status)
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """How long to wait: `Retry-After` in seconds or as a date, else until a spent window of `RateLimit` opens again."""
+    told = headers.get("Retry-After", "").strip()
+    if told.isdecimal():
+        return float(told)
+    if told:
+        try:
+            return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+        except (ValueError, TypeError):
+            return None
+    spent = re.findall(r";\s*r=0\s*;\s*t=(\d{1,9})", headers.get("RateLimit", ""))
+    return float(max(map(int, spent))) if spent else None
+
+
+def _told(content: bytes) -> str:
+    """What an error's body says: title, detail and errors of RFC 9457, else all of it."""
+    try:
+        problem = json.loads(content)
+        told = f"{problem['title']}: {problem['detail']}"
+        errors = [str(error) for error in problem.get("errors") or ()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return _text(content)
+    return told + (f" ({'; '.join(errors)})" if errors else "")
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "replace")

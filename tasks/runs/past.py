@@ -1,0 +1,76 @@
+"""What earlier runs of a place say: read where they are published, without fetching them whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from jade_model.comparison.contract import upgrade_comparison
+from jade_model.core.config import Loss
+from jade_model.core.errors import UserError
+from tasks.artifacts.errors import StoreError
+from tasks.artifacts.repository import ArtifactPlace
+from tasks.core.errors import BadRequest
+
+
+def run_names(place: ArtifactPlace, flow: str) -> list[str]:
+    """Return the published runs of a flow, the newest first: names begin with their UTC time."""
+    return sorted((name for name in place.store.runs() if f"-{flow}-" in name), reverse=True)
+
+
+def read_json(place: ArtifactPlace, run_id: str, path: str) -> Any:
+    """Return a small JSON file of a published run; None where it is not there or is not readable."""
+    try:
+        if place.is_local:
+            return json.loads((place.layout(run_id).root / path).read_text("utf-8"))
+        file = place.store.manifest(run_id).file(path)
+        return json.loads(b"".join(place.store.read(run_id, file))) if file is not None else None
+    except (OSError, ValueError, StoreError):
+        return None
+
+
+def past_comparisons(place: ArtifactPlace, *, before: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield `comparison.json` of finished comparisons, the newest first, brought up to this version.
+
+    What cannot be read any more, or a newer Jade wrote, is passed over: history is a help, not a condition.
+
+    Args:
+        place: That keeps them.
+        before: Only runs older than the one of this name.
+    """
+    for run_id in run_names(place, "compare"):
+        if before is not None and run_id >= before:
+            continue
+        found = read_json(place, run_id, "comparison.json")
+        try:
+            if found is not None:
+                yield upgrade_comparison(found, f"{place.address}/{run_id}/comparison.json")
+        except UserError:
+            continue
+
+
+def preferred_arm(comparison: dict[str, Any]) -> str:
+    """Return the arm that a comparison prefers: its winner, or of those that it cannot tell apart the best scored."""
+    if comparison["verdict"]["winner"] is not None:
+        return str(comparison["verdict"]["winner"])
+    scores = {
+        name: arm["summary"]["decoders"][arm["summary"]["best_decoder"]]["f1"]
+        for name, arm in comparison["arms"].items()
+    }
+    return str(max(scores, key=lambda name: scores[name]))
+
+
+def choose_arm(place: ArtifactPlace) -> Loss:
+    """Return the arm that the last comparison of a place preferred.
+
+    Raises:
+        BadRequest: There is no comparison to ask.
+    """
+    newest = next(past_comparisons(place), None)
+    if newest is None:
+        raise BadRequest(
+            f"{place.address} holds no comparison that could prefer an arm: name one, or run `jade compare` first"
+        )
+    loss: Loss = newest["arms"][preferred_arm(newest)]["loss"]
+    return loss

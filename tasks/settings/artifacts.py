@@ -1,0 +1,66 @@
+"""What the settings say of where runs are kept: the `[s3]` section, and the environment above it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.artifacts.address import S3Settings
+from tasks.artifacts.errors import BadStoreAddress
+from tasks.core.errors import SettingsError
+
+DEFAULT_ARTIFACTS = "artifacts"
+S3_KEYS: dict[str, type] = {"endpoint_url": str, "region": str, "path_style": bool, "profile": str}
+"""Keys of the `[s3]` section; `JADE_S3_<KEY>` in the environment says the same."""
+
+_SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def check_s3_table(table: Any) -> dict[str, Any]:
+    """Return a settings file's `[s3]` section if it is one.
+
+    Raises:
+        SettingsError: A key is unknown or of another type.
+    """
+    if not isinstance(table, dict):
+        raise SettingsError(f"s3 must be a section, [s3], not {table!r}")
+    if unknown := sorted(set(table) - set(S3_KEYS)):
+        hint = " Credentials come from the usual AWS chain." if any("key" in name for name in unknown) else ""
+        raise SettingsError(f"s3: unknown {', '.join(unknown)}; known: {', '.join(S3_KEYS)}.{hint}")
+    for name, value in table.items():
+        if not isinstance(value, S3_KEYS[name]):
+            raise SettingsError(f"s3: {name} must be {S3_KEYS[name].__name__}, not {value!r}")
+    return dict(table)
+
+
+def s3_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the environment says of the keys of the `[s3]` section.
+
+    Raises:
+        SettingsError: `JADE_S3_PATH_STYLE` is neither true nor false.
+    """
+    found: dict[str, Any] = {}
+    for name, kind in S3_KEYS.items():
+        variable = f"JADE_S3_{name.upper()}"
+        text = environment.get(variable)
+        if not text:
+            continue
+        if kind is bool:
+            if text.lower() not in _SWITCHES:
+                raise SettingsError(f"{variable} must be true or false, not {text!r}")
+            found[name] = _SWITCHES[text.lower()]
+        else:
+            found[name] = text
+    return found
+
+
+def s3_settings(values: Mapping[str, Any]) -> S3Settings:
+    """Return the settings of the endpoint; one that is named takes the bucket in the path unless told otherwise.
+
+    Raises:
+        SettingsError: The endpoint is no URL.
+    """
+    try:
+        return S3Settings(**{"path_style": bool(values.get("endpoint_url")), **values})
+    except BadStoreAddress as error:
+        raise SettingsError(f"s3: endpoint_url: {error.reason}, not {error.address!r}") from error
