@@ -16,9 +16,9 @@ from tasks.artifacts.repository import open_place
 from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.layout import RunLayout
 from tasks.execution.opening import check_engine, open_engine
+from tasks.execution.prefect_tasks import rental_shown
 from tasks.execution.run import claim_trainings
 from tasks.experiments.plan import Plan, load_data, write_job
-from tasks.experiments.rental_publishing import rental_shown
 from tasks.experiments.sweep import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
 from tasks.experiments.sweep_plan import plan_arms
 from tasks.experiments.sweep_publishing import publish_sweep, write_sweep_report

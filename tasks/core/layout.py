@@ -7,6 +7,8 @@ from pathlib import Path
 
 REMOTE_LOG_NAME = "remote.log"
 REPORT_NAME = "SOFT_SPAN_VS_CRF_COMPARISON.md"
+MEMBER_SEED_STEP = 1_000_000
+"""Seeds of an ensemble's members lie this far apart, out of the way of the runs' own."""
 
 
 def training_folder(arm: str, dataset: str | None, seed: int, fold: int, member: int = 0) -> str:

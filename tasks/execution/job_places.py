@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tasks.artifacts.publisher import Mirror
 from tasks.execution.base import EngineSettings
-from tasks.execution.bundle import RemotePlace
 from tasks.execution.jobs import FollowedJob, running_job
+from tasks.hosts.place import RemotePlace
 from tasks.provisioning.registry import check_provider, is_provider, open_lending
 from tasks.provisioning.rental_wish import RentalWish
 from tasks.settings.host_entries import LOCAL, HostEntry, Workers

@@ -22,9 +22,9 @@ from jade_model.core.job import Job, Training, load_job
 from jade_model.core.training_files import TrainingFiles
 from tasks.artifacts.publisher import Mirror
 from tasks.core.errors import TrainingFailed
+from tasks.core.layout import MEMBER_SEED_STEP
 from tasks.execution.log_buffer import SaidLines
 from tasks.execution.progress import TrainingBars
-from tasks.experiments.plan import MEMBER_SEED_STEP
 from tasks.settings.host_entries import Workers
 from tasks.settings.load import training_environment
 

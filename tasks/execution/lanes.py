@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tasks.execution.bundle import RemotePlace
 from tasks.execution.remote import MustLeave
 from tasks.hosts.base import Host
+from tasks.hosts.place import RemotePlace
 from tasks.settings.host_entries import Workers
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -17,9 +18,9 @@ from jade_model.core.training_files import files_of
 from tasks.execution.base import EngineSettings
 from tasks.execution.jobs import FollowedJob, Part, checkpoint_of, part_of
 from tasks.execution.run import trainings_of
-from tasks.experiments.rental_publishing import rental_shown
 from tasks.provisioning.limits import machines_admitted
 from tasks.provisioning.registry import is_provider
+from tasks.provisioning.rental_files import read_rental, rental_rows, rental_sentence
 from tasks.provisioning.rental_wish import RentalWish
 from tasks.runs.record import Run
 from tasks.settings.host_entries import Workers
@@ -127,3 +128,14 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         for training in job.job.trainings
         if part_of(training) == key
     ]
+
+
+@contextmanager
+def rental_shown(folder: Path) -> Iterator[None]:
+    """Put what a run has rented by the end of the block among its artifacts, however the block ends."""
+    try:
+        yield
+    finally:
+        rental = read_rental(folder)
+        if rental is not None:
+            create_table_artifact(rental_rows(rental), key="rental", description=rental_sentence(rental))

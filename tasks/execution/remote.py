@@ -25,8 +25,6 @@ from tasks.core.errors import TrainingFailed
 from tasks.core.layout import REMOTE_LOG_NAME
 from tasks.core.retry import retry_transient
 from tasks.execution.bundle import (
-    RemotePlace,
-    check_ready,
     checkpoint_files,
     code_bundle,
     input_files,
@@ -59,6 +57,7 @@ from tasks.hosts.errors import (
 from tasks.hosts.job import find_job, job_status, raise_unless_success, remove_job, start_job, stop_job
 from tasks.hosts.job_log import follow_log
 from tasks.hosts.job_types import JobHandle, JobSpec, JobStatus
+from tasks.hosts.place import RemotePlace, check_ready
 from tasks.settings.host_entries import Workers
 from tasks.settings.load import THREADING
 

@@ -16,12 +16,13 @@ from typing import Any
 from jade_model.core.job import Job, load_job
 from tasks.artifacts.publisher import Note, say
 from tasks.core.retry import retry_transient
-from tasks.execution.bundle import RemotePlace, job_key
+from tasks.execution.bundle import job_key
 from tasks.execution.jobs import JOB_NAME, FollowedJob, running_job
 from tasks.execution.remote import STOP_GRACE_S, pending_trainings, running_remote_job
 from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
 from tasks.hosts.job import list_jobs, stop_job
+from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import RentedMachine
 from tasks.provisioning.kept_hosts import KeptHost
 from tasks.provisioning.lease import Renter, Served

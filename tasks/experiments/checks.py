@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from jade_model.core.files import write_atomically
 from jade_model.core.job import Job
@@ -55,11 +54,3 @@ def refuse_failed(reports: Sequence[DataReport]) -> None:
         names = ", ".join(report.dataset for report in reports if report.failed)
         tell(DATA_REFUSED, "data", names, message=str(refusal))
         raise refusal
-
-
-def read_checks(layout: RunLayout) -> list[Mapping[str, Any]]:
-    """Return the answers; none where nothing was asked."""
-    if not layout.data_checks_json.is_file():
-        return []
-    found: list[Mapping[str, Any]] = json.loads(layout.data_checks_json.read_text("utf-8"))
-    return found

@@ -19,13 +19,10 @@ from jade_model.data.schema import load_windows
 from jade_model.data.split_files import load_split, save_split
 from jade_model.data.splits import Grouping, Split, group_windows, grouped_folds, holdout_split, seed_split
 from tasks.core.errors import BadRequest
-from tasks.core.layout import RunLayout, training_folder
+from tasks.core.layout import MEMBER_SEED_STEP, RunLayout, training_folder
 
 FOLD_VALIDATION_FRACTION = 0.1
 """Share of a fold's training windows whose loss is watched but not fitted."""
-
-MEMBER_SEED_STEP = 1_000_000
-"""Seeds of an ensemble's members lie this far apart, out of the way of the runs' own."""
 
 
 @dataclass(frozen=True)

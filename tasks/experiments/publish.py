@@ -20,10 +20,10 @@ from jade_model.comparison.contract import read_comparison
 from jade_model.report import markdown_for_artifact
 from jade_model.report.model_card import card_markdown, write_card
 from tasks.core.layout import RunLayout
-from tasks.experiments.checks import read_checks
 from tasks.experiments.model_card import read_card
 from tasks.experiments.report import collect_report
-from tasks.experiments.trend import NOTHING, read_trend, trend_table
+from tasks.experiments.trend import NOTHING, trend_table
+from tasks.runs.past import read_checks, read_trend
 from tasks.settings.load import report_address
 
 

@@ -16,10 +16,8 @@ from jade_model.core.training_files import files_of
 from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
 from tasks.artifacts.base import MANIFEST_NAME
 from tasks.core.errors import RunNotFound
-from tasks.core.layout import RunLayout
-from tasks.experiments.checks import read_checks
-from tasks.experiments.plan import MEMBER_SEED_STEP
-from tasks.experiments.trend import read_trend
+from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
+from tasks.runs.past import read_checks, read_trend
 from tasks.runs.record import read_run_record
 
 _WHAT = {

@@ -48,18 +48,6 @@ def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
     return regressions
 
 
-def read_trend(layout: RunLayout) -> dict[str, Any]:
-    """Return what record_trend wrote, points as TrendPoint; nothing where it was not written."""
-    if not layout.trend_json.is_file():
-        return {"points": [], "bands": [], "regressions": []}
-    content: dict[str, Any] = json.loads(layout.trend_json.read_text("utf-8"))
-    points = []
-    for item in content["points"]:
-        bounds = item["confidence_interval"]
-        points.append(TrendPoint(**{**item, "confidence_interval": tuple(bounds) if bounds else None}))
-    return {**content, "points": points}
-
-
 def tell_regressions(run_id: str, regressions: list[Regression]) -> None:
     """Emit an event for each arm that fell."""
     for item in regressions:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.core.retry import retry_transient
-from tasks.execution.bundle import RemotePlace, check_ready
 from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.errors import (
     AuthenticationFailed,
@@ -20,6 +19,7 @@ from tasks.hosts.errors import (
     HostUnreachable,
 )
 from tasks.hosts.keys import fingerprint_of_line
+from tasks.hosts.place import RemotePlace, check_ready
 from tasks.provisioning import deadman
 from tasks.provisioning.costs import Rental
 from tasks.provisioning.ledger import Ledger

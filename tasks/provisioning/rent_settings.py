@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tasks.core.errors import SettingsError
-from tasks.execution.bundle import RemotePlace
 from tasks.hosts.base import HostAddress
+from tasks.hosts.place import RemotePlace
 from tasks.hosts.ssh import SshHost
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.costs import Rental

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jade_model.comparison.contract import upgrade_comparison
 from jade_model.core.config import Loss
 from jade_model.core.errors import UserError
+from jade_model.report import TrendPoint
 from tasks.artifacts.errors import StoreError
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import BadRequest
+from tasks.core.layout import RunLayout
 
 
 def run_names(place: ArtifactPlace, flow: str) -> list[str]:
@@ -74,3 +76,23 @@ def choose_arm(place: ArtifactPlace) -> Loss:
         )
     loss: Loss = newest["arms"][preferred_arm(newest)]["loss"]
     return loss
+
+
+def read_checks(layout: RunLayout) -> list[Mapping[str, Any]]:
+    """Return the answers of a run's data checks; none where nothing was asked."""
+    if not layout.data_checks_json.is_file():
+        return []
+    found: list[Mapping[str, Any]] = json.loads(layout.data_checks_json.read_text("utf-8"))
+    return found
+
+
+def read_trend(layout: RunLayout) -> dict[str, Any]:
+    """Return what record_trend wrote, points as TrendPoint; nothing where it was not written."""
+    if not layout.trend_json.is_file():
+        return {"points": [], "bands": [], "regressions": []}
+    content: dict[str, Any] = json.loads(layout.trend_json.read_text("utf-8"))
+    points = []
+    for item in content["points"]:
+        bounds = item["confidence_interval"]
+        points.append(TrendPoint(**{**item, "confidence_interval": tuple(bounds) if bounds else None}))
+    return {**content, "points": points}

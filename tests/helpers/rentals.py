@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.execution.bundle import RemotePlace
+from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.lease import Renter, Served
 from tasks.provisioning.ledger import Ledger

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from jade_model.core.job import Job
 from tasks.execution.base import Outcome
-from tasks.execution.bundle import RemotePlace
 from tasks.execution.fleet import HostsEngine
 from tasks.execution.lanes import HostLane
 from tasks.hosts.base import HostAddress
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.keys import HostTrust
+from tasks.hosts.place import RemotePlace
 from tasks.hosts.ssh import SshHost
 from tests.fakes.sshd import Sshd, running_sshd
 from tests.helpers.waiting_trainer import waiting_python

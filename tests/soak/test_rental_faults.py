@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import RunError
-from tasks.execution.bundle import RemotePlace
 from tasks.execution.rented_trainings import RentedRun
 from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.errors import HostError
+from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.costs import Rental
 from tasks.provisioning.kept_hosts import KeptHost

@@ -15,7 +15,6 @@ from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
 from tasks.core.layout import RunLayout
 from tasks.execution.base import UnitDone, UnitFailed
-from tasks.execution.bundle import RemotePlace
 from tasks.execution.fleet import HostsEngine
 from tasks.execution.lanes import HostLane
 from tasks.execution.queue import QueueRules
@@ -23,6 +22,7 @@ from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.base import CommandResult
 from tasks.hosts.errors import HostUnreachable
 from tasks.hosts.local import LocalHost
+from tasks.hosts.place import RemotePlace
 
 pytestmark = pytest.mark.system
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.execution.bundle import RemotePlace
+from tasks.hosts.place import RemotePlace
 from tasks.provisioning import deadman
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.lease import Renter

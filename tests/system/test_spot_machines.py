@@ -18,13 +18,13 @@ from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.training_cache import FolderIndex
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Outcome, UnitDone
-from tasks.execution.bundle import RemotePlace
 from tasks.execution.fetching import local_epoch, remote_epoch
 from tasks.execution.fleet import HostsEngine
 from tasks.execution.remote import running_remote_job
 from tasks.execution.rented_lanes import RentedLane
 from tasks.execution.rented_trainings import RentedRun
 from tasks.experiments.plan import Plan, write_job
+from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.lease import Renter
 from tasks.provisioning.ledger import Ledger

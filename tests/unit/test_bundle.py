@@ -13,9 +13,6 @@ from jade_model.core.job import code_digest, load_job
 from tasks.core.errors import HostNotReady
 from tasks.core.layout import RunLayout
 from tasks.execution.bundle import (
-    RemotePlace,
-    bootstrap,
-    check_ready,
     code_bundle,
     input_files,
     job_key,
@@ -24,6 +21,7 @@ from tasks.execution.bundle import (
 )
 from tasks.hosts.errors import CommandFailed
 from tasks.hosts.local import LocalHost
+from tasks.hosts.place import RemotePlace, bootstrap, check_ready
 
 PLACE = RemotePlace("jade", sys.executable, 60)
 

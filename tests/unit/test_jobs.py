@@ -12,9 +12,9 @@ from helpers.processes import processes_of_group
 
 from jade_model.core.job import Job, load_job
 from jade_model.core.windows import Windows
-from tasks.core.layout import RunLayout
+from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
 from tasks.execution.jobs import Part, TrainingJob, parts_of, running_job
-from tasks.experiments.plan import MEMBER_SEED_STEP, Plan, write_job
+from tasks.experiments.plan import Plan, write_job
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
 

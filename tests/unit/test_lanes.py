@@ -15,12 +15,12 @@ from jade_model.core.windows import Windows
 from tasks.core.errors import BadRequest, NothingRented
 from tasks.core.layout import RunLayout
 from tasks.execution.base import EngineSettings, UnitDone, UnitFailed
-from tasks.execution.bundle import RemotePlace
 from tasks.execution.fleet import HostsEngine
 from tasks.execution.lanes import Station
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
+from tasks.hosts.place import RemotePlace
 from tasks.provisioning.rental_wish import RentalWish
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=2, folds=3, split="grouped", ensemble=1)

@@ -21,7 +21,8 @@ from tasks.artifacts.repository import open_place
 from tasks.artifacts.transfer import publish_run
 from tasks.core.layout import RunLayout
 from tasks.experiments.report import collect_report
-from tasks.experiments.trend import read_trend, record_trend
+from tasks.experiments.trend import record_trend
+from tasks.runs.past import read_trend
 
 FIRST = RunLayout(Path(__file__).parents[1] / "data" / "runs" / "20261124T081500Z-compare-cd12f7")
 

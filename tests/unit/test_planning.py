@@ -14,8 +14,8 @@ from jade_model.data.schema import write_windows
 from jade_model.data.split_files import load_split
 from jade_model.data.splits import group_windows, straddling_groups
 from tasks.core.errors import BadRequest
-from tasks.core.layout import RunLayout
-from tasks.experiments.plan import MEMBER_SEED_STEP, Plan, load_data, make_splits, write_job
+from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
+from tasks.experiments.plan import Plan, load_data, make_splits, write_job
 
 PLAN = Plan({"soft_span": "seed_soft_span", "crf": "seed_crf"}, 2, seeds=2, folds=3, split="grouped", ensemble=2)
 

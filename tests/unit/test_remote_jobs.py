@@ -21,7 +21,7 @@ from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
 from tasks.artifacts.training_cache import FolderIndex
 from tasks.core.errors import HostNotReady, TrainingFailed
 from tasks.core.layout import RunLayout
-from tasks.execution.bundle import RemotePlace, job_key
+from tasks.execution.bundle import job_key
 from tasks.execution.fetching import fetch_training, manifest_entries
 from tasks.execution.jobs import FollowedJob, Part, running_job
 from tasks.execution.remote import RemoteTrainingJob, running_remote_job
@@ -31,6 +31,7 @@ from tasks.hosts.base import CommandResult, FileEntry, Progress
 from tasks.hosts.job import find_job, job_status, list_jobs, start_job, stop_job
 from tasks.hosts.job_types import JobHandle, JobSpec, JobState
 from tasks.hosts.local import LocalHost
+from tasks.hosts.place import RemotePlace
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
 LONG = replace(PLAN, epochs=10_000)

@@ -19,7 +19,8 @@ from tasks.artifacts.repository import open_place
 from tasks.artifacts.transfer import publish_run
 from tasks.core.layout import RunLayout
 from tasks.experiments.report import collect_report
-from tasks.experiments.trend import read_trend, record_trend
+from tasks.experiments.trend import record_trend
+from tasks.runs.past import read_trend
 
 MARGIN = 0.03
 
