@@ -14,7 +14,7 @@ from prefect.runtime import deployment
 from tasks.core.errors import RunError
 from tasks.operations.events import events_delivered
 from tasks.provisioning.reaper import Deed, Reaped
-from tasks.provisioning.registry import ledger_exists, open_lending
+from tasks.provisioning.registry import ledger_exists, open_registry
 
 
 class ReapFailed(RunError):
@@ -38,7 +38,7 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         ReapFailed: Some could not be freed; what could be was.
     """
     logger = get_run_logger()
-    with events_delivered(), closing(open_lending()) as lending:
+    with events_delivered(), closing(open_registry()) as lending:
         reaper = lending.reaper(owner, is_dry=dry_run)
         found = reaper.reap()
         failed = [item for item in found if item.deed is Deed.FAILED]
@@ -58,7 +58,7 @@ def free_machines(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001
     """Free what was rented for a run that has failed, crashed or was cancelled: a hook, often in another process."""
     if not ledger_exists():
         return
-    with closing(open_lending()) as lending:
+    with closing(open_registry()) as lending:
         for item in lending.free_flow_run(str(flow_run.id)):
             print(f"{item.provider} {item.machine_id or item.name}: {item.deed.value}: {item.why}")
 

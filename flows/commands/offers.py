@@ -35,11 +35,11 @@ def command(
     Exit code 1 if a provider that was asked for by name, or all of them, did not answer.
     """
     from tasks.hosts.errors import HostError
-    from tasks.provisioning.registry import open_lending, provider_names
+    from tasks.provisioning.registry import open_registry, provider_names
 
     found: list[Offer] = []
     problems: dict[str, str] = {}
-    with closing(open_lending()) as lending:
+    with closing(open_registry()) as lending:
         for name in providers or provider_names():
             try:
                 found += lending.lender(name).provisioner.offers()

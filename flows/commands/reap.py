@@ -38,9 +38,9 @@ def command(
     Exit code 1 if something could not be freed, or a provider with machines of ours did not answer.
     """
     from tasks.provisioning.reaper import Deed
-    from tasks.provisioning.registry import open_lending
+    from tasks.provisioning.registry import open_registry
 
-    with closing(open_lending()) as lending:
+    with closing(open_registry()) as lending:
         reaper = lending.reaper(owner, is_dry=dry_run, frees_unknown=unknown)
         found = reaper.reap(ended_run=run_id or "")
         has_failed = any(item.deed is Deed.FAILED for item in found)

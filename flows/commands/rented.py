@@ -24,10 +24,10 @@ def command(context: click.Context, *, owner: str | None, wants_all: bool, as_js
     Ledger and providers are both asked; what only one of them knows is said. Exit code 1 if a provider with machines of
     ours did not answer.
     """
-    from tasks.provisioning.registry import open_lending
+    from tasks.provisioning.registry import open_registry
     from tasks.provisioning.rented_listing import list_rented
 
-    with closing(open_lending()) as lending:
+    with closing(open_registry()) as lending:
         entries, problems = list_rented(lending, owner, wants_all=wants_all)
         spent = lending.ledger.spent_usd()
     if as_json:
@@ -49,7 +49,7 @@ def command(context: click.Context, *, owner: str | None, wants_all: bool, as_js
 def _row(entry: RentedEntry) -> list[str]:
     return [
         entry.provider,
-        entry.machine_id or "?",
+        entry.instance_id or "?",
         entry.title,
         entry.state,
         "" if entry.hours is None else f"{entry.hours:.2f}",
@@ -63,7 +63,7 @@ def _row(entry: RentedEntry) -> list[str]:
 def _as_json(entry: RentedEntry) -> dict[str, Any]:
     return {
         "provider": entry.provider,
-        "machine_id": entry.machine_id or None,
+        "machine_id": entry.instance_id or None,
         "request_id": entry.request_id or None,
         "title": entry.title,
         "state": entry.state,

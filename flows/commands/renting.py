@@ -39,11 +39,11 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
         BadRequest: The host rents nothing; or as `Renter.quotes`.
     """
     from tasks.provisioning.lease import Served
-    from tasks.provisioning.registry import is_provider, open_lending, provider_names
+    from tasks.provisioning.registry import is_provider, open_registry, provider_names
 
     if not is_provider(wish.provider):
         raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(provider_names())}")
-    with closing(open_lending()) as lending:
+    with closing(open_registry()) as lending:
         renter = lending.renter(wish, Served("dry-run", "", ()), note=lambda line: click.echo(line, err=True))
         planned = renter.quotes()
         spent = lending.ledger.spent_usd()

@@ -32,7 +32,7 @@ from tasks.execution.remote import RemoteTrainingJob
 from tasks.hosts.access import open_host
 from tasks.hosts.errors import HostError
 from tasks.provisioning.ledger_errors import LedgerError
-from tasks.provisioning.registry import open_lending
+from tasks.provisioning.registry import open_registry
 from tasks.settings.host_entries import Workers
 from tasks.settings.load import load_settings
 
@@ -408,7 +408,7 @@ def open_hosts_engine(
         if settings.wish is not None:
             from tasks.execution.rented_lanes import rented_lanes
 
-            lending = stack.enter_context(closing(open_lending()))
+            lending = stack.enter_context(closing(open_registry()))
             lanes += rented_lanes(settings, lending, folder, flow_run_id=flow_run_id)
         engine = HostsEngine(folder, job, lanes)
         stack.callback(engine.stop)

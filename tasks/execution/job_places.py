@@ -10,7 +10,7 @@ from tasks.artifacts.publisher import Mirror
 from tasks.execution.base import EngineSettings
 from tasks.execution.jobs import FollowedJob, running_job
 from tasks.hosts.place import RemotePlace
-from tasks.provisioning.registry import check_provider, is_provider, open_lending
+from tasks.provisioning.registry import check_provider, is_provider, open_registry
 from tasks.provisioning.rental_wish import RentalWish
 from tasks.settings.host_entries import LOCAL, HostEntry, Workers
 from tasks.settings.load import load_settings
@@ -75,7 +75,7 @@ def trainings_on(
         from tasks.execution.rented_trainings import running_rented_job
 
         with (
-            closing(open_lending()) as lending,
+            closing(open_registry()) as lending,
             running_rented_job(
                 folder,
                 lending,

@@ -11,7 +11,7 @@ from jade_model.core.job import Job
 from tasks.artifacts.publisher import say
 from tasks.execution.base import Engine, EngineSettings
 from tasks.provisioning.lease import Served
-from tasks.provisioning.registry import open_lending
+from tasks.provisioning.registry import open_registry
 from tasks.settings.load import load_settings
 
 
@@ -32,7 +32,7 @@ def check_engine(settings: EngineSettings) -> None:
         for name in settings.hosts:
             known.entry(name)
     if settings.wish is not None:
-        with closing(open_lending()) as lending:
+        with closing(open_registry()) as lending:
             lending.renter(settings.wish, Served("plan", "", ()), note=say).plan()
 
 

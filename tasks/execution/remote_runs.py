@@ -21,8 +21,8 @@ from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
 from tasks.hosts.job import list_jobs, stop_job
 from tasks.hosts.job_types import JobHandle, JobStatus
-from tasks.provisioning.costs import Rental
-from tasks.provisioning.registry import Lending, ledger_exists, open_lending
+from tasks.provisioning.costs import LedgerEntry
+from tasks.provisioning.registry import Registry, ledger_exists, open_registry
 from tasks.provisioning.rental_keys import RentalKeys
 from tasks.provisioning.rented_hosts import rented_name
 from tasks.settings.load import Settings
@@ -52,7 +52,7 @@ class FoundRun:
     handle: JobHandle | None = None
     status: JobStatus | None = None
     problem: str = ""
-    rental: Rental | None = None
+    rental: LedgerEntry | None = None
     holder: Holder | None = None
     is_stopped: bool = False
 
@@ -102,7 +102,7 @@ class _Machine:
     name: str
     jobs: str
     open: Callable[[], Host]
-    rental: Rental | None = None
+    rental: LedgerEntry | None = None
 
 
 def find_runs(settings: Settings, place: ArtifactPlace) -> tuple[list[FoundRun], list[str]]:
@@ -185,13 +185,13 @@ def _stop_job(settings: Settings, run: FoundRun, handle: JobHandle) -> FoundRun:
 
 
 @contextlib.contextmanager
-def _lending(settings: Settings) -> Iterator[tuple[Lending | None, list[str]]]:
+def _lending(settings: Settings) -> Iterator[tuple[Registry | None, list[str]]]:
     """The ledger and those who lend, if anything was ever rented; or why it cannot be read."""
     if not ledger_exists():
         yield None, []
         return
     try:
-        lending = open_lending(settings)
+        lending = open_registry(settings)
     except (RunError, HostError) as error:
         yield None, [str(error)]
         return
@@ -199,7 +199,7 @@ def _lending(settings: Settings) -> Iterator[tuple[Lending | None, list[str]]]:
         yield lending, []
 
 
-def _machines(settings: Settings, lending: Lending | None) -> tuple[list[_Machine], list[FoundRun]]:
+def _machines(settings: Settings, lending: Registry | None) -> tuple[list[_Machine], list[FoundRun]]:
     """Return what can be asked, and rented machines that cannot, each with the reason or its state."""
     machines = [
         _Machine(name, place_on(entry).jobs, functools.partial(open_host, settings, name, connect_timeout_s=CONNECT_S))
@@ -218,14 +218,14 @@ def _machines(settings: Settings, lending: Lending | None) -> tuple[list[_Machin
             continue  # its machines are hosts of the settings
         keys = RentalKeys(lending.keys_folder / rental.request_id)
         address, pin = rental.address, rental.fingerprint
-        if address is None or pin is None or rental.machine_id is None:
+        if address is None or pin is None or rental.instance_id is None:
             found.append(FoundRun(name, rental=rental))
         elif not keys.exist():
             problem = "its key lies on the machine that rented it"
             found.append(FoundRun(name, rental=rental, problem=problem))
         else:
             opening = functools.partial(lender.open, rental, address, keys, pin, connect_timeout_s=CONNECT_S)
-            machines.append(_Machine(name, lender.place(rental.machine_id).jobs, opening, rental))
+            machines.append(_Machine(name, lender.place(rental.instance_id).jobs, opening, rental))
     return machines, found
 
 

@@ -17,7 +17,7 @@ from tasks.execution.rented_trainings import RentedRun
 from tasks.provisioning.lease import Served
 from tasks.provisioning.ledger_errors import ClaimLost
 from tasks.provisioning.provider_errors import HoursSpent
-from tasks.provisioning.registry import Lending
+from tasks.provisioning.registry import Registry
 from tasks.settings.host_entries import Workers
 
 IDLE_S = 120.0
@@ -106,12 +106,12 @@ class RentedLane:
 
 
 def rented_lanes(
-    settings: EngineSettings, lending: Lending, folder: Path, *, flow_run_id: str, note: Note = say
+    settings: EngineSettings, lending: Registry, folder: Path, *, flow_run_id: str, note: Note = say
 ) -> list[RentedLane]:
     """Return as many lanes as the settings ask for; nothing is rented before they are opened.
 
     Raises:
-        BadRequest, ProviderRefused: As `Lending.lender`.
+        BadRequest, ProviderRefused: As `Registry.lender`.
     """
     wish = settings.wish
     if wish is None:

@@ -24,12 +24,12 @@ from tasks.hosts.errors import HostError
 from tasks.hosts.job import list_jobs, stop_job
 from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import RentedMachine
-from tasks.provisioning.kept_hosts import KeptHost
+from tasks.provisioning.kept_hosts import LeasedHost
 from tasks.provisioning.lease import Renter, Served
 from tasks.provisioning.ledger_errors import ClaimLost, LedgerError
-from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.ledger_states import LeaseState
 from tasks.provisioning.provider_errors import HoursSpent, MachineGoing, MachineLost
-from tasks.provisioning.registry import Lending
+from tasks.provisioning.registry import Registry
 from tasks.provisioning.rental_record import save_rental
 from tasks.provisioning.rental_wish import RentalWish
 from tasks.settings.host_entries import Workers
@@ -42,7 +42,7 @@ LOOK_EVERY_S = 3.0
 @contextmanager
 def running_rented_job(
     folder: Path,
-    lending: Lending,
+    lending: Registry,
     wish: RentalWish,
     *,
     device: str | None,
@@ -120,7 +120,7 @@ class RentedRun:
     ) -> None:
         self._renter, self._folder, self._key, self._note, self._sleep = renter, folder, key, note, sleep
         self._renters = renters or (renter,)
-        self._kept: KeptHost | None = None
+        self._kept: LeasedHost | None = None
         # Renting happens on the follower's thread as well; the end waits for it.
         self._renting = threading.RLock()
 
@@ -141,7 +141,7 @@ class RentedRun:
             self._save()
 
     @property
-    def at_hand(self) -> KeptHost | None:
+    def at_hand(self) -> LeasedHost | None:
         """The machine that is ours now, lost or not."""
         return self._kept
 
@@ -156,7 +156,7 @@ class RentedRun:
         with self._renting:
             return self._begin(self._renter.rent())
 
-    def another(self) -> KeptHost:
+    def another(self) -> LeasedHost:
         """Rent a machine that is new, in a run that may have been cancelled before.
 
         Raises:
@@ -199,15 +199,15 @@ class RentedRun:
     def collected(self) -> None:
         """Say that the job's results are here."""
         if self._kept is not None and self._kept.over is None:
-            self._renter.ledger.advance(self._kept.rented.rental.request_id, RentalState.COLLECTED)
+            self._renter.ledger.advance(self._kept.rented.rental.request_id, LeaseState.COLLECTED)
 
     def _begin(self, rented: RentedMachine) -> tuple[Host, RentedMachine]:
-        kept = KeptHost(rented, self._renter.reaching, self._note)
+        kept = LeasedHost(rented, self._renter.connector, self._note)
         self._kept = kept
         if rented.was_attached:
             self._stop_other_jobs(kept, rented)
-        if self._renter.ledger.rental(rented.rental.request_id).state is RentalState.READY:
-            self._renter.ledger.advance(rented.rental.request_id, RentalState.TRAINING)
+        if self._renter.ledger.rental(rented.rental.request_id).state is LeaseState.READY:
+            self._renter.ledger.advance(rented.rental.request_id, LeaseState.TRAINING)
         kept.start_keeping()
         self._save()
         return kept, rented
@@ -247,7 +247,7 @@ class RentedRun:
             self._note(f"{kept.name}: {kept.over}")
             self._renter.forget(rental)
         elif isinstance(kept.over, MachineLost) and self._renter.is_gone(rental):
-            self._renter.ledger.advance(rental.request_id, RentalState.GONE, detail=str(kept.over))
+            self._renter.ledger.advance(rental.request_id, LeaseState.GONE, detail=str(kept.over))
             self._renter.keys(rental).remove()
         else:
             self._renter.release(rental, str(kept.over or why))

@@ -21,11 +21,11 @@ from tasks.hosts.errors import (
 from tasks.hosts.keys import fingerprint_of_line
 from tasks.hosts.place import RemotePlace, check_ready
 from tasks.provisioning import deadman
-from tasks.provisioning.costs import Rental
+from tasks.provisioning.costs import LedgerEntry
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.ledger_states import LeaseState
 from tasks.provisioning.provider_errors import MachineLost, ProviderError, ProviderUnavailable
-from tasks.provisioning.provisioner import Machine, MachineState, Provisioner
+from tasks.provisioning.provisioner import Instance, InstanceState, Provisioner
 from tasks.provisioning.rental_keys import RentalKeys
 
 POLL_S = 3.0
@@ -40,7 +40,7 @@ class OpenMachine(Protocol):
     """Opens a connection to a rented machine."""
 
     def __call__(
-        self, rental: Rental, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
+        self, rental: LedgerEntry, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
     ) -> Host:
         """Return a host that connects when it is first used, to a server that shows the pinned key and no other."""
         ...
@@ -86,7 +86,7 @@ class RentedMachine:
         was_attached: Whether an earlier process had rented it.
     """
 
-    rental: Rental
+    rental: LedgerEntry
     host: Host
     place: RemotePlace
     device: str
@@ -94,7 +94,7 @@ class RentedMachine:
 
 
 @dataclass(frozen=True)
-class Reaching:
+class Connector:
     """See the module.
 
     Attributes:
@@ -111,11 +111,11 @@ class Reaching:
     claim: str
     sleep: Callable[[float], None] = time.sleep
 
-    def keys(self, rental: Rental) -> RentalKeys:
+    def keys(self, rental: LedgerEntry) -> RentalKeys:
         """Return where a rental's keys lie."""
         return RentalKeys(self.keys_folder / rental.request_id)
 
-    def make_ready(self, rental: Rental) -> RentedMachine:
+    def make_ready(self, rental: LedgerEntry) -> RentedMachine:
         """Take a machine from `acquired` to `ready`.
 
         Raises:
@@ -127,21 +127,21 @@ class Reaching:
             device = self.lender.device(machine_id_of(rental))
             check_ready(host, place, device=device)
             self.arm(rental, host)
-            rental = self.ledger.advance(rental.request_id, RentalState.READY)
+            rental = self.ledger.advance(rental.request_id, LeaseState.READY)
         except BaseException:
             host.close()
             raise
         return RentedMachine(rental, host, place, device)
 
-    def reach_again(self, rental: Rental) -> RentedMachine:
+    def reach_again(self, rental: LedgerEntry) -> RentedMachine:
         """Connect to a machine that another process had made ready, and look after its switch from now on.
 
         Raises:
             MachineUnfit, HostError: It is no good any more, or was lost.
         """
-        machine = retry_transient(lambda: self.find(rental), sleep=self.sleep)
+        machine = retry_transient(lambda: self.describe(rental), sleep=self.sleep)
         address = machine.address
-        if machine.state is not MachineState.RUNNING or address is None:
+        if machine.state is not InstanceState.RUNNING or address is None:
             raise MachineUnfit(f"it is {machine.state.value}")
         self.ledger.correct(rental.request_id, machine)
         self.admit_us(rental)
@@ -151,20 +151,20 @@ class Reaching:
         except BaseException:
             host.close()
             raise
-        place = self.lender.place(machine.machine_id)
-        device = self.lender.device(machine.machine_id)
+        place = self.lender.place(machine.instance_id)
+        device = self.lender.device(machine.instance_id)
         return RentedMachine(rental, host, place, device, was_attached=True)
 
-    def find(self, rental: Rental) -> Machine:
+    def describe(self, rental: LedgerEntry) -> Instance:
         """Return how a machine that was acquired stands."""
-        return self.lender.provisioner.find(machine_id_of(rental))
+        return self.lender.provisioner.describe(machine_id_of(rental))
 
-    def admit_us(self, rental: Rental) -> None:
+    def admit_us(self, rental: LedgerEntry) -> None:
         """Let our present address in to a machine that was made from another; if that fails, connecting will tell."""
         with contextlib.suppress(ProviderError):
             self.lender.admit(machine_id_of(rental))
 
-    def _reach(self, rental: Rental) -> tuple[Rental, Host]:
+    def _reach(self, rental: LedgerEntry) -> tuple[LedgerEntry, Host]:
         """Wait until a machine lets us in, and make sure that nobody else has seen the key that it shows."""
         pin = None if self.lender.has_own_keys else self.keys(rental).first_fingerprint
         host = self._first_contact(rental, pin)
@@ -172,7 +172,7 @@ class Reaching:
             rental = self.ledger.rental(rental.request_id)
             renew = self.lender.provisioner.scripts.renew_host_key
             if not renew or pin is None:
-                return self.ledger.advance(rental.request_id, RentalState.REACHED, fingerprint=pin), host
+                return self.ledger.advance(rental.request_id, LeaseState.REACHED, fingerprint=pin), host
             # Whoever may read the request at the provider has seen this key: it serves this connection alone.
             script = f"# jade: make a new host key\n{renew}"
             answer = retry_transient(lambda: host.run(script, timeout_s=CALL_S).text, sleep=self.sleep)
@@ -182,7 +182,7 @@ class Reaching:
                 pin = fingerprint_of_line(line)
             except ValueError as error:
                 raise MachineUnfit(f"it gave no new host key, but {line[:80]!r}") from error
-            rental = self.ledger.advance(rental.request_id, RentalState.REACHED, fingerprint=pin)
+            rental = self.ledger.advance(rental.request_id, LeaseState.REACHED, fingerprint=pin)
             address = rental.address
             assert address is not None  # noqa: S101 -- the first contact was there
             host = self.lender.open(rental, address, self.keys(rental), pin, connect_timeout_s=CONNECT_S)
@@ -192,23 +192,23 @@ class Reaching:
             raise
         return rental, host
 
-    def _first_contact(self, rental: Rental, pin: str | None) -> Host:
+    def _first_contact(self, rental: LedgerEntry, pin: str | None) -> Host:
         began = self.ledger.now()
         problem = "it has no address"
         refused_since: float | None = None
         while self.ledger.now() - began < self.lender.start_limit_s:
             self.ledger.touch(rental.request_id, self.claim)
             try:
-                machine = self.find(rental)
+                machine = self.describe(rental)
             except ProviderUnavailable as error:
                 problem = str(error)
                 self.sleep(POLL_S)
                 continue
-            if machine.state not in {MachineState.STARTING, MachineState.RUNNING}:
-                if machine.state is MachineState.GONE:
-                    raise MachineLost(rental.provider, machine.machine_id, machine.detail)
+            if machine.state not in {InstanceState.STARTING, InstanceState.RUNNING}:
+                if machine.state is InstanceState.GONE:
+                    raise MachineLost(rental.provider, machine.instance_id, machine.detail)
                 raise MachineUnfit(f"it did not start: {machine.state.value} {machine.detail}".rstrip())
-            if machine.state is MachineState.RUNNING and machine.address is not None:
+            if machine.state is InstanceState.RUNNING and machine.address is not None:
                 self.ledger.correct(rental.request_id, machine)
                 keys = self.keys(rental)
                 host = self.lender.open(rental, machine.address, keys, pin, connect_timeout_s=CONNECT_S)
@@ -228,7 +228,7 @@ class Reaching:
             self.sleep(POLL_S)
         raise MachineUnfit(f"it did not let us in within {self.lender.start_limit_s:.0f} s: {problem}")
 
-    def arm(self, rental: Rental, host: Host) -> None:
+    def arm(self, rental: LedgerEntry, host: Host) -> None:
         """Arm a machine's dead-man switch, unless it is or the provider's machines need none.
 
         Raises:
@@ -256,8 +256,8 @@ class Reaching:
             raise MachineUnfit("it is about to end itself")
 
 
-def machine_id_of(rental: Rental) -> str:
+def machine_id_of(rental: LedgerEntry) -> str:
     """Return the provider's identifier of a machine that was acquired."""
-    if rental.machine_id is None:
+    if rental.instance_id is None:
         raise ValueError(f"rental {rental.request_id} has no machine")
-    return rental.machine_id
+    return rental.instance_id

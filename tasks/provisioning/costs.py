@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tasks.hosts.base import HostAddress
-from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.ledger_states import LeaseState
 
 HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Rental:
+class LedgerEntry:
     """A row of the ledger. Times are seconds since 1970.
 
     Attributes:
-        request_id: As in `MachineRequest`.
+        request_id: As in `InstanceRequest`.
         owner: Tag of whoever pays.
         provider: Who lends it.
         name: Of the machine.
@@ -29,7 +29,7 @@ class Rental:
         run_id: The run that it serves; flow_run_id: that run in Prefect, or empty.
         run_keys: Of the trainings there.
         claim: Of the process that controls it; empty if it let go.
-        machine_id: The provider's identifier; None before one is known. Likewise its address.
+        instance_id: The provider's identifier; None before one is known. Likewise its address.
         fingerprint: Of the host key that counts; None before one is pinned.
         intended_at: When it was written down; acquired_at: when the provider had made it.
         seen_at: Last sign of life of whoever claims it.
@@ -42,7 +42,7 @@ class Rental:
     owner: str
     provider: str
     name: str
-    state: RentalState
+    state: LeaseState
     kind: str
     title: str
     region: str
@@ -54,7 +54,7 @@ class Rental:
     flow_run_id: str
     run_keys: frozenset[str]
     claim: str
-    machine_id: str | None
+    instance_id: str | None
     host: str | None
     port: int | None
     user: str | None
@@ -88,7 +88,7 @@ class Rental:
 
     def cost_between(self, start: float, end: float) -> float:
         """What it has cost in USD within a stretch of time."""
-        if self.state in {RentalState.REFUSED, RentalState.VANISHED}:
+        if self.state in {LeaseState.REFUSED, LeaseState.VANISHED}:
             return 0.0
         until = min(end, self.ended_at) if self.ended_at is not None else end
         return max(until - max(start, self.intended_at), 0.0) / HOUR_S * self.price_usd_per_hour
@@ -101,13 +101,13 @@ def month_of(now: float) -> tuple[float, float]:
     return start.timestamp(), end.timestamp()
 
 
-def spent_usd(rentals: Iterable[Rental], within: tuple[float, float], now: float) -> float:
+def spent_usd(rentals: Iterable[LedgerEntry], within: tuple[float, float], now: float) -> float:
     """Return what rentals have cost within a stretch of time, up to now."""
     start, end = within
     return sum(rental.cost_between(start, min(end, now)) for rental in rentals)
 
 
-def promised_usd(rentals: Iterable[Rental], now: float) -> float:
+def promised_usd(rentals: Iterable[LedgerEntry], now: float) -> float:
     """Return what rentals that are not over may still cost."""
     return sum(
         max(rental.intended_at + rental.max_age_s - now, 0.0) / HOUR_S * rental.price_usd_per_hour

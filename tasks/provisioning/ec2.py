@@ -28,16 +28,16 @@ from tasks.provisioning.provider_errors import (
     ProviderRefused,
     ProviderUnavailable,
     RateLimited,
-    ReleaseUnproven,
     RequestRefused,
+    TerminationUnproven,
 )
 from tasks.provisioning.provisioner import (
-    Machine,
-    MachineRequest,
-    MachineScripts,
-    MachineState,
+    Instance,
+    InstanceRequest,
+    InstanceScripts,
+    InstanceState,
     Offer,
-    machine_name,
+    instance_name,
     owner_and_request,
 )
 
@@ -50,14 +50,14 @@ DEFAULT_PYTHON = "/opt/pytorch/bin/python"
 """The one with torch in that image."""
 
 _STATES = {
-    "pending": MachineState.STARTING,
-    "running": MachineState.RUNNING,
-    "shutting-down": MachineState.STOPPED,
-    "stopping": MachineState.STOPPED,
-    "stopped": MachineState.STOPPED,
-    "terminated": MachineState.GONE,
+    "pending": InstanceState.STARTING,
+    "running": InstanceState.RUNNING,
+    "shutting-down": InstanceState.STOPPED,
+    "stopping": InstanceState.STOPPED,
+    "stopped": InstanceState.STOPPED,
+    "terminated": InstanceState.GONE,
 }
-_NOT_GONE = [state for state, meaning in _STATES.items() if meaning is not MachineState.GONE]
+_NOT_GONE = [state for state, meaning in _STATES.items() if meaning is not InstanceState.GONE]
 _TAGGED = ("instance", "volume", "network-interface")
 
 
@@ -66,7 +66,7 @@ class Ec2Settings:
     """What a machine shall be, and how long to wait for AWS.
 
     Attributes:
-        instance_types: Machine types that are offered.
+        instance_types: Instance types that are offered.
         image: AMI id, or `resolve:ssm:PARAMETER`; None: the launch template's, and without one `DEFAULT_IMAGE`.
         launch_template: Id of one of the account (`lt-...`); what is said here goes before what it says.
         launch_template_version: Its number, `$Latest` or `$Default`.
@@ -147,9 +147,9 @@ class Ec2Provisioner:
         return PROVIDER
 
     @property
-    def scripts(self) -> MachineScripts:
+    def scripts(self) -> InstanceScripts:
         """See `Provisioner`."""
-        return MachineScripts(END, end_is_certain=True, renew_host_key=RENEW_HOST_KEY, notice=NOTICE)
+        return InstanceScripts(END, end_is_certain=True, renew_host_key=RENEW_HOST_KEY, notice=NOTICE)
 
     def offers(self) -> Sequence[Offer]:
         """See `Provisioner`. A spot machine has an offer for each zone, which is its region; disk is not in prices."""
@@ -161,7 +161,7 @@ class Ec2Provisioner:
             self._api, settings.instance_types, prices=settings.prices, zone=zone, offers_spot=settings.offers_spot
         )
 
-    def acquire(self, request: MachineRequest) -> Machine:
+    def create(self, request: InstanceRequest) -> Instance:
         """See `Provisioner`. What was made to admit us is removed again if there is no machine."""
         doing = f"start a {request.offer.kind}"
         if owner_and_request(request.name) != (request.owner, request.request_id):
@@ -174,23 +174,23 @@ class Ec2Provisioner:
             self._door.remove(request.owner, request.request_id, 0.0, self._settings.look_s)
             raise
 
-    def find(self, machine_id: str) -> Machine:
+    def describe(self, instance_id: str) -> Instance:
         """See `Provisioner`. AWS may not know yet what it has just made: it is asked again before it is believed."""
-        described = self._describe(machine_id)
+        described = self._describe(instance_id)
         if described is None:
-            return Machine(PROVIDER, machine_id, "", "", MachineState.GONE, None, 0.0, None, "AWS denies knowing it")
+            return Instance(PROVIDER, instance_id, "", "", InstanceState.GONE, None, 0.0, None, "AWS denies knowing it")
         return self._machine(described)
 
-    def list_ours(self, owner: str) -> Sequence[Machine]:
+    def list(self, owner: str) -> Sequence[Instance]:
         """See `Provisioner`."""
         filters = [*tag_filters(owner), {"Name": "instance-state-name", "Values": _NOT_GONE}]
         return [self._machine(described) for described in self._described(filters)]
 
-    def release(self, machine_id: str) -> None:
+    def terminate(self, instance_id: str) -> None:
         """See `Provisioner`. Then removes the key pair and the security group that were made for it.
 
         Raises:
-            ReleaseUnproven: It is not terminated in time. Transient.
+            TerminationUnproven: It is not terminated in time. Transient.
             ApiKeyRefused: The credentials may not terminate it.
             RequestRefused: It is not one of ours; nothing was sent that could end it.
         """
@@ -198,24 +198,24 @@ class Ec2Provisioner:
         problem = ""
         for _ in looks(self._settings.release_s, self._settings.look_s, self._sleep):
             try:
-                described = self._describe(machine_id)
+                described = self._describe(instance_id)
                 if described is None:
                     return
                 machine = self._machine(described)
                 if not machine.owner:
-                    raise RequestRefused(PROVIDER, f"release {machine_id}", "it does not carry our tags")
-                if machine.state is MachineState.GONE:
+                    raise RequestRefused(PROVIDER, f"release {instance_id}", "it does not carry our tags")
+                if machine.state is InstanceState.GONE:
                     self._clean_up(described)
                     return
                 problem = f"AWS still shows it as {machine.detail}"
-                self._end(machine_id, described)
+                self._end(instance_id, described)
             except ProviderUnavailable as error:
                 problem = str(error)
-        raise ReleaseUnproven(PROVIDER, machine_id, problem)
+        raise TerminationUnproven(PROVIDER, instance_id, problem)
 
-    def admit(self, machine_id: str) -> None:
+    def admit(self, instance_id: str) -> None:
         """Let our present address in to a machine whose security group was made here; no other group is touched."""
-        described = self._describe(machine_id)
+        described = self._describe(instance_id)
         made = set()
         if described is not None:
             tags = _tags(described)
@@ -225,7 +225,7 @@ class Ec2Provisioner:
         for group_id in sorted(made):
             self._door.admit(group_id)
 
-    def _start(self, request: MachineRequest, wanted: Mapping[str, Any], doing: str) -> Machine:
+    def _start(self, request: InstanceRequest, wanted: Mapping[str, Any], doing: str) -> Instance:
         try:
             return self._machine(self._api.create(doing, "run_instances", **wanted)["Instances"][0])
         except (NothingSent, RateLimited):
@@ -237,7 +237,7 @@ class Ec2Provisioner:
         except ProviderUnavailable as error:
             return self._recover(request, error)
 
-    def _wanted(self, request: MachineRequest, doing: str) -> dict[str, Any]:
+    def _wanted(self, request: InstanceRequest, doing: str) -> dict[str, Any]:
         """What is asked for; makes the door first."""
         settings, offer = self._settings, request.offer
         now = self._now()
@@ -281,15 +281,15 @@ class Ec2Provisioner:
                 wanted["Placement"] = {"AvailabilityZone": offer.region}
         return wanted
 
-    def _of_request(self, request: MachineRequest) -> Machine | None:
+    def _of_request(self, request: InstanceRequest) -> Instance | None:
         """Return the machine of a request, one that has not ended if there is one; None if there is none.
 
         Should there be several, as after a token that AWS had forgotten, the younger ones are ended.
         """
-        found = self._described(tag_filters(request.owner, request.request_id))
-        found.sort(key=lambda told: (self._machine(told).state is MachineState.GONE, str(told.get("LaunchTime", ""))))
+        found = [*self._described(tag_filters(request.owner, request.request_id))]
+        found.sort(key=lambda told: (self._machine(told).state is InstanceState.GONE, str(told.get("LaunchTime", ""))))
         for twin in found[1:]:
-            if self._machine(twin).state is MachineState.GONE:
+            if self._machine(twin).state is InstanceState.GONE:
                 continue
             _log.warning("ec2: %s is a twin of %s and is ended", twin["InstanceId"], found[0]["InstanceId"])
             # If this fails, the next look sees it again, as does the reaper. What admits us stays: the other needs it.
@@ -297,7 +297,7 @@ class Ec2Provisioner:
                 self._end(str(twin["InstanceId"]), twin)
         return self._machine(found[0]) if found else None
 
-    def _recover(self, request: MachineRequest, lost: ProviderUnavailable) -> Machine:
+    def _recover(self, request: InstanceRequest, lost: ProviderUnavailable) -> Instance:
         for _ in looks(self._settings.settle_s, self._settings.look_s, self._sleep):
             with contextlib.suppress(ProviderUnavailable):
                 if (found := self._of_request(request)) is not None:
@@ -305,22 +305,22 @@ class Ec2Provisioner:
         detail = f"{lost.detail}; no machine called {request.name} was seen within {self._settings.settle_s:g} s"
         raise ProviderUnavailable(PROVIDER, lost.doing, detail, status=lost.status) from lost
 
-    def _described(self, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _described(self, filters: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         pages = self._api.pages("list machines", "describe_instances", "Reservations", Filters=filters)
         return [described for reservation in pages for described in reservation["Instances"]]
 
-    def _describe(self, machine_id: str) -> dict[str, Any] | None:
+    def _describe(self, instance_id: str) -> dict[str, Any] | None:
         """Return what AWS tells of a machine; None if it denied knowing it for as long as it may be mistaken."""
         for _ in looks(self._settings.settle_s, self._settings.look_s, self._sleep):
             with contextlib.suppress(NotThere):
-                told = self._api.call(f"look at {machine_id}", "describe_instances", InstanceIds=[machine_id])
+                told = self._api.call(f"look at {instance_id}", "describe_instances", InstanceIds=[instance_id])
                 for reservation in told["Reservations"]:
                     for described in reservation["Instances"]:
                         found: dict[str, Any] = described
                         return found
         return None
 
-    def _end(self, machine_id: str, described: Mapping[str, Any]) -> None:
+    def _end(self, instance_id: str, described: Mapping[str, Any]) -> None:
         spot_request = described.get("SpotInstanceRequestId")
         if spot_request:
             # One that is still open could be answered with another machine.
@@ -328,7 +328,7 @@ class Ec2Provisioner:
                 doing = f"cancel {spot_request}"
                 self._api.call(doing, "cancel_spot_instance_requests", SpotInstanceRequestIds=[spot_request])
         with contextlib.suppress(NotThere):
-            self._api.call(f"terminate {machine_id}", "terminate_instances", InstanceIds=[machine_id])
+            self._api.call(f"terminate {instance_id}", "terminate_instances", InstanceIds=[instance_id])
 
     def _clean_up(self, described: Mapping[str, Any]) -> None:
         """Remove what admitted us to a machine that has ended, and what earlier ones left; nothing of it costs."""
@@ -340,11 +340,11 @@ class Ec2Provisioner:
             live = [_tags(other).get(REQUEST_TAG, "") for other in self._described(filters)]
             self._door.remove_left_behind(owner, live, self._now())
 
-    def _machine(self, described: Mapping[str, Any]) -> Machine:
+    def _machine(self, described: Mapping[str, Any]) -> Instance:
         settings, tags = self._settings, _tags(described)
         owner, request_id = tags.get(OWNER_TAG, ""), tags.get(REQUEST_TAG, "")
         try:
-            name = machine_name(owner, request_id)
+            name = instance_name(owner, request_id)
         except ValueError:
             name, owner = tags.get("Name", ""), ""
         state = str(described["State"]["Name"])
@@ -356,12 +356,12 @@ class Ec2Provisioner:
             price = float(tags.get(PRICE_TAG, ""))
         except ValueError:
             price = 0.0
-        return Machine(
+        return Instance(
             provider=PROVIDER,
-            machine_id=str(described["InstanceId"]),
+            instance_id=str(described["InstanceId"]),
             name=name,
             owner=owner,
-            state=_STATES.get(state, MachineState.STARTING),
+            state=_STATES.get(state, InstanceState.STARTING),
             address=HostAddress(host, settings.ssh_port, settings.user) if host else None,
             price_usd_per_hour=price,
             started_at=started.astimezone(UTC) if started else None,

@@ -16,7 +16,7 @@ import httpx
 from tasks.provisioning.ec2_api import PROVIDER, AlreadyThere, Ec2Api, NotThere
 from tasks.provisioning.provider_calls import CallLimits, looks, repeat
 from tasks.provisioning.provider_errors import ProviderError, ProviderUnavailable, RequestRefused
-from tasks.provisioning.provisioner import MachineRequest
+from tasks.provisioning.provisioner import InstanceRequest
 
 _log = logging.getLogger(__name__)
 OWNER_TAG, REQUEST_TAG, MADE_TAG = "jade:owner", "jade:request", "jade:made"
@@ -80,7 +80,7 @@ class Door:
     ) -> None:
         self._api, self._address, self._port, self._subnet, self._sleep = api, address, port, subnet, sleep
 
-    def make_group(self, request: MachineRequest, tags: Tags) -> str:
+    def make_group(self, request: InstanceRequest, tags: Tags) -> str:
         """Return the id of a security group that admits our address to SSH, and nothing else; safe to repeat."""
         doing = f"make security group {request.name}"
         network = self._network()
@@ -116,7 +116,7 @@ class Door:
                 IpPermissions=[rule],
             )
 
-    def make_key_pair(self, request: MachineRequest, tags: Tags) -> str:
+    def make_key_pair(self, request: InstanceRequest, tags: Tags) -> str:
         """Return the name of a key pair with our public key; safe to repeat."""
         with contextlib.suppress(AlreadyThere):
             self._api.call(

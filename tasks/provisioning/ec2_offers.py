@@ -22,7 +22,7 @@ def list_offers(
 
     Args:
         api: AWS.
-        kinds: Machine types, such as `g6.xlarge`.
+        kinds: Instance types, such as `g6.xlarge`.
         prices: USD an hour on demand, by type; instead of the price list.
         zone: The only availability zone that counts; None: all.
         offers_spot: Whether spot machines count.

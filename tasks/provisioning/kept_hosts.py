@@ -14,11 +14,11 @@ from tasks.hosts.base import CommandResult, FileEntry, Host, Progress
 from tasks.hosts.errors import HostError, HostUnreachable
 from tasks.provisioning import deadman
 from tasks.provisioning.claims import TOUCH_EVERY_S
-from tasks.provisioning.connect import CONNECT_S, Reaching, RentedMachine
+from tasks.provisioning.connect import CONNECT_S, Connector, RentedMachine
 from tasks.provisioning.costs import HOUR_S
 from tasks.provisioning.ledger_errors import ClaimLost, LedgerError
 from tasks.provisioning.provider_errors import HoursSpent, MachineGoing, MachineLost, ProviderError
-from tasks.provisioning.provisioner import MachineState
+from tasks.provisioning.provisioner import InstanceState
 
 T = TypeVar("T")
 NOTICE_EVERY_S = 5.0
@@ -26,7 +26,7 @@ NOTICE_EVERY_S = 5.0
 NOTICE_CALL_S = 20.0
 
 
-class KeptHost:
+class LeasedHost:
     """The `Host` of a rented machine.
 
     Once it is over, every call raises why; until then calls are those of the connection to it, which is made anew where
@@ -34,21 +34,21 @@ class KeptHost:
 
     Args:
         rented: Ready to train.
-        reaching: How it was reached.
+        connector: How it was reached.
         note: Told what a person should know.
     """
 
-    def __init__(self, rented: RentedMachine, reaching: Reaching, note: Callable[[str], None]) -> None:
+    def __init__(self, rented: RentedMachine, connector: Connector, note: Callable[[str], None]) -> None:
         self.rented = rented
         self.over: ClaimLost | HoursSpent | MachineLost | None = None
         self.going: MachineGoing | None = None
-        self._reaching, self._note = reaching, note
+        self._reaching, self._note = connector, note
         self._host: Host = rented.host
         self._address = rented.rental.address
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._keep, daemon=True, name=f"keep-{rented.rental.request_id}")]
-        if rented.rental.spot and reaching.lender.provisioner.scripts.notice:
+        if rented.rental.spot and connector.lender.provisioner.scripts.notice:
             watcher = threading.Thread(target=self._watch, daemon=True, name=f"watch-{rented.rental.request_id}")
             self._threads.append(watcher)
 
@@ -106,14 +106,14 @@ class KeptHost:
             MachineLost: It does not run any more.
         """
         rental = self.rented.rental
-        assert rental.machine_id is not None  # noqa: S101 -- it is ready
+        assert rental.instance_id is not None  # noqa: S101 -- it is ready
         try:
-            machine = self._reaching.lender.provisioner.find(rental.machine_id)
+            machine = self._reaching.lender.provisioner.describe(rental.instance_id)
         except ProviderError:
             return  # nobody can tell: the connection alone counts
-        if machine.state not in {MachineState.RUNNING, MachineState.STARTING}:
+        if machine.state not in {InstanceState.RUNNING, InstanceState.STARTING}:
             detail = f"{machine.state.value} {machine.detail}".rstrip()
-            raise self._end(MachineLost(rental.provider, rental.machine_id, detail))
+            raise self._end(MachineLost(rental.provider, rental.instance_id, detail))
         with self._lock:
             if machine.address is not None and machine.address != self._address:
                 self._note(f"{self.name}: it is at {machine.address} now")
@@ -131,7 +131,7 @@ class KeptHost:
     def keep_once(self) -> None:
         """Give one sign of life to the ledger and to the machine's switch, and see whether it is over."""
         rental, ledger = self.rented.rental, self._reaching.ledger
-        assert rental.machine_id is not None  # noqa: S101 -- it is ready
+        assert rental.instance_id is not None  # noqa: S101 -- it is ready
         try:
             ledger.touch(rental.request_id, self._reaching.claim)
         except ClaimLost as error:
@@ -140,7 +140,7 @@ class KeptHost:
         except LedgerError as error:
             self._note(f"{error} The machine is kept, and the ledger tried again.")
         if ledger.now() - rental.intended_at >= rental.max_age_s:
-            self._end(HoursSpent(rental.provider, rental.machine_id, rental.max_age_s / HOUR_S))
+            self._end(HoursSpent(rental.provider, rental.instance_id, rental.max_age_s / HOUR_S))
             return
         try:
             if rental.spot:
@@ -152,7 +152,7 @@ class KeptHost:
     def ask_for_notice(self) -> None:
         """Ask the machine whether its provider has said that it takes it away; if so, `going` says it."""
         rental = self.rented.rental
-        assert rental.machine_id is not None  # noqa: S101 -- it is ready
+        assert rental.instance_id is not None  # noqa: S101 -- it is ready
         script = f"# jade: ask for a notice\n{self._reaching.lender.provisioner.scripts.notice}"
         try:
             told = self._host.run(script, timeout_s=NOTICE_CALL_S).text
@@ -160,7 +160,7 @@ class KeptHost:
             return  # whoever follows the job notices, too, and decides
         shown = "".join(character for character in told if character.isprintable()).strip()
         if shown:
-            self.going = MachineGoing(rental.provider, rental.machine_id, shown)
+            self.going = MachineGoing(rental.provider, rental.instance_id, shown)
 
     def _beat(self) -> None:
         rental, place = self.rented.rental, self.rented.place

@@ -16,11 +16,11 @@ from tasks.core.errors import HostNotReady, NothingRented, ReaperMissing, Rental
 from tasks.core.retry import retry_transient
 from tasks.hosts.errors import HostError
 from tasks.provisioning.claims import CLAIM_S, is_certainly_dead, new_claim
-from tasks.provisioning.connect import POLL_S, Lender, MachineUnfit, Reaching, RentedMachine
-from tasks.provisioning.costs import HOUR_S, Rental
+from tasks.provisioning.connect import POLL_S, Connector, Lender, MachineUnfit, RentedMachine
+from tasks.provisioning.costs import HOUR_S, LedgerEntry
 from tasks.provisioning.ledger import Intent, Ledger
 from tasks.provisioning.ledger_errors import BudgetSpent
-from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.ledger_states import LeaseState
 from tasks.provisioning.provider_errors import (
     HoursSpent,
     NoCapacity,
@@ -29,7 +29,7 @@ from tasks.provisioning.provider_errors import (
     ProviderUnavailable,
     RateLimited,
 )
-from tasks.provisioning.provisioner import Machine, MachineRequest, MachineState, Offer
+from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceState, Offer
 from tasks.provisioning.release import find_by_name, free
 from tasks.provisioning.rental_keys import RentalKeys
 from tasks.provisioning.rental_wish import RentalWish, candidates
@@ -140,23 +140,23 @@ class Renter:
             raise spent
         return quoted
 
-    def keys(self, rental: Rental) -> RentalKeys:
+    def keys(self, rental: LedgerEntry) -> RentalKeys:
         """Return where a rental's keys lie."""
         return RentalKeys(self.keys_folder / rental.request_id)
 
-    def release(self, rental: Rental, why: str) -> bool:
+    def release(self, rental: LedgerEntry, why: str) -> bool:
         """Free a machine; return whether that is proven. If it is not, the reaper goes on; that is said."""
         try:
             ended = free(self.ledger, self.lender.provisioner, rental, why, sleep=self.sleep)
         except HostError as error:
             self.ledger.let_go(rental.request_id, self.claim)
             self.note(
-                f"{rental.provider}: machine {rental.machine_id} may still cost {rental.price_usd_per_hour:g} USD/h: "
+                f"{rental.provider}: machine {rental.instance_id} may still cost {rental.price_usd_per_hour:g} USD/h: "
                 f"{error} `jade reap` frees it; `jade rented` shows it."
             )
             return False
         self.keys(rental).remove()
-        self.note(f"{rental.provider}: machine {rental.machine_id} is freed; it has cost {ended.cost_usd:.2f} USD")
+        self.note(f"{rental.provider}: machine {rental.instance_id} is freed; it has cost {ended.cost_usd:.2f} USD")
         return True
 
     def cost_usd(self) -> float:
@@ -170,9 +170,9 @@ class Renter:
         return self.wish.max_hours - used_s / HOUR_S
 
     @property
-    def reaching(self) -> Reaching:
+    def connector(self) -> Connector:
         """How machines are reached for this run."""
-        return Reaching(self.ledger, self.lender, self.keys_folder, self.claim, self._pause)
+        return Connector(self.ledger, self.lender, self.keys_folder, self.claim, self._pause)
 
     def cancel(self) -> None:
         """Rent no more: whatever is under way in another thread ends at its next pause and frees what it has."""
@@ -189,14 +189,14 @@ class Renter:
             if not rental.state.is_over and rental.claim == self.claim:
                 self._abandon(request_id, why)
 
-    def forget(self, rental: Rental) -> None:
+    def forget(self, rental: LedgerEntry) -> None:
         """Answer no more for a rental that somebody else has taken over."""
         self.requests.remove(rental.request_id)
 
-    def is_gone(self, rental: Rental) -> bool:
+    def is_gone(self, rental: LedgerEntry) -> bool:
         """Whether the provider shows, or denies, a machine as one that costs no more."""
         try:
-            return self.reaching.find(rental).state is MachineState.GONE
+            return self.connector.describe(rental).state is InstanceState.GONE
         except HostError:
             return False
 
@@ -224,17 +224,17 @@ class Renter:
         for rental in self.ledger.rentals(owner=self.owner, only_open=True):
             if rental.provider != self.wish.provider or not rental.run_keys.issuperset(self.served.run_keys):
                 continue
-            if rental.state not in {RentalState.READY, RentalState.TRAINING} or not self.keys(rental).exist():
+            if rental.state not in {LeaseState.READY, LeaseState.TRAINING} or not self.keys(rental).exist():
                 continue
             self._wait_for_claim(rental)
             if not self.ledger.take(rental.request_id, self.claim, instead_of=rental.claim):
-                raise RentalBusy(f"machine {rental.machine_id} of {rental.provider} was just taken by another process")
+                raise RentalBusy(f"machine {rental.instance_id} of {rental.provider} was just taken by another process")
             found = self._attach_to(rental)
             if found is not None:
                 return found
         return None
 
-    def _wait_for_claim(self, rental: Rental) -> None:
+    def _wait_for_claim(self, rental: LedgerEntry) -> None:
         """Return once the claim has run out or its process is dead.
 
         Raises:
@@ -246,23 +246,23 @@ class Renter:
             if now - rental.seen_at > CLAIM_S:
                 return
             if not told:
-                self.note(f"{rental.provider}: waiting whether {rental.run_id} still controls {rental.machine_id}")
+                self.note(f"{rental.provider}: waiting whether {rental.run_id} still controls {rental.instance_id}")
                 told = True
             self._pause(min(CLAIM_S - (now - rental.seen_at) + 1, 10.0))
             later = self.ledger.rental(rental.request_id)
             if later.claim == rental.claim and later.seen_at > rental.seen_at:
                 raise RentalBusy(
-                    f"{rental.run_id} is alive and trains just this on machine {rental.machine_id} of "
+                    f"{rental.run_id} is alive and trains just this on machine {rental.instance_id} of "
                     f"{rental.provider}. Wait for it: its trainings are then taken over. Or stop it."
                 )
             if later.state.is_over or later.claim != rental.claim:
                 return
 
-    def _attach_to(self, rental: Rental) -> RentedMachine | None:
+    def _attach_to(self, rental: LedgerEntry) -> RentedMachine | None:
         self.rented.append(rental.request_id)
         self.requests.append(rental.request_id)
         try:
-            machine = self.reaching.reach_again(rental)
+            machine = self.connector.reach_again(rental)
         except (MachineUnfit, HostError) as problem:
             self._tell_tried(rental, f"had an earlier run's work, but {problem}")
             self._end_unfit(rental, f"could not be attached to: {problem}")
@@ -271,12 +271,12 @@ class Renter:
             self._abandon(rental.request_id, "interrupted")
             raise
         self.note(
-            f"{rental.provider}: attached to machine {rental.machine_id}, rented {self._age_min(rental)} min ago for "
+            f"{rental.provider}: attached to machine {rental.instance_id}, rented {self._age_min(rental)} min ago for "
             f"{rental.run_id}, {rental.cost_until(self.ledger.now()):.2f} USD so far"
         )
         return machine
 
-    def _age_min(self, rental: Rental) -> int:
+    def _age_min(self, rental: LedgerEntry) -> int:
         return round(rental.age_s(self.ledger.now()) / 60)
 
     # Renting anew.
@@ -334,10 +334,10 @@ class Renter:
             self._announce(rental)
             self.keys(rental).make()
             machine = self._ask(rental, offer)
-            rental = self.ledger.advance(rental.request_id, RentalState.ACQUIRED, machine=machine)
+            rental = self.ledger.advance(rental.request_id, LeaseState.ACQUIRED, machine=machine)
             self.rented.append(rental.request_id)
             self._check_price(rental)
-            return self.reaching.make_ready(rental)
+            return self.connector.make_ready(rental)
         except NoCapacity as problem:
             self._refuse(rental, str(problem))
             return None
@@ -359,12 +359,12 @@ class Renter:
             self._abandon(rental.request_id, str(problem) or "interrupted")
             raise
 
-    def _check_price(self, rental: Rental) -> None:
+    def _check_price(self, rental: LedgerEntry) -> None:
         cap = self.wish.max_price_usd_per_hour
         if cap is not None and rental.price_usd_per_hour > cap:
             raise MachineUnfit(f"it costs {rental.price_usd_per_hour:g} USD/h, more than {cap:g}")
 
-    def _announce(self, rental: Rental) -> None:
+    def _announce(self, rental: LedgerEntry) -> None:
         hours = rental.max_age_s / HOUR_S
         most = hours * rental.price_usd_per_hour
         spot = ", spot" if rental.spot else ""
@@ -373,9 +373,9 @@ class Renter:
             f"{hours:.2g} h: {most:.2f} USD at most"
         )
 
-    def _request(self, rental: Rental, offer: Offer) -> MachineRequest:
+    def _request(self, rental: LedgerEntry, offer: Offer) -> InstanceRequest:
         keys = self.keys(rental)
-        return MachineRequest(
+        return InstanceRequest(
             rental.request_id,
             rental.owner,
             rental.name,
@@ -385,12 +385,12 @@ class Renter:
             max_age_s=rental.max_age_s,
         )
 
-    def _ask(self, rental: Rental, offer: Offer) -> Machine:
+    def _ask(self, rental: LedgerEntry, offer: Offer) -> Instance:
         """Ask for a machine once; after a lost reply look for it by its name."""
         request = self._request(rental, offer)
         for attempt in range(1, ASK_ATTEMPTS + 1):
             try:
-                return self.lender.provisioner.acquire(request)
+                return self.lender.provisioner.create(request)
             except (RateLimited, NothingSent) as error:
                 # Nothing has happened: nothing is to be looked for.
                 if attempt == ASK_ATTEMPTS:
@@ -400,11 +400,11 @@ class Renter:
                 machine = self._look_for(rental)
                 if machine is None:
                     raise
-                self.note(f"{rental.provider}: the reply was lost ({error}); found {machine.machine_id} by its name")
+                self.note(f"{rental.provider}: the reply was lost ({error}); found {machine.instance_id} by its name")
                 return machine
         raise AssertionError("unreachable")
 
-    def _look_for(self, rental: Rental) -> Machine | None:
+    def _look_for(self, rental: LedgerEntry) -> Instance | None:
         deadline = self.ledger.now() + LOOK_FOR_S
         while True:
             try:
@@ -417,16 +417,16 @@ class Renter:
 
     # Ending what is no good.
 
-    def _tell_tried(self, rental: Rental, outcome: str) -> None:
+    def _tell_tried(self, rental: LedgerEntry, outcome: str) -> None:
         self.tried.append(Tried(rental.title, rental.price_usd_per_hour, outcome))
         self.note(f"{rental.provider}: {rental.title}: {outcome}")
 
-    def _refuse(self, rental: Rental, outcome: str) -> None:
+    def _refuse(self, rental: LedgerEntry, outcome: str) -> None:
         self._tell_tried(rental, outcome)
-        self.ledger.advance(rental.request_id, RentalState.REFUSED, detail=outcome)
+        self.ledger.advance(rental.request_id, LeaseState.REFUSED, detail=outcome)
         self.keys(rental).remove()
 
-    def _end_unfit(self, rental: Rental, why: str) -> None:
+    def _end_unfit(self, rental: LedgerEntry, why: str) -> None:
         rental = self.ledger.rental(rental.request_id)
         if rental.state.is_over:
             return
@@ -437,7 +437,7 @@ class Renter:
         rental = self.ledger.rental(request_id)
         if rental.state.is_over:
             return
-        if rental.machine_id is None:
+        if rental.instance_id is None:
             try:
                 machine = find_by_name(self.lender.provisioner, rental)
             except HostError:
@@ -449,5 +449,5 @@ class Renter:
                     f"{rental.provider}: whether {rental.name} was made is not known; the next `jade reap` will see"
                 )
                 return
-            rental = self.ledger.advance(request_id, RentalState.RELEASING, machine=machine, detail=why)
+            rental = self.ledger.advance(request_id, LeaseState.RELEASING, machine=machine, detail=why)
         self.release(rental, why)

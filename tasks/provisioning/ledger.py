@@ -22,10 +22,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tasks.provisioning import ledger_tables as tables
-from tasks.provisioning.costs import HOUR_S, Rental, month_of, promised_usd, spent_usd
+from tasks.provisioning.costs import HOUR_S, LedgerEntry, month_of, promised_usd, spent_usd
 from tasks.provisioning.ledger_errors import BudgetSpent, ClaimLost, LedgerUnusable, RentalUnknown, TransitionRefused
-from tasks.provisioning.ledger_states import ENDED, TRANSITIONS, RentalState
-from tasks.provisioning.provisioner import Machine, Offer, machine_name
+from tasks.provisioning.ledger_states import ENDED, TRANSITIONS, LeaseState
+from tasks.provisioning.provisioner import Instance, Offer, instance_name
 
 Clock = Callable[[], float]
 """Seconds since 1970, UTC."""
@@ -42,8 +42,8 @@ class Transition:
     """A step of one rental; `old` is None at its birth."""
 
     request_id: str
-    old: RentalState | None
-    new: RentalState
+    old: LeaseState | None
+    new: LeaseState
 
 
 Observer = Callable[[Transition, Literal["before", "after"]], None]
@@ -129,7 +129,7 @@ class Ledger:
         """
         return _hours_within(budget_usd, price_usd_per_hour, max_hours, self.rentals(), self.now())
 
-    def intend(self, intent: Intent, *, budget_usd: float | None) -> Rental:
+    def intend(self, intent: Intent, *, budget_usd: float | None) -> LedgerEntry:
         """Write down that a provider is about to be asked, and promise the money for it.
 
         Of several callers at once, each sees what the others have promised.
@@ -143,7 +143,7 @@ class Ledger:
         """
         request_id = secrets.token_hex(8)
         price = intent.offer.price_usd_per_hour
-        self._tell(Transition(request_id, None, RentalState.INTENDED), "before")
+        self._tell(Transition(request_id, None, LeaseState.INTENDED), "before")
         with self._locked() as connection:
             now = self.now()
             rows = [_rental(row) for row in connection.execute(sa.select(tables.rentals))]
@@ -152,8 +152,8 @@ class Ledger:
                 "request_id": request_id,
                 "owner": intent.owner,
                 "provider": intent.offer.provider,
-                "name": machine_name(intent.owner, request_id),
-                "state": RentalState.INTENDED.value,
+                "name": instance_name(intent.owner, request_id),
+                "state": LeaseState.INTENDED.value,
                 "kind": intent.offer.kind,
                 "title": intent.offer.title,
                 "region": intent.offer.region,
@@ -171,13 +171,13 @@ class Ledger:
                 "problem": "",
             }
             connection.execute(tables.rentals.insert().values(row))
-            self._log(connection, request_id, "", RentalState.INTENDED, "")
-        self._tell(Transition(request_id, None, RentalState.INTENDED), "after")
+            self._log(connection, request_id, "", LeaseState.INTENDED, "")
+        self._tell(Transition(request_id, None, LeaseState.INTENDED), "after")
         return self.rental(request_id)
 
     def advance(
-        self, request_id: str, new: RentalState, *, machine: Machine | None = None, detail: str = "", **changes: Any
-    ) -> Rental:
+        self, request_id: str, new: LeaseState, *, machine: Instance | None = None, detail: str = "", **changes: Any
+    ) -> LedgerEntry:
         """Take a step, durably; return how the rental then stands.
 
         Args:
@@ -198,7 +198,7 @@ class Ledger:
                 raise TransitionRefused(request_id, rental.state, new)
             now = self.now()
             values = {"state": new.value, **changes, **_told_by(machine)}
-            if new is RentalState.ACQUIRED:
+            if new is LeaseState.ACQUIRED:
                 values["acquired_at"] = now
             if new in ENDED:
                 values["ended_at"] = now
@@ -212,7 +212,7 @@ class Ledger:
         self._tell(Transition(request_id, rental.state, new), "after")
         return self.rental(request_id)
 
-    def correct(self, request_id: str, machine: Machine) -> None:
+    def correct(self, request_id: str, machine: Instance) -> None:
         """Take over what a provider tells of a machine by now, such as a changed address; its state stays."""
         with self._locked() as connection:
             connection.execute(_of(request_id).values(_told_by(machine)))
@@ -222,7 +222,7 @@ class Ledger:
         with self._locked() as connection:
             connection.execute(_of(request_id).values(problem=problem))
 
-    def touch(self, request_id: str, claim: str) -> Rental:
+    def touch(self, request_id: str, claim: str) -> LedgerEntry:
         """Say that whoever claims a rental is alive; what it costs is counted up to now.
 
         Raises:
@@ -252,7 +252,7 @@ class Ledger:
         with self._locked() as connection:
             connection.execute(_of(request_id).where(tables.rentals.c.claim == claim).values(claim=""))
 
-    def rental(self, request_id: str) -> Rental:
+    def rental(self, request_id: str) -> LedgerEntry:
         """Return one rental.
 
         Raises:
@@ -261,7 +261,7 @@ class Ledger:
         with self._reporting(), self._engine.connect() as connection:
             return self._get(connection, request_id)
 
-    def rentals(self, *, owner: str | None = None, only_open: bool = False) -> list[Rental]:
+    def rentals(self, *, owner: str | None = None, only_open: bool = False) -> list[LedgerEntry]:
         """Return rentals, oldest first: of an owner, only those that may cost."""
         query = sa.select(tables.rentals).order_by(tables.rentals.c.intended_at, tables.rentals.c.request_id)
         if owner is not None:
@@ -276,7 +276,7 @@ class Ledger:
         query = sa.select(tables.events).where(tables.events.c.request_id == request_id).order_by(tables.events.c.id)
         with self._reporting(), self._engine.connect() as connection:
             return [
-                Transition(row.request_id, RentalState(row.old) if row.old else None, RentalState(row.new))
+                Transition(row.request_id, LeaseState(row.old) if row.old else None, LeaseState(row.new))
                 for row in connection.execute(query)
             ]
 
@@ -338,7 +338,7 @@ class Ledger:
             yield connection
 
     @staticmethod
-    def _get(connection: sa.Connection, request_id: str) -> Rental:
+    def _get(connection: sa.Connection, request_id: str) -> LedgerEntry:
         row = connection.execute(sa.select(tables.rentals).where(tables.rentals.c.request_id == request_id)).first()
         if row is None:
             raise RentalUnknown(request_id)
@@ -348,7 +348,7 @@ class Ledger:
         rental = self._get(connection, request_id)
         connection.execute(_of(request_id).values(cost_usd=rental.cost_until(now)))
 
-    def _log(self, connection: sa.Connection, request_id: str, old: str, new: RentalState, detail: str) -> None:
+    def _log(self, connection: sa.Connection, request_id: str, old: str, new: LeaseState, detail: str) -> None:
         connection.execute(
             tables.events.insert().values(
                 request_id=request_id, at=self.now(), old=str(old), new=new.value, detail=detail
@@ -361,7 +361,7 @@ class Ledger:
 
 
 def _hours_within(
-    budget_usd: float | None, price: float, max_hours: float, rentals: Sequence[Rental], now: float
+    budget_usd: float | None, price: float, max_hours: float, rentals: Sequence[LedgerEntry], now: float
 ) -> float:
     if budget_usd is None or price <= 0:
         return max_hours
@@ -376,11 +376,11 @@ def _of(request_id: str) -> sa.Update:
     return tables.rentals.update().where(tables.rentals.c.request_id == request_id)
 
 
-def _told_by(machine: Machine | None) -> dict[str, Any]:
+def _told_by(machine: Instance | None) -> dict[str, Any]:
     if machine is None:
         return {}
     values: dict[str, Any] = {
-        "machine_id": machine.machine_id,
+        "instance_id": machine.instance_id,
         "price_usd_per_hour": machine.price_usd_per_hour,
     }
     if machine.address is not None:
@@ -388,10 +388,10 @@ def _told_by(machine: Machine | None) -> dict[str, Any]:
     return values
 
 
-def _rental(row: sa.Row[Any]) -> Rental:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    values |= {"state": RentalState(values["state"]), "run_keys": frozenset(values["run_keys"].split())}
-    return Rental(**values)
+def _rental(row: sa.Row[Any]) -> LedgerEntry:
+    values = {column.key: row._mapping[column] for column in tables.rentals.c}  # noqa: SLF001 - public name for it
+    values |= {"state": LeaseState(values["state"]), "run_keys": frozenset(values["run_keys"].split())}
+    return LedgerEntry(**values)
 
 
 def _prepare_file(path: Path) -> None:

@@ -64,7 +64,7 @@ class TransitionRefused(LedgerError):
 
     def __init__(self, request_id: str, old: str, new: str) -> None:
         self.request_id, self.old, self.new = request_id, old, new
-        super().__init__(f"Rental {request_id} is {old} and cannot become {new}.")
+        super().__init__(f"LedgerEntry {request_id} is {old} and cannot become {new}.")
 
 
 class ClaimLost(LedgerError):
@@ -72,4 +72,4 @@ class ClaimLost(LedgerError):
 
     def __init__(self, request_id: str, claim: str, taken_by: str) -> None:
         self.request_id, self.claim, self.taken_by = request_id, claim, taken_by
-        super().__init__(f"Rental {request_id} was taken over by {taken_by}; this process lets go of it.")
+        super().__init__(f"LedgerEntry {request_id} was taken over by {taken_by}; this process lets go of it.")

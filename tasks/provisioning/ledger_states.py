@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class RentalState(StrEnum):
+class LeaseState(StrEnum):
     """What the ledger says of one request for a machine."""
 
     INTENDED = "intended"
@@ -51,30 +51,30 @@ class RentalState(StrEnum):
         return self not in ENDED
 
 
-ENDED = frozenset({RentalState.RELEASED, RentalState.REFUSED, RentalState.VANISHED, RentalState.GONE})
+ENDED = frozenset({LeaseState.RELEASED, LeaseState.REFUSED, LeaseState.VANISHED, LeaseState.GONE})
 
 _HAD = (
-    RentalState.ACQUIRED,
-    RentalState.REACHED,
-    RentalState.READY,
-    RentalState.TRAINING,
-    RentalState.COLLECTED,
+    LeaseState.ACQUIRED,
+    LeaseState.REACHED,
+    LeaseState.READY,
+    LeaseState.TRAINING,
+    LeaseState.COLLECTED,
 )
 
-TRANSITIONS: frozenset[tuple[RentalState, RentalState]] = frozenset(
+TRANSITIONS: frozenset[tuple[LeaseState, LeaseState]] = frozenset(
     {
-        (RentalState.INTENDED, RentalState.ACQUIRED),
-        (RentalState.INTENDED, RentalState.REFUSED),
-        (RentalState.INTENDED, RentalState.VANISHED),
-        (RentalState.INTENDED, RentalState.RELEASING),
-        (RentalState.ACQUIRED, RentalState.REACHED),
-        (RentalState.REACHED, RentalState.READY),
-        (RentalState.READY, RentalState.TRAINING),
-        (RentalState.TRAINING, RentalState.COLLECTED),
-        *((state, RentalState.RELEASING) for state in _HAD),
-        *((state, RentalState.GONE) for state in _HAD),
-        (RentalState.RELEASING, RentalState.RELEASED),
-        *((state, RentalState.RELEASING) for state in ENDED),
+        (LeaseState.INTENDED, LeaseState.ACQUIRED),
+        (LeaseState.INTENDED, LeaseState.REFUSED),
+        (LeaseState.INTENDED, LeaseState.VANISHED),
+        (LeaseState.INTENDED, LeaseState.RELEASING),
+        (LeaseState.ACQUIRED, LeaseState.REACHED),
+        (LeaseState.REACHED, LeaseState.READY),
+        (LeaseState.READY, LeaseState.TRAINING),
+        (LeaseState.TRAINING, LeaseState.COLLECTED),
+        *((state, LeaseState.RELEASING) for state in _HAD),
+        *((state, LeaseState.GONE) for state in _HAD),
+        (LeaseState.RELEASING, LeaseState.RELEASED),
+        *((state, LeaseState.RELEASING) for state in ENDED),
     }
 )
 """Every step that a rental can take; the first, into `intended`, is its birth."""

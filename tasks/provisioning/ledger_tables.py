@@ -37,7 +37,7 @@ rentals = sa.Table(
     sa.Column("flow_run_id", sa.String(64), nullable=False),
     sa.Column("run_keys", sa.Text, nullable=False),
     sa.Column("claim", sa.String(200), nullable=False),
-    sa.Column("machine_id", sa.String(128)),
+    sa.Column("machine_id", sa.String(128), key="instance_id"),
     sa.Column("host", sa.String(255)),
     sa.Column("port", sa.Integer),
     sa.Column("user", sa.String(64)),

@@ -12,7 +12,7 @@ ProviderError (a HostError)
 ├── ProviderUnavailable    transient: no answer, or one that says "later"; what was asked for may have happened
 │   ├── RateLimited        transient: too many calls; nothing has happened
 │   └── NothingSent        transient: no connection was made; nothing has happened
-├── ReleaseUnproven        transient: an end was asked for, but the provider does not confirm it
+├── TerminationUnproven        transient: an end was asked for, but the provider does not confirm it
 ├── MachineLost            a machine of ours ended without us: taken away, ended by itself, deleted by somebody
 │   └── MachineGoing       it is still there, but its provider has said that it takes it away in a moment
 └── HoursSpent             the machines of a run have used up the hours that it was given; exit code 2
@@ -157,33 +157,33 @@ class NothingSent(ProviderUnavailable):
         return ". Check this machine's network, or try again later."
 
 
-class ReleaseUnproven(ProviderError):
+class TerminationUnproven(ProviderError):
     """The end of a machine was asked for, but the provider does not confirm it in time: it may still cost.
 
     Attributes:
-        machine_id: Which.
+        instance_id: Which.
     """
 
     is_transient = True
     summary = "its end is not confirmed, and it may still cost"
 
-    def __init__(self, provider: str, machine_id: str, detail: str, *, status: str | int = "") -> None:
-        self.machine_id = machine_id
-        super().__init__(provider, f"release {machine_id}", detail, status=status)
+    def __init__(self, provider: str, instance_id: str, detail: str, *, status: str | int = "") -> None:
+        self.instance_id = instance_id
+        super().__init__(provider, f"release {instance_id}", detail, status=status)
 
 
 class MachineLost(ProviderError):
     """A machine of ours ended without us: taken away, ended by itself, or deleted by somebody.
 
     Attributes:
-        machine_id: Which.
+        instance_id: Which.
     """
 
     summary = "it is gone"
 
-    def __init__(self, provider: str, machine_id: str, detail: str) -> None:
-        self.machine_id = machine_id
-        super().__init__(provider, f"machine {machine_id}", detail)
+    def __init__(self, provider: str, instance_id: str, detail: str) -> None:
+        self.instance_id = instance_id
+        super().__init__(provider, f"machine {instance_id}", detail)
 
 
 class MachineGoing(MachineLost):
@@ -198,9 +198,9 @@ class HoursSpent(ProviderError):
     exit_code = 2
     summary = "its time is up"
 
-    def __init__(self, provider: str, machine_id: str, hours: float) -> None:
-        self.machine_id, self.hours = machine_id, hours
-        super().__init__(provider, f"machine {machine_id}", f"{hours:.2f} h were allowed")
+    def __init__(self, provider: str, instance_id: str, hours: float) -> None:
+        self.instance_id, self.hours = instance_id, hours
+        super().__init__(provider, f"machine {instance_id}", f"{hours:.2f} h were allowed")
 
     def _advice(self) -> str:
         return ". The same command with a higher --max-hours (or --budget) goes on from the last checkpoint."

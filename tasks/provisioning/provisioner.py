@@ -32,7 +32,7 @@ def check_owner(owner: str) -> str:
     return tag
 
 
-def machine_name(owner: str, request_id: str) -> str:
+def instance_name(owner: str, request_id: str) -> str:
     """Return what a machine is called: owner and request, so that both can be told where there is a name only."""
     name = f"jade-{owner}-{request_id}"
     if not _NAME.fullmatch(name):
@@ -46,7 +46,7 @@ def owner_and_request(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-class MachineState(StrEnum):
+class InstanceState(StrEnum):
     """Where a machine stands, in the provider's eyes."""
 
     STARTING = "starting"
@@ -85,13 +85,13 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class MachineRequest:
+class InstanceRequest:
     """What is wanted of a provider, once. Everything in it was written to the ledger before it is asked for.
 
     Attributes:
         request_id: Unique and durable, hexadecimal: the same one asked again never makes a second machine.
         owner: Tag of whoever pays; every machine carries it. See `check_owner`.
-        name: Of the machine, `machine_name(owner, request_id)`; what a lost reply is recovered by.
+        name: Of the machine, `instance_name(owner, request_id)`; what a lost reply is recovered by.
         offer: Which kind.
         public_key: Line of `authorized_keys` that admits us.
         host_private_key: OpenSSH private key that the machine shall show as its own on the first connection.
@@ -110,13 +110,13 @@ class MachineRequest:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Instance:
     """A machine of ours as the provider tells of it.
 
     Attributes:
         provider: As in `Offer`.
-        machine_id: The provider's identifier.
-        name: As in `MachineRequest`.
+        instance_id: The provider's identifier.
+        name: As in `InstanceRequest`.
         owner: Tag that it carries.
         state: Where it stands.
         address: How to reach its SSH server; None until the provider tells, and it may change.
@@ -126,10 +126,10 @@ class Machine:
     """
 
     provider: str
-    machine_id: str
+    instance_id: str
     name: str
     owner: str
-    state: MachineState
+    state: InstanceState
     address: HostAddress | None
     price_usd_per_hour: float
     started_at: datetime | None
@@ -137,7 +137,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class MachineScripts:
+class InstanceScripts:
     """What a machine of a provider can do about itself, as POSIX sh that runs as the account that we log in as.
 
     Attributes:
@@ -165,7 +165,7 @@ class Provisioner(Protocol):
         ...
 
     @property
-    def scripts(self) -> MachineScripts:
+    def scripts(self) -> InstanceScripts:
         """What its machines can do about themselves; holds no secret."""
         ...
 
@@ -178,7 +178,7 @@ class Provisioner(Protocol):
         """
         ...
 
-    def acquire(self, request: MachineRequest) -> Machine:
+    def create(self, request: InstanceRequest) -> Instance:
         """Ask for one machine. After a lost reply it is looked for by its name: none is ever asked for twice blindly.
 
         Raises:
@@ -188,18 +188,18 @@ class Provisioner(Protocol):
         """
         ...
 
-    def find(self, machine_id: str) -> Machine:
+    def describe(self, instance_id: str) -> Instance:
         """Return how a machine stands; `GONE` if the provider denies knowing it."""
         ...
 
-    def list_ours(self, owner: str) -> Sequence[Machine]:
+    def list(self, owner: str) -> Sequence[Instance]:
         """Return every machine that carries the owner's tag and is not gone, and none of others."""
         ...
 
-    def release(self, machine_id: str) -> None:
+    def terminate(self, instance_id: str) -> None:
         """End a machine; return only once the provider shows that it costs no more. Silent if it is already gone.
 
         Raises:
-            ReleaseUnproven: It was asked for, but the provider does not confirm it in time. Transient.
+            TerminationUnproven: It was asked for, but the provider does not confirm it in time. Transient.
         """
         ...

@@ -15,11 +15,11 @@ from pathlib import Path
 from tasks.core.retry import retry_transient
 from tasks.hosts.errors import HostError
 from tasks.provisioning.claims import CLAIM_S, is_certainly_dead, new_claim
-from tasks.provisioning.costs import Rental
+from tasks.provisioning.costs import LedgerEntry
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.ledger_states import LeaseState
 from tasks.provisioning.provider_errors import ApiKeyMissing
-from tasks.provisioning.provisioner import Machine, MachineState, Provisioner, owner_and_request
+from tasks.provisioning.provisioner import Instance, InstanceState, Provisioner, owner_and_request
 from tasks.provisioning.release import free
 from tasks.provisioning.rental_keys import RentalKeys
 
@@ -96,7 +96,7 @@ class Reaper:
         """
         only_ended = bool(ended_flow_run or ended_run)
 
-        def has_ended(rental: Rental) -> bool:
+        def has_ended(rental: LedgerEntry) -> bool:
             return (rental.flow_run_id == ended_flow_run != "") or (rental.run_id == ended_run != "")
 
         asked = set(self.provisioners)
@@ -117,14 +117,14 @@ class Reaper:
                 found += self._look_at_rest(provider, machines, rentals)
         return found
 
-    def _ask(self, providers: set[str]) -> tuple[dict[str, Sequence[Machine]], list[Reaped]]:
+    def _ask(self, providers: set[str]) -> tuple[dict[str, Sequence[Instance]], list[Reaped]]:
         """What providers show of the owner's; and who could not be asked."""
-        shown: dict[str, Sequence[Machine]] = {}
+        shown: dict[str, Sequence[Instance]] = {}
         silent: list[Reaped] = []
         for provider in sorted(providers):
             try:
                 shown[provider] = retry_transient(
-                    lambda asked=provider: self.provisioners[asked].list_ours(self.owner),  # type: ignore[misc]
+                    lambda asked=provider: self.provisioners[asked].list(self.owner),  # type: ignore[misc]
                     attempts=self.attempts,
                     sleep=self.sleep,
                 )
@@ -134,13 +134,13 @@ class Reaper:
                 silent.append(Reaped(provider, "", "", "", Deed.FAILED, f"could not be asked: {error}"))
         return shown, silent
 
-    def _look_at(self, rental: Rental, machine: Machine | None, *, was_asked: bool, has_ended: bool) -> Reaped:
+    def _look_at(self, rental: LedgerEntry, machine: Instance | None, *, was_asked: bool, has_ended: bool) -> Reaped:
         why = why_free(rental, self.ledger.now(), has_ended=has_ended)
         if why is None:
             return self._told(rental, Deed.LEFT, "a live run claims it, or its run may still attach to it")
         if rental.provider not in self.provisioners:
             return self._told(rental, Deed.FAILED, f"{why}, but {rental.provider} is not set up here")
-        if rental.machine_id is None and machine is None:
+        if rental.instance_id is None and machine is None:
             return self._settle(rental, why, was_asked=was_asked)
         if self.is_dry:
             return self._told(rental, Deed.FREED, why)
@@ -149,13 +149,13 @@ class Reaper:
         if not self.ledger.take(rental.request_id, claim, instead_of=rental.claim):
             return self._told(rental, Deed.LEFT, "somebody has just taken it, or ended it")
         try:
-            if rental.machine_id is None:
-                rental = self.ledger.advance(rental.request_id, RentalState.RELEASING, machine=machine, detail=why)
+            if rental.instance_id is None:
+                rental = self.ledger.advance(rental.request_id, LeaseState.RELEASING, machine=machine, detail=why)
             return self._free(rental, why)
         finally:
             self.ledger.let_go(rental.request_id, claim)
 
-    def _settle(self, rental: Rental, why: str, *, was_asked: bool) -> Reaped:
+    def _settle(self, rental: LedgerEntry, why: str, *, was_asked: bool) -> Reaped:
         """A request of which no machine is known: there may be none, or the provider's list may lag."""
         if not was_asked:
             return self._told(rental, Deed.FAILED, f"{why}; {rental.provider} did not say whether a machine was made")
@@ -163,11 +163,13 @@ class Reaper:
         if silent_s <= VANISHED_AFTER_S:
             return self._told(rental, Deed.LEFT, f"{why}; whether a machine was made is not known yet")
         if not self.is_dry:
-            self.ledger.advance(rental.request_id, RentalState.VANISHED, detail=why)
+            self.ledger.advance(rental.request_id, LeaseState.VANISHED, detail=why)
             self._remove_keys(rental)
         return self._told(rental, Deed.SETTLED, "no machine was made")
 
-    def _look_at_rest(self, provider: str, machines: Sequence[Machine], rentals: Sequence[Rental]) -> list[Reaped]:
+    def _look_at_rest(
+        self, provider: str, machines: Sequence[Instance], rentals: Sequence[LedgerEntry]
+    ) -> list[Reaped]:
         """Machines that carry our tag, but that the ledger holds for ended, or does not know."""
         by_name = {rental.name: rental for rental in rentals}
         found = []
@@ -179,22 +181,22 @@ class Reaper:
                 found.append(self._end_unknown(provider, machine))
         return found
 
-    def _end_again(self, machine: Machine, rental: Rental) -> list[Reaped]:
+    def _end_again(self, machine: Instance, rental: LedgerEntry) -> list[Reaped]:
         why = f"the ledger holds it for {rental.state.value}, but {rental.provider} still shows it"
         try:
-            now = self.provisioners[rental.provider].find(machine.machine_id)
+            now = self.provisioners[rental.provider].describe(machine.instance_id)
         except HostError as error:
             return [self._told(rental, Deed.FAILED, f"{why}: {error}")]
-        if now.state is MachineState.GONE:
+        if now.state is InstanceState.GONE:
             return []  # it has ended since it was listed
         if self.is_dry:
             return [self._told(rental, Deed.FREED, why)]
-        rental = self.ledger.advance(rental.request_id, RentalState.RELEASING, machine=machine, detail=why)
+        rental = self.ledger.advance(rental.request_id, LeaseState.RELEASING, machine=machine, detail=why)
         return [self._free(rental, why)]
 
-    def _end_unknown(self, provider: str, machine: Machine) -> Reaped:
+    def _end_unknown(self, provider: str, machine: Instance) -> Reaped:
         parts = owner_and_request(machine.name)
-        entry = (provider, machine.machine_id, machine.name, "")
+        entry = (provider, machine.instance_id, machine.name, "")
         # The provider was asked for this owner's machines; that is not taken on trust.
         if machine.owner != self.owner or (parts is not None and parts[0] != self.owner):
             return Reaped(*entry, Deed.LEFT, "it is somebody else's")
@@ -204,7 +206,7 @@ class Reaper:
         if not self.is_dry:
             try:
                 retry_transient(
-                    lambda: self.provisioners[provider].release(machine.machine_id),
+                    lambda: self.provisioners[provider].terminate(machine.instance_id),
                     attempts=self.attempts,
                     sleep=self.sleep,
                 )
@@ -212,7 +214,7 @@ class Reaper:
                 return Reaped(*entry, Deed.FAILED, f"{why}: {error}")
         return Reaped(*entry, Deed.FREED, why)
 
-    def _free(self, rental: Rental, why: str) -> Reaped:
+    def _free(self, rental: LedgerEntry, why: str) -> Reaped:
         try:
             ended = free(
                 self.ledger,
@@ -227,17 +229,17 @@ class Reaper:
         self._remove_keys(rental)
         return self._told(ended, Deed.FREED, why)
 
-    def _remove_keys(self, rental: Rental) -> None:
+    def _remove_keys(self, rental: LedgerEntry) -> None:
         """Silent if they are gone; whoever was killed once its rental had ended has left them."""
         if not self.is_dry:
             RentalKeys(self.keys_folder / rental.request_id).remove()
 
-    def _told(self, rental: Rental, deed: Deed, why: str) -> Reaped:
+    def _told(self, rental: LedgerEntry, deed: Deed, why: str) -> Reaped:
         cost = rental.cost_until(self.ledger.now())
-        return Reaped(rental.provider, rental.machine_id or "", rental.name, rental.run_id, deed, why, cost)
+        return Reaped(rental.provider, rental.instance_id or "", rental.name, rental.run_id, deed, why, cost)
 
 
-def why_free(rental: Rental, now: float, *, has_ended: bool = False) -> str | None:
+def why_free(rental: LedgerEntry, now: float, *, has_ended: bool = False) -> str | None:
     """Return why an open rental is to be freed; None if somebody may still need it.
 
     Args:
@@ -252,6 +254,6 @@ def why_free(rental: Rental, now: float, *, has_ended: bool = False) -> str | No
     silent_s = now - rental.seen_at
     if rental.claim and silent_s <= CLAIM_S and not is_certainly_dead(rental.claim):
         return None
-    if rental.state is RentalState.TRAINING and silent_s <= rental.orphan_grace_s:
+    if rental.state is LeaseState.TRAINING and silent_s <= rental.orphan_grace_s:
         return None
     return f"nobody has controlled it for {max(silent_s, 0.0) / 60:.0f} min"

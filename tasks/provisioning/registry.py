@@ -59,7 +59,7 @@ def check_provider(name: str) -> None:
 
 
 @dataclass
-class Lending:
+class Registry:
     """The ledger, and those who lend.
 
     Attributes:
@@ -125,7 +125,7 @@ class Lending:
         self.ledger.close()
 
 
-def open_lending(settings: Settings | None = None) -> Lending:
+def open_registry(settings: Settings | None = None) -> Registry:
     """Open the ledger of the settings, which is made if need be; the caller closes it.
 
     Raises:
@@ -133,7 +133,7 @@ def open_lending(settings: Settings | None = None) -> Lending:
     """
     settings = settings or load_settings()
     url = settings.ledger or f"sqlite:///{state_folder() / LEDGER_NAME}"
-    return Lending(settings, Ledger(url, observers=_observers), state_folder() / KEYS_NAME)
+    return Registry(settings, Ledger(url, observers=_observers), state_folder() / KEYS_NAME)
 
 
 def ledger_exists() -> bool:

@@ -16,7 +16,7 @@ from tasks.hosts.base import HostAddress
 from tasks.hosts.place import RemotePlace
 from tasks.hosts.ssh import SshHost
 from tasks.provisioning.connect import Lender
-from tasks.provisioning.costs import Rental
+from tasks.provisioning.costs import LedgerEntry
 from tasks.provisioning.rental_keys import RentalKeys
 from tasks.provisioning.rented_hosts import open_rented
 from tasks.settings.load import Settings, provider_environment
@@ -107,22 +107,22 @@ def static(settings: Settings) -> Lender:
         for name, entry in settings.hosts.items()
     }
 
-    def place(machine_id: str) -> RemotePlace:
-        entry = settings.entry(host_of(machine_id))
+    def place(instance_id: str) -> RemotePlace:
+        entry = settings.entry(host_of(instance_id))
         return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s)
 
     def opened(
-        rental: Rental,
+        rental: LedgerEntry,
         address: HostAddress,  # noqa: ARG001 - the settings say how a host of theirs is reached
         keys: RentalKeys,  # noqa: ARG001
         pin: str | None,  # noqa: ARG001
         *,
         connect_timeout_s: float,
     ) -> SshHost:
-        return open_host(settings, host_of(rental.machine_id or ""), connect_timeout_s=connect_timeout_s)
+        return open_host(settings, host_of(rental.instance_id or ""), connect_timeout_s=connect_timeout_s)
 
-    def device(machine_id: str) -> str:
-        return settings.entry(host_of(machine_id)).device
+    def device(instance_id: str) -> str:
+        return settings.entry(host_of(instance_id)).device
 
     return Lender(StaticProvisioner(hosts), opened, place, device, use.start_limit_s, has_own_keys=True)
 

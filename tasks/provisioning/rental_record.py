@@ -11,7 +11,7 @@ from typing import Any
 
 from jade_model.core.files import write_atomically
 from tasks.operations.events import BUDGET_WARNING, tell
-from tasks.provisioning.costs import Rental
+from tasks.provisioning.costs import LedgerEntry
 from tasks.provisioning.lease import Renter
 from tasks.provisioning.rental_files import RENTAL_NAME, read_rental
 
@@ -67,9 +67,9 @@ def _warn_of_budget(renter: Renter, now: dict[str, Any], before: dict[str, Any] 
     tell(BUDGET_WARNING, "budget", renter.wish.provider, message=message, spent_usd=spent, budget_usd=budget)
 
 
-def _machine(rental: Rental, now: float) -> dict[str, Any]:
+def _machine(rental: LedgerEntry, now: float) -> dict[str, Any]:
     return {
-        "machine_id": rental.machine_id,
+        "machine_id": rental.instance_id,
         "title": rental.title,
         "spot": rental.spot,
         "price_usd_per_hour": rental.price_usd_per_hour,

@@ -6,17 +6,17 @@ from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost
-from tasks.provisioning.costs import Rental
+from tasks.provisioning.costs import LedgerEntry
 from tasks.provisioning.rental_keys import RentalKeys
 
 
-def rented_name(rental: Rental) -> str:
+def rented_name(rental: LedgerEntry) -> str:
     """What messages and records call a rented machine."""
-    return f"{rental.provider}-{rental.machine_id or rental.request_id}"
+    return f"{rental.provider}-{rental.instance_id or rental.request_id}"
 
 
 def open_rented(
-    rental: Rental, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
+    rental: LedgerEntry, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
 ) -> Host:
     """See `tasks.provisioning.lease.OpenMachine`: our own key, and no other server key than the pinned one."""
     if pin is None:

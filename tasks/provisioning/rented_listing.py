@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.hosts.errors import HostError
-from tasks.provisioning.costs import HOUR_S, Rental, month_of
+from tasks.provisioning.costs import HOUR_S, LedgerEntry, month_of
 from tasks.provisioning.provider_errors import ApiKeyMissing
-from tasks.provisioning.provisioner import Machine
-from tasks.provisioning.registry import Lending, owner_tag
+from tasks.provisioning.provisioner import Instance
+from tasks.provisioning.registry import Registry, owner_tag
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class RentedEntry:
 
     Attributes:
         provider: Whose.
-        machine_id: The provider's identifier; empty if none is known.
+        instance_id: The provider's identifier; empty if none is known.
         request_id: The ledger's; empty if it does not know the machine.
         title: Of the GPU.
         state: The ledger's, or the provider's where the ledger knows nothing.
@@ -29,7 +29,7 @@ class RentedEntry:
     """
 
     provider: str
-    machine_id: str
+    instance_id: str
     request_id: str
     title: str
     state: str
@@ -41,7 +41,7 @@ class RentedEntry:
 
 
 def list_rented(
-    lending: Lending, owner: str | None, *, wants_all: bool = False
+    lending: Registry, owner: str | None, *, wants_all: bool = False
 ) -> tuple[list[RentedEntry], dict[str, str]]:
     """Return an owner's machines, and why providers that have some could not be asked.
 
@@ -56,11 +56,11 @@ def list_rented(
     ledger = lending.ledger
     tag = owner_tag(owner) or ledger.owner
     there, missing = lending.provisioners()
-    shown: dict[str, list[Machine]] = {}
+    shown: dict[str, list[Instance]] = {}
     problems: dict[str, str] = {}
     for name, provisioner in there.items():
         try:
-            shown[name] = list(provisioner.list_ours(tag))
+            shown[name] = list(provisioner.list(tag))
         except ApiKeyMissing as error:
             missing[name] = error
         except HostError as error:
@@ -84,14 +84,14 @@ def list_rented(
     return entries, problems
 
 
-def _entry(rental: Rental, machines: list[Machine] | None, now: float) -> RentedEntry:
+def _entry(rental: LedgerEntry, machines: list[Instance] | None, now: float) -> RentedEntry:
     machine = next((item for item in machines or () if item.name == rental.name), None)
     note = rental.problem
     if rental.state.may_cost and machines is not None and machine is None:
         note = f"{note}; the provider does not show it".lstrip("; ")
     return RentedEntry(
         rental.provider,
-        rental.machine_id or (machine.machine_id if machine else ""),
+        rental.instance_id or (machine.instance_id if machine else ""),
         rental.request_id,
         rental.title + (" (spot)" if rental.spot else ""),
         rental.state.value,
@@ -103,11 +103,11 @@ def _entry(rental: Rental, machines: list[Machine] | None, now: float) -> Rented
     )
 
 
-def _unknown(machine: Machine, now: float) -> RentedEntry:
+def _unknown(machine: Instance, now: float) -> RentedEntry:
     hours = None if machine.started_at is None else max(now - machine.started_at.timestamp(), 0.0) / HOUR_S
     return RentedEntry(
         machine.provider,
-        machine.machine_id,
+        machine.instance_id,
         "",
         "",
         machine.state.value,

@@ -18,14 +18,14 @@ from tasks.provisioning.provider_errors import (
     ProviderError,
     ProviderUnavailable,
     RateLimited,
-    ReleaseUnproven,
     RequestRefused,
+    TerminationUnproven,
 )
 from tasks.provisioning.provisioner import (
-    Machine,
-    MachineRequest,
-    MachineScripts,
-    MachineState,
+    Instance,
+    InstanceRequest,
+    InstanceScripts,
+    InstanceState,
     Offer,
     owner_and_request,
 )
@@ -98,9 +98,9 @@ class RunPodProvisioner:
         return PROVIDER
 
     @property
-    def scripts(self) -> MachineScripts:
+    def scripts(self) -> InstanceScripts:
         """See `Provisioner`."""
-        return MachineScripts(END, self._settings.pod_may_delete_itself, RENEW_HOST_KEY)
+        return InstanceScripts(END, self._settings.pod_may_delete_itself, RENEW_HOST_KEY)
 
     def offers(self) -> Sequence[Offer]:
         """See `Provisioner`. GPUs without a price, and those that the chosen cloud never has, are left out."""
@@ -110,7 +110,7 @@ class RunPodProvisioner:
         offers = (gpu.offer(cloud=settings.cloud, data_centers=settings.data_centers) for gpu in catalogue.gpus)
         return sorted((offer for offer in offers if offer is not None), key=lambda offer: offer.price_usd_per_hour)
 
-    def acquire(self, request: MachineRequest) -> Machine:
+    def create(self, request: InstanceRequest) -> Instance:
         """See `Provisioner`. Of several pods of the same name, the oldest stays and the others are ended."""
         doing = f"create a pod with {request.offer.kind}"
         body, secrets = self._pod_body(request, doing)
@@ -124,60 +124,60 @@ class RunPodProvisioner:
         except ProviderUnavailable as error:
             return self._recover(request.name, error)
 
-    def find(self, machine_id: str) -> Machine:
+    def describe(self, instance_id: str) -> Instance:
         """See `Provisioner`."""
-        doing = f"look at pod {machine_id}"
+        doing = f"look at pod {instance_id}"
         try:
-            return read(Pod, self._api.get("pods", machine_id, doing=doing), doing).machine()
+            return read(Pod, self._api.get("pods", instance_id, doing=doing), doing).machine()
         except NotThere:
-            return Machine(PROVIDER, machine_id, "", "", MachineState.GONE, None, 0.0, None, "the service denies it")
+            return Instance(PROVIDER, instance_id, "", "", InstanceState.GONE, None, 0.0, None, "the service denies it")
 
-    def list_ours(self, owner: str) -> Sequence[Machine]:
+    def list(self, owner: str) -> Sequence[Instance]:
         """See `Provisioner`. A pod that was renamed is known by its environment."""
         return [pod.machine() for pod in self._pods() if pod.owner == owner]
 
-    def release(self, machine_id: str) -> None:
+    def terminate(self, instance_id: str) -> None:
         """See `Provisioner`. Deletes, and returns once the service denies knowing the pod.
 
         Raises:
-            ReleaseUnproven: It does not deny it in time. Transient.
+            TerminationUnproven: It does not deny it in time. Transient.
             ApiKeyRefused: The key may not delete it.
             RequestRefused: It is not one of ours; nothing was sent that could end it.
         """
         problem = ""
         for _ in looks(self._settings.release_s, self._settings.look_s, self._sleep):
             try:
-                found = self.find(machine_id)
+                found = self.describe(instance_id)
             except ProviderUnavailable as error:
                 problem = str(error)
                 continue
-            if found.state is MachineState.GONE:
+            if found.state is InstanceState.GONE:
                 return
             if not found.owner:
-                raise RequestRefused(PROVIDER, f"release {machine_id}", f"{found.name!r} is no machine of ours")
+                raise RequestRefused(PROVIDER, f"release {instance_id}", f"{found.name!r} is no machine of ours")
             problem = f"the service still shows it as {found.detail}"
             try:
-                self._delete(machine_id)
+                self._delete(instance_id)
             except ProviderUnavailable as error:
                 # Such as 409 from a pod that is just ending: only a look tells.
                 problem += f" after {error}"
-        raise ReleaseUnproven(PROVIDER, machine_id, problem)
+        raise TerminationUnproven(PROVIDER, instance_id, problem)
 
-    def _delete(self, machine_id: str) -> None:
+    def _delete(self, instance_id: str) -> None:
         try:
-            self._api.delete("pods", machine_id, doing=f"delete pod {machine_id}")
+            self._api.delete("pods", instance_id, doing=f"delete pod {instance_id}")
         except NotThere:
-            _log.debug("pod %s was gone before it was deleted", machine_id)
+            _log.debug("pod %s was gone before it was deleted", instance_id)
 
-    def _pods(self) -> list[Pod]:
+    def _pods(self) -> Sequence[Pod]:
         """Every pod with a name of ours, whoever's. What others have there need not make sense to us."""
         doing = "list pods"
         listed = read(PodList, self._api.get("pods", doing=doing), doing)
         return [read(Pod, told, doing) for told in listed.pods if _may_be_ours(told)]
 
-    def _one_called(self, name: str) -> Machine | None:
+    def _one_called(self, name: str) -> Instance | None:
         """Return the pod of that name, one that still runs if there is one; None if there is no such pod."""
-        same = sorted((pod for pod in self._pods() if pod.machine_name == name), key=lambda pod: pod.age_key)
+        same = sorted((pod for pod in self._pods() if pod.instance_name == name), key=lambda pod: pod.age_key)
         alive = [pod for pod in same if pod.status != "TERMINATED"] or same[:1]
         for surplus in alive[1:]:
             _log.warning("two pods are called %s: pod %s is ended, %s stays", name, surplus.id, alive[0].id)
@@ -188,7 +188,7 @@ class RunPodProvisioner:
                 _log.warning("pod %s could not be ended: %s", surplus.id, error)
         return alive[0].machine() if alive else None
 
-    def _recover(self, name: str, lost: ProviderUnavailable) -> Machine:
+    def _recover(self, name: str, lost: ProviderUnavailable) -> Instance:
         """Return the pod that a lost reply told of; the list may show it late."""
         for _ in looks(self._settings.settle_s, self._settings.look_s, self._sleep):
             try:
@@ -199,7 +199,7 @@ class RunPodProvisioner:
         detail = f"{lost.detail}; no pod called {name} was seen within {self._settings.settle_s:g} s"
         raise ProviderUnavailable(PROVIDER, lost.doing, detail, status=lost.status) from lost
 
-    def _pod_body(self, request: MachineRequest, doing: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _pod_body(self, request: InstanceRequest, doing: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What is posted, and what of it must not show."""
         told = owner_and_request(request.name)
         if told != (request.owner, request.request_id):

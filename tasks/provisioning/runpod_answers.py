@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from tasks.hosts.base import HostAddress
 from tasks.provisioning.provider_errors import ProviderUnavailable
-from tasks.provisioning.provisioner import Machine, MachineState, Offer, owner_and_request
+from tasks.provisioning.provisioner import Instance, InstanceState, Offer, owner_and_request
 from tasks.provisioning.runpod_api import PROVIDER
 
 MACHINE_VARIABLE = "JADE_MACHINE"
@@ -18,12 +18,12 @@ MACHINE_VARIABLE = "JADE_MACHINE"
 
 # Ended is what the service denies knowing. A pod that it shows as terminated is not proved to have stopped costing.
 _STATES = {
-    "PROVISIONING": MachineState.STARTING,
-    "STARTING": MachineState.STARTING,
-    "RUNNING": MachineState.RUNNING,
-    "EXITED": MachineState.STOPPED,
-    "TERMINATED": MachineState.STOPPED,
-    "ERROR": MachineState.FAILED,
+    "PROVISIONING": InstanceState.STARTING,
+    "STARTING": InstanceState.STARTING,
+    "RUNNING": InstanceState.RUNNING,
+    "EXITED": InstanceState.STOPPED,
+    "TERMINATED": InstanceState.STOPPED,
+    "ERROR": InstanceState.FAILED,
 }
 
 T = TypeVar("T", bound=BaseModel)
@@ -57,7 +57,7 @@ class Pod(_Answer):
     data_center: str | None = Field(None, alias="dataCenterId")
 
     @property
-    def machine_name(self) -> str | None:
+    def instance_name(self) -> str | None:
         """What we called it; None if it is none of ours, whoever's."""
         for name in (self.name, self.env.get(MACHINE_VARIABLE, "")):
             if owner_and_request(name) is not None:
@@ -67,7 +67,7 @@ class Pod(_Answer):
     @property
     def owner(self) -> str:
         """Tag of whoever pays; empty if it is none of ours."""
-        told = owner_and_request(self.machine_name or "")
+        told = owner_and_request(self.instance_name or "")
         return told[0] if told else ""
 
     @property
@@ -75,7 +75,7 @@ class Pod(_Answer):
         """Sorts the oldest first."""
         return self.created_at or datetime.min.replace(tzinfo=UTC), self.id
 
-    def machine(self) -> Machine:
+    def machine(self) -> Instance:
         """Return it in the words of the seam; an address that makes no sense counts as none."""
         address, problem = None, ""
         if self.ssh.direct is not None:
@@ -84,13 +84,13 @@ class Pod(_Answer):
             except ValueError as error:
                 problem = f", without a usable address: {error}"
         place = f" in {self.data_center}" if self.data_center else ""
-        return Machine(
+        return Instance(
             provider=PROVIDER,
-            machine_id=self.id,
-            name=self.machine_name or self.name,
+            instance_id=self.id,
+            name=self.instance_name or self.name,
             owner=self.owner,
             # A state that is not known yet: wait and see, as long as one waits for a start.
-            state=_STATES.get(self.status, MachineState.STARTING),
+            state=_STATES.get(self.status, InstanceState.STARTING),
             address=address,
             price_usd_per_hour=self.cost,
             started_at=self.created_at.astimezone(UTC) if self.created_at else None,

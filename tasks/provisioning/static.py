@@ -17,10 +17,10 @@ from tasks.hosts.errors import HostError
 from tasks.hosts.job_scripts import COMMON, assigned
 from tasks.provisioning.provider_errors import NoCapacity, ProviderRefused, ProviderUnavailable
 from tasks.provisioning.provisioner import (
-    Machine,
-    MachineRequest,
-    MachineScripts,
-    MachineState,
+    Instance,
+    InstanceRequest,
+    InstanceScripts,
+    InstanceState,
     Offer,
     owner_and_request,
 )
@@ -115,15 +115,15 @@ class StaticProvisioner:
         return PROVIDER
 
     @property
-    def scripts(self) -> MachineScripts:
+    def scripts(self) -> InstanceScripts:
         """See `Provisioner`: a host of ours ends by nobody's hand, and costs nothing."""
-        return MachineScripts(end="", end_is_certain=True)
+        return InstanceScripts(end="", end_is_certain=True)
 
     def offers(self) -> Sequence[Offer]:
         """See `Provisioner`. Nobody is asked: whether a host is free shows when it is taken."""
         return [Offer(PROVIDER, name, name, None, 0.0) for name in self._hosts]
 
-    def acquire(self, request: MachineRequest) -> Machine:
+    def create(self, request: InstanceRequest) -> Instance:
         """See `Provisioner`: take the host's lease.
 
         Raises:
@@ -144,20 +144,20 @@ class StaticProvisioner:
             raise NoCapacity(PROVIDER, doing, f"{lease.name} holds it until {until} at the latest")
         return self._machine(name, lease)
 
-    def find(self, machine_id: str) -> Machine:
+    def describe(self, instance_id: str) -> Instance:
         """See `Provisioner`. Gone is a lease that ran out, or that somebody else holds by now."""
-        host, request_id = _parted(machine_id)
+        host, request_id = _parted(instance_id)
         if host in self._hosts:
             lease = self._ask(host, _SHOW, f"look at {host}")
             told = owner_and_request(lease.name)
             if lease.is_held and told is not None and told[1] == request_id:
                 return self._machine(host, lease)
-        return Machine(PROVIDER, machine_id, "", "", MachineState.GONE, None, 0.0, None, "nobody holds it so")
+        return Instance(PROVIDER, instance_id, "", "", InstanceState.GONE, None, 0.0, None, "nobody holds it so")
 
-    def list_ours(self, owner: str) -> Sequence[Machine]:
+    def list(self, owner: str) -> Sequence[Instance]:
         """See `Provisioner`. A host out of reach lists nothing: its lease runs out by itself."""
 
-        def ask(name: str) -> Machine | None:
+        def ask(name: str) -> Instance | None:
             try:
                 lease = self._ask(name, _SHOW, f"look at {name}")
             except ProviderUnavailable:
@@ -170,22 +170,22 @@ class StaticProvisioner:
         with ThreadPoolExecutor(max_workers=min(16, len(self._hosts))) as pool:
             return [machine for machine in pool.map(ask, self._hosts) if machine is not None]
 
-    def release(self, machine_id: str) -> None:
+    def terminate(self, instance_id: str) -> None:
         """See `Provisioner`: give the lease back, unless somebody else holds it by now."""
-        machine = self.find(machine_id)
-        if machine.state is not MachineState.GONE:
-            host, _ = _parted(machine_id)
+        machine = self.describe(instance_id)
+        if machine.state is not InstanceState.GONE:
+            host, _ = _parted(instance_id)
             self._ask(host, _GIVE_BACK + _SHOW, f"give {host} back", name=machine.name)
 
-    def _machine(self, host: str, lease: _Lease) -> Machine:
+    def _machine(self, host: str, lease: _Lease) -> Instance:
         told = owner_and_request(lease.name)
         owner, request_id = told or ("", "")
-        return Machine(
+        return Instance(
             PROVIDER,
             f"{host}/{request_id}",
             lease.name,
             owner,
-            MachineState.RUNNING,
+            InstanceState.RUNNING,
             self._hosts[host].address,
             0.0,
             datetime.fromtimestamp(lease.since, UTC),
@@ -207,11 +207,11 @@ class StaticProvisioner:
         return _Lease(fields[1], int(fields[2]), int(fields[3]), int(fields[4]))
 
 
-def host_of(machine_id: str) -> str:
+def host_of(instance_id: str) -> str:
     """Return the name of the host that a machine is."""
-    return _parted(machine_id)[0]
+    return _parted(instance_id)[0]
 
 
-def _parted(machine_id: str) -> tuple[str, str]:
-    host, _, request_id = machine_id.partition("/")
+def _parted(instance_id: str) -> tuple[str, str]:
+    host, _, request_id = instance_id.partition("/")
     return host, request_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from tasks.provisioning.provider_errors import NoCapacity, ProviderError, ProviderUnavailable, ReleaseUnproven
-from tasks.provisioning.provisioner import MachineRequest, MachineState, Offer, Provisioner
+from tasks.provisioning.provider_errors import NoCapacity, ProviderError, ProviderUnavailable, TerminationUnproven
+from tasks.provisioning.provisioner import InstanceRequest, InstanceState, Offer, Provisioner
 from tests.fakes.ec2_server import Fault as Ec2Fault
 from tests.fakes.ec2_world import Ec2World
 from tests.fakes.provisioner_contract import OTHER_OWNER, OWNER, SECRET_VALUE, World, new_request, ours, texts_of
@@ -18,7 +18,7 @@ from tests.fakes.runpod_world import RunPodWorld
 class Told:
     """What became of a schedule."""
 
-    requests: list[MachineRequest] = field(default_factory=list)
+    requests: list[InstanceRequest] = field(default_factory=list)
     acquired: set[str] = field(default_factory=set)
     errors: list[ProviderError] = field(default_factory=list)
 
@@ -31,42 +31,42 @@ def live_through(provisioner: Provisioner, offers: list[Offer], draw: random.Ran
         told.requests.append(request)
         for _ in range(draw.randint(1, 3)):
             try:
-                machine = provisioner.acquire(request)
+                machine = provisioner.create(request)
             except (NoCapacity, ProviderUnavailable) as error:
                 told.errors.append(error)
                 continue
             told.acquired.add(request.request_id)
             try:
-                _use(provisioner, machine.machine_id, request.owner, draw)
-            except (ProviderUnavailable, ReleaseUnproven) as error:
+                _use(provisioner, machine.instance_id, request.owner, draw)
+            except (ProviderUnavailable, TerminationUnproven) as error:
                 told.errors.append(error)
     return told
 
 
-def _use(provisioner: Provisioner, machine_id: str, owner: str, draw: random.Random) -> None:
+def _use(provisioner: Provisioner, instance_id: str, owner: str, draw: random.Random) -> None:
     for _ in range(draw.randint(0, 3)):
         match draw.choice(["find", "list", "release"]):
             case "find":
-                provisioner.find(machine_id)
+                provisioner.describe(instance_id)
             case "list":
-                provisioner.list_ours(owner)
+                provisioner.list(owner)
             case _:
-                provisioner.release(machine_id)
+                provisioner.terminate(instance_id)
 
 
 def check_after(world: World, told: Told) -> None:
     """Once the provider is well again: each request is one machine, all can be freed, nothing secret was told."""
     provisioner = world.provisioner
     for request in told.requests:
-        if any(machine.name == request.name for machine in provisioner.list_ours(request.owner)):
+        if any(machine.name == request.name for machine in provisioner.list(request.owner)):
             # Twins that came of a lost reply and a late list are ended when it is asked for again.
-            again = provisioner.acquire(request)
-            same = [each for each in provisioner.list_ours(request.owner) if each.name == request.name]
-            assert [each.machine_id for each in same] == [again.machine_id]
+            again = provisioner.create(request)
+            same = [each for each in provisioner.list(request.owner) if each.name == request.name]
+            assert [each.instance_id for each in same] == [again.instance_id]
     for owner in (OWNER, OTHER_OWNER):
-        for machine_id in ours(world, owner):
-            provisioner.release(machine_id)
-            assert provisioner.find(machine_id).state is MachineState.GONE
+        for instance_id in ours(world, owner):
+            provisioner.terminate(instance_id)
+            assert provisioner.describe(instance_id).state is InstanceState.GONE
     assert world.costing() == 0
     for error in told.errors:
         shown = texts_of(error)

@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.hosts.base import HostAddress
-from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, ReleaseUnproven
-from tasks.provisioning.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
+from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, TerminationUnproven
+from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer
 from tests.fakes.sshd import SSHD
 from tests.helpers.ports import free_port
 
@@ -47,27 +47,27 @@ class LocalMachines:
     provider: str = "fake"
 
     @property
-    def scripts(self) -> MachineScripts:
+    def scripts(self) -> InstanceScripts:
         """Ending: the machine's mark is set and its sshd killed. Renewing: a new key in the place of the first."""
         renew = """cd "$HOME/.." && rm -f new_key new_key.pub && ssh-keygen -q -t ed25519 -N '' -f new_key &&
 mv -f new_key host_key && kill -HUP "$(cat sshd.pid)" && cat new_key.pub"""
         end = 'cd "$HOME/.." && : > ended && kill "$(cat sshd.pid)"'
-        return MachineScripts(end=end, end_is_certain=self.end_is_certain, renew_host_key=renew)
+        return InstanceScripts(end=end, end_is_certain=self.end_is_certain, renew_host_key=renew)
 
     def offers(self) -> Sequence[Offer]:
         """What there is, at these prices."""
         return OFFERS
 
-    def acquire(self, request: MachineRequest) -> Machine:
+    def create(self, request: InstanceRequest) -> Instance:
         """Start an sshd of its own, unless this request has one."""
         self._note(f"acquire {request.request_id} {request.offer.kind}")
         if self._is_told("no_capacity", request.offer.kind):
             raise NoCapacity(self.provider, "acquire", "There are no instances available", status=400)
-        for machine in self.list_ours(request.owner):
+        for machine in self.list(request.owner):
             if machine.name == request.name:
                 return machine
-        machine_id = f"m{secrets.token_hex(4)}"
-        home = self.folder / "machines" / machine_id / "home"
+        instance_id = f"m{secrets.token_hex(4)}"
+        home = self.folder / "machines" / instance_id / "home"
         home.mkdir(parents=True)
         root = home.parent
         (root / "host_key").write_text(request.host_private_key)
@@ -75,9 +75,9 @@ mv -f new_key host_key && kill -HUP "$(cat sshd.pid)" && cat new_key.pub"""
         write_stubs(root / "bin")
         (root / "authorized_keys").write_text(request.public_key + "\n")
         port = free_port()
-        (root / "sshd_config").write_text(_config(root, machine_id, port))
+        (root / "sshd_config").write_text(_config(root, instance_id, port))
         record = {
-            "machine_id": machine_id,
+            "machine_id": instance_id,
             "name": request.name,
             "owner": request.owner,
             "price": request.offer.price_usd_per_hour,
@@ -99,59 +99,59 @@ mv -f new_key host_key && kill -HUP "$(cat sshd.pid)" && cat new_key.pub"""
             ).wait()
         if self._is_told("lose_reply", request.offer.kind):
             raise ProviderUnavailable(self.provider, "acquire", "read timed out")
-        return self.find(machine_id)
+        return self.describe(instance_id)
 
-    def find(self, machine_id: str) -> Machine:
+    def describe(self, instance_id: str) -> Instance:
         """How a machine stands."""
-        root = self.folder / "machines" / machine_id
+        root = self.folder / "machines" / instance_id
         if not (root / "machine.json").exists():
-            return Machine(self.provider, machine_id, "", "", MachineState.GONE, None, 0.0, None)
+            return Instance(self.provider, instance_id, "", "", InstanceState.GONE, None, 0.0, None)
         record = json.loads((root / "machine.json").read_text())
         has_ended = (root / "ended").exists()
-        return Machine(
+        return Instance(
             self.provider,
-            machine_id,
+            instance_id,
             record["name"],
             record["owner"],
-            MachineState.GONE if has_ended else MachineState.RUNNING,
+            InstanceState.GONE if has_ended else InstanceState.RUNNING,
             HostAddress("127.0.0.1", record["port"], getpass.getuser()),
             record["price"],
             datetime.fromtimestamp(record["started_at"], UTC),
         )
 
-    def list_ours(self, owner: str) -> Sequence[Machine]:
+    def list(self, owner: str) -> Sequence[Instance]:
         """All that carry the tag and run."""
         return [item for item in self.all() if item.owner == owner]
 
-    def all(self) -> list[Machine]:
+    def all(self) -> list[Instance]:
         """Every machine of everybody that runs."""
-        found = [self.find(path.parent.name) for path in sorted(self.folder.glob("machines/*/machine.json"))]
-        return [item for item in found if item.state is not MachineState.GONE]
+        found = [self.describe(path.parent.name) for path in sorted(self.folder.glob("machines/*/machine.json"))]
+        return [item for item in found if item.state is not InstanceState.GONE]
 
-    def release(self, machine_id: str) -> None:
+    def terminate(self, instance_id: str) -> None:
         """Kill its sshd and all that runs there; silent if it is gone."""
-        self._note(f"release {machine_id}")
-        if self._is_told("deny_release", machine_id):
-            raise ReleaseUnproven(self.provider, machine_id, "still RUNNING")
-        self.take_away(machine_id)
+        self._note(f"release {instance_id}")
+        if self._is_told("deny_release", instance_id):
+            raise TerminationUnproven(self.provider, instance_id, "still RUNNING")
+        self.take_away(instance_id)
 
-    def take_away(self, machine_id: str) -> None:
+    def take_away(self, instance_id: str) -> None:
         """As a provider that needs a spot machine back: everything there dies."""
-        root = self.folder / "machines" / machine_id
+        root = self.folder / "machines" / instance_id
         if not root.exists():
             return
         (root / "ended").touch()
-        for process in self.processes(machine_id):
+        for process in self.processes(instance_id):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
-    def processes(self, machine_id: str) -> list[int]:
+    def processes(self, instance_id: str) -> list[int]:
         """What runs on a machine, its sshd included."""
-        root = self.folder / "machines" / machine_id
+        root = self.folder / "machines" / instance_id
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                is_inside = f"JADE_TEST_MACHINE={machine_id}".encode() in (entry / "environ").read_bytes()
+                is_inside = f"JADE_TEST_MACHINE={instance_id}".encode() in (entry / "environ").read_bytes()
                 if is_inside or str(root / "sshd_config").encode() in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
         with contextlib.suppress(OSError, ValueError):
@@ -205,8 +205,8 @@ def write_stubs(folder: Path) -> None:
         (folder / name).chmod(0o755)
 
 
-def _config(root: Path, machine_id: str, port: int) -> str:
-    inside = f"HOME={root / 'home'} PATH={root / 'bin'}:$PATH JADE_TEST_MACHINE={machine_id}"
+def _config(root: Path, instance_id: str, port: int) -> str:
+    inside = f"HOME={root / 'home'} PATH={root / 'bin'}:$PATH JADE_TEST_MACHINE={instance_id}"
     shell = f'export {inside}; cd && eval "$SSH_ORIGINAL_COMMAND"'
     return f"""ListenAddress 127.0.0.1:{port}
 HostKey {root / "host_key"}

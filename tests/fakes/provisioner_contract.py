@@ -16,9 +16,9 @@ from tasks.provisioning.provider_errors import (
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
-    ReleaseUnproven,
+    TerminationUnproven,
 )
-from tasks.provisioning.provisioner import Machine, MachineRequest, MachineState, Offer, Provisioner, machine_name
+from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceState, Offer, Provisioner, instance_name
 
 OWNER = "c0ffee00c0ffee00c0ffee00c0ffee00"
 OTHER_OWNER = "beefbeefbeefbeefbeefbeefbeefbeef"
@@ -101,12 +101,12 @@ def new_public_key() -> str:
 
 def new_request(
     offer: Offer, *, owner: str = OWNER, public_key: str | None = None, max_age_s: float = 3600.0
-) -> MachineRequest:
+) -> InstanceRequest:
     request_id = uuid.uuid4().hex
-    return MachineRequest(
+    return InstanceRequest(
         request_id=request_id,
         owner=owner,
-        name=machine_name(owner, request_id),
+        name=instance_name(owner, request_id),
         offer=offer,
         public_key=public_key or new_public_key(),
         host_private_key=new_host_key(),
@@ -116,7 +116,7 @@ def new_request(
 
 
 def ours(world: World, owner: str = OWNER) -> list[str]:
-    return sorted(machine.machine_id for machine in world.provisioner.list_ours(owner))
+    return sorted(machine.instance_id for machine in world.provisioner.list(owner))
 
 
 def texts_of(error: BaseException) -> str:
@@ -138,8 +138,8 @@ class SeamContract:
         return next(offer for offer in world.provisioner.offers() if offer.available is not False)
 
     @pytest.fixture
-    def machine(self, world: World, offer: Offer) -> Machine:
-        return world.provisioner.acquire(new_request(offer))
+    def machine(self, world: World, offer: Offer) -> Instance:
+        return world.provisioner.create(new_request(offer))
 
     def test_offers_have_kind_title_and_price_and_rent_nothing(self, world: World) -> None:
         offers = world.provisioner.offers()
@@ -154,51 +154,51 @@ class SeamContract:
 
     def test_an_acquired_machine_tells_owner_and_name_and_is_found_and_listed(self, world: World, offer: Offer) -> None:
         request = new_request(offer)
-        machine = world.provisioner.acquire(request)
+        machine = world.provisioner.create(request)
         assert (machine.provider, machine.owner) == (world.provisioner.provider, OWNER)
         assert machine.name == request.name
-        assert machine.state in {MachineState.STARTING, MachineState.RUNNING}
-        found = world.provisioner.find(machine.machine_id)
-        assert (found.machine_id, found.owner, found.name) == (machine.machine_id, OWNER, request.name)
-        assert ours(world) == [machine.machine_id]
+        assert machine.state in {InstanceState.STARTING, InstanceState.RUNNING}
+        found = world.provisioner.describe(machine.instance_id)
+        assert (found.instance_id, found.owner, found.name) == (machine.instance_id, OWNER, request.name)
+        assert ours(world) == [machine.instance_id]
         assert world.costing() == 1
 
     def test_the_same_request_twice_is_one_machine(self, world: World, offer: Offer) -> None:
         request = new_request(offer)
-        first, second = world.provisioner.acquire(request), world.provisioner.acquire(request)
-        assert first.machine_id == second.machine_id
+        first, second = world.provisioner.create(request), world.provisioner.create(request)
+        assert first.instance_id == second.instance_id
         assert world.costing() == 1
 
-    def test_a_machine_gets_an_address(self, world: World, machine: Machine) -> None:
+    def test_a_machine_gets_an_address(self, world: World, machine: Instance) -> None:
         for _ in range(20):
-            found = world.provisioner.find(machine.machine_id)
-            if found.state is MachineState.RUNNING and found.address is not None:
+            found = world.provisioner.describe(machine.instance_id)
+            if found.state is InstanceState.RUNNING and found.address is not None:
                 return
         pytest.fail(f"after 20 looks it is {found}")
 
-    def test_another_owner_sees_none_of_ours(self, world: World, machine: Machine) -> None:
+    def test_another_owner_sees_none_of_ours(self, world: World, machine: Instance) -> None:
         assert ours(world, OTHER_OWNER) == []
         assert ours(world, OWNER[:-1]) == []
 
-    def test_a_released_machine_is_gone_and_listed_no_more(self, world: World, machine: Machine) -> None:
-        world.provisioner.release(machine.machine_id)
+    def test_a_released_machine_is_gone_and_listed_no_more(self, world: World, machine: Instance) -> None:
+        world.provisioner.terminate(machine.instance_id)
         assert world.costing() == 0
-        assert world.provisioner.find(machine.machine_id).state is MachineState.GONE
+        assert world.provisioner.describe(machine.instance_id).state is InstanceState.GONE
         assert ours(world) == []
 
-    def test_releasing_twice_does_nothing(self, world: World, machine: Machine) -> None:
-        world.provisioner.release(machine.machine_id)
-        world.provisioner.release(machine.machine_id)
+    def test_releasing_twice_does_nothing(self, world: World, machine: Instance) -> None:
+        world.provisioner.terminate(machine.instance_id)
+        world.provisioner.terminate(machine.instance_id)
         assert world.costing() == 0
 
-    def test_after_a_release_a_new_request_gets_a_machine(self, world: World, offer: Offer, machine: Machine) -> None:
-        world.provisioner.release(machine.machine_id)
-        again = world.provisioner.acquire(new_request(offer))
-        assert ours(world) == [again.machine_id]
+    def test_after_a_release_a_new_request_gets_a_machine(self, world: World, offer: Offer, machine: Instance) -> None:
+        world.provisioner.terminate(machine.instance_id)
+        again = world.provisioner.create(new_request(offer))
+        assert ours(world) == [again.instance_id]
 
     def test_no_secret_shows_in_what_is_printed(self, world: World, offer: Offer) -> None:
         request = new_request(offer)
-        machine = world.provisioner.acquire(request)
+        machine = world.provisioner.create(request)
         shown = "".join(f"{each!r} {each}" for each in (request, machine, world.provisioner, vars(world.provisioner)))
         for secret in (*world.secrets, request.host_private_key.splitlines()[1], SECRET_VALUE):
             assert secret not in shown
@@ -215,7 +215,7 @@ class ServiceContract(SeamContract):
     """A service across a network that costs money."""
 
     def test_two_requests_are_two_machines(self, world: ServiceWorld, offer: Offer) -> None:
-        machines = {world.provisioner.acquire(new_request(offer)).machine_id for _ in range(2)}
+        machines = {world.provisioner.create(new_request(offer)).instance_id for _ in range(2)}
         assert ours(world) == sorted(machines)
         assert world.costing() == 2
 
@@ -223,8 +223,8 @@ class ServiceContract(SeamContract):
         self, world: ServiceWorld, offer: Offer
     ) -> None:
         world.lose_answer_to_create()
-        machine = world.provisioner.acquire(new_request(offer))
-        assert ours(world) == [machine.machine_id]
+        machine = world.provisioner.create(new_request(offer))
+        assert ours(world) == [machine.instance_id]
         assert world.costing() == 1
 
     def test_a_request_that_was_lost_is_no_machine_and_may_be_asked_again(
@@ -233,33 +233,33 @@ class ServiceContract(SeamContract):
         world.lose_create()
         request = new_request(offer)
         with pytest.raises(ProviderUnavailable):
-            world.provisioner.acquire(request)
+            world.provisioner.create(request)
         assert world.costing() == 0
-        assert world.provisioner.acquire(request).name == request.name
+        assert world.provisioner.create(request).name == request.name
         assert world.costing() == 1
 
     def test_none_of_a_kind_is_no_capacity_and_another_kind_can_be_had(self, world: ServiceWorld, offer: Offer) -> None:
         world.sell_out(offer.kind)
         with pytest.raises(NoCapacity):
-            world.provisioner.acquire(new_request(offer))
+            world.provisioner.create(new_request(offer))
         assert world.costing() == 0
         other = next(
             each for each in world.provisioner.offers() if each.kind != offer.kind and each.available is not False
         )
-        world.provisioner.acquire(new_request(other))
+        world.provisioner.create(new_request(other))
         assert world.costing() == 1
 
     def test_a_wrong_key_is_refused_everywhere_and_does_not_show(
-        self, world: ServiceWorld, offer: Offer, machine: Machine
+        self, world: ServiceWorld, offer: Offer, machine: Instance
     ) -> None:
         world.refuse_key()
         request = new_request(offer)
         for call in (
             world.provisioner.offers,
-            lambda: world.provisioner.acquire(request),
-            lambda: world.provisioner.find(machine.machine_id),
-            lambda: world.provisioner.list_ours(OWNER),
-            lambda: world.provisioner.release(machine.machine_id),
+            lambda: world.provisioner.create(request),
+            lambda: world.provisioner.describe(machine.instance_id),
+            lambda: world.provisioner.list(OWNER),
+            lambda: world.provisioner.terminate(machine.instance_id),
         ):
             with pytest.raises(ProviderRefused) as caught:
                 call()
@@ -268,66 +268,66 @@ class ServiceContract(SeamContract):
         assert world.costing() == 1
 
     def test_a_service_that_is_down_is_unavailable_everywhere(
-        self, world: ServiceWorld, offer: Offer, machine: Machine
+        self, world: ServiceWorld, offer: Offer, machine: Instance
     ) -> None:
         world.go_down()
         request = new_request(offer)
         for call in (
             world.provisioner.offers,
-            lambda: world.provisioner.acquire(request),
-            lambda: world.provisioner.find(machine.machine_id),
-            lambda: world.provisioner.list_ours(OWNER),
+            lambda: world.provisioner.create(request),
+            lambda: world.provisioner.describe(machine.instance_id),
+            lambda: world.provisioner.list(OWNER),
         ):
             with pytest.raises(ProviderUnavailable) as caught:
                 call()
             self._check_error(world, caught.value, request)
-        with pytest.raises(ReleaseUnproven) as unproven:
-            world.provisioner.release(machine.machine_id)
+        with pytest.raises(TerminationUnproven) as unproven:
+            world.provisioner.terminate(machine.instance_id)
         self._check_error(world, unproven.value, request)
         world.come_back()
         assert world.costing() == 1
-        world.provisioner.release(machine.machine_id)
+        world.provisioner.terminate(machine.instance_id)
         assert world.costing() == 0
 
-    def test_what_only_looks_is_tried_again(self, world: ServiceWorld, machine: Machine) -> None:
+    def test_what_only_looks_is_tried_again(self, world: ServiceWorld, machine: Instance) -> None:
         world.stumble(2)
-        assert world.provisioner.find(machine.machine_id).machine_id == machine.machine_id
+        assert world.provisioner.describe(machine.instance_id).instance_id == machine.instance_id
         world.stumble(2)
-        assert ours(world) == [machine.machine_id]
+        assert ours(world) == [machine.instance_id]
 
     def test_an_end_that_is_not_proved_is_said_and_may_be_asked_for_again(
-        self, world: ServiceWorld, machine: Machine
+        self, world: ServiceWorld, machine: Instance
     ) -> None:
         world.delay_end()
-        with pytest.raises(ReleaseUnproven) as caught:
-            world.provisioner.release(machine.machine_id)
-        assert machine.machine_id in str(caught.value)
+        with pytest.raises(TerminationUnproven) as caught:
+            world.provisioner.terminate(machine.instance_id)
+        assert machine.instance_id in str(caught.value)
         assert caught.value.is_transient
         world.hurry_end()
-        world.provisioner.release(machine.machine_id)
-        assert world.provisioner.find(machine.machine_id).state is MachineState.GONE
+        world.provisioner.terminate(machine.instance_id)
+        assert world.provisioner.describe(machine.instance_id).state is InstanceState.GONE
         assert world.costing() == 0
 
     def test_machines_of_others_are_neither_listed_nor_touched(self, world: ServiceWorld, offer: Offer) -> None:
-        first = world.provisioner.acquire(new_request(offer))
-        theirs = world.provisioner.acquire(new_request(offer, owner=OTHER_OWNER))
-        assert ours(world) == [first.machine_id]
-        assert ours(world, OTHER_OWNER) == [theirs.machine_id]
-        world.provisioner.release(first.machine_id)
-        assert ours(world, OTHER_OWNER) == [theirs.machine_id]
+        first = world.provisioner.create(new_request(offer))
+        theirs = world.provisioner.create(new_request(offer, owner=OTHER_OWNER))
+        assert ours(world) == [first.instance_id]
+        assert ours(world, OTHER_OWNER) == [theirs.instance_id]
+        world.provisioner.terminate(first.instance_id)
+        assert ours(world, OTHER_OWNER) == [theirs.instance_id]
         assert world.others_untouched()
 
     def test_a_name_that_does_not_tell_its_owner_is_refused_before_anything_is_made(
         self, world: ServiceWorld, offer: Offer
     ) -> None:
         request = new_request(offer)
-        misnamed = MachineRequest(**{**vars(request), "name": machine_name(OTHER_OWNER, request.request_id)})
+        misnamed = InstanceRequest(**{**vars(request), "name": instance_name(OTHER_OWNER, request.request_id)})
         with pytest.raises(ProviderRefused):
-            world.provisioner.acquire(misnamed)
+            world.provisioner.create(misnamed)
         assert world.costing() == 0
 
     @staticmethod
-    def _check_error(world: World, error: ProviderError, request: MachineRequest) -> None:
+    def _check_error(world: World, error: ProviderError, request: InstanceRequest) -> None:
         told = texts_of(error)
         for secret in (*world.secrets, request.host_private_key.splitlines()[1], SECRET_VALUE):
             assert secret not in told

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from tasks.hosts.base import CommandResult, FileEntry, HostAddress, Progress
 from tasks.hosts.errors import ConnectionLost, HostUnreachable
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, RateLimited, ReleaseUnproven
-from tasks.provisioning.provisioner import Machine, MachineRequest, MachineScripts, MachineState, Offer
+from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, RateLimited, TerminationUnproven
+from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer
 
 EPOCH_S = 12.0
 REAP_EVERY_S = 600.0
@@ -61,7 +61,7 @@ class Gate:
 class SimMachine:
     """A machine of anybody."""
 
-    machine_id: str
+    instance_id: str
     name: str
     owner: str
     price: float
@@ -186,13 +186,13 @@ class SimProvisioner:
 
     world: World
     provider: str = "fake"
-    scripts: MachineScripts = field(default_factory=lambda: MachineScripts("end", True, "renew"))
+    scripts: InstanceScripts = field(default_factory=lambda: InstanceScripts("end", True, "renew"))
 
     def offers(self) -> Sequence[Offer]:
         self._call("offers")
         return OFFERS
 
-    def acquire(self, request: MachineRequest) -> Machine:
+    def create(self, request: InstanceRequest) -> Instance:
         world, faults = self.world, self.world.faults
         self._call("acquire")
         if world.rng.random() < faults.rate_limited:
@@ -213,24 +213,24 @@ class SimProvisioner:
                 taken_at=world.now + world.rng.uniform(60, 3000) if taken else float("inf"),
                 max_age_s=request.max_age_s,
             )
-            world.machines[found.machine_id] = found
+            world.machines[found.instance_id] = found
         world.gate.effect()
         if world.rng.random() < faults.lost_reply:
             world.pass_time(30)
             raise ProviderUnavailable("fake", "acquire", "read timed out")
         return self._shown(found)
 
-    def find(self, machine_id: str) -> Machine:
+    def describe(self, instance_id: str) -> Instance:
         self._call("find")
-        return self._shown(self.world.machines[machine_id])
+        return self._shown(self.world.machines[instance_id])
 
-    def list_ours(self, owner: str) -> Sequence[Machine]:
+    def list(self, owner: str) -> Sequence[Instance]:
         self._call("list")
         return [self._shown(item) for item in self.world.ours(owner) if self.world.now >= item.listed_at]
 
-    def release(self, machine_id: str) -> None:
+    def terminate(self, instance_id: str) -> None:
         self._call("release")
-        machine, world = self.world.machines[machine_id], self.world
+        machine, world = self.world.machines[instance_id], self.world
         if machine.owner == "others":
             world.touched_others += 1
         if machine.ends_at is None:
@@ -239,7 +239,7 @@ class SimProvisioner:
             )
         world.pass_time(2)
         if not machine.is_gone:
-            raise ReleaseUnproven("fake", machine_id, "still RUNNING")
+            raise TerminationUnproven("fake", instance_id, "still RUNNING")
 
     def _call(self, doing: str) -> None:
         self.world.gate.effect()
@@ -248,12 +248,12 @@ class SimProvisioner:
             self.world.pass_time(10)
             raise ProviderUnavailable("fake", doing, "503")
 
-    def _shown(self, machine: SimMachine) -> Machine:
+    def _shown(self, machine: SimMachine) -> Instance:
         booted = self.world.now >= machine.boots_at
-        state = MachineState.GONE if machine.is_gone else MachineState.RUNNING if booted else MachineState.STARTING
-        return Machine(
+        state = InstanceState.GONE if machine.is_gone else InstanceState.RUNNING if booted else InstanceState.STARTING
+        return Instance(
             "fake",
-            machine.machine_id,
+            machine.instance_id,
             machine.name,
             machine.owner,
             state,

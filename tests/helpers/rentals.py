@@ -22,7 +22,7 @@ def lender_of(machines: LocalMachines, *, python: str = sys.executable, **change
     place = RemotePlace(".jade", python, 3600)
     device = changes.pop("device", "cpu")
     settings = {"start_limit_s": 60.0, **changes}
-    return Lender(machines, open_rented, lambda machine_id: place, lambda machine_id: device, **settings)
+    return Lender(machines, open_rented, lambda instance_id: place, lambda instance_id: device, **settings)
 
 
 def renter_of(

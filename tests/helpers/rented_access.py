@@ -12,7 +12,7 @@ import paramiko
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost
-from tasks.provisioning.provisioner import MachineState, Offer, Provisioner
+from tasks.provisioning.provisioner import InstanceState, Offer, Provisioner
 from tests.fakes.provisioner_contract import new_request
 from tests.fakes.ssh_server import write_private_key
 
@@ -34,7 +34,7 @@ class Rented:
         line = f"{key.get_name()} {key.get_base64()} ours"
         self.request = new_request(offer, public_key=line, max_age_s=max_age_s)
         self.provisioner = provisioner
-        self.machine_id = provisioner.acquire(self.request).machine_id
+        self.instance_id = provisioner.create(self.request).instance_id
 
     @property
     def first_fingerprint(self) -> str:
@@ -43,15 +43,15 @@ class Rented:
 
     def host(self, *pins: str, connect_timeout_s: float = 30.0) -> SshHost:
         """Not connected yet; pinned to the first key, or to others."""
-        while (address := self.provisioner.find(self.machine_id).address) is None:
+        while (address := self.provisioner.describe(self.instance_id).address) is None:
             time.sleep(0.02)
         trust = HostTrust(pins=pins or (self.first_fingerprint,))
         access = SshAccess(address, trust, key_file=self.key_file, use_agent=False, connect_timeout_s=connect_timeout_s)
         return SshHost(access)
 
-    def wait_for(self, state: MachineState, limit_s: float = 30.0) -> None:
+    def wait_for(self, state: InstanceState, limit_s: float = 30.0) -> None:
         deadline = time.monotonic() + limit_s
-        while (found := self.provisioner.find(self.machine_id)).state is not state:
+        while (found := self.provisioner.describe(self.instance_id)).state is not state:
             assert time.monotonic() < deadline, found
             time.sleep(0.05)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from tasks.execution.rented_trainings import RentedRun
 from tasks.hosts.errors import ConnectionLost, HostError
 from tasks.provisioning.ledger import Ledger, Transition
-from tasks.provisioning.provider_errors import ReleaseUnproven
+from tasks.provisioning.provider_errors import TerminationUnproven
 from tasks.provisioning.reaper import Deed, Reaper
 from tasks.provisioning.rental_wish import RentalWish
 from tests.fakes.machines import LocalMachines
@@ -56,7 +56,7 @@ class Walk:
             host, rented = run.first()
             host.run("true", timeout_s=30)
             if spot:
-                self.machines.take_away(rented.rental.machine_id or "")
+                self.machines.take_away(rented.rental.instance_id or "")
                 found = run.replacement(ConnectionLost(host.name, "follow", "reset"))
                 assert found is not None
             run.collected()
@@ -80,7 +80,7 @@ def forked(action: Callable[[], object]) -> int:
         try:
             action()
             code = 0
-        except (HostError, ReleaseUnproven) as error:
+        except (HostError, TerminationUnproven) as error:
             sys.stderr.write(f"{error}\n")
         finally:
             os._exit(code)
@@ -110,7 +110,7 @@ def killed_at(folder: Path, scenario: str, old: str, new: str, number: int, side
     """Kill the scenario at one side of one step, reap, and tell what is left."""
     walk = Walk(folder, scenario)
     forked(lambda: _rent_for_another(walk))
-    others = [machine.machine_id for machine in walk.machines.all()]
+    others = [machine.instance_id for machine in walk.machines.all()]
     count = 0
 
     def kill(step: Transition, when: str) -> None:
@@ -133,7 +133,7 @@ def killed_at(folder: Path, scenario: str, old: str, new: str, number: int, side
         ledger.close()
         if seconds is None and len(walk.machines.all()) == len(others):
             seconds = round(time.monotonic() - crashed_at + later_s, 2)
-    left = [machine.machine_id for machine in walk.machines.all()]
+    left = [machine.instance_id for machine in walk.machines.all()]
     touched = [call for call in walk.machines.calls() if call.split()[-1] in others and call.startswith("release")]
     for machine in others:
         walk.machines.take_away(machine)

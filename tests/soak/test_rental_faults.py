@@ -14,8 +14,8 @@ from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.errors import HostError
 from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Lender
-from tasks.provisioning.costs import Rental
-from tasks.provisioning.kept_hosts import KeptHost
+from tasks.provisioning.costs import LedgerEntry
+from tasks.provisioning.kept_hosts import LeasedHost
 from tasks.provisioning.lease import Renter, Served
 from tasks.provisioning.reaper import Reaper
 from tasks.provisioning.rental_keys import RentalKeys
@@ -68,7 +68,7 @@ class Life:
         self.new_key = keys.public_key
         for number in range(3):
             other = SimMachine(f"other{number}", "training", "others", 1.0, 0.0, 0.0, 0.0, float("inf"))
-            self.world.machines[other.machine_id] = other
+            self.world.machines[other.instance_id] = other
         self.wish = RentalWish(
             "fake",
             ("A", "B"),
@@ -88,10 +88,10 @@ class Life:
         Reaper(self.ledger, {"fake": self.provisioner}, self.folder, self.ledger.owner, sleep=self.world.sleep).reap()
 
     def open(
-        self, rental: Rental, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
+        self, rental: LedgerEntry, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
     ) -> Host:
-        assert rental.machine_id is not None
-        return SimHost(self.world, self.world.machines[rental.machine_id], self.new_key)
+        assert rental.instance_id is not None
+        return SimHost(self.world, self.world.machines[rental.instance_id], self.new_key)
 
     def command(self, number: int, gate: Gate) -> None:
         """The command once, as long as it lives."""
@@ -108,12 +108,12 @@ class Life:
             claim=f"life-{number}",
         )
         run = RentedRun(renter, self.folder, "key", note=lambda note: None, sleep=self.world.sleep)
-        kept: KeptHost | None = None
+        kept: LeasedHost | None = None
         with self.world.process(gate):
             try:
                 with run.machines():
                     host, _ = run.first()
-                    assert isinstance(host, KeptHost)
+                    assert isinstance(host, LeasedHost)
                     kept = host
                     self._train(run, kept)
                     run.collected()
@@ -122,7 +122,7 @@ class Life:
                 if kept is not None:
                     kept.stop_keeping()
 
-    def _train(self, run: RentedRun, kept: KeptHost) -> None:
+    def _train(self, run: RentedRun, kept: LeasedHost) -> None:
         machine = self._begin(kept)
         while self.published < EPOCHS:
             self.world.sleep(20)
@@ -135,15 +135,15 @@ class Life:
                     if found is None:
                         raise
                     kept.stop_keeping()
-                    assert isinstance(found[0], KeptHost)
+                    assert isinstance(found[0], LeasedHost)
                     kept = found[0]
                     machine = self._begin(kept)
                 continue
             assert not machine.is_gone
             self.published = max(self.published, epoch)
 
-    def _begin(self, kept: KeptHost) -> SimMachine:
-        machine = self.world.machines[kept.rented.rental.machine_id or ""]
+    def _begin(self, kept: LeasedHost) -> SimMachine:
+        machine = self.world.machines[kept.rented.rental.instance_id or ""]
         if machine.trains_since is None:
             machine.epoch, machine.trains_since = self.published, self.world.now
         self.lost += machine.epoch < self.published

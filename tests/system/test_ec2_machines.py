@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.hosts.errors import HostKeyMismatch
-from tasks.provisioning.provisioner import MachineState, Offer
+from tasks.provisioning.provisioner import InstanceState, Offer
 from tests.fakes.ec2_world import Ec2World, ec2_world
 from tests.fakes.provisioner_contract import SECRET_VALUE
 from tests.helpers.rented_access import Rented, fingerprint_of_line
@@ -36,7 +36,7 @@ def test_the_first_connection_is_verified_and_the_key_is_then_replaced(world: Ec
     renewed.close()
     with pytest.raises(HostKeyMismatch):
         rented.host().run("true", timeout_s=10)
-    machine = world.server.instances[rented.machine_id].machine
+    machine = world.server.instances[rented.instance_id].machine
     assert machine is not None
     assert SECRET_VALUE in (machine.root / "etc/environment").read_text()
 
@@ -46,7 +46,7 @@ def test_the_end_script_terminates_the_machine(world: Ec2World, tmp_path: Path) 
     host = rented.host()
     host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
     host.run(world.provisioner.scripts.end, timeout_s=10)
-    rented.wait_for(MachineState.GONE)
+    rented.wait_for(InstanceState.GONE)
     host.close()
     assert world.costing() == 0
     assert world.provisioner.scripts.end_is_certain
@@ -57,7 +57,7 @@ def test_a_machine_ends_itself_at_its_age(world: Ec2World, tmp_path: Path) -> No
     rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours", max_age_s=50)
     host = rented.host()
     host.run("true", timeout_s=10)
-    rented.wait_for(MachineState.GONE)
+    rented.wait_for(InstanceState.GONE)
     host.close()
 
 
@@ -66,10 +66,10 @@ def test_a_spot_machine_hears_of_its_end(world: Ec2World, tmp_path: Path) -> Non
     host = rented.host()
     notice = world.provisioner.scripts.notice
     assert host.run(notice, timeout_s=20).text == ""
-    world.server.announce(rented.machine_id)
+    world.server.announce(rented.instance_id)
     assert '"action": "terminate"' in host.run(notice, timeout_s=20).text
-    world.server.take_away(rented.machine_id)
-    rented.wait_for(MachineState.GONE)
+    world.server.take_away(rented.instance_id)
+    rented.wait_for(InstanceState.GONE)
     host.close()
-    world.provisioner.release(rented.machine_id)
+    world.provisioner.terminate(rented.instance_id)
     assert (world.groups(), world.key_pairs()) == ([], [])

@@ -22,7 +22,7 @@ from tasks.execution.fleet import open_hosts_engine
 from tasks.experiments.plan import Plan, write_job
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.reaper import Reaper
-from tasks.provisioning.registry import open_lending
+from tasks.provisioning.registry import open_registry
 from tasks.provisioning.rental_files import read_rental
 from tasks.provisioning.rental_wish import RentalWish
 from tests.fakes.runpod_server import RunPodServer, running_runpod
@@ -135,7 +135,7 @@ def test_after_a_sigkill_the_reaper_frees_all_pods(runpod: RunPodServer, job: Jo
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert ours(runpod)
-    with closing(open_lending()) as lending:
+    with closing(open_registry()) as lending:
         there, _ = lending.provisioners()
         later = Ledger.in_file(tmp_path / "state" / "ledger.db", clock=lambda: lending.ledger.now() + 3600)
         reaper = Reaper(later, {"runpod": there["runpod"]}, lending.keys_folder, later.owner)

@@ -16,9 +16,9 @@ from tasks.hosts.job_types import JobSpec
 from tasks.provisioning import deadman
 from tasks.provisioning.lease import Served
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.ledger_states import RentalState
+from tasks.provisioning.ledger_states import LeaseState
 from tasks.provisioning.reaper import Deed, Reaper
-from tasks.provisioning.registry import open_lending
+from tasks.provisioning.registry import open_registry
 from tasks.settings.load import load_settings
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.sshd import SSHD
@@ -46,7 +46,7 @@ def test_a_machine_is_rented_looked_over_used_and_freed(
     notes: list[str] = []
     renter = renter_of(ledger, machines, tmp_path, notes)
     rented = renter.rent()
-    assert rented.rental.state is RentalState.READY
+    assert rented.rental.state is LeaseState.READY
     assert rented.host.run("echo $HOME", timeout_s=10).text.strip().startswith(str(tmp_path))
     assert deadman.beat(rented.host, rented.place.folder, rented.rental.request_id) is deadman.Switch.ARMED
     # The key that went in with the request is not the one that counts.
@@ -55,12 +55,12 @@ def test_a_machine_is_rented_looked_over_used_and_freed(
     assert renter.release(rented.rental, "done")
     assert machines.all() == []
     assert [step.new for step in ledger.history(rented.rental.request_id)] == [
-        RentalState.INTENDED,
-        RentalState.ACQUIRED,
-        RentalState.REACHED,
-        RentalState.READY,
-        RentalState.RELEASING,
-        RentalState.RELEASED,
+        LeaseState.INTENDED,
+        LeaseState.ACQUIRED,
+        LeaseState.REACHED,
+        LeaseState.READY,
+        LeaseState.RELEASING,
+        LeaseState.RELEASED,
     ]
     assert not renter.keys(rented.rental).exist()
     assert any("0.69 USD/h" in note for note in notes)
@@ -75,7 +75,7 @@ def test_the_reaper_frees_what_a_dead_renter_left_and_nothing_else(
     assert [item.deed for item in reaper.reap()] == [Deed.LEFT]
     ledger.let_go(rented.rental.request_id, rented.rental.claim)
     assert [item.deed for item in reaper.reap()] == [Deed.FREED]
-    assert [item.machine_id for item in machines.all()] == [other.rental.machine_id]
+    assert [item.instance_id for item in machines.all()] == [other.rental.instance_id]
     rented.host.close()
     other.host.close()
 
@@ -87,7 +87,7 @@ def test_what_trains_on_a_rented_machine_is_shown_and_stopped_by_whoever_has_its
     monkeypatch.setenv("JADE_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setattr("tasks.provisioning.registry._factories", {"fake": lambda settings: lender_of(machines)})
     settings, place = load_settings(), open_place(tmp_path / "artifacts")
-    with closing(open_lending(settings)) as lending:
+    with closing(open_registry(settings)) as lending:
         rented = lending.renter(WISH, Served("run-1", "", ("k" * 64,)), note=lambda _: None).rent()
         # What a flow leaves that is killed while it trains.
         start_job(rented.host, rented.place.jobs, JobSpec("ab" * 20, ("sleep", "3600"), ".", 3600, stop_grace_s=1))

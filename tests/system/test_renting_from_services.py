@@ -14,8 +14,8 @@ from tasks.provisioning import deadman
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.lease import Renter
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.ledger_states import RentalState
-from tasks.provisioning.provisioner import MachineState, Provisioner
+from tasks.provisioning.ledger_states import LeaseState
+from tasks.provisioning.provisioner import InstanceState, Provisioner
 from tasks.provisioning.rental_wish import RentalWish
 from tasks.provisioning.rented_hosts import open_rented
 from tests.fakes.ec2_world import ec2_world
@@ -43,15 +43,15 @@ def check_a_rental(provisioner: Provisioner, wish: RentalWish, ledger: Ledger, f
     notes: list[str] = []
     renter: Renter = renter_of(ledger, None, folder, notes, wish=wish, lender=lender)  # type: ignore[arg-type]
     rented = renter.rent()
-    assert rented.rental.state is RentalState.READY
+    assert rented.rental.state is LeaseState.READY
     assert deadman.beat(rented.host, rented.place.folder, rented.rental.request_id) is deadman.Switch.ARMED
     assert rented.rental.fingerprint != renter.keys(rented.rental).first_fingerprint
     # What the switch would run when nobody looks after the machine any more.
     rented.host.run(provisioner.scripts.end, timeout_s=20)
     rented.host.close()
     assert renter.release(rented.rental, "done")
-    assert provisioner.find(rented.rental.machine_id or "").state is MachineState.GONE
-    assert provisioner.list_ours(ledger.owner) == []
+    assert provisioner.describe(rented.rental.instance_id or "").state is InstanceState.GONE
+    assert provisioner.list(ledger.owner) == []
 
 
 def test_a_pod_of_runpod(ledger: Ledger, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from tasks.hosts.errors import HostKeyMismatch
-from tasks.provisioning.provisioner import MachineState
+from tasks.provisioning.provisioner import InstanceState
 from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
 from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.rented_machine import RentedMachine
@@ -42,7 +42,7 @@ class RentedPod(Rented):
     ) -> None:
         (offer,) = (offer for offer in provisioner.offers() if offer.kind == "NVIDIA L4")
         super().__init__(provisioner, offer, folder, max_age_s=max_age_s)
-        self.pod = server.pod(self.machine_id)
+        self.pod = server.pod(self.instance_id)
 
     @property
     def computer(self) -> RentedMachine:
@@ -111,18 +111,18 @@ def test_the_end_script_deletes_the_pod_where_its_key_may(server: RunPodServer, 
     host = rented.host()
     host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
     host.run(rented.provisioner.scripts.end, timeout_s=10)
-    rented.wait_for(MachineState.GONE)
+    rented.wait_for(InstanceState.GONE)
     host.close()
 
 
 def test_the_end_script_stops_the_pod_where_its_key_may_not_delete(rented: RentedPod) -> None:
     host = rented.host()
     host.run(rented.provisioner.scripts.end, timeout_s=10)
-    rented.wait_for(MachineState.STOPPED)
+    rented.wait_for(InstanceState.STOPPED)
     host.close()
     assert rented.computer.processes() == set()
     assert not rented.provisioner.scripts.end_is_certain
-    rented.provisioner.release(rented.machine_id)
+    rented.provisioner.terminate(rented.instance_id)
     assert not rented.pod.is_costing
 
 
@@ -131,7 +131,7 @@ def test_a_pod_ends_itself_at_its_age(server: RunPodServer, provisioner: RunPodP
     rented = RentedPod(server, provisioner, tmp_path / "ours", max_age_s=3)
     host = rented.host()
     host.run("true", timeout_s=10)
-    rented.wait_for(MachineState.GONE)
+    rented.wait_for(InstanceState.GONE)
     host.close()
 
 
@@ -139,7 +139,7 @@ def test_a_released_pod_takes_all_its_processes_with_it(rented: RentedPod) -> No
     host = rented.host()
     host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
     assert rented.computer.processes() != set()
-    rented.provisioner.release(rented.machine_id)
+    rented.provisioner.terminate(rented.instance_id)
     host.close()
     deadline = time.monotonic() + 5
     while rented.computer.processes() and time.monotonic() < deadline:

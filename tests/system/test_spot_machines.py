@@ -106,7 +106,7 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
         renter(world, ledger, tmp_path, notes, spot=True), layout.root, "key", note=notes.append
     ).machines() as run:
         host, rented = run.first()
-        first = rented.rental.machine_id or ""
+        first = rented.rental.instance_id or ""
         with running_remote_job(
             layout.root,
             host,
@@ -135,7 +135,7 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     assert published.take_over(training, RunLayout(tmp_path / "another"))
     assert json.loads(files_of(training, tmp_path / "another").manifest.read_text())["epoch"] >= seen
     assert any("it is about to be taken away" in note for note in notes)
-    states = {rental.machine_id: rental for rental in ledger.rentals()}
+    states = {rental.instance_id: rental for rental in ledger.rentals()}
     assert "about to be taken away" in states[first].problem
 
 
@@ -161,7 +161,7 @@ def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_anothe
         engine.stop()
     assert sorted(item.run_key for item in outcomes) == sorted(item.run_key for item in job.trainings)
     assert all(isinstance(item, UnitDone) for item in outcomes), outcomes
-    assert [rental.machine_id for rental in ledger.rentals()].count(announced) == 1
+    assert [rental.instance_id for rental in ledger.rentals()].count(announced) == 1
     assert len(ledger.rentals()) == 2
     assert any("about to be taken away" in note and note.startswith("ec2-1: ") for note in notes), notes
 
@@ -176,7 +176,7 @@ def test_whoever_attaches_from_another_address_is_admitted_first(
     later = renter(world, ledger, tmp_path, notes, spot=False, admit="203.0.113.9")
     attached = later.rent()
     assert attached.was_attached
-    assert attached.rental.machine_id == first.rental.machine_id
+    assert attached.rental.instance_id == first.rental.instance_id
     group = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [first.rental.name]}])
     admitted = {each["CidrIp"] for rule in group["SecurityGroups"][0]["IpPermissions"] for each in rule["IpRanges"]}
     assert admitted == {"127.0.0.1/32", "203.0.113.9/32"}

@@ -29,7 +29,7 @@ from tasks.provisioning.provider_errors import (
     RateLimited,
     RequestRefused,
 )
-from tasks.provisioning.provisioner import MachineState, Offer
+from tasks.provisioning.provisioner import InstanceState, Offer
 from tests.fakes.ec2_server import Fault
 from tests.fakes.ec2_world import CREDENTIALS, QUICK, SECRET_KEY, Ec2World, ec2_world
 from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of
@@ -92,20 +92,20 @@ def test_without_any_price_it_is_said_what_to_do(world: Ec2World) -> None:
 
 def test_a_machine_is_asked_for_that_ends_with_its_shutdown(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.acquire(request)
+    machine = world.provisioner.create(request)
     (told,) = [each for each in world.server.parameters if each["ClientToken"] == request.request_id]
     assert told["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert told["MetadataOptions.HttpTokens"] == "required"
     assert told["InstanceType"] == "g5.xlarge"
     assert "InstanceMarketOptions.MarketType" not in told
     assert machine.price_usd_per_hour == 1.006
-    described = world.ec2.describe_instances(InstanceIds=[machine.machine_id])["Reservations"][0]["Instances"][0]
+    described = world.ec2.describe_instances(InstanceIds=[machine.instance_id])["Reservations"][0]["Instances"][0]
     tags = {tag["Key"]: tag["Value"] for tag in described["Tags"]}
     assert (tags["Name"], tags["jade:owner"]) == (request.name, request.owner)
 
 
 def test_a_spot_machine_is_asked_for_once_in_the_zone_of_its_price(world: Ec2World) -> None:
-    world.provisioner.acquire(new_request(SPOT))
+    world.provisioner.create(new_request(SPOT))
     told = world.server.parameters[-1]
     assert told["InstanceMarketOptions.MarketType"] == "spot"
     assert told["InstanceMarketOptions.SpotOptions.SpotInstanceType"] == "one-time"
@@ -115,8 +115,8 @@ def test_a_spot_machine_is_asked_for_once_in_the_zone_of_its_price(world: Ec2Wor
 
 def test_user_data_hold_one_host_key_and_our_public_key(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.acquire(request)
-    first, _, rest = world.server.instances[machine.machine_id].user_data.partition("\n")
+    machine = world.provisioner.create(request)
+    first, _, rest = world.server.instances[machine.instance_id].user_data.partition("\n")
     config = json.loads(rest)
     assert first == "#cloud-config"
     assert config["ssh_keys"]["ed25519_private"] == request.host_private_key
@@ -126,7 +126,7 @@ def test_user_data_hold_one_host_key_and_our_public_key(world: Ec2World) -> None
 
 def test_only_our_address_is_admitted_and_only_to_ssh(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    world.provisioner.acquire(request)
+    world.provisioner.create(request)
     groups = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [request.name]}])
     (rule,) = groups["SecurityGroups"][0]["IpPermissions"]
     assert [each["CidrIp"] for each in rule["IpRanges"]] == ["127.0.0.1/32"]
@@ -137,19 +137,19 @@ def test_of_twins_that_a_forgotten_token_and_a_late_list_made_one_is_ended(world
     world.server.bad.takes_tokens, world.server.bad.hidden_looks = False, 9
     request = new_request(ON_DEMAND)
     for _ in range(2):
-        world.provisioner.acquire(request)
+        world.provisioner.create(request)
     assert world.costing() == 2
     for instance in world.server.instances.values():
         instance.hidden = 0
-    kept = world.provisioner.acquire(request)
-    assert ours(world) == [kept.machine_id]
+    kept = world.provisioner.create(request)
+    assert ours(world) == [kept.instance_id]
     assert world.costing() == 1
 
 
 def test_who_travels_is_admitted_again(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.acquire(request)
-    world.connect(admit="2001:db8::7").admit(machine.machine_id)
+    machine = world.provisioner.create(request)
+    world.connect(admit="2001:db8::7").admit(machine.instance_id)
     groups = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [request.name]}])
     rules = groups["SecurityGroups"][0]["IpPermissions"]
     assert "2001:db8::7/128" in [each["CidrIpv6"] for rule in rules for each in rule["Ipv6Ranges"]]
@@ -166,9 +166,9 @@ def test_given_groups_and_keys_are_used_and_left_alone(world: Ec2World) -> None:
     group = world.ec2.create_security_group(GroupName="theirs", Description="d", VpcId=vpc)["GroupId"]
     world.ec2.create_key_pair(KeyName="theirs")
     provisioner = world.connect(security_groups=(group,), key_pair="theirs")
-    machine = provisioner.acquire(new_request(ON_DEMAND))
+    machine = provisioner.create(new_request(ON_DEMAND))
     assert (world.groups(), world.key_pairs()) == ([], ["theirs"])
-    provisioner.release(machine.machine_id)
+    provisioner.terminate(machine.instance_id)
     assert world.key_pairs() == ["theirs"]
     world.ec2.delete_security_group(GroupId=group)
 
@@ -177,7 +177,7 @@ def test_a_launch_template_can_say_the_rest(world: Ec2World) -> None:
     data = {"ImageId": "ami-87654321", "InstanceType": "t3.micro"}
     made = world.ec2.create_launch_template(LaunchTemplateName="ours", LaunchTemplateData=data)
     template = made["LaunchTemplate"]["LaunchTemplateId"]
-    world.connect(launch_template=template, image=None).acquire(new_request(ON_DEMAND))
+    world.connect(launch_template=template, image=None).create(new_request(ON_DEMAND))
     told = world.server.parameters[-1]
     assert told["LaunchTemplate.LaunchTemplateId"] == template
     assert "ImageId" not in told
@@ -185,7 +185,7 @@ def test_a_launch_template_can_say_the_rest(world: Ec2World) -> None:
 
 
 def test_without_image_and_template_it_is_the_newest_with_torch(world: Ec2World) -> None:
-    world.connect(image=None).acquire(new_request(ON_DEMAND))
+    world.connect(image=None).create(new_request(ON_DEMAND))
     assert "gpu-pytorch" in world.server.parameters[-1]["ImageId"]
 
 
@@ -193,7 +193,7 @@ def test_disk_and_subnet_are_settings(world: Ec2World) -> None:
     subnet = world.ec2.describe_subnets()["Subnets"][0]
     provisioner = world.connect(disk_gb=120, subnet=subnet["SubnetId"])
     assert {offer.region for offer in provisioner.offers() if offer.spot} == {subnet["AvailabilityZone"]}
-    provisioner.acquire(new_request(SPOT))
+    provisioner.create(new_request(SPOT))
     told = world.server.parameters[-1]
     assert told["BlockDeviceMapping.1.Ebs.VolumeSize"] == "120"
     assert told["SubnetId"] == subnet["SubnetId"]
@@ -203,7 +203,7 @@ def test_disk_and_subnet_are_settings(world: Ec2World) -> None:
 def test_a_variable_that_could_break_the_file_is_refused(world: Ec2World) -> None:
     request = dataclasses.replace(new_request(ON_DEMAND), environment={"A": 'x"\nPATH="/tmp'})
     with pytest.raises(RequestRefused, match="/etc/environment cannot hold"):
-        world.provisioner.acquire(request)
+        world.provisioner.create(request)
     assert world.server.count("RunInstances") == 2  # those of others
 
 
@@ -214,25 +214,25 @@ def test_news_that_spread_late_are_waited_for(world: Ec2World) -> None:
     world.server.bad.hidden_looks = 3
     provisioner = world.connect(settle_s=5.0)
     world.lose_answer_to_create()
-    machine = provisioner.acquire(new_request(ON_DEMAND))
+    machine = provisioner.create(new_request(ON_DEMAND))
     assert world.costing() == 1
-    world.server.instances[machine.machine_id].hidden = 3
-    assert provisioner.find(machine.machine_id).state is not MachineState.GONE
+    world.server.instances[machine.instance_id].hidden = 3
+    assert provisioner.describe(machine.instance_id).state is not InstanceState.GONE
 
 
 def test_a_machine_that_is_not_known_yet_is_released_all_the_same(world: Ec2World) -> None:
     provisioner = world.connect(settle_s=5.0, release_s=5.0)
-    machine = provisioner.acquire(new_request(ON_DEMAND))
-    world.server.instances[machine.machine_id].hidden = 3
-    provisioner.release(machine.machine_id)
+    machine = provisioner.create(new_request(ON_DEMAND))
+    world.server.instances[machine.instance_id].hidden = 3
+    provisioner.terminate(machine.instance_id)
     assert world.costing() == 0
 
 
 def test_a_token_whose_machine_has_ended_makes_no_second_one(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.acquire(request)
-    world.provisioner.release(machine.machine_id)
-    assert world.provisioner.acquire(request).state is MachineState.GONE
+    machine = world.provisioner.create(request)
+    world.provisioner.terminate(machine.instance_id)
+    assert world.provisioner.create(request).state is InstanceState.GONE
     assert world.costing() == 0
 
 
@@ -240,8 +240,8 @@ def test_without_tokens_tags_alone_hold_a_request_to_one_machine(world: Ec2World
     world.server.bad.takes_tokens = False
     request = new_request(ON_DEMAND)
     world.lose_answer_to_create()
-    machine = world.provisioner.acquire(request)
-    assert world.provisioner.acquire(request).machine_id == machine.machine_id
+    machine = world.provisioner.create(request)
+    assert world.provisioner.create(request).instance_id == machine.instance_id
     assert world.costing() == 1
 
 
@@ -251,20 +251,20 @@ def test_without_tokens_tags_alone_hold_a_request_to_one_machine(world: Ec2World
 def test_a_quota_is_told_and_nothing_is_left_behind(world: Ec2World) -> None:
     world.server.bad.over_quota = True
     with pytest.raises(QuotaReached, match=r"VcpuLimitExceeded.*current limit of 0"):
-        world.provisioner.acquire(new_request(ON_DEMAND))
+        world.provisioner.create(new_request(ON_DEMAND))
     assert (world.groups(), world.key_pairs(), world.costing()) == ([], [], 0)
 
 
 def test_no_capacity_leaves_nothing_behind(world: Ec2World) -> None:
     world.sell_out("g5.xlarge")
     with pytest.raises(NoCapacity, match="InsufficientInstanceCapacity"):
-        world.provisioner.acquire(new_request(ON_DEMAND))
+        world.provisioner.create(new_request(ON_DEMAND))
     assert (world.groups(), world.key_pairs()) == ([], [])
 
 
 def test_throttling_waits(world: Ec2World) -> None:
     world.server.faults.append(Fault("answer", "RunInstances", 2, 503, "RequestLimitExceeded", "slow down"))
-    world.provisioner.acquire(new_request(ON_DEMAND))
+    world.provisioner.create(new_request(ON_DEMAND))
     assert world.costing() == 1
 
 
@@ -297,13 +297,13 @@ def test_an_error_code_has_a_meaning(code: str, status: int, kind: type[Provider
 def test_an_image_that_is_not_there_is_refused(world: Ec2World) -> None:
     world.server.faults.append(Fault("answer", "RunInstances", 1, 400, "InvalidAMIID.NotFound", "no such image"))
     with pytest.raises(RequestRefused, match="no such image"):
-        world.provisioner.acquire(new_request(ON_DEMAND))
+        world.provisioner.create(new_request(ON_DEMAND))
     assert (world.groups(), world.key_pairs()) == ([], [])
 
 
 def test_a_group_that_is_not_known_everywhere_yet_is_waited_for(world: Ec2World) -> None:
     world.server.faults.append(Fault("answer", "RunInstances", 2, 400, "InvalidGroup.NotFound", "does not exist"))
-    world.provisioner.acquire(new_request(ON_DEMAND))
+    world.provisioner.create(new_request(ON_DEMAND))
     assert world.costing() == 1
 
 
@@ -339,9 +339,9 @@ def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_group_goes_once_the_machine_lets_go_of_it(world: Ec2World) -> None:
     world.server.bad.looks_to_end, world.server.bad.holds_groups = 3, 3
     provisioner = world.connect(release_s=10.0)
-    machine = provisioner.acquire(new_request(ON_DEMAND))
+    machine = provisioner.create(new_request(ON_DEMAND))
     assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
-    provisioner.release(machine.machine_id)
+    provisioner.terminate(machine.instance_id)
     assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
 
 
@@ -356,41 +356,41 @@ def test_a_group_that_stays_is_told_and_removed_by_a_later_release(
         now=lambda: clock[0],
     )
     world.server.bad.holds_groups = 10**6
-    provisioner.release(provisioner.acquire(new_request(ON_DEMAND)).machine_id)
+    provisioner.terminate(provisioner.create(new_request(ON_DEMAND)).instance_id)
     assert "left behind for now" in caplog.text
     assert len(world.groups()) == 1
     world.server.bad.holds_groups = 0
     for instance in world.server.instances.values():
         instance.holds_groups = 0
     clock[0] += 2 * 3600
-    provisioner.release(provisioner.acquire(new_request(ON_DEMAND)).machine_id)
+    provisioner.terminate(provisioner.create(new_request(ON_DEMAND)).instance_id)
     assert world.groups() == []
 
 
 def test_what_belongs_to_a_live_machine_is_not_swept(world: Ec2World) -> None:
-    live = world.provisioner.acquire(new_request(ON_DEMAND))
+    live = world.provisioner.create(new_request(ON_DEMAND))
     later = Ec2Provisioner(
         Ec2Access(region="us-east-1", limits=QUICK),
         world.provisioner._settings,
         clients=world.clients,
         now=lambda: time.time() + 7200,
     )
-    later.release(later.acquire(new_request(ON_DEMAND)).machine_id)
-    assert ours(world) == [live.machine_id]
+    later.terminate(later.create(new_request(ON_DEMAND)).instance_id)
+    assert ours(world) == [live.instance_id]
     assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
 
 
 def test_what_is_not_ours_is_not_released(world: Ec2World) -> None:
     (other, *_) = world._others
     with pytest.raises(RequestRefused, match="does not carry our tags"):
-        world.provisioner.release(other)
+        world.provisioner.terminate(other)
     assert world.server.count("TerminateInstances") == 0
 
 
 def test_a_spot_machine_that_is_taken_away_is_gone(world: Ec2World) -> None:
-    machine = world.provisioner.acquire(new_request(SPOT))
-    world.server.take_away(machine.machine_id)
-    assert world.provisioner.find(machine.machine_id).state is MachineState.GONE
+    machine = world.provisioner.create(new_request(SPOT))
+    world.server.take_away(machine.instance_id)
+    assert world.provisioner.describe(machine.instance_id).state is InstanceState.GONE
 
 
 # -- secrets
@@ -404,7 +404,7 @@ def test_not_even_debugging_writes_the_host_key_to_the_log(world: Ec2World, capl
     provisioner = Ec2Provisioner(
         Ec2Access(region="us-east-1", limits=CallLimits()), world.provisioner._settings, clients=clients
     )
-    provisioner.release(provisioner.acquire(request).machine_id)
+    provisioner.terminate(provisioner.create(request).instance_id)
     for secret in (request.host_private_key.splitlines()[1], SECRET_KEY, SECRET_VALUE):
         assert secret not in caplog.text
 
@@ -413,5 +413,5 @@ def test_an_error_does_not_hold_the_host_key(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
     world.server.faults.append(Fault("answer", "RunInstances", 1, 400, "InvalidUserData.Malformed", "bad data"))
     with pytest.raises(RequestRefused) as caught:
-        world.provisioner.acquire(request)
+        world.provisioner.create(request)
     assert request.host_private_key.splitlines()[1] not in texts_of(caught.value)

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.ledger_errors import LedgerUnusable
-from tasks.provisioning.ledger_states import ENDED, TRANSITIONS, RentalState
+from tasks.provisioning.ledger_states import ENDED, TRANSITIONS, LeaseState
 from tests.fakes.ledger_contract import LedgerContract, put_into
 
 
@@ -30,11 +30,11 @@ class TestInOneFile(LedgerContract):
 
 
 def test_every_state_can_be_reached_and_from_every_one_the_money_can_be_stopped() -> None:
-    reached = {RentalState.INTENDED}
+    reached = {LeaseState.INTENDED}
     while more := {new for old, new in TRANSITIONS if old in reached} - reached:
         reached |= more
-    assert reached == set(RentalState)
-    for state in RentalState:
+    assert reached == set(LeaseState)
+    for state in LeaseState:
         ends = {state}
         while more := {new for old, new in TRANSITIONS if old in ends} - ends:
             ends |= more
@@ -42,7 +42,7 @@ def test_every_state_can_be_reached_and_from_every_one_the_money_can_be_stopped(
 
 
 def test_only_its_owner_can_read_the_file(tmp_path: Path, ledger: Ledger) -> None:
-    put_into(ledger, RentalState.ACQUIRED)
+    put_into(ledger, LeaseState.ACQUIRED)
     folder = tmp_path / "state"
     assert folder.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())

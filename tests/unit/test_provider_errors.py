@@ -14,7 +14,7 @@ from tasks.provisioning.provider_errors import (
     ProviderUnavailable,
     QuotaReached,
     RateLimited,
-    ReleaseUnproven,
+    TerminationUnproven,
 )
 
 ERRORS = [
@@ -24,7 +24,7 @@ ERRORS = [
     QuotaReached("ec2", "run instance", "vCPU limit", status="VcpuLimitExceeded"),
     ProviderUnavailable("runpod", "create pod", "read timed out", retry_after_s=3.0),
     RateLimited("runpod", "create pod", "slow down", status=429, retry_after_s=1.5),
-    ReleaseUnproven("runpod", "pod1", "still RUNNING"),
+    TerminationUnproven("runpod", "pod1", "still RUNNING"),
 ]
 
 
@@ -46,7 +46,7 @@ def test_only_what_may_get_better_by_itself_is_transient() -> None:
     assert [type(error).__name__ for error in ERRORS if error.is_transient] == [
         "ProviderUnavailable",
         "RateLimited",
-        "ReleaseUnproven",
+        "TerminationUnproven",
     ]
     assert {type(error).__name__ for error in ERRORS if error.exit_code == 2} == {
         "ApiKeyMissing",

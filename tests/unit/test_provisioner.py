@@ -6,12 +6,12 @@ import uuid
 
 import pytest
 
-from tasks.provisioning.provisioner import check_owner, machine_name, owner_and_request
+from tasks.provisioning.provisioner import check_owner, instance_name, owner_and_request
 
 
 def test_a_name_tells_owner_and_request() -> None:
     owner = check_owner(str(uuid.uuid4()))
-    assert owner_and_request(machine_name(owner, "0123456789abcdef")) == (owner, "0123456789abcdef")
+    assert owner_and_request(instance_name(owner, "0123456789abcdef")) == (owner, "0123456789abcdef")
 
 
 @pytest.mark.parametrize("name", ["jade-abcd", "jade-abcd-xyz", "my-jade-abcd-01234567", "jade-ab-cd-01234567", ""])
@@ -27,4 +27,4 @@ def test_what_is_no_tag_is_refused(owner: str) -> None:
 
 def test_no_name_is_made_of_a_tag_with_a_dash() -> None:
     with pytest.raises(ValueError, match="make no name"):
-        machine_name("ab-cd", "0123456789abcdef")
+        instance_name("ab-cd", "0123456789abcdef")

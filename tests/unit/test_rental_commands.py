@@ -14,8 +14,8 @@ import pytest
 from flows.cli import run
 from tasks.provisioning import registry as lending
 from tasks.provisioning.ledger import Intent
-from tasks.provisioning.ledger_states import RentalState
-from tasks.provisioning.provisioner import MachineState, Offer
+from tasks.provisioning.ledger_states import LeaseState
+from tasks.provisioning.provisioner import InstanceState, Offer
 from tasks.provisioning.rent_settings import UseSettings, lender
 from tasks.provisioning.rental_keys import RentalKeys
 from tasks.settings.load import load_settings
@@ -81,7 +81,7 @@ def quick(world: RunPodWorld, runpod: RunPodServer, monkeypatch: pytest.MonkeyPa
 
 def intend(*, price: float = 0.39, hours: float = 2.0) -> str:
     """A request of a run that has just begun; returns its identifier."""
-    opened = lending.open_lending()
+    opened = lending.open_registry()
     offer = Offer("runpod", OFFER.kind, OFFER.title, 24, price)
     wanted = Intent(opened.ledger.owner, offer, hours, 900, "a-run", "", ("k",), "")
     rental = opened.ledger.intend(wanted, budget_usd=None)
@@ -227,13 +227,13 @@ def test_a_provider_that_nobody_reaches_is_told(
 @pytest.mark.usefixtures("quick")
 def test_what_is_rented_is_listed_and_the_reaper_frees_it(jade: Jade, world: RunPodWorld) -> None:
     request_id = intend()
-    opened = lending.open_lending()
+    opened = lending.open_registry()
     rental = opened.ledger.rental(request_id)
     pod = world.server.add_foreign(rental.name)
     pod.is_foreign = False
-    machine = world.provisioner.find(pod.id)
-    assert machine.state in {MachineState.STARTING, MachineState.RUNNING}
-    opened.ledger.advance(request_id, RentalState.ACQUIRED, machine=machine)
+    machine = world.provisioner.describe(pod.id)
+    assert machine.state in {InstanceState.STARTING, InstanceState.RUNNING}
+    opened.ledger.advance(request_id, LeaseState.ACQUIRED, machine=machine)
     opened.close()
     (shown,) = json.loads(jade("rented", "--json").out)["machines"]
     assert (shown["machine_id"], shown["state"], shown["run_id"]) == (pod.id, "acquired", "a-run")
@@ -247,11 +247,11 @@ def test_what_is_rented_is_listed_and_the_reaper_frees_it(jade: Jade, world: Run
 
 def test_the_reaper_removes_keys_that_are_left_of_a_rental_that_has_ended(jade: Jade) -> None:
     ended, begun = intend(), intend()
-    opened = lending.open_lending()
+    opened = lending.open_registry()
     keys = {request_id: RentalKeys(opened.keys_folder / request_id) for request_id in (ended, begun)}
     for each in keys.values():
         each.make()
-    opened.ledger.advance(ended, RentalState.REFUSED)
+    opened.ledger.advance(ended, LeaseState.REFUSED)
     opened.close()
     jade("reap", "--dry-run")
     assert keys[ended].exist()
@@ -273,7 +273,7 @@ def test_a_provider_without_credentials_hinders_the_reaper_only_where_it_has_mac
     monkeypatch.setitem(lending._factories, "ec2", lambda settings: found)
     jade("rented")
     jade("reap")
-    opened = lending.open_lending()
+    opened = lending.open_registry()
     wanted = Intent(opened.ledger.owner, Offer("ec2", "g5.xlarge", "A10G", 24, 1.0), 1, 900, "a-run", "", ("k",), "")
     opened.ledger.intend(wanted, budget_usd=None)
     opened.close()

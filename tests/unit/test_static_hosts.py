@@ -47,19 +47,19 @@ def offer_of(world: StaticWorld, name: str) -> Offer:
 
 def test_a_host_is_lent_to_one_at_a_time_and_the_refusal_says_to_whom(world: StaticWorld) -> None:
     first = new_request(offer_of(world, "gpu1"))
-    world.provisioner.acquire(first)
+    world.provisioner.create(first)
     with pytest.raises(NoCapacity, match=first.name):
-        world.provisioner.acquire(new_request(offer_of(world, "gpu1")))
-    world.provisioner.acquire(new_request(offer_of(world, "gpu2")))
+        world.provisioner.create(new_request(offer_of(world, "gpu1")))
+    world.provisioner.create(new_request(offer_of(world, "gpu2")))
     assert world.costing() == 2
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_its_holder_cannot_give_it_back(world: StaticWorld) -> None:
-    old = world.provisioner.acquire(new_request(offer_of(world, "gpu1"), max_age_s=60))
+    old = world.provisioner.create(new_request(offer_of(world, "gpu1"), max_age_s=60))
     holder = world.folder / "gpu1" / "jade" / "lease" / "holder"
     holder.write_text(f"{old.name} 1000 1060\n")
-    new = world.provisioner.acquire(new_request(offer_of(world, "gpu1")))
-    world.provisioner.release(old.machine_id)
+    new = world.provisioner.create(new_request(offer_of(world, "gpu1")))
+    world.provisioner.terminate(old.instance_id)
     assert holder.read_text().startswith(new.name)
 
 
@@ -69,4 +69,4 @@ def test_a_host_out_of_reach_is_passed_over(tmp_path: Path) -> None:
             raise HostUnreachable("gpu1", 1.0, 1, "no route")
 
     hosts = {"gpu1": StaticHost(HostAddress("192.0.2.1"), "jade", lambda: Away(tmp_path, name="gpu1"))}
-    assert StaticProvisioner(hosts).list_ours(OTHER_OWNER) == []
+    assert StaticProvisioner(hosts).list(OTHER_OWNER) == []
