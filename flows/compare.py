@@ -19,9 +19,8 @@ from jade_model.report import DrawingProcess
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
 from tasks.core.preloading import import_meanwhile
-from tasks.execution.job_places import check_host_known
 from tasks.execution.jobs import parts_of
-from tasks.execution.opening import check_engine
+from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import follow_training, training_job
 from tasks.experiments.checks import check_job_data
 from tasks.experiments.plan import Plan, load_data, write_job
@@ -51,8 +50,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
     Returns:
         The run's folder on this machine.
     """
-    check_host_known(parameters.host)
-    check_engine(parameters.engine_settings())
+    check_placement(parameters.placement)
     place = open_place(parameters.artifacts)
     with (
         events_delivered(),
@@ -65,15 +63,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
             run.save()
         with (
             run.phase("train"),
-            training_job(
-                run,
-                host=parameters.host,
-                device=parameters.device,
-                workers=parameters.training_workers,
-                fresh=parameters.fresh,
-                wish=parameters.rental_wish(),
-                engine=parameters.engine_settings(),
-            ) as job,
+            training_job(run, parameters.placement, fresh=parameters.fresh) as job,
         ):
             import_meanwhile("tasks.experiments.evaluate", "jade_model.report.figures")
             beside = at_end.enter_context(DrawingProcess())

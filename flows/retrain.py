@@ -18,8 +18,8 @@ from jade_model.data.checks import DataLimits
 from jade_model.statistics.promotion import PromotionRule
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
-from tasks.execution.job_places import check_host_known
 from tasks.execution.jobs import parts_of
+from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import follow_training, training_job
 from tasks.experiments.evaluate import EvaluationSettings
 from tasks.experiments.promote import champion_run, settle
@@ -47,7 +47,7 @@ def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa
     Returns:
         The run's folder on this machine.
     """
-    check_host_known(parameters.host)
+    check_placement(parameters.placement)
     place = open_place(parameters.artifacts)
     with (
         events_delivered(),
@@ -59,14 +59,7 @@ def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa
             run.save()
         with (
             run.phase("train"),
-            training_job(
-                run,
-                host=parameters.host,
-                device=parameters.device,
-                workers=parameters.workers,
-                fresh=parameters.fresh,
-                wish=parameters.rental_wish(),
-            ) as job,
+            training_job(run, parameters.placement, fresh=parameters.fresh) as job,
         ):
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
             for future in followed:

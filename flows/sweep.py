@@ -15,7 +15,8 @@ from jade_model.scoring.evaluate import Cleanup
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.layout import RunLayout
-from tasks.execution.opening import check_engine, open_engine
+from tasks.execution.opening import open_engine
+from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import rental_shown
 from tasks.execution.run import claim_trainings
 from tasks.experiments.plan import Plan, load_data, write_job
@@ -51,8 +52,8 @@ def sweep(parameters: SweepParameters) -> str:
     Returns:
         The run's folder.
     """
-    settings = parameters.engine_settings()
-    check_engine(settings)
+    placement = parameters.placement
+    check_placement(placement)
     place = open_place(parameters.artifacts)
     with (
         events_delivered(),
@@ -66,9 +67,9 @@ def sweep(parameters: SweepParameters) -> str:
         with (
             run.phase("train"),
             opened_sweep(prepared),
-            machines_admitted(settings.wish, settings.rent),
+            machines_admitted(placement.provider, placement.rental, placement.machines),
             rental_shown(run.layout.root),
-            open_engine(settings, run.layout.root, prepared.job, flow_run_id=str(flow_run.id or "")) as engine,
+            open_engine(placement, run.layout.root, prepared.job, flow_run_id=str(flow_run.id or "")) as engine,
         ):
             for number, seeds in enumerate(prepared.rounds, start=1):
                 train_round(folder, engine, seeds)

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from flows.commands.common import print_json, print_table
 from flows.commands.renting import split_names, tell_rental_plan
 from flows.parameters.compare import CompareParameters
-from tasks.execution.job_places import check_host_known
+from tasks.execution.placement import check_placement
 from tasks.execution.progress import terminal_is_live
 from tasks.settings.load import load_settings, prepare_prefect
 
@@ -38,8 +38,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
 def _compare(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
     parameters = given_parameters(CompareParameters, flags)
     if dry_run:
-        wish = parameters.engine_settings().wish or parameters.rental_wish()
-        tell_rental_plan(wish, as_json=as_json)
+        tell_rental_plan(parameters.placement, as_json=as_json)
         return
     prepare_prefect(quiet=as_json or terminal_is_live())
     from flows.compare import compare
@@ -83,9 +82,8 @@ def given_parameters(model: type[ModelT], flags: dict[str, Any]) -> ModelT:
         given["gpu"] = split_names(given["gpu"])
     if "host" not in given:
         given["host"] = load_settings().host
-    check_host_known(str(given["host"]))
     try:
-        return model.model_validate(given)
+        parameters = model.model_validate(given)
     except ValidationError as error:
         problems = []
         for problem in error.errors():
@@ -93,6 +91,8 @@ def given_parameters(model: type[ModelT], flags: dict[str, Any]) -> ModelT:
             said = problem["msg"].removeprefix("Value error, ")
             problems.append(f"{flag}{said} (given: {problem['input']!r})" if flag else said)
         raise click.UsageError("; ".join(problems)) from error
+    check_placement(parameters.placement)  # type: ignore[attr-defined]
+    return parameters
 
 
 def nearby(path: Path) -> Path:

@@ -21,10 +21,10 @@ from flows.parameters.rental import (
     OrphanGrace,
     Owner,
     Spot,
-    rental_wish,
 )
 from tasks.core.errors import BadRequest
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.execution.placement import Placement
+from tasks.provisioning.rental_request import RentalRequest
 
 
 def split_names(given: Iterable[str]) -> list[str]:
@@ -32,19 +32,22 @@ def split_names(given: Iterable[str]) -> list[str]:
     return [name.strip() for value in given for name in value.split(",") if name.strip()]
 
 
-def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
+def tell_rental_plan(placement: Placement, *, as_json: bool) -> None:
     """Print which machines would be tried in which order, and what each could cost. Rents nothing.
 
     Raises:
         BadRequest: The host rents nothing; or as `Renter.quotes`.
     """
     from tasks.provisioning.lease import Served
-    from tasks.provisioning.registry import is_provider, open_registry, provider_names
+    from tasks.provisioning.registry import open_registry, provider_names
 
-    if not is_provider(wish.provider):
+    request = placement.rental
+    if placement.provider is None:
         raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(provider_names())}")
     with closing(open_registry()) as lending:
-        renter = lending.renter(wish, Served("dry-run", "", ()), note=lambda line: click.echo(line, err=True))
+        renter = lending.renter(
+            placement.provider, request, Served("dry-run", "", ()), note=lambda line: click.echo(line, err=True)
+        )
         planned = renter.quotes()
         spent = lending.ledger.spent_usd()
     if as_json:
@@ -59,7 +62,7 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
             }
             for offer, hours in planned
         ]
-        print_json({"candidates": shown, "max_hours": wish.max_hours, "spent_this_month_usd": round(spent, 4)})
+        print_json({"candidates": shown, "max_hours": request.max_hours, "spent_this_month_usd": round(spent, 4)})
         return
     rows = [
         [
@@ -74,7 +77,7 @@ def tell_rental_plan(wish: RentalWish, *, as_json: bool) -> None:
     ]
     columns = ["", "would try", "USD/h", "hours at most", "USD at most", "to be had"]
     print_table(None, columns, rows, numeric_from=2)
-    left = "" if wish.budget_usd is None else f" of {wish.budget_usd:.2f}"
+    left = "" if request.budget is None else f" of {request.budget:.2f}"
     click.echo(f"Nothing was rented. This month's runs have cost {spent:.2f}{left} USD.", err=True)
 
 
@@ -107,7 +110,7 @@ def rent_options(command: FunctionT) -> FunctionT:
     return command
 
 
-def rental_wish_of(host: str, flags: dict[str, Any]) -> RentalWish:
+def rental_request_of(flags: dict[str, Any]) -> RentalRequest:
     """Return what a command's flags ask for.
 
     Raises:
@@ -117,7 +120,7 @@ def rental_wish_of(host: str, flags: dict[str, Any]) -> RentalWish:
     if "gpu" in given:
         given["gpu"] = split_names(given["gpu"])
     try:
-        return rental_wish(host, _RentFields.model_validate(given).model_dump())
+        return RentalRequest(**_RentFields.model_validate(given).model_dump())
     except ValidationError as error:
         first = error.errors()[0]
         flag = f"--{str(first['loc'][0]).replace('_', '-')}"

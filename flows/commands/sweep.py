@@ -14,6 +14,7 @@ from flows.commands.common import print_json, print_table
 from flows.commands.renting import split_names, tell_rental_plan
 from flows.parameters.sweep import SweepParameters
 from tasks.core.errors import BadRequest
+from tasks.execution.placement import check_placement
 from tasks.execution.progress import terminal_is_live
 from tasks.experiments.sweep_plan import plan_arms
 from tasks.settings.load import load_settings, prepare_prefect
@@ -58,12 +59,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
 def _sweep(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
     parameters = sweep_parameters(file, flags)
     if dry_run:
-        wish = parameters.wish
-        if wish is None:
-            raise click.UsageError(
-                "--dry-run is about renting: say --host PROVIDER, or --engine hosts --rent N --provider NAME"
-            )
-        tell_rental_plan(wish, as_json=as_json)
+        tell_rental_plan(parameters.placement, as_json=as_json)
         return
     prepare_prefect(quiet=as_json or terminal_is_live())
     from flows.sweep import sweep
@@ -126,7 +122,10 @@ def sweep_parameters(file: Path, flags: dict[str, Any]) -> SweepParameters:
         plan_arms(parameters.grid, parameters.arms, epochs=parameters.epochs)
     except BadRequest as error:
         raise BadRequest(f"{file}: {error}") from error
-    parameters.engine_settings()
+    try:
+        check_placement(parameters.placement)
+    except ValidationError as error:
+        raise BadRequest("; ".join(problem["msg"] for problem in error.errors())) from error
     return parameters
 
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
-from flows.commands.renting import rent_options, rental_wish_of, tell_rental_plan
+from flows.commands.renting import rent_options, rental_request_of, tell_rental_plan
 from jade_model.core.checkpoint import load_checkpoint
 from jade_model.core.config import LOSSES, Loss
 from jade_model.core.training_files import files_of
 from tasks.artifacts.repository import open_place
-from tasks.execution.job_places import check_host_known
 from tasks.execution.jobs import FollowedJob, parts_of
+from tasks.execution.placement import Placement, check_placement
 from tasks.execution.run import trainings_of
 from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.runs.record import recorded_run
@@ -60,7 +60,7 @@ def command(
     seeds: int,
     split: Literal["grouped", "seed"],
     host: str | None,
-    device: str | None,
+    device: Literal["cpu", "cuda"] | None,
     workers: int | None,
     fresh: bool,
     artifacts: str | None,
@@ -77,10 +77,10 @@ def command(
         "epochs": epochs,
     }
     host = host or load_settings().host
-    check_host_known(host)
-    wish = rental_wish_of(host, rent)
+    placement = Placement(host=(host,), device=device, workers=workers, rental=rental_request_of(rent))
+    check_placement(placement)
     if dry_run:
-        tell_rental_plan(wish, as_json=as_json)
+        tell_rental_plan(placement, as_json=as_json)
         return
     given |= {"seeds": seeds, "split": split, "host": host, "device": device}
     with recorded_run(open_place(artifacts), "train", given, host=host) as run:
@@ -89,7 +89,7 @@ def command(
         job = write_job(run.layout, data, plan)
         with (
             run.phase("train"),
-            trainings_of(run, host=host, device=device, workers=workers, fresh=fresh, wish=wish) as running,
+            trainings_of(run, placement, fresh=fresh) as running,
         ):
             _wait(running)
     trained = [_trained(files_of(training, run.layout.root).last) for training in job.trainings]

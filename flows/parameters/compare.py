@@ -24,7 +24,6 @@ from flows.parameters.fields import (
 from flows.parameters.rental import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
-    RENT_FIELDS,
     AcceptUnreaped,
     Budget,
     Gpus,
@@ -35,12 +34,11 @@ from flows.parameters.rental import (
     Provider,
     Rent,
     Spot,
-    rental_wish,
+    placement_of,
 )
 from jade_model.core.config import LOSSES, Loss
-from tasks.execution.base import EngineSettings
-from tasks.provisioning.rental_wish import RentalWish
-from tasks.settings.host_entries import LOCAL, Workers
+from tasks.execution.placement import Placement
+from tasks.settings.host_entries import LOCAL
 
 ALL_ARMS: list[Loss] = list(LOSSES)
 
@@ -134,33 +132,15 @@ class CompareParameters(BaseModel):
             raise ValueError(f"engine {self.engine} says where trainings run: leave host and parallel arms out")
         return self
 
-    def engine_settings(self) -> EngineSettings:
-        """Return what runs the trainings.
-
-        Raises:
-            BadRequest: The engine's settings contradict each other.
-        """
-        wish = None if self.provider is None else self._wish(self.provider)
-        return EngineSettings(
-            self.engine, self.device, self.workers, self.scheduler, tuple(self.hosts), self.rent, wish
-        )
-
     @property
-    def training_workers(self) -> Workers:
-        """How many train at once."""
-        return "arms" if self.parallel_arms else self.workers
+    def placement(self) -> Placement:
+        """Where it runs."""
+        return placement_of(self, "arms" if self.parallel_arms else self.workers)
 
     @property
     def num_folds(self) -> int:
         """Folds a seed: the seed's split has one."""
         return 1 if self.split == "seed" else self.folds
-
-    def rental_wish(self) -> RentalWish:
-        """Return what is to be rented, if the host is one that rents."""
-        return self._wish(self.host)
-
-    def _wish(self, provider: str) -> RentalWish:
-        return rental_wish(provider, {name: getattr(self, name) for name in RENT_FIELDS})
 
     def recipe_name(self, arm: Loss) -> str:
         """Return the name of the recipe that an arm is trained with."""

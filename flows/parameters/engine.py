@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,7 +10,6 @@ from flows.parameters.fields import Device, Host, NumWorkers
 from flows.parameters.rental import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
-    RENT_FIELDS,
     AcceptUnreaped,
     Budget,
     Gpus,
@@ -21,14 +20,13 @@ from flows.parameters.rental import (
     Provider,
     Rent,
     Spot,
-    rental_wish,
+    placement_of,
 )
-from tasks.execution.base import EngineName, EngineSettings
-from tasks.provisioning.rental_wish import RentalWish
-from tasks.settings.host_entries import LOCAL, PROVIDERS
+from tasks.execution.placement import Placement
+from tasks.settings.host_entries import LOCAL
 
 Engine = Annotated[
-    EngineName,
+    Literal["processes", "dask", "hosts"],
     Field(
         title="Engine",
         description="What runs the trainings: `processes` here, `dask` on a cluster, `hosts` shared out over SSH.",
@@ -76,35 +74,12 @@ class EngineParameters(BaseModel):
             raise ValueError(f"host {self.host} is one host alone: leave engine, hosts, rent and provider out")
         return self
 
-    def engine_settings(self) -> EngineSettings:
-        """Return the engine's settings; one host alone, of ours or rented, is an engine of one host.
-
-        Raises:
-            BadRequest: They contradict each other.
-        """
-        if self.host in PROVIDERS:
-            return EngineSettings("hosts", self.device, self.workers, self.scheduler, rent=1, wish=self.wish)
-        if self.host != LOCAL:
-            return EngineSettings("hosts", self.device, self.workers, self.scheduler, (self.host,))
-        return EngineSettings(
-            engine=self.engine,
-            device=self.device,
-            workers=self.workers,
-            scheduler=self.scheduler,
-            hosts=tuple(self.hosts),
-            rent=self.rent,
-            wish=self.wish,
-        )
+    @property
+    def placement(self) -> Placement:
+        """Where it runs."""
+        return placement_of(self, self.workers)
 
     @property
     def where(self) -> str:
         """Where the trainings run, in a word for people: a host, or an engine."""
         return self.engine if self.host == LOCAL else self.host
-
-    @property
-    def wish(self) -> RentalWish | None:
-        """What is rented; None: nothing."""
-        provider = self.host if self.host in PROVIDERS else self.provider
-        if provider is None:
-            return None
-        return rental_wish(provider, {name: getattr(self, name) for name in RENT_FIELDS})

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from tasks.execution.placement import Placement
 from tasks.provisioning.provisioner import check_owner
 from tasks.provisioning.registry import is_provider, provider_names
-from tasks.provisioning.rental_wish import DEFAULT_MAX_HOURS, DEFAULT_ORPHAN_GRACE_MIN, RentalWish
-from tasks.settings.host_entries import PROVIDERS
+from tasks.provisioning.rental_request import RentalRequest
+from tasks.settings.host_entries import PROVIDERS, Workers
 
 _WHERE = " Only where machines are rented."
 
@@ -75,26 +76,23 @@ Owner = Annotated[
     Field(title="Owner", description="Tag that rented machines carry; empty: the ledger's own." + _WHERE),
 ]
 
-MAX_HOURS = DEFAULT_MAX_HOURS
-ORPHAN_GRACE_MIN = DEFAULT_ORPHAN_GRACE_MIN
+MAX_HOURS = 4.0
+ORPHAN_GRACE_MIN = 15.0
 RENT_FIELDS = ("gpu", "max_price", "max_hours", "budget", "spot", "orphan_grace", "accept_unreaped", "owner")
 
 
-def rental_wish(host: str, fields: dict[str, Any]) -> RentalWish:
-    """Return what is to be rented of a provider.
+def placement_of(fields: Any, workers: Workers) -> Placement:
+    """Return the placement that a flow's fields name together.
 
-    Args:
-        host: The provider's name.
-        fields: Values of `RENT_FIELDS`; others are passed over.
+    Raises:
+        ValueError: They make no sense together.
     """
-    return RentalWish(
-        host,
-        tuple(fields["gpu"]),
-        max_price_usd_per_hour=fields["max_price"],
-        max_hours=fields["max_hours"],
-        budget_usd=fields["budget"],
-        spot=fields["spot"],
-        orphan_grace_s=fields["orphan_grace"] * 60,
-        accept_unreaped=fields["accept_unreaped"],
-        owner=fields["owner"],
-    )
+    rental = RentalRequest(**{name: getattr(fields, name) for name in RENT_FIELDS})
+    engine = getattr(fields, "engine", "processes")
+    host = [fields.host]
+    if engine == "dask":
+        host = [fields.scheduler or "dask"]
+    elif engine == "hosts":
+        rented = [f"{fields.provider}:{fields.rent}"] if fields.provider and fields.rent else []
+        host = [*fields.hosts, *rented]
+    return Placement(host=tuple(host), device=fields.device, workers=workers, rental=rental)

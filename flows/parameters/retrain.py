@@ -8,7 +8,6 @@ from flows.parameters.fields import Artifacts, Data, Device, Ensemble, Epochs, F
 from flows.parameters.rental import (
     MAX_HOURS,
     ORPHAN_GRACE_MIN,
-    RENT_FIELDS,
     AcceptUnreaped,
     Budget,
     Gpus,
@@ -17,10 +16,10 @@ from flows.parameters.rental import (
     OrphanGrace,
     Owner,
     Spot,
-    rental_wish,
+    placement_of,
 )
 from jade_model.core.config import Loss
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.execution.placement import Placement
 from tasks.settings.host_entries import LOCAL
 
 
@@ -83,6 +82,7 @@ class RetrainParameters(BaseModel):
     accept_unreaped: AcceptUnreaped = False
     owner: Owner = None
 
-    def rental_wish(self) -> RentalWish:
-        """Return what is to be rented, if the host is one that rents."""
-        return rental_wish(self.host, {name: getattr(self, name) for name in RENT_FIELDS})
+    @property
+    def placement(self) -> Placement:
+        """Where it runs."""
+        return placement_of(self, self.workers)

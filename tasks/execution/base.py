@@ -7,16 +7,10 @@ at once, and what counts is the first result whose files are in the run's folder
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from jade_model.core.job import Training
-from tasks.core.errors import BadRequest
-from tasks.provisioning.rental_wish import RentalWish
-from tasks.settings.host_entries import LOCAL, PROVIDERS
-
-EngineName = Literal["processes", "dask", "hosts"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
 @dataclass(frozen=True)
@@ -89,44 +83,3 @@ class Engine(Protocol):
     def stop(self) -> None:
         """End what runs. Returns once nothing of it does, or says what may still run. Silent if nothing does."""
         ...
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """Where and how trainings run.
-
-    Attributes:
-        engine: Which one.
-        device: `cpu` or `cuda`; None: the host's own setting, the CPU on this machine.
-        workers: Trainings at once, on each host; None: one a core, or one on a GPU.
-        scheduler: Address of a Dask scheduler; None: a cluster on this machine for the time of the run.
-        hosts: Names of hosts from the settings.
-        rent: Machines that are rented beside them, at most so many at once.
-        wish: What is rented, with limits that hold for each of them; its budget is for all. None: nothing.
-    """
-
-    engine: EngineName = "processes"
-    device: str | None = None
-    workers: int | None = None
-    scheduler: str | None = None
-    hosts: tuple[str, ...] = field(default_factory=tuple)
-    rent: int = 0
-    wish: RentalWish | None = None
-
-    def __post_init__(self) -> None:
-        if self.scheduler is not None and self.engine != "dask":
-            raise BadRequest(f"scheduler belongs to engine dask; the engine is {self.engine}")
-        if self.hosts and self.engine != "hosts":
-            raise BadRequest(f"hosts belong to engine hosts; the engine is {self.engine}")
-        if self.rent and self.engine != "hosts":
-            raise BadRequest(f"rent belongs to engine hosts; the engine is {self.engine}")
-        if bool(self.rent) != (self.wish is not None):
-            raise BadRequest(f"--rent N and --provider {' or '.join(PROVIDERS)} belong together")
-        if self.engine == "hosts" and not self.hosts and not self.rent:
-            raise BadRequest(
-                "engine hosts needs hosts: --hosts a,b,c (`jade hosts list` shows them), or --rent N --provider runpod"
-            )
-        if len(set(self.hosts)) != len(self.hosts):
-            raise BadRequest(f"a host is named twice: {', '.join(self.hosts)}")
-        if LOCAL in self.hosts:
-            raise BadRequest(f"{LOCAL!r} is this machine: engine processes trains on it; engine hosts goes over SSH")

@@ -28,9 +28,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from jade_model.core.job import Job, Training
 from jade_model.core.training_files import files_of, is_done
 from tasks.core.errors import BadRequest, UnitError
-from tasks.execution.base import EngineSettings, OnEpoch, Outcome, UnitDone, UnitFailed, unheard
+from tasks.execution.base import OnEpoch, Outcome, UnitDone, UnitFailed, unheard
 from tasks.execution.followed import OWN_FAULTS
 from tasks.execution.parcels import Files, Parcel, pack, topic_of, unpack
+from tasks.execution.placement import Placement
 from tasks.hosts.errors import HostError
 from tasks.settings.load import THREADING, available_cores
 
@@ -42,8 +43,8 @@ TAG = "dask-train"
 """On every training: a limit of this tag holds over all flows."""
 
 MISSING = (
-    "engine dask needs an optional package: python -m pip install 'jade-expansions[dask]' (or prefect-dask); "
-    "engines processes and hosts do without"
+    "--host dask needs an optional package: python -m pip install 'jade-expansions[dask]' (or prefect-dask); "
+    "every other host does without"
 )
 LOOPBACK = ("127.", "localhost", "[::1]")
 
@@ -144,7 +145,7 @@ def train_unit(title: str, parcel: Parcel, arrays: bytes) -> tuple[Files, str, f
 
 
 @contextmanager
-def open_dask_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterator[DaskEngine]:
+def open_dask_engine(placement: Placement, folder: Path, job: Job) -> Iterator[DaskEngine]:
     """Connect to a scheduler, or start a cluster on this machine that ends with the block. Called within a flow.
 
     Raises:
@@ -154,13 +155,13 @@ def open_dask_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterat
     runner_class = dask_runner_class()
     with get_client(sync_client=True) as client:
         api_url = str(client.api_url)
-    if settings.scheduler is not None:
-        check_reachable(settings.scheduler, api_url)
-        runner = runner_class(address=settings.scheduler, client_kwargs={"timeout": 30})
+    if placement.scheduler is not None:
+        check_reachable(placement.scheduler, api_url)
+        runner = runner_class(address=placement.scheduler, client_kwargs={"timeout": 30})
     else:
         runner = runner_class(
             cluster_kwargs={
-                "n_workers": settings.workers or available_cores(),
+                "n_workers": placement.workers or available_cores(),
                 "threads_per_worker": 1,
                 "dashboard_address": None,
                 "env": {**THREADING, "PREFECT_API_URL": api_url},
@@ -170,8 +171,8 @@ def open_dask_engine(settings: EngineSettings, folder: Path, job: Job) -> Iterat
         try:
             runner.client.scheduler_info()
         except OSError as error:  # TimeoutError is one
-            raise BadRequest(f"the Dask scheduler {settings.scheduler} does not answer: {error}") from error
-        engine = DaskEngine(folder, job, runner, device=settings.device or "cpu", api_url=api_url)
+            raise BadRequest(f"the Dask scheduler {placement.scheduler} does not answer: {error}") from error
+        engine = DaskEngine(folder, job, runner, device=placement.device or "cpu", api_url=api_url)
         try:
             yield engine
         finally:

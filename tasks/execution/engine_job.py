@@ -12,9 +12,10 @@ from typing import Any
 from jade_model.core.job import load_job
 from tasks.artifacts.publisher import Mirror
 from tasks.core.errors import TrainingsFailed
-from tasks.execution.base import Engine, EngineSettings, UnitFailed
+from tasks.execution.base import Engine, UnitFailed
 from tasks.execution.jobs import JOB_NAME, FollowedJob, drawn
 from tasks.execution.opening import open_engine
+from tasks.execution.placement import Placement
 
 
 class EngineJob(FollowedJob):
@@ -79,14 +80,14 @@ class EngineJob(FollowedJob):
 
 @contextmanager
 def running_engine_job(
-    settings: EngineSettings, folder: Path, *, mirror: Mirror | None = None, flow_run_id: str = ""
+    placement: Placement, folder: Path, *, mirror: Mirror | None = None, flow_run_id: str = ""
 ) -> Iterator[FollowedJob]:
     """Run the job of a run on an engine while the block lasts; whatever happens, it is stopped afterwards.
 
     Raises:
         BadRequest, HostUnknown: As `open_engine`.
     """
-    with open_engine(settings, folder, load_job(folder / JOB_NAME), flow_run_id=flow_run_id) as engine:
+    with open_engine(placement, folder, load_job(folder / JOB_NAME), flow_run_id=flow_run_id) as engine:
         job = EngineJob(folder, engine, mirror)
         try:
             with drawn(job):

@@ -22,11 +22,12 @@ from jade_model.core.job import Job, Training
 from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.publisher import Note, say
 from tasks.core.errors import RentingCancelled, RunError
-from tasks.execution.base import EngineSettings, OnEpoch, Outcome, UnitDone, UnitFailed, unheard
+from tasks.execution.base import OnEpoch, Outcome, UnitDone, UnitFailed, unheard
 from tasks.execution.followed import OWN_FAULTS
 from tasks.execution.job_places import place_on
 from tasks.execution.jobs import POLL_S
 from tasks.execution.lanes import HostLane, Lane, Station
+from tasks.execution.placement import Placement
 from tasks.execution.queue import Advice, Ended, QueueRules, UnitQueue
 from tasks.execution.remote import RemoteTrainingJob
 from tasks.hosts.access import open_host
@@ -376,13 +377,11 @@ class HostsEngine:
 
 
 @contextmanager
-def open_hosts_engine(
-    settings: EngineSettings, folder: Path, job: Job, *, flow_run_id: str = ""
-) -> Iterator[HostsEngine]:
+def open_hosts_engine(placement: Placement, folder: Path, job: Job, *, flow_run_id: str = "") -> Iterator[HostsEngine]:
     """Give an engine of hosts that the settings name, and of machines that are rented for it, freed whatever happens.
 
     Args:
-        settings: Which hosts, and what is rented.
+        placement: Which hosts, and what is rented.
         folder: The run's.
         job: What the run trains.
         flow_run_id: The run in Prefect, by which its machines can be found.
@@ -393,23 +392,23 @@ def open_hosts_engine(
     """
     known = load_settings()
     lanes: list[Lane] = []
-    for name in settings.hosts:
+    for name in placement.named_hosts:
         entry = known.entry(name)
         lanes.append(
             HostLane(
                 name,
                 lambda name=name: open_host(known, name),  # type: ignore[misc]
                 place_on(entry),
-                settings.device or entry.device,
-                settings.workers,
+                placement.device or entry.device,
+                placement.workers,
             )
         )
     with ExitStack() as stack:
-        if settings.wish is not None:
+        if placement.provider is not None:
             from tasks.execution.rented_lanes import rented_lanes
 
             lending = stack.enter_context(closing(open_registry()))
-            lanes += rented_lanes(settings, lending, folder, flow_run_id=flow_run_id)
+            lanes += rented_lanes(placement, lending, folder, flow_run_id=flow_run_id)
         engine = HostsEngine(folder, job, lanes)
         stack.callback(engine.stop)
         yield engine

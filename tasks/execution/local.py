@@ -11,6 +11,7 @@ from jade_model.core.training_files import files_of, is_done
 from tasks.execution.base import OnEpoch, Outcome, UnitDone, unheard
 from tasks.execution.followed import outcomes_of
 from tasks.execution.jobs import TrainingJob
+from tasks.settings.host_entries import Workers
 
 WHERE = "this machine"
 BATCH_NAME = "batch.json"
@@ -26,7 +27,7 @@ class ProcessEngine:
         workers: Trainings at once; None: one a core.
     """
 
-    def __init__(self, folder: Path, job: Job, *, device: str = "cpu", workers: int | None = None) -> None:
+    def __init__(self, folder: Path, job: Job, *, device: str = "cpu", workers: Workers = None) -> None:
         self._folder, self._job, self._device, self._workers = folder, job, device, workers
         self._running: TrainingJob | None = None
         self.on_epoch: OnEpoch = unheard

@@ -15,15 +15,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from jade_model.core.training_files import files_of
-from tasks.execution.base import EngineSettings
 from tasks.execution.jobs import FollowedJob, Part, checkpoint_of, part_of
+from tasks.execution.placement import Placement
 from tasks.execution.run import trainings_of
 from tasks.provisioning.limits import machines_admitted
-from tasks.provisioning.registry import is_provider
 from tasks.provisioning.rental_files import read_rental, rental_rows, rental_sentence
-from tasks.provisioning.rental_wish import RentalWish
 from tasks.runs.record import Run
-from tasks.settings.host_entries import Workers
 
 LOG_EVERY_EPOCHS = 10
 PROGRESS_STEP_PERCENT = 5.0
@@ -42,37 +39,16 @@ def job_of(folder: str) -> FollowedJob:
 
 
 @contextmanager
-def training_job(
-    run: Run,
-    *,
-    host: str,
-    device: str | None,
-    workers: Workers,
-    fresh: bool = False,
-    wish: RentalWish | None = None,
-    engine: EngineSettings | None = None,
-) -> Iterator[FollowedJob]:
+def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iterator[FollowedJob]:
     """Run the job of a run while the block lasts, for tasks to follow; see `trainings_of`.
 
     What was rented for it, and what that cost, is among the run's artifacts, however it ended.
     """
     folder = str(run.layout.root)
-    rented = (wish, 1) if is_provider(host) else (None, 0)
-    if engine is not None and engine.rent:
-        rented = (engine.wish, engine.rent)
     with (
-        machines_admitted(*rented),
+        machines_admitted(placement.provider, placement.rental, placement.machines),
         rental_shown(run.layout.root),
-        trainings_of(
-            run,
-            host=host,
-            device=device,
-            workers=workers,
-            fresh=fresh,
-            wish=wish,
-            flow_run_id=str(flow_run.id or ""),
-            engine=engine,
-        ) as job,
+        trainings_of(run, placement, fresh=fresh, flow_run_id=str(flow_run.id or "")) as job,
     ):
         _followed[folder] = job
         try:

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from tasks.artifacts.publisher import Note, say
-from tasks.execution.base import EngineSettings
 from tasks.execution.lanes import Station
+from tasks.execution.placement import Placement
 from tasks.execution.rented_trainings import RentedRun
 from tasks.provisioning.lease import Served
 from tasks.provisioning.ledger_errors import ClaimLost
@@ -106,24 +106,24 @@ class RentedLane:
 
 
 def rented_lanes(
-    settings: EngineSettings, lending: Registry, folder: Path, *, flow_run_id: str, note: Note = say
+    placement: Placement, lending: Registry, folder: Path, *, flow_run_id: str, note: Note = say
 ) -> list[RentedLane]:
-    """Return as many lanes as the settings ask for; nothing is rented before they are opened.
+    """Return as many lanes as the placement asks for; nothing is rented before they are opened.
 
     Raises:
         BadRequest, ProviderRefused: As `Registry.lender`.
     """
-    wish = settings.wish
-    if wish is None:
+    provider = placement.provider
+    if provider is None:
         return []
     served = Served(folder.name, flow_run_id, ())
-    renters = [lending.renter(wish, served, note=note) for _ in range(settings.rent)]
+    renters = [lending.renter(provider, placement.rental, served, note=note) for _ in range(placement.machines)]
     return [
         RentedLane(
-            f"{wish.provider}-{number}",
+            f"{provider}-{number}",
             RentedRun(renter, folder, "", note=note, renters=renters),
-            device=settings.device,
-            workers=settings.workers,
+            device=placement.device,
+            workers=placement.workers,
             note=note,
         )
         for number, renter in enumerate(renters, start=1)

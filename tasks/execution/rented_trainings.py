@@ -18,6 +18,7 @@ from tasks.artifacts.publisher import Note, say
 from tasks.core.retry import retry_transient
 from tasks.execution.bundle import job_key
 from tasks.execution.jobs import JOB_NAME, FollowedJob, running_job
+from tasks.execution.placement import Placement
 from tasks.execution.remote import STOP_GRACE_S, pending_trainings, running_remote_job
 from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
@@ -31,8 +32,6 @@ from tasks.provisioning.ledger_states import LeaseState
 from tasks.provisioning.provider_errors import HoursSpent, MachineGoing, MachineLost
 from tasks.provisioning.registry import Registry
 from tasks.provisioning.rental_record import save_rental
-from tasks.provisioning.rental_wish import RentalWish
-from tasks.settings.host_entries import Workers
 
 GOING_S = 30.0
 """A job that ends oddly on a spot machine may be the first sign that the machine goes: watch it for so long."""
@@ -43,10 +42,8 @@ LOOK_EVERY_S = 3.0
 def running_rented_job(
     folder: Path,
     lending: Registry,
-    wish: RentalWish,
+    placement: Placement,
     *,
-    device: str | None,
-    workers: Workers,
     flow_run_id: str = "",
     note: Note = say,
     job: Job | None = None,
@@ -57,9 +54,7 @@ def running_rented_job(
     Args:
         folder: The run's.
         lending: Who lends.
-        wish: What is to be rented.
-        device: Where it trains there; None: as the provider's machines do.
-        workers: Trainings at once; None: as many as the machine does by itself.
+        placement: What is rented, and how it trains there; no device: as the provider's machines do.
         flow_run_id: The run in Prefect, for hooks.
         note: Told what a person should know.
         job: What is trained; None: all of the run's `job.json`.
@@ -71,11 +66,12 @@ def running_rented_job(
     trained = job or load_job(folder / JOB_NAME)
     pending = pending_trainings(trained, folder)
     if not pending:
-        with running_job(folder, device="cpu", workers=workers) as here:
+        with running_job(folder, device="cpu", workers=placement.workers) as here:
             yield here
         return
     served = Served(folder.name, flow_run_id, tuple(pending))
-    renter = lending.renter(wish, served, note=note)
+    assert placement.provider is not None  # noqa: S101 -- else nothing would be rented
+    renter = lending.renter(placement.provider, placement.rental, served, note=note)
     with RentedRun(renter, folder, job_key(trained.trainings), note=note).machines() as machines:
         host, rented = machines.first()
         if job is not None:
@@ -84,8 +80,8 @@ def running_rented_job(
             folder,
             host,
             rented.place,
-            device=device or rented.device,
-            workers=workers,
+            device=placement.device or rented.device,
+            workers=placement.workers,
             note=note,
             replace_host=machines.replacement,
             is_ready=True,  # whoever made it ready has looked it over

@@ -11,12 +11,10 @@ from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.leases import Holder, claim, release
 from tasks.artifacts.publisher import Mirror, Note, say
 from tasks.artifacts.training_cache import KeptTrainings, kept_trainings
-from tasks.execution.base import EngineSettings
 from tasks.execution.job_places import trainings_on
 from tasks.execution.jobs import FollowedJob
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.execution.placement import Placement
 from tasks.runs.record import Run
-from tasks.settings.host_entries import Workers
 
 WAIT_POLL_S = 5.0
 
@@ -24,14 +22,10 @@ WAIT_POLL_S = 5.0
 @contextmanager
 def trainings_of(
     run: Run,
+    placement: Placement,
     *,
-    host: str,
-    device: str | None,
-    workers: Workers,
     fresh: bool = False,
-    wish: RentalWish | None = None,
     flow_run_id: str = "",
-    engine: EngineSettings | None = None,
     note: Note = say,
 ) -> Iterator[FollowedJob]:
     """Train what a run's `job.json` asks for while the block lasts; see `trainings_on`.
@@ -41,13 +35,9 @@ def trainings_of(
 
     Args:
         run: From `recorded_run`, with its job written.
-        host: `local`, a host's name or a provider's.
-        device: Where it trains there; None: see `trainings_on`.
-        workers: Trainings at once; None: see `trainings_on`.
+        placement: Where it trains.
         fresh: Train again what earlier runs have finished or begun.
-        wish: What is to be rented; see `trainings_on`.
         flow_run_id: The run in Prefect; see `trainings_on`.
-        engine: Runs the trainings instead of one host; see `trainings_on`.
         note: Told what a person should know.
 
     Raises:
@@ -59,16 +49,7 @@ def trainings_of(
     claim_trainings(run, trainings, kept, fresh=fresh, note=note)
     mirror = Mirror(kept, run.layout, note)
     try:
-        with trainings_on(
-            host,
-            run.layout.root,
-            device=device,
-            workers=workers,
-            mirror=mirror,
-            wish=wish,
-            flow_run_id=flow_run_id,
-            engine=engine,
-        ) as job:
+        with trainings_on(placement, run.layout.root, mirror=mirror, flow_run_id=flow_run_id) as job:
             run.heartbeat.when_lost(job.abort)
             yield job
             run.trained = job.trained

@@ -32,7 +32,7 @@ from tasks.provisioning.provider_errors import (
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceState, Offer
 from tasks.provisioning.release import find_by_name, free
 from tasks.provisioning.rental_keys import RentalKeys
-from tasks.provisioning.rental_wish import RentalWish, candidates
+from tasks.provisioning.rental_request import RentalRequest, candidates
 
 REAPER_SEEN_WITHIN_S = 15 * 60.0
 ASK_ATTEMPTS = 5
@@ -73,7 +73,7 @@ class Renter:
     Attributes:
         ledger: Where everything is written down first.
         lender: Of whom.
-        wish: What, within which limits.
+        request: What, within which limits.
         served: For what.
         keys_folder: Where requests' keys lie.
         note: Told what a person should know.
@@ -85,7 +85,7 @@ class Renter:
 
     ledger: Ledger
     lender: Lender
-    wish: RentalWish
+    request: RentalRequest
     served: Served
     keys_folder: Path
     note: Note
@@ -97,9 +97,14 @@ class Renter:
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
+    def provider(self) -> str:
+        """Of whom."""
+        return self.lender.provisioner.provider
+
+    @property
     def owner(self) -> str:
         """The tag that our machines carry."""
-        return self.wish.owner or self.ledger.owner
+        return self.request.owner or self.ledger.owner
 
     def rent(self) -> RentedMachine:
         """Return a machine that is ready: one that trains just this and lost its controller, else a new one.
@@ -118,7 +123,7 @@ class Renter:
 
     def plan(self) -> list[Offer]:
         """Return the offers that would be tried, in order. Rents nothing; errors as `rent`."""
-        offers = candidates(self.lender.provisioner.offers(), self.wish)
+        offers = candidates(self.provider, self.lender.provisioner.offers(), self.request)
         self._check_reaper()
         return offers
 
@@ -132,7 +137,7 @@ class Renter:
         spent: BudgetSpent | None = None
         for offer in self.plan():
             try:
-                hours = self.ledger.hours_within(self.wish.budget_usd, offer.price_usd_per_hour, self.wish.max_hours)
+                hours = self.ledger.hours_within(self.request.budget, offer.price_usd_per_hour, self.request.max_hours)
             except BudgetSpent as error:
                 spent, hours = spent or error, 0.0
             quoted.append((offer, hours))
@@ -167,7 +172,7 @@ class Renter:
         """Return for how much longer machines of this run may be there."""
         now = self.ledger.now()
         used_s = sum(self.ledger.rental(request_id).age_s(now) for request_id in self.rented)
-        return self.wish.max_hours - used_s / HOUR_S
+        return self.request.max_hours - used_s / HOUR_S
 
     @property
     def connector(self) -> Connector:
@@ -206,14 +211,14 @@ class Renter:
         self.sleep(seconds)
 
     def _check_reaper(self) -> None:
-        if self.lender.provisioner.scripts.end_is_certain or self.wish.accept_unreaped:
+        if self.lender.provisioner.scripts.end_is_certain or self.request.accept_unreaped:
             return
         age_s = self.ledger.reaper_age_s(self.owner)
         if age_s is not None and age_s <= REAPER_SEEN_WITHIN_S:
             return
         seen = "never seen" if age_s is None else f"last seen {age_s / 60:.0f} min ago"
         raise ReaperMissing(
-            f"a machine of {self.wish.provider} cannot end its own cost, and the reaper that would free it if this "
+            f"a machine of {self.provider} cannot end its own cost, and the reaper that would free it if this "
             f"process died was {seen}. Start the deployment reap/every-10-minutes, or call `jade reap --scheduled` "
             "from cron, on a machine that stays up; or rent anyway with --accept-unreaped."
         )
@@ -222,7 +227,7 @@ class Renter:
 
     def _attach(self) -> RentedMachine | None:
         for rental in self.ledger.rentals(owner=self.owner, only_open=True):
-            if rental.provider != self.wish.provider or not rental.run_keys.issuperset(self.served.run_keys):
+            if rental.provider != self.provider or not rental.run_keys.issuperset(self.served.run_keys):
                 continue
             if rental.state not in {LeaseState.READY, LeaseState.TRAINING} or not self.keys(rental).exist():
                 continue
@@ -305,8 +310,8 @@ class Renter:
             raise unanswered
         listed = "; ".join(f"{item.what} at {item.price_usd_per_hour:g} USD/h: {item.outcome}" for item in self.tried)
         raise NothingRented(
-            f"{self.wish.provider}: no candidate could be had or used. Name others with --gpu, or try again later; "
-            f"`jade offers --provider {self.wish.provider}` lists what there is. Tried: {listed}"
+            f"{self.provider}: no candidate could be had or used. Name others with --gpu, or try again later; "
+            f"`jade offers --provider {self.provider}` lists what there is. Tried: {listed}"
         )
 
     def _tell_away(self, error: HostError, attempt: int) -> None:
@@ -317,18 +322,18 @@ class Renter:
         """Rent one candidate and look it over; None if it is no good, which is told and freed."""
         hours = self.hours_left()
         if hours <= 0:
-            raise HoursSpent(offer.provider, "the next", self.wish.max_hours)
+            raise HoursSpent(offer.provider, "the next", self.request.max_hours)
         intent = Intent(
             self.owner,
             offer,
             max_hours=hours,
-            orphan_grace_s=self.wish.orphan_grace_s,
+            orphan_grace_s=self.request.orphan_grace * 60,
             run_id=self.served.run_id,
             flow_run_id=self.served.flow_run_id,
             run_keys=self.served.run_keys,
             claim=self.claim,
         )
-        rental = self.ledger.intend(intent, budget_usd=self.wish.budget_usd)
+        rental = self.ledger.intend(intent, budget_usd=self.request.budget)
         self.requests.append(rental.request_id)
         try:
             self._announce(rental)
@@ -360,7 +365,7 @@ class Renter:
             raise
 
     def _check_price(self, rental: LedgerEntry) -> None:
-        cap = self.wish.max_price_usd_per_hour
+        cap = self.request.max_price
         if cap is not None and rental.price_usd_per_hour > cap:
             raise MachineUnfit(f"it costs {rental.price_usd_per_hour:g} USD/h, more than {cap:g}")
 

@@ -15,32 +15,33 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from tasks.core.errors import BadRequest
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 
 
-def limit_names(wish: RentalWish) -> list[str]:
+def limit_names(provider: str, request: RentalRequest) -> list[str]:
     """Return the limits that a machine counts against: its provider's, and that of each GPU that may be taken."""
-    gpus = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in wish.gpus]
-    return [f"provider-{wish.provider}", *dict.fromkeys(f"gpu-{name}" for name in gpus)]
+    gpus = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in request.gpu]
+    return [f"provider-{provider}", *dict.fromkeys(f"gpu-{name}" for name in gpus)]
 
 
 @contextmanager
-def machines_admitted(wish: RentalWish | None, number: int) -> Iterator[None]:
+def machines_admitted(provider: str | None, request: RentalRequest, number: int) -> Iterator[None]:
     """Wait until all limits admit so many machines more, and count them while the block lasts.
 
     All of them or none: who waits holds nothing that another one waits for.
 
     Args:
-        wish: What is rented; None: nothing.
+        provider: Of whom; None: nothing is rented.
+        request: What is rented.
         number: Of machines at once.
 
     Raises:
         BadRequest: A limit never admits so many.
     """
     held = []
-    if wish is not None and number > 0:
+    if provider is not None and number > 0:
         with get_client(sync_client=True) as client:
-            for name in limit_names(wish):
+            for name in limit_names(provider, request):
                 try:
                     limit = client.read_global_concurrency_limit_by_name(name)
                 except ObjectNotFound:

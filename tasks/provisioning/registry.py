@@ -17,7 +17,7 @@ from tasks.provisioning.ledger import Ledger, Observer
 from tasks.provisioning.provisioner import Provisioner, check_owner
 from tasks.provisioning.reaper import Reaped, Reaper
 from tasks.provisioning.rent_settings import FACTORIES
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tasks.settings.load import Settings, load_settings, state_folder
 
 LEDGER_NAME = "ledger.db"
@@ -97,13 +97,13 @@ class Registry:
                 missing[name] = error
         return there, missing
 
-    def renter(self, wish: RentalWish, served: Served, *, note: Note) -> Renter:
+    def renter(self, provider: str, request: RentalRequest, served: Served, *, note: Note) -> Renter:
         """Return who rents for a run.
 
         Raises:
             BadRequest, ProviderRefused: As `lender`.
         """
-        return Renter(self.ledger, self.lender(wish.provider), wish, served, self.keys_folder, note)
+        return Renter(self.ledger, self.lender(provider), request, served, self.keys_folder, note)
 
     def reaper(self, owner: str | None, *, is_dry: bool = False, frees_unknown: bool = False) -> Reaper:
         """Return who frees an owner's machines; None is the ledger's own.

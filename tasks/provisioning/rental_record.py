@@ -27,14 +27,14 @@ def save_rental(folder: Path, renters: Sequence[Renter]) -> None:
 
     Args:
         folder: The run's.
-        renters: All that rent for it: one, or one for each machine that it has at once; of one ledger and wish.
+        renters: All that rent for it: one, or one for each machine that it has at once; of one ledger and request.
     """
     renter = renters[0]
     with _SAVING:
         rentals = [renter.ledger.rental(request_id) for each in renters for request_id in each.rented]
         now = renter.ledger.now()
         content = {
-            "provider": renter.wish.provider,
+            "provider": renter.provider,
             "cost_usd": round(sum(rental.cost_until(now) for rental in rentals), 4),
             "machines": [_machine(rental, now) for rental in rentals],
             "tried": [
@@ -44,9 +44,9 @@ def save_rental(folder: Path, renters: Sequence[Renter]) -> None:
             ],
             "limits": {
                 "machines_at_once": len(renters),
-                "max_price_usd_per_hour": renter.wish.max_price_usd_per_hour,
-                "max_hours": renter.wish.max_hours,
-                "budget_usd_a_month": renter.wish.budget_usd,
+                "max_price_usd_per_hour": renter.request.max_price,
+                "max_hours": renter.request.max_hours,
+                "budget_usd_a_month": renter.request.budget,
             },
             "spent_this_month_usd": round(renter.ledger.spent_usd(), 4),
         }
@@ -57,14 +57,14 @@ def save_rental(folder: Path, renters: Sequence[Renter]) -> None:
 
 def _warn_of_budget(renter: Renter, now: dict[str, Any], before: dict[str, Any] | None) -> None:
     """Tell, once a run, that most of the month's budget is spent."""
-    budget = renter.wish.budget_usd
+    budget = renter.request.budget
     if budget is None or now["spent_this_month_usd"] < BUDGET_SHARE * budget:
         return
     if before is not None and before["spent_this_month_usd"] >= BUDGET_SHARE * budget:
         return
     spent = now["spent_this_month_usd"]
     message = f"{spent:.2f} of {budget:.2f} USD of the month's budget are spent; what would exceed it is refused."
-    tell(BUDGET_WARNING, "budget", renter.wish.provider, message=message, spent_usd=spent, budget_usd=budget)
+    tell(BUDGET_WARNING, "budget", renter.provider, message=message, spent_usd=spent, budget_usd=budget)
 
 
 def _machine(rental: LedgerEntry, now: float) -> dict[str, Any]:

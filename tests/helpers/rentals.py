@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.lease import Renter, Served
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tasks.provisioning.rented_hosts import open_rented
 from tests.fakes.machines import LocalMachines
 
-WISH = RentalWish("fake", ("NVIDIA GeForce RTX 4090", "L4"), max_price_usd_per_hour=0.8, max_hours=2.0)
+REQUEST = RentalRequest(gpu=("NVIDIA GeForce RTX 4090", "L4"), max_price=0.8, max_hours=2.0)
 
 
 def lender_of(machines: LocalMachines, *, python: str = sys.executable, **changes: Any) -> Lender:
@@ -28,7 +27,7 @@ def lender_of(machines: LocalMachines, *, python: str = sys.executable, **change
 def renter_of(
     ledger: Ledger, machines: LocalMachines, folder: Path, notes: list[str], *, owner: str | None = None, **changes: Any
 ) -> Renter:
-    wish = changes.pop("wish", dataclasses.replace(WISH, owner=owner))
+    request = changes.pop("request", REQUEST.model_copy(update={"owner": owner}))
     served = Served("20261124T000000Z-compare-abcdef", "", ("k" * 64,))
     lender = changes.pop("lender", lender_of(machines, python="stub-python", device="cuda"))
-    return Renter(ledger, lender, wish, served, folder / "keys", notes.append, **changes)
+    return Renter(ledger, lender, request, served, folder / "keys", notes.append, **changes)

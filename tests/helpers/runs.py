@@ -7,6 +7,7 @@ from typing import Any
 
 from jade_model.__main__ import main as train
 from tasks.core.layout import RunLayout
+from tasks.execution.placement import Placement
 from tasks.execution.run import trainings_of
 from tasks.experiments.evaluate import EvaluationSettings, evaluate_run
 from tasks.experiments.plan import Plan, load_data, write_job
@@ -58,6 +59,6 @@ def finished_run(
 
 
 def _train_beside(run: Run, workers: int | None) -> None:
-    with trainings_of(run, host="local", device="cpu", workers=workers) as running:
+    with trainings_of(run, Placement(device="cpu", workers=workers)) as running:
         running.wait_for_end()
     assert running.exit_status == 0, running.stderr_tail

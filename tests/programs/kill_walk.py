@@ -22,12 +22,12 @@ from tasks.hosts.errors import ConnectionLost, HostError
 from tasks.provisioning.ledger import Ledger, Transition
 from tasks.provisioning.provider_errors import TerminationUnproven
 from tasks.provisioning.reaper import Deed, Reaper
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tests.fakes.machines import LocalMachines
 from tests.helpers.rentals import renter_of
 
 GRACE_OVER_S = 20 * 60.0
-SPOT = RentalWish("fake", ("L4",), max_price_usd_per_hour=0.8, max_hours=2.0, spot=True)
+SPOT = RentalRequest(gpu=("L4",), max_price=0.8, max_hours=2.0, spot=True)
 
 Watch = Callable[[Transition, str], None]
 
@@ -51,7 +51,7 @@ class Walk:
             self.machines.tell("no_capacity", "NVIDIA GeForce RTX 4090")
         if self.scenario == "reply lost":
             self.machines.tell("lose_reply", "NVIDIA GeForce RTX 4090")
-        renter = renter_of(self.ledger(watch), self.machines, self.folder, [], **({"wish": SPOT} if spot else {}))
+        renter = renter_of(self.ledger(watch), self.machines, self.folder, [], **({"request": SPOT} if spot else {}))
         with RentedRun(renter, self.folder, "key", sleep=lambda seconds: None).machines() as run:
             host, rented = run.first()
             host.run("true", timeout_s=30)

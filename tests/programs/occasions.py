@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from helpers.rentals import WISH, renter_of
+from helpers.rentals import REQUEST, renter_of
 from prefect import flow, tags
 
 from jade_model.statistics.trend import Band, Regression
@@ -81,8 +81,8 @@ def spend(folder: Path) -> None:
     """Rent for 85 % of a budget, look at what it cost twice, and go beyond."""
     now = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
     ledger = Ledger.in_file(folder / "ledger.db", clock=lambda: now)
-    wish = dataclasses.replace(WISH, budget_usd=1.0)
-    renter = renter_of(ledger, LocalMachines(folder / "machines"), folder, [], wish=wish)
+    request = REQUEST.model_copy(update={"budget": 1.0})
+    renter = renter_of(ledger, LocalMachines(folder / "machines"), folder, [], request=request)
     offer = dataclasses.replace(OFFERS[0], price_usd_per_hour=0.5)
     ledger.intend(Intent(ledger.owner, offer, 2.0, 900, "run", "", (), renter.claim), budget_usd=1.0)
     for _ in range(5):

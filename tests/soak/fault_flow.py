@@ -10,6 +10,7 @@ import tasks.execution.remote
 from jade_model.data.sample import sample_windows
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.training_cache import BucketIndex
+from tasks.execution.placement import Placement
 from tasks.execution.run import trainings_of
 from tasks.experiments.plan import Plan, write_job
 from tasks.runs.record import recorded_run
@@ -31,7 +32,7 @@ def run_flow(environment: dict[str, str], address: str, log: str) -> None:
     BucketIndex.every_s = 0.3
     with recorded_run(open_place(address), "train", {"soak": True}, host="soak") as run:
         write_job(run.layout, [sample_windows(num_bases=20)], PLAN)
-        with trainings_of(run, host="soak", device="cpu", workers=1) as job:
+        with trainings_of(run, Placement(host=("soak",), device="cpu", workers=1)) as job:
             job.wait_for_end()
             if job.exit_status != 0:
                 raise job.failure("soak")

@@ -19,7 +19,7 @@ from tasks.provisioning.kept_hosts import LeasedHost
 from tasks.provisioning.lease import Renter, Served
 from tasks.provisioning.reaper import Reaper
 from tasks.provisioning.rental_keys import RentalKeys
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tests.fakes.rental_world import (
     REAP_EVERY_S,
     Gate,
@@ -69,14 +69,13 @@ class Life:
         for number in range(3):
             other = SimMachine(f"other{number}", "training", "others", 1.0, 0.0, 0.0, 0.0, float("inf"))
             self.world.machines[other.instance_id] = other
-        self.wish = RentalWish(
-            "fake",
-            ("A", "B"),
-            max_price_usd_per_hour=1.0,
+        self.request = RentalRequest(
+            gpu=("A", "B"),
+            max_price=1.0,
             max_hours=rng.uniform(0.3, 2.0),
-            budget_usd=BUDGET_USD,
+            budget=BUDGET_USD,
             spot=rng.random() < 0.5,
-            orphan_grace_s=900.0,
+            orphan_grace=15.0,
         )
         self.world.at(self.world.now + rng.uniform(0, REAP_EVERY_S), self._scheduled_reap)
 
@@ -100,7 +99,7 @@ class Life:
         renter = Renter(
             self.ledger,
             lender,
-            self.wish,
+            self.request,
             Served(f"run{number}", "", ("k",)),
             self.folder,
             lambda note: None,

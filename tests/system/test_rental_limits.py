@@ -11,12 +11,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.core.errors import BadRequest
 from tasks.provisioning.limits import limit_names, machines_admitted
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tests.helpers.servers import PrefectServer
 
 pytestmark = pytest.mark.system
 
-WISH = RentalWish("runpod", ("NVIDIA L4",))
+L4 = RentalRequest(gpu=("NVIDIA L4",))
 
 
 @pytest.fixture
@@ -31,21 +31,22 @@ def server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
 
 
 def test_machines_count_against_their_provider_and_their_gpu(server: PrefectServer) -> None:
-    assert limit_names(WISH) == ["provider-runpod", "gpu-nvidia-l4"]
+    assert limit_names("runpod", L4) == ["provider-runpod", "gpu-nvidia-l4"]
 
     def slots() -> list[int]:
         limits = [
-            httpx.get(f"{server.url}/v2/concurrency_limits/{name}", timeout=30).json() for name in limit_names(WISH)
+            httpx.get(f"{server.url}/v2/concurrency_limits/{name}", timeout=30).json()
+            for name in limit_names("runpod", L4)
         ]
         return [limit["active_slots"] for limit in limits]
 
     admitted = threading.Event()
 
     def second() -> None:
-        with temporary_settings({PREFECT_API_URL: server.url}), machines_admitted(WISH, 1):
+        with temporary_settings({PREFECT_API_URL: server.url}), machines_admitted("runpod", L4, 1):
             admitted.set()
 
-    with machines_admitted(WISH, 2):
+    with machines_admitted("runpod", L4, 2):
         assert slots() == [2, 2]
         waiting = threading.Thread(target=second, daemon=True)
         waiting.start()
@@ -56,7 +57,7 @@ def test_machines_count_against_their_provider_and_their_gpu(server: PrefectServ
 
 
 def test_more_than_a_limit_ever_admits_is_refused_at_once(server: PrefectServer) -> None:
-    with pytest.raises(BadRequest, match="gpu-nvidia-l4 of Prefect admits, 2"), machines_admitted(WISH, 3):
+    with pytest.raises(BadRequest, match="gpu-nvidia-l4 of Prefect admits, 2"), machines_admitted("runpod", L4, 3):
         pass
-    with machines_admitted(RentalWish("ec2"), 99), machines_admitted(None, 0):
+    with machines_admitted("ec2", RentalRequest(), 99), machines_admitted(None, L4, 0):
         pass  # nobody has made a limit for these

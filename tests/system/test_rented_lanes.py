@@ -17,22 +17,23 @@ from jade_model.core.job import Job
 from jade_model.core.training_files import files_of, is_done
 from jade_model.data.sample import sample_windows
 from tasks.core.layout import RunLayout
-from tasks.execution.base import EngineSettings, UnitDone
+from tasks.execution.base import UnitDone
 from tasks.execution.fleet import open_hosts_engine
+from tasks.execution.placement import Placement
 from tasks.experiments.plan import Plan, write_job
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.reaper import Reaper
 from tasks.provisioning.registry import open_registry
 from tasks.provisioning.rental_files import read_rental
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 from tests.helpers.waiting_trainer import waiting_python
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
-WISH = RentalWish("runpod", ("L4",), max_price_usd_per_hour=0.5, max_hours=1.0, budget_usd=5.0, accept_unreaped=True)
-TWO = EngineSettings("hosts", workers=1, rent=2, wish=WISH)
+REQUEST = RentalRequest(gpu=("L4",), max_price=0.5, max_hours=1.0, budget=5.0, accept_unreaped=True)
+TWO = Placement(host=("runpod:2",), workers=1, rental=REQUEST)
 NUM_UNITS = 12
 
 

@@ -22,7 +22,7 @@ from tasks.provisioning.registry import open_registry
 from tasks.settings.load import load_settings
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.sshd import SSHD
-from tests.helpers.rentals import WISH, lender_of, renter_of
+from tests.helpers.rentals import REQUEST, lender_of, renter_of
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
@@ -88,7 +88,7 @@ def test_what_trains_on_a_rented_machine_is_shown_and_stopped_by_whoever_has_its
     monkeypatch.setattr("tasks.provisioning.registry._factories", {"fake": lambda settings: lender_of(machines)})
     settings, place = load_settings(), open_place(tmp_path / "artifacts")
     with closing(open_registry(settings)) as lending:
-        rented = lending.renter(WISH, Served("run-1", "", ("k" * 64,)), note=lambda _: None).rent()
+        rented = lending.renter("fake", REQUEST, Served("run-1", "", ("k" * 64,)), note=lambda _: None).rent()
         # What a flow leaves that is killed while it trains.
         start_job(rented.host, rented.place.jobs, JobSpec("ab" * 20, ("sleep", "3600"), ".", 3600, stop_grace_s=1))
         save_record(RemoteRun(rented.host.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from tasks.provisioning.lease import Renter
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.ledger_states import LeaseState
 from tasks.provisioning.provisioner import InstanceState, Provisioner
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tasks.provisioning.rented_hosts import open_rented
 from tests.fakes.ec2_world import ec2_world
 from tests.fakes.runpod_world import runpod_world
@@ -37,11 +36,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def check_a_rental(provisioner: Provisioner, wish: RentalWish, ledger: Ledger, folder: Path) -> None:
+def check_a_rental(provisioner: Provisioner, request: RentalRequest, ledger: Ledger, folder: Path) -> None:
     place = RemotePlace(".jade", sys.executable, 3600)
     lender = Lender(provisioner, open_rented, lambda _: place, lambda _: "cpu", start_limit_s=120.0)
     notes: list[str] = []
-    renter: Renter = renter_of(ledger, None, folder, notes, wish=wish, lender=lender)  # type: ignore[arg-type]
+    renter: Renter = renter_of(ledger, None, folder, notes, request=request, lender=lender)  # type: ignore[arg-type]
     rented = renter.rent()
     assert rented.rental.state is LeaseState.READY
     assert deadman.beat(rented.host, rented.place.folder, rented.rental.request_id) is deadman.Switch.ARMED
@@ -55,18 +54,18 @@ def check_a_rental(provisioner: Provisioner, wish: RentalWish, ledger: Ledger, f
 
 
 def test_a_pod_of_runpod(ledger: Ledger, tmp_path: Path) -> None:
-    wish = RentalWish("runpod", ("L4",), max_hours=1.0, accept_unreaped=True)
+    request = RentalRequest(gpu=("L4",), max_hours=1.0, accept_unreaped=True)
     with runpod_world(tmp_path / "pods", release_s=20.0) as world:
         world.server.looks_to_address, world.server.sshd_delay_s = 2, 0.5
-        check_a_rental(world.provisioner, wish, ledger, tmp_path)
+        check_a_rental(world.provisioner, request, ledger, tmp_path)
         assert (world.costing(), world.server.violations) == (0, [])
         assert world.others_untouched()
 
 
 @pytest.mark.parametrize("spot", [False, True])
 def test_a_machine_of_ec2(ledger: Ledger, tmp_path: Path, *, spot: bool) -> None:
-    wish = dataclasses.replace(RentalWish("ec2", ("NVIDIA T4",), max_hours=1.0), spot=spot)
+    request = RentalRequest(gpu=("NVIDIA T4",), max_hours=1.0, spot=spot)
     with ec2_world(tmp_path / "machines", release_s=20.0) as world:
-        check_a_rental(world.provisioner, wish, ledger, tmp_path)
+        check_a_rental(world.provisioner, request, ledger, tmp_path)
         assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
         assert world.others_untouched()

@@ -28,7 +28,7 @@ from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.lease import Renter
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.rental_wish import RentalWish
+from tasks.provisioning.rental_request import RentalRequest
 from tasks.provisioning.rented_hosts import open_rented
 from tests.fakes.ec2_world import Ec2World, ec2_world
 from tests.fakes.sshd import SSHD
@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.skipif(SSHD is None, reason="no sshd here"),
 ]
 PLAN = Plan({"soft_span": "seed_soft_span"}, 5_000, seeds=1, folds=1, split="grouped", ensemble=1)
-WISH = RentalWish("ec2", ("NVIDIA T4",), max_hours=1.0)
+REQUEST = RentalRequest(gpu=("NVIDIA T4",), max_hours=1.0)
 PLACE = RemotePlace(".jade", sys.executable, 3600, "ec2")
 
 
@@ -84,8 +84,8 @@ def renter(
     lender = Lender(
         provisioner, open_rented, lambda _: place, lambda _: "cpu", start_limit_s=120.0, admit=provisioner.admit
     )
-    wish = dataclasses.replace(WISH, spot=spot)
-    return renter_of(ledger, None, folder, notes, wish=wish, lender=lender)  # type: ignore[arg-type]
+    request = REQUEST.model_copy(update={"spot": spot})
+    return renter_of(ledger, None, folder, notes, request=request, lender=lender)  # type: ignore[arg-type]
 
 
 def starts(layout: RunLayout) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from flows.commands.sweep import sweep_parameters
 from flows.parameters.compare import CompareParameters
 from flows.parameters.retrain import RetrainParameters
 from flows.parameters.sweep import SweepParameters
-from tasks.execution.base import EngineSettings
+from tasks.execution.placement import Placement
 
 TRAINING_FLOWS: dict[str, type[BaseModel]] = {
     "flows/compare.py:compare": CompareParameters,
@@ -26,6 +26,7 @@ ARM = {"arms": [{"recipe": "jade_crf"}, {"recipe": "seed_crf"}]}
 def sweep_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JADE_CONFIG_DIR", str(tmp_path / "config"))
+    (tmp_path / "jade.toml").write_text('[hosts.gpu1]\nhost = "10.0.0.1"\n')
     path = tmp_path / "sweep.toml"
     path.write_text('[[arms]]\nrecipe = "jade_crf"\n[[arms]]\nrecipe = "seed_crf"\n')
     return path
@@ -41,14 +42,12 @@ def test_every_deployment_that_trains_takes_a_host_and_a_place_for_artifacts() -
         assert (parameters["host"], parameters["artifacts"]) == ("gpu1", "s3://bucket/runs")
 
 
-def test_one_host_of_a_sweep_is_an_engine_of_that_host_alone() -> None:
+def test_one_host_of_a_sweep_is_a_placement_of_that_host_alone() -> None:
     alone = SweepParameters.model_validate({**ARM, "host": "gpu1", "device": "cuda"})
-    assert alone.engine_settings() == EngineSettings("hosts", device="cuda", hosts=("gpu1",))
-    rented = SweepParameters.model_validate({**ARM, "host": "runpod", "max_price": 0.5}).engine_settings()
-    assert (rented.engine, rented.hosts, rented.rent) == ("hosts", (), 1)
-    assert rented.wish is not None
-    assert (rented.wish.provider, rented.wish.max_price_usd_per_hour) == ("runpod", 0.5)
-    assert SweepParameters.model_validate(ARM).engine_settings() == EngineSettings("processes")
+    assert alone.placement == Placement(host=("gpu1",), device="cuda")
+    rented = SweepParameters.model_validate({**ARM, "host": "runpod", "max_price": 0.5}).placement
+    assert (rented.provider, rented.machines, rented.rental.max_price) == ("runpod", 1, 0.5)
+    assert SweepParameters.model_validate(ARM).placement.is_local
 
 
 @pytest.mark.parametrize(

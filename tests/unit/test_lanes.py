@@ -12,16 +12,15 @@ import pytest
 
 from jade_model.core.job import Job
 from jade_model.core.windows import Windows
-from tasks.core.errors import BadRequest, NothingRented
+from tasks.core.errors import NothingRented
 from tasks.core.layout import RunLayout
-from tasks.execution.base import EngineSettings, UnitDone, UnitFailed
+from tasks.execution.base import UnitDone, UnitFailed
 from tasks.execution.fleet import HostsEngine
 from tasks.execution.lanes import Station
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
 from tasks.hosts.place import RemotePlace
-from tasks.provisioning.rental_wish import RentalWish
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=2, folds=3, split="grouped", ensemble=1)
 PLACE = RemotePlace("jade", "python", 60)
@@ -128,17 +127,3 @@ def test_a_machine_without_work_is_kept_for_a_while_for_what_others_lose(job: Jo
     assert [type(item) for item in found] == [UnitDone] * 6
     assert {item.where for item in found} == {"idle"}
     assert idle.told == ["open", "rest True"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"engine": "processes", "rent": 2, "wish": RentalWish("runpod")}, "belongs to engine hosts"),
-        ({"engine": "hosts", "rent": 2}, "--provider"),
-        ({"engine": "hosts", "wish": RentalWish("runpod")}, "--rent N"),
-        ({"engine": "hosts"}, "--rent N --provider runpod"),
-    ],
-)
-def test_what_is_to_be_rented_must_make_sense(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadRequest, match=said):
-        EngineSettings(**settings)

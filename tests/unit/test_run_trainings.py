@@ -19,6 +19,7 @@ from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.errors import LeaseLost
 from tasks.execution import run as run_trainings
 from tasks.execution.jobs import FollowedJob
+from tasks.execution.placement import Placement
 from tasks.execution.run import claim_trainings, trainings_of
 from tasks.experiments.plan import Plan, write_job
 from tasks.runs.record import Run, recorded_run
@@ -99,7 +100,7 @@ def test_a_retry_trains_nothing_again(place: ArtifactPlace, small_windows: Windo
     for _ in range(2):
         with recorded_run(place, "train", {}) as run:
             write_job(run.layout, [small_windows], replace(PLAN, folds=1))
-            with trainings_of(run, host="local", device=None, workers=1) as job:
+            with trainings_of(run, Placement(workers=1)) as job:
                 wait(job)
             assert job.exit_status == 0, job.stderr_tail
             seconds += job.finished.values()
@@ -111,7 +112,7 @@ def test_a_retry_trains_nothing_again(place: ArtifactPlace, small_windows: Windo
 def test_a_run_that_was_taken_for_dead_stops_and_says_so(place: ArtifactPlace, small_windows: Windows) -> None:
     with recorded_run(place, "train", {}) as run:
         write_job(run.layout, [small_windows], replace(PLAN, folds=1, epochs=10_000))
-        with trainings_of(run, host="local", device=None, workers=1) as job:
+        with trainings_of(run, Placement(workers=1)) as job:
             run.heartbeat._lose("another run took it for dead and may train the same by now")
             wait(job)
             error = job.failure("train")

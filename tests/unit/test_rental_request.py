@@ -6,7 +6,7 @@ import pytest
 
 from tasks.core.errors import BadRequest, GpuUnknown, NothingCheapEnough
 from tasks.provisioning.provisioner import Offer
-from tasks.provisioning.rental_wish import RentalWish, candidates
+from tasks.provisioning.rental_request import RentalRequest, candidates
 
 OFFERS = [
     Offer("fake", "NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69),
@@ -18,8 +18,8 @@ OFFERS = [
 
 
 def tried(*gpus: str, cap: float | None = None, spot: bool = False) -> list[tuple[str, float]]:
-    wish = RentalWish("fake", gpus, max_price_usd_per_hour=cap, spot=spot)
-    return [(offer.title, offer.price_usd_per_hour) for offer in candidates(OFFERS, wish)]
+    request = RentalRequest(gpu=gpus, max_price=cap, spot=spot)
+    return [(offer.title, offer.price_usd_per_hour) for offer in candidates("fake", OFFERS, request)]
 
 
 def test_the_person_s_order_counts_before_the_price_and_sold_out_ones_come_last_of_a_name() -> None:
