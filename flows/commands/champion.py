@@ -19,7 +19,7 @@ def command(context: click.Context, *, history: bool, verify: bool, artifacts: s
     from tasks.core.errors import RunNotFound
     from tasks.experiments.champion import champion_history
     from tasks.experiments.model_card import read_card, verify_card
-    from tasks.experiments.promote import champion_run
+    from tasks.experiments.promote import champion_run, why_champion
 
     place = open_place(artifacts)
     layout = champion_run(place)
@@ -46,7 +46,7 @@ def command(context: click.Context, *, history: bool, verify: bool, artifacts: s
         )
     else:
         click.echo(f"{layout.run_id}: {card['model']['arm']}, recipe {card['model']['recipe']}")
-        click.echo(f"Promoted because {card['decision']['reason']}.")
+        click.echo(why_champion(place, card))
         click.echo(f"Card: {layout.report / 'MODEL_CARD.md'}")
         for what, agrees in compared:
             click.echo(f"{'agrees ' if agrees else 'DIFFERS'}  {what}")

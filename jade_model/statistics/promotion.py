@@ -190,8 +190,9 @@ def decide_promotion(judgement: Judgement, promotion: PromotionRule, *, failed_c
     broken = [gate for gate in gates if not gate.passed]
     difference = judgement.difference()
     if broken:
-        gate = broken[0]
-        return Decision(promote=False, reason=f"{gate.name}: {gate.found}; expected {gate.expected}", gates=gates)
+        told = "; ".join(f"{gate.name} (found {gate.found}; expected {gate.expected})" for gate in broken)
+        failed = "it fails the gate" if len(broken) == 1 else f"it fails {len(broken)} gates"
+        return Decision(promote=False, reason=f"{failed}: {told}", gates=gates)
     if difference is None:
         return Decision(promote=True, reason="there is no champion yet, and it passes every gate", gates=gates)
     low, high = difference.confidence_interval

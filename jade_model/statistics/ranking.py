@@ -75,7 +75,8 @@ def rank(
     if finished:
         pool = Pool(data, finished[0].seeds)
         counts = [pool.counts(arm.name, arm.parts) for arm in finished]
-        verdict, entries, baseline = _judge(pool, counts, metric=metric, margin=margin, confidence=confidence)
+        failed = [arm.name for arm in arms if arm.state == "failed"]
+        verdict, entries, baseline = _judge(pool, counts, failed, metric=metric, margin=margin, confidence=confidence)
     for arm in arms:
         if arm.state == "stopped":
             pool = Pool(data, arm.seeds)
@@ -154,16 +155,24 @@ def _pairs(arms: Sequence[RaceArm], key: str, value: Any, reference: Any) -> lis
 
 
 def _judge(
-    pool: Pool, counts: Sequence[ArmCounts], *, metric: Metric, margin: float, confidence: float
+    pool: Pool, counts: Sequence[ArmCounts], failed: Sequence[str], *, metric: Metric, margin: float, confidence: float
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
     rule = pool.rule_counts()
+    caveats = [f"Failed, so that nothing is known of them: {', '.join(failed)}."] if failed else []
     if len(counts) == 1:
         scores = pool.windows.scores([*counts, rule], confidence=confidence)
         name = counts[0].name
-        reason = f"{name} is the only arm that was not stopped: another was shown to beat each of the others."
-        verdict = {"outcome": "winner", "best": name, "equals": [], "reason": reason, "caveats": pool.windows.caveats()}
+        if failed:
+            outcome, reason = "undecided", f"{name} is the only arm with all of its trainings: others failed, not lost."
+        else:
+            outcome = "winner"
+            reason = f"{name} is the only arm that was not stopped: another was shown to beat each of the others."
+        caveats += pool.windows.caveats()
+        verdict = {"outcome": outcome, "best": name, "equals": [], "reason": reason, "caveats": caveats}
         return verdict, {name: _scored(scores, name)}, _scored(scores, RULE)
-    compared = compare_arms(counts, pool.windows, baseline=rule, metric=metric, margin=margin, confidence=confidence)
+    compared = compare_arms(
+        counts, pool.windows, baseline=rule, metric=metric, margin=margin, confidence=confidence, caveats=caveats
+    )
     pooled = [item for item in compared.differences if item.dataset is None and item.metric == metric]
     values = {arm.name: compared.score(arm.name, metric).value for arm in counts}
     best = max(values, key=lambda name: values[name])

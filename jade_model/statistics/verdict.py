@@ -232,10 +232,13 @@ class _Words:
                 assert_never(outcome)
 
     def small_win(self, outcome: Outcome, top: Difference) -> list[str]:
-        low, high = top.confidence_interval
-        if outcome != "winner" or low < -self.margin or high > self.margin:
+        if outcome != "winner" or abs(top.difference) >= self.margin:
             return []
-        return [f"The difference is real but smaller than the margin of {self.margin:g}: it hardly matters."]
+        low, high = top.confidence_interval
+        if -self.margin <= low and high <= self.margin:
+            return [f"The difference is real but smaller than the margin of {self.margin:g}: it hardly matters."]
+        estimate = f"its estimate of {abs(top.difference):.3f} is smaller than the margin of {self.margin:g}"
+        return [f"The difference is real, but {estimate}: it may hardly matter."]
 
     def seeds_matter(self, outcome: Outcome, pair: Difference) -> list[str]:
         if outcome != "undecided" or pair.training_share <= 0.5:

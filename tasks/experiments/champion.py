@@ -18,9 +18,9 @@ from tasks.artifacts.base import ArtifactStore
 from tasks.core.errors import PromotionRefused
 
 CHAMPION = "champion"
-Kind = Literal["promoted", "rolled-back", "recovered"]
+Kind = Literal["promoted", "forced", "rolled-back", "recovered"]
 
-_ENTRY = re.compile(r"champion\.(\d{6})\.(\d{8}T\d{6}Z)\.(promoted|rolled-back|recovered)")
+_ENTRY = re.compile(r"champion\.(\d{6})\.(\d{8}T\d{6}Z)\.(promoted|forced|rolled-back|recovered)")
 _TIME = "%Y%m%dT%H%M%SZ"
 
 
@@ -31,7 +31,8 @@ class HistoryEntry:
     Attributes:
         number: 1 for the first.
         at: When, UTC.
-        kind: How; `recovered`: whoever changed it died before writing this, so that time and kind are not known.
+        kind: How; `forced`: over a failed gate, or another champion than it was judged against; `recovered`: whoever
+            changed it died before writing this, so that time and kind are not known.
         run_id: The champion from then on.
     """
 
@@ -56,13 +57,16 @@ def champion_history(store: ArtifactStore) -> list[HistoryEntry]:
     return _history(store.pointers())
 
 
-def promote(store: ArtifactStore, run_id: str, *, instead_of: str | None, now: datetime | None = None) -> HistoryEntry:
+def promote(
+    store: ArtifactStore, run_id: str, *, instead_of: str | None, forced: bool = False, now: datetime | None = None
+) -> HistoryEntry:
     """Make a run the champion.
 
     Args:
         store: Where runs are kept.
         run_id: A published retraining.
         instead_of: The champion that the run was judged against; None: there was none.
+        forced: Whether it is promoted although it failed a gate or was judged against another champion.
         now: Of the history's entry.
 
     Raises:
@@ -78,7 +82,7 @@ def promote(store: ArtifactStore, run_id: str, *, instead_of: str | None, now: d
             f"the champion is {found or 'none'}, but {run_id} was judged against {instead_of or 'none'}. "
             f"`jade promote {run_id} --force` promotes it nevertheless"
         )
-    return _change(store, pointers, run_id, "promoted", now)
+    return _change(store, pointers, run_id, "forced" if forced else "promoted", now)
 
 
 def roll_back(store: ArtifactStore, *, now: datetime | None = None) -> HistoryEntry:

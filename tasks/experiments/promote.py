@@ -9,7 +9,7 @@ from typing import Any
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, open_place
 from tasks.core.errors import PromotionRefused
 from tasks.core.layout import RunLayout
-from tasks.experiments.champion import CHAMPION, HistoryEntry, current_champion, promote, roll_back
+from tasks.experiments.champion import CHAMPION, HistoryEntry, champion_history, current_champion, promote, roll_back
 from tasks.experiments.model_card import read_card
 from tasks.operations.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, tell
 
@@ -75,10 +75,23 @@ def promote_by_hand(place: ArtifactPlace, name: str, *, force: bool) -> HistoryE
         raise PromotionRefused(
             f"{layout.run_id} did not pass: {card['decision']['reason']}. `--force` promotes it nevertheless"
         )
-    instead_of = current_champion(place.store) if force else card["champion"]
-    entry = promote(place.store, layout.run_id, instead_of=instead_of)
-    tell(PROMOTED, "model", layout.run_id, message=f"{layout.run_id} is champion, by hand.", run_id=layout.run_id)
+    champion = current_champion(place.store)
+    # `--force` that was not needed is an ordinary promotion.
+    forced = force and not (card["decision"]["promote"] and champion == card["champion"])
+    entry = promote(place.store, layout.run_id, instead_of=champion if forced else card["champion"], forced=forced)
+    how = f"by force, although {card['decision']['reason']}" if forced else "by hand"
+    message = f"{layout.run_id} is champion, {how}."
+    tell(PROMOTED, "model", layout.run_id, message=message, run_id=layout.run_id)
     return entry
+
+
+def why_champion(place: ArtifactPlace, card: Mapping[str, Any]) -> str:
+    """Say in a sentence why the model of a card is the champion, or that somebody wanted it in spite of its gates."""
+    entries = [entry for entry in champion_history(place.store) if entry.run_id == card["run_id"]]
+    reason = card["decision"]["reason"]
+    if not card["decision"]["promote"] or (entries and entries[-1].kind == "forced"):
+        return f"Promoted by force; its card says: {reason}."
+    return f"Promoted because {reason}."
 
 
 def roll_back_champion(place: ArtifactPlace) -> HistoryEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from helpers.champions import NIGHT, check_champion_and_healing
 
 from tasks.artifacts.errors import ArtifactNotFound
 from tasks.artifacts.local import LocalStore
+from tasks.artifacts.repository import open_place
 from tasks.artifacts.transfer import publish_run
 from tasks.core.errors import PromotionRefused
 from tasks.experiments.champion import champion_history, current_champion, promote, roll_back
+from tasks.experiments.model_card import read_card
+from tasks.experiments.promote import promote_by_hand, why_champion
 
 
 @pytest.fixture
@@ -67,6 +71,23 @@ def test_refusals_leave_the_champion_where_it_was(store: LocalStore) -> None:
         promote(store, "run-z", instead_of="run-a")
     assert current_champion(store) == "run-a"
     assert len(champion_history(store)) == 1
+
+
+def test_a_promotion_by_force_is_told_as_one(tmp_path: Path) -> None:
+    place = open_place(tmp_path)
+    for name, passed in (("run-a", True), ("run-b", False)):
+        decision = {"promote": passed, "reason": "it passes" if passed else "it fails the gate: calibration"}
+        card = {"schema_version": 1, "run_id": name, "champion": None, "decision": decision}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text(json.dumps(card))
+        publish_run(place.store, tmp_path / name, name)
+    promote_by_hand(place, "run-a", force=True)
+    with pytest.raises(PromotionRefused, match="calibration"):
+        promote_by_hand(place, "run-b", force=False)
+    promote_by_hand(place, "run-b", force=True)
+    assert [entry.kind for entry in champion_history(place.store)] == ["promoted", "forced"]
+    told = [why_champion(place, read_card(place.layout(name))) for name in ("run-a", "run-b")]
+    assert told == ["Promoted because it passes.", "Promoted by force; its card says: it fails the gate: calibration."]
 
 
 def test_former_champions_are_protected(store: LocalStore) -> None:

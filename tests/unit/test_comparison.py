@@ -435,9 +435,13 @@ def test_an_undecided_reason_says_what_could_be_seen_and_what_it_would_take() ->
 
 
 def test_a_win_by_less_than_the_margin_is_said_to_hardly_matter() -> None:
-    verdict = decide({"a": 0.7, "b": 0.69}, [pair("a", "b", 0.01, 0.005)], margin=0.03, confidence=0.95, num_groups=9)
-    assert verdict.outcome == "winner"
-    assert any("hardly matters" in caveat for caveat in verdict.caveats)
+    said = {}
+    for difference, half in ((0.01, 0.005), (0.025, 0.02), (0.04, 0.02)):
+        pairs = [pair("a", "b", difference, half)]
+        verdict = decide({"a": 0.7, "b": 0.7 - difference}, pairs, margin=0.03, confidence=0.95, num_groups=9)
+        assert verdict.outcome == "winner"
+        said[difference] = [caveat.rsplit(": ")[-1] for caveat in verdict.caveats]
+    assert said == {0.01: ["it hardly matters."], 0.025: ["it may hardly matter."], 0.04: []}
 
 
 def test_an_arm_that_does_not_beat_the_rule_is_called_so() -> None:

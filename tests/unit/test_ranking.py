@@ -74,6 +74,23 @@ def test_stopped_arms_come_after_finished_ones_and_failed_ones_last(data: DataSe
     assert all(item["value"] != "z" for item in result["ingredients"])
 
 
+@pytest.mark.parametrize(("left", "outcome"), [(["y2"], "undecided"), (["y1", "y2"], "undecided")])
+def test_arms_that_failed_were_not_beaten(data: DataSet, left: list[str], outcome: str) -> None:
+    arms = [
+        arm if arm.name in left else RaceArm(arm.name, arm.settings, [], [], None, ("out of memory",))
+        for arm in race(data)
+    ]
+    verdict = rank(arms, [data], metric="f1", margin=0.03, confidence=0.95)["verdict"]
+    assert (verdict["outcome"], verdict["best"] in left) == (outcome, True)
+    assert verdict["caveats"][0].startswith("Failed, so that nothing is known of them: x1, x2")
+
+
+def test_an_arm_that_is_left_because_each_other_was_beaten_has_won(data: DataSet) -> None:
+    gone = {name: Elimination(name, "y2", 0.4, (0.2, 0.6), 1) for name in ("x1", "x2", "y1")}
+    verdict = rank(race(data, stopped=gone), [data], metric="f1", margin=0.03, confidence=0.95)["verdict"]
+    assert (verdict["outcome"], verdict["best"]) == ("winner", "y2")
+
+
 def test_nothing_to_rank_is_said(data: DataSet) -> None:
     arms = [RaceArm(name, {"recipe": name}, [], [], None, ("no",)) for name in "ab"]
     result = rank(arms, [data], metric="f1", margin=0.03, confidence=0.95)
