@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from tasks.artifacts.pruning import prune_place
 from tasks.artifacts.repository import open_place
 from tasks.operations.events import events_delivered
+from tasks.operations.ui import show_table
 
 
 @flow(name="prune", flow_run_name="prune")
@@ -37,6 +37,6 @@ def prune(
         for item in plan
     ]
     if rows:
-        create_table_artifact(rows, key="pruned", description=f"{len(gone)} of {len(rows)} runs in {place.address}.")
+        show_table("pruned", rows, f"{len(gone)} of {len(rows)} runs in {place.address}.")
     get_run_logger().info("%d of %d runs deleted, %d bytes freed", len(gone), len(plan), outcome.freed_bytes)
     return len(gone)

@@ -7,12 +7,12 @@ from contextlib import closing
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
 from tasks.core.errors import RunError
 from tasks.operations.events import events_delivered
+from tasks.operations.ui import show_table
 from tasks.provisioning.reaper import Deed, Reaped
 from tasks.provisioning.registry import ledger_exists, open_registry
 
@@ -48,7 +48,7 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         logger.info("%s %s %s: %s", item.provider, item.machine_id or item.name, item.deed.value, item.why)
     freed = [item for item in found if item.deed is Deed.FREED]
     if freed or failed:
-        create_table_artifact([_row(item) for item in found], key="reaped", description="Rented machines looked at.")
+        show_table("reaped", [_row(item) for item in found], "Rented machines looked at.")
     if failed:
         raise ReapFailed("; ".join(f"{item.provider} {item.machine_id or item.name}: {item.why}" for item in failed))
     return len(freed)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
-from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -18,12 +15,12 @@ from jade_model.core.training_files import files_of
 from tasks.execution.jobs import FollowedJob, Part, checkpoint_of, part_of
 from tasks.execution.placement import Placement
 from tasks.execution.run import trainings_of
+from tasks.operations.ui import show_progress, show_table
 from tasks.provisioning.limits import machines_admitted
 from tasks.provisioning.rental_files import read_rental, rental_rows, rental_sentence
 from tasks.runs.record import Run
 
 LOG_EVERY_EPOCHS = 10
-PROGRESS_STEP_PERCENT = 5.0
 
 _followed: dict[str, FollowedJob] = {}
 """Jobs of this process by run folder: tasks take paths, never live objects."""
@@ -75,8 +72,8 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
     """
     logger = get_run_logger()
     job, key = job_of(folder), Part(arm, seed)
-    artifact = cast("UUID", create_progress_artifact(0.0, key=f"train-{part}", description=f"Epochs of {part}"))
-    logged, shown = -1, 0.0
+    bar, title = f"train-{part}", f"Epochs of {part}"
+    logged, shown = -1, 0
     state = job.state[key]
     while True:
         # Asked before the results are, so that what came last is not passed over.
@@ -92,12 +89,10 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         if step != logged and state.latest:
             logger.info("%s (%d of %d epochs)", state.latest, state.epochs_done, state.epochs)
             logged = step
-        done = 100.0 * state.epochs_done / state.epochs
-        # Every update is a request to the server: a coarse step is smooth enough.
-        if done - shown >= PROGRESS_STEP_PERCENT:
-            update_progress_artifact(artifact, done)
-            shown = done
-    update_progress_artifact(artifact, 100.0)
+        if state.epochs_done != shown:
+            show_progress(bar, 100.0 * state.epochs_done / state.epochs, title)
+            shown = state.epochs_done
+    show_progress(bar, 100.0, title)
     logger.info("done: %d trainings, %d epochs", state.trainings, state.epochs)
     return [
         checkpoint_of(files_of(training, job.folder)).relative_to(job.folder).as_posix()
@@ -114,4 +109,4 @@ def rental_shown(folder: Path) -> Iterator[None]:
     finally:
         rental = read_rental(folder)
         if rental is not None:
-            create_table_artifact(rental_rows(rental), key="rental", description=rental_sentence(rental))
+            show_table("rental", rental_rows(rental), rental_sentence(rental))

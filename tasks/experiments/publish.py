@@ -8,12 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 
 from jade_model.comparison.contract import read_comparison
@@ -23,6 +17,7 @@ from tasks.core.layout import RunLayout
 from tasks.experiments.model_card import read_card
 from tasks.experiments.report import collect_report
 from tasks.experiments.trend import NOTHING, trend_table
+from tasks.operations.ui import show_image, show_link, show_markdown, show_table
 from tasks.runs.past import read_checks, read_trend
 from tasks.settings.load import report_address
 
@@ -32,23 +27,18 @@ def publish_comparison(folder: str) -> None:
     """Put the report, the comparison table and the way to the figures among the run's artifacts."""
     layout = RunLayout(Path(folder))
     comparison = read_comparison(layout.comparison_json)
-    create_markdown_artifact(
-        markdown_for_artifact(collect_report(layout)),
-        key="comparison-report",
-        description="The report, without its figures.",
-    )
-    create_table_artifact(comparison_table(comparison), key="comparison", description=comparison["verdict"]["reason"])
+    text = markdown_for_artifact(collect_report(layout))
+    show_markdown("comparison-report", text, "The report, without its figures.")
+    show_table("comparison", comparison_table(comparison), comparison["verdict"]["reason"])
     trend = read_trend(layout)
     if trend["points"]:
         fallen = " ".join(item["message"] for item in trend["regressions"])
         told = fallen or "The last comparisons of these data, the newest first; no arm fell below what was expected."
-        create_table_artifact(trend_table(trend["points"]), key="trend", description=told)
+        show_table("trend", trend_table(trend["points"]), told)
     show_figures(layout.report, ("forest", "differences", "trend", "drift"))
-    create_link_artifact(
-        report_address(layout.report / "index.html"),
-        link_text="The report with its figures (on the machine that ran this)",
-        key="html-report",
-        description=f"Run {layout.run_id}",
+    address = report_address(layout.report / "index.html")
+    show_link(
+        "html-report", address, "The report with its figures (on the machine that ran this)", f"Run {layout.run_id}"
     )
 
 
@@ -58,14 +48,10 @@ def publish_card(folder: str) -> None:
     layout = RunLayout(Path(folder))
     card = read_card(layout)
     files = write_card(card, layout.report)
-    create_markdown_artifact(card_markdown(card), key="model-card", description=card["decision"]["reason"])
+    show_markdown("model-card", card_markdown(card), card["decision"]["reason"])
     show_figures(layout.report, ("drift",))
-    create_link_artifact(
-        report_address(files.html),
-        link_text="The model card with its figures (on the machine that ran this)",
-        key="html-card",
-        description=f"Run {layout.run_id}",
-    )
+    text = "The model card with its figures (on the machine that ran this)"
+    show_link("html-card", report_address(files.html), text, f"Run {layout.run_id}")
 
 
 def show_figures(report: Path, names: Sequence[str]) -> None:
@@ -81,7 +67,7 @@ def show_figures(report: Path, names: Sequence[str]) -> None:
             shown = report_address(path)
             if not shown.startswith("http"):
                 shown = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-            create_image_artifact(image_url=shown, key=f"figure-{name}", description=f"Figure {name} of the report.")
+            show_image(f"figure-{name}", shown, f"Figure {name} of the report.")
 
 
 def publish_checks(layout: RunLayout) -> None:
@@ -97,7 +83,7 @@ def publish_checks(layout: RunLayout) -> None:
     ]
     failed = [row for row in rows if row["result"] == "failed"]
     told = f"{len(failed)} of {len(rows)} checks failed: nothing is trained." if failed else "Every check passed."
-    create_table_artifact(rows, key="data-checks", description=told)
+    show_table("data-checks", rows, told)
 
 
 def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:

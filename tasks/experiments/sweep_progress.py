@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
-from uuid import UUID
-
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from typing import Any
 
 from jade_model.core.job import Training
 from tasks.execution.base import Engine, Outcome, UnitDone, unheard
 from tasks.execution.progress import TrainingBars
+from tasks.operations.ui import show_progress
 
 STEP_PERCENT = 5.0
 """Every update is a request to the server: a coarse step is smooth enough."""
@@ -79,11 +77,11 @@ class RoundProgress:
 @contextmanager
 def round_shown(name: str, key: str, engine: Engine, trainings: Sequence[Training]) -> Iterator[RoundProgress]:
     """Show a round's progress while the block lasts."""
-    artifact = cast("UUID", create_progress_artifact(0.0, key=key, description=f"Epochs of {name}"))
 
     def publish(percent: float) -> None:
-        update_progress_artifact(artifact, percent)
+        show_progress(key, percent, f"Epochs of {name}")
 
+    publish(0.0)
     with TrainingBars() as bars:
         progress = RoundProgress(name, trainings, bars, publish)
         engine.on_epoch = progress.epoch

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from jade_model.report.numbers import interval, number, signed
 from jade_model.report.sweep import SweepReport, sweep_markdown, write_sweep
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
+from tasks.operations.ui import show_link, show_markdown, show_table
 from tasks.runs.record import read_run_record
+from tasks.settings.load import report_address
 
 
 def read_sweep(layout: RunLayout) -> dict[str, Any]:
@@ -41,17 +42,12 @@ def publish_sweep(folder: str) -> None:
     """Put the report, the ranking and the way to the page among the run's artifacts."""
     layout = RunLayout(Path(folder))
     content = read_sweep(layout)
-    create_markdown_artifact(
-        sweep_markdown(SweepReport(content, read_run_record(layout))),
-        key="sweep-report",
-        description="The report, without its figures.",
-    )
-    create_table_artifact(sweep_rows(content), key="sweep", description=content["verdict"]["reason"])
-    create_link_artifact(
-        (layout.report / "index.html").as_uri(),
-        link_text="The report with its figures (on the machine that ran this)",
-        key="sweep-page",
-        description=f"Run {layout.run_id}",
+    text = sweep_markdown(SweepReport(content, read_run_record(layout)))
+    show_markdown("sweep-report", text, "The report, without its figures.")
+    show_table("sweep", sweep_rows(content), content["verdict"]["reason"])
+    address = report_address(layout.report / "index.html")
+    show_link(
+        "sweep-page", address, "The report with its figures (on the machine that ran this)", f"Run {layout.run_id}"
     )
 
 

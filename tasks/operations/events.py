@@ -41,30 +41,28 @@ def tell(event: EventName, kind: str, name: str, **facts: Any) -> None:
         name: Of the resource; characters that identifiers lack become dashes.
         facts: Plain JSON values; `message`, one sentence for people, is what notifications show.
     """
-    from prefect.settings import get_current_settings
-
-    if not get_current_settings().api.url:
-        # Prefect would start a server for a minute, only to forget the event with it.
-        return
-    from prefect.events import emit_event
+    from tasks.operations.ui import send_event
 
     resource = f"jade.{kind}.{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
-    emit_event(
+    send_event(
         event,
-        resource={"prefect.resource.id": resource, "prefect.resource.name": name},
-        payload={name: value for name, value in facts.items() if value is not None},
+        {"prefect.resource.id": resource, "prefect.resource.name": name},
+        {name: value for name, value in facts.items() if value is not None},
     )
 
 
 @contextmanager
 def events_delivered() -> Iterator[None]:
-    """Leave the block only when the events of this process have reached the server, Prefect's heartbeats among them.
+    """Leave the block only when what it shows and Prefect's own events, heartbeats among them, have reached the server.
 
     They go another way than the states of a run. A heartbeat that comes in after the end of a run that took a second
     would be its last sign of life: automations that wait for the next one would call a run silent that has ended.
     """
+    from tasks.operations.ui import shown
+
     try:
-        yield
+        with shown():
+            yield
     finally:
         _deliver()
 

@@ -30,6 +30,7 @@ DEFAULT_PORT = 4200
 POOL = "jade"
 RENTAL_LIMITS = {"provider-runpod": 8, "provider-ec2": 8}
 """Machines at once that a new installation admits; see rental_limits.py."""
+SERVER_SETTINGS = Path("deployments/prefect.env")
 SERVER, WORKER, REPORTS = "server", "worker", "reports"
 START_LIMIT_S = 480.0
 """A fresh database takes some 20 s, a busy machine a multiple of it."""
@@ -281,6 +282,7 @@ def _prefect(installation: Installation, *arguments: str) -> None:
 def _environment(installation: Installation) -> dict[str, str]:
     reports = f"http://127.0.0.1:{installation.reports_port}"
     return installation_environment(
+        installation.checkout / SERVER_SETTINGS,
         home=installation.folder / "prefect",
         api_url=installation.api_url,
         reports=None if installation.artifacts is None else (installation.artifacts, reports),

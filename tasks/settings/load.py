@@ -180,12 +180,15 @@ def prepare_prefect(*, quiet: bool) -> None:
             ) from error
 
 
-def installation_environment(*, home: Path, api_url: str, reports: tuple[Path, str] | None) -> dict[str, str]:
+def installation_environment(
+    server: Path, *, home: Path, api_url: str, reports: tuple[Path, str] | None
+) -> dict[str, str]:
     """Return the environment of the local installation's processes, and of the flows that its worker runs.
 
     What the user has set for Prefect stays out: the installation is one of its own.
 
     Args:
+        server: File with the settings of every server of ours, a line each: NAME=VALUE.
         home: Where Prefect keeps the database.
         api_url: Of the installation's server.
         reports: Folder whose runs' reports are served, and under which address; None: they are not.
@@ -193,16 +196,15 @@ def installation_environment(*, home: Path, api_url: str, reports: tuple[Path, s
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     if reports is not None:
         ours |= {"JADE_REPORTS_FOLDER": str(reports[0]), "JADE_REPORTS_URL": reports[1]}
+    lines = [line for line in server.read_text("utf-8").splitlines() if line and not line.startswith("#")]
     return {
         **ours,
-        **PREFECT_DEFAULTS,
+        **dict(line.split("=", 1) for line in lines),
         **THREADING,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": api_url,
         "PREFECT_UI_API_URL": api_url,
         "PREFECT_LOGGING_COLORS": "false",
-        # On a busy machine SQLite may be locked for longer than Prefect waits by itself.
-        "PREFECT_API_DATABASE_TIMEOUT": "60",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -14,6 +14,7 @@ import yaml
 
 from tasks.operations.notify_targets import OCCASIONS, targets_from
 from tasks.operations.worker import RUNS_GRACE_S, WORKER_GRACE_S
+from tasks.settings.load import installation_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -183,6 +184,22 @@ def test_notifications_are_understood_and_hold_no_address() -> None:
     targets = targets_from(content["notifications"])
     assert {occasion for target, _ in targets for occasion in target.occasions} == set(OCCASIONS)
     assert all(variable.startswith("JADE_") for _, variable in targets)
+
+
+def test_every_kind_of_server_reads_the_same_settings(
+    compose: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_DATABASE_TIMEOUT", "1")
+    settings = dict(re.findall(r"^([A-Z_]+)=(.+)$", (DEPLOYMENTS / "prefect.env").read_text(), flags=re.MULTILINE))
+    assert settings["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith("lease_storage.filesystem")
+    for name in ("migrate", "server", "services"):
+        assert compose["services"][name]["env_file"] == [{"path": "prefect.env", "required": True}]
+        # Several processes share the leases there.
+        assert "redis" in compose["services"][name]["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
+    unit = (DEPLOYMENTS / "systemd" / "jade-server.service").read_text()
+    assert "EnvironmentFile=/opt/jade/deployments/prefect.env\n" in unit
+    local = installation_environment(DEPLOYMENTS / "prefect.env", home=tmp_path, api_url="http://s/api", reports=None)
+    assert settings.items() <= local.items()
 
 
 def test_systemd_units_restart_and_are_valid(tmp_path: Path) -> None:
