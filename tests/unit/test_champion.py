@@ -74,19 +74,20 @@ def test_refusals_leave_the_champion_where_it_was(store: LocalStore) -> None:
 
 
 def test_a_promotion_by_force_is_told_as_one(tmp_path: Path) -> None:
-    place = open_place(tmp_path)
-    for name, passed in (("run-a", True), ("run-b", False)):
+    place, first, second = open_place(tmp_path), "20261124T020000Z-retrain-00000a", "20261125T020000Z-retrain-00000b"
+    for name, passed in ((first, True), (second, False)):
         decision = {"promote": passed, "reason": "it passes" if passed else "it fails the gate: calibration"}
         card = {"schema_version": 1, "run_id": name, "champion": None, "decision": decision}
         (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
         (tmp_path / name / "card.json").write_text(json.dumps(card))
         publish_run(place.store, tmp_path / name, name)
-    promote_by_hand(place, "run-a", force=True)
+    promote_by_hand(place, first, force=True)
     with pytest.raises(PromotionRefused, match="calibration"):
-        promote_by_hand(place, "run-b", force=False)
-    promote_by_hand(place, "run-b", force=True)
+        promote_by_hand(place, second, force=False)
+    promote_by_hand(place, second, force=True)
     assert [entry.kind for entry in champion_history(place.store)] == ["promoted", "forced"]
-    told = [why_champion(place, read_card(place.layout(name))) for name in ("run-a", "run-b")]
+    told = [why_champion(place, read_card(place.layout(name))) for name in (first, second)]
     assert told == ["Promoted because it passes.", "Promoted by force; its card says: it fails the gate: calibration."]
 
 
