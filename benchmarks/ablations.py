@@ -58,15 +58,12 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no dropout": {"input_dropout": 0.0, "head_dropout": 0.0},
     "span layer x1": {"span_layer_rate": 1.0},
     "no clipping": {"gradient_clip": None},
-    "ema 0.98": {"ema_decay": 0.98},
     "raw losses": {"normalise_losses": False},
     "type from the mean": {"type_pooling": "mean"},
     "weight decay 0.1": {"weight_decay": 0.1},
     "batch 16": {"batch_size": 16},
     "no dice": {"dice_weight": 0.0},
     "dice 0.8": {"dice_weight": 0.8},
-    "smoothed boundaries 0.5": {"boundary_smoothing": 0.5},
-    "smoothed boundaries 1": {"boundary_smoothing": 1.0},
 }
 ARMS = ("soft_span", "crf", "single_span")
 HEADER = (

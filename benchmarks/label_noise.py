@@ -99,8 +99,8 @@ def study(windows: Windows, arguments: argparse.Namespace) -> None:
 
 
 def arms_of(arguments: argparse.Namespace) -> dict[str, Recipe]:
-    """Return the recipes to compare: each loss's, and with --smoothing also single_span with spread boundaries."""
-    arms = {
+    """Return the recipes to compare: each loss's."""
+    return {
         str(loss): cheap(
             f"jade_{loss}",
             hidden_size=arguments.hidden_size,
@@ -110,10 +110,6 @@ def arms_of(arguments: argparse.Namespace) -> dict[str, Recipe]:
         )
         for loss in LOSSES
     }
-    for bars in arguments.smoothing:
-        hard = arms["single_span"]
-        arms[f"single_span, {bars:g} bars"] = replace(hard, training=replace(hard.training, boundary_smoothing=bars))
-    return arms
 
 
 def _scored(grouping: Grouping, fold_SN: NDArray[np.int64]) -> ScoredWindows:
@@ -141,9 +137,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--hidden-size", type=int, default=48)
     parser.add_argument("--learning-rate", type=float, default=1e-2)
-    parser.add_argument(
-        "--smoothing", type=float, nargs="*", default=(), help="also single_span with boundaries spread by so many bars"
-    )
     parser.add_argument("--noise-seed", type=int, default=0)
     arguments = parser.parse_args()
     windows = load_windows(arguments.data) if arguments.data else sample_windows()

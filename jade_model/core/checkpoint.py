@@ -45,8 +45,8 @@ class Checkpoint:
         history: One JSON-able record an epoch; see train.EpochRecord.
         run_key: Digest of everything that decides the result; empty if nobody asked for one.
         versions: Of python, torch and numpy.
-        weights: The model's state dict that is scored (the averaged one with an EMA).
-        training_state: What resuming needs (raw weights, optimiser, generator, scales), or None.
+        weights: The model's state dict.
+        training_state: What resuming needs (weights, optimiser, generator, scales), or None.
     """
 
     recipe: Recipe

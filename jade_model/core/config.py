@@ -5,12 +5,43 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from jade_model.core.errors import ConfigError
 
-Loss = Literal["soft_span", "crf", "single_span"]
-LOSSES: tuple[Loss, ...] = get_args(Loss)
+DecoderName = Literal["threshold", "viterbi", "marginal", "score_margin", "one_span"]
+
+
+@dataclass(frozen=True)
+class SpanHeadEntry:
+    """What is known of a span head without importing it, for it brings torch.
+
+    Attributes:
+        implementation: `module:Class` of a `span_heads.SpanHead`.
+        decoders: That make sense of its posterior.
+        models_spans: Whether it scores spans, so that length and number of the labelled ones bound what it can express.
+    """
+
+    implementation: str
+    decoders: tuple[DecoderName, ...] = ("viterbi", "marginal", "score_margin", "one_span")
+    models_spans: bool = False
+
+
+SPAN_HEADS: dict[str, SpanHeadEntry] = {
+    "soft_span": SpanHeadEntry(
+        "jade_model.core.span_heads.bars:SoftSpanHead", decoders=("threshold", "viterbi", "one_span")
+    ),
+    "crf": SpanHeadEntry("jade_model.core.span_heads.chain:ChainHead"),
+    "single_span": SpanHeadEntry("jade_model.core.span_heads.segment:SegmentHead", models_spans=True),
+}
+"""The span losses by name: what recipes, forms and reports call them, and the arms of a comparison."""
+
+LOSSES: tuple[str, ...] = tuple(SPAN_HEADS)
+
+if TYPE_CHECKING:
+    Loss = str
+else:
+    Loss = Literal[LOSSES]  # so that forms offer the names, and refuse others
 
 TASKS: tuple[str, ...] = ("pointer", "type", "span", "countdown")
 Schedule = Literal["constant", "one_cycle"]
@@ -36,7 +67,7 @@ class ModelConfig:
         max_span_length: Longest span of the single-span head, in bars.
         several_spans: Whether the single-span head lets a window hold more than one span.
         span_units: Hidden units of what scores each whole span by how far and how straight price went over it
-            (single_span.SpanScorer); 0 leaves it out. Needs a feature set with the path.
+            (segment.SpanScorer); 0 leaves it out. Needs a feature set with the path.
     """
 
     hidden_size: int = 96
@@ -83,14 +114,10 @@ class TrainingConfig:
         positive_weight: Factor on the in-span term of the soft span loss.
         dice_weight: Weight of the Dice term beside the soft span loss's cross-entropy, [0, 1].
         mirror: Whether each window is shown upside down half of the time.
-        ema_decay: Decay a step of the averaged weights that are scored, or None.
         normalise_losses: Whether each task's loss is divided by its value before training.
         trust_weights: Whether a window's losses count by how far its labels are trusted (targets.Targets.trust_N):
             overlap fraction and annotation quality, where the file has them.
-        boundary_smoothing: Standard deviation in bars by which the single-span loss spreads start and end;
-            0 is hard.
         checkpoint_every: Epochs between checkpoints on disk.
-        mixed_precision: bfloat16 autocast for the LSTM, for which torch gives cuDNN float16; changes trajectories.
     """
 
     epochs: int = 50
@@ -103,12 +130,9 @@ class TrainingConfig:
     positive_weight: float = 1.0
     dice_weight: float = 0.0
     mirror: bool = False
-    ema_decay: float | None = None
     normalise_losses: bool = False
     trust_weights: bool = False
-    boundary_smoothing: float = 0.0
     checkpoint_every: int = 10
-    mixed_precision: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "checkpoint_every"):
@@ -123,14 +147,8 @@ class TrainingConfig:
             self.schedule in get_args(Schedule),
             f"training.schedule is {self.schedule!r}; choose one of {get_args(Schedule)}",
         )
-        if self.ema_decay is not None:
-            require(0 < self.ema_decay < 1, f"training.ema_decay is {self.ema_decay}; it must lie in (0, 1)")
         if self.gradient_clip is not None:
             require(self.gradient_clip > 0, f"training.gradient_clip is {self.gradient_clip}; it must be positive")
-        require(
-            self.boundary_smoothing >= 0,
-            f"training.boundary_smoothing is {self.boundary_smoothing}; it must not be negative",
-        )
 
 
 @dataclass(frozen=True)
@@ -152,12 +170,15 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        require(self.loss in LOSSES, f"loss is {self.loss!r}; choose one of {LOSSES}")
+        require(self.loss in SPAN_HEADS, f"loss is {self.loss!r}; choose one of {tuple(SPAN_HEADS)}")
         require(
-            self.model.span_units == 0 or self.loss == "single_span",
+            self.model.span_units == 0 or SPAN_HEADS[self.loss].models_spans,
             f"model.span_units is {self.model.span_units}; a {self.loss} model scores bars, not spans: it must be 0",
         )
 
+
+_RETIRED = {"softened_targets": False, "ema_decay": None, "boundary_smoothing": 0.0, "mixed_precision": False}
+"""Fields of older recipes that were measured to be of no use, and what they were where nobody had set them."""
 
 ConfigT = TypeVar("ConfigT", ModelConfig, TrainingConfig, Recipe)
 
@@ -176,8 +197,11 @@ def recipe_from_json(data: dict[str, Any]) -> Recipe:
     fields = dict(data)
     model = _strict(ModelConfig, fields.pop("model", {}), "model.")
     of_training = dict(fields.pop("training", {}))
-    if of_training.get("softened_targets") is False:  # what older checkpoints say of a switch that was never on
-        del of_training["softened_targets"]
+    for name, default in _RETIRED.items():
+        value = of_training.pop(name, default)
+        require(
+            value == default, f"recipe field training.{name} is {value}; it was retired, and only {default} is read"
+        )
     training = _strict(TrainingConfig, of_training, "training.")
     return _strict(Recipe, {**fields, "model": model, "training": training}, "")
 

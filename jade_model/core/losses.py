@@ -6,7 +6,7 @@ Legend: B windows, T bars, M spans a window at most, K span scores a bar. A vect
 
 from __future__ import annotations
 
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,79 +50,15 @@ def task_losses(model: JadeCompact, output: JadeOutput, labels: Labels, config: 
         [
             weighted_huber(output.pointers_B2, labels.pointers_B2, counts_B, delta=POINTER_DELTA),
             type_loss(output.type_logits_B3, labels.type_B, labels.weight_B),
-            span_loss(model, output.span_scores_BTK, labels, config),
+            weighted_mean(model.head.loss(output.span_scores_BTK, labels, config), labels.weight_B),
             weighted_huber(output.countdown_BT, labels.countdown_BT, counts_B, delta=COUNTDOWN_DELTA),
         ]
     )
 
 
-def span_loss(model: JadeCompact, scores_BTK: Tensor, labels: Labels, config: TrainingConfig) -> Tensor:
-    """Return the span task's loss: nats a bar (soft span) or nats a window (CRF, single span), weighted by window."""
-    match model.loss:
-        case "soft_span":
-            loss_B = soft_span_loss(
-                scores_BTK.squeeze(-1),
-                labels.in_span_BT.to(scores_BTK.dtype),
-                positive_weight=config.positive_weight,
-                dice_weight=config.dice_weight,
-            )
-        case "crf":
-            assert model.crf is not None  # noqa: S101 - the constructor pairs them
-            loss_B = -model.crf(scores_BTK, labels.in_span_BT, reduction="none")
-        case "single_span":
-            assert model.single_span is not None  # noqa: S101 - the constructor pairs them
-            loss_B = model.single_span.loss_of_sets(
-                scores_BTK,
-                labels.span_BM2,
-                labels.num_spans_B,
-                boundary_smoothing_bars=config.boundary_smoothing,
-            )
-        case unknown:
-            assert_never(unknown)
-    return weighted_mean(loss_B, labels.weight_B)
-
-
 def weighted_mean(values_B: Tensor, weight_B: Tensor) -> Tensor:
     """Mean of values by weights that are not negative; 0 where all weights are."""
     return (values_B * weight_B).sum() / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
-
-
-def soft_span_loss(
-    logits_BT: Tensor, targets_BT: Tensor, *, positive_weight: float = 1.0, dice_weight: float = 0.0
-) -> Tensor:
-    """Weighted cross-entropy against soft span membership, mixed with a Dice term, one value a window.
-
-    Args:
-        logits_BT: Unnormalised scores, float.
-        targets_BT: Membership in [0, 1].
-        positive_weight: Factor on the in-span term, > 0.
-        dice_weight: Share of the Dice term in the sum, [0, 1].
-
-    Returns:
-        (1 - dice_weight) * nats per bar, averaged over the window's bars, + dice_weight * (1 - Dice), [B].
-
-    Raises:
-        ValueError: The shapes differ.
-    """
-    if logits_BT.shape != targets_BT.shape:
-        raise ValueError(f"logits are {tuple(logits_BT.shape)}, targets {tuple(targets_BT.shape)}")
-    weight = None if positive_weight == 1.0 else logits_BT.new_full((), positive_weight)
-    cross_entropy_B = functional.binary_cross_entropy_with_logits(
-        logits_BT, targets_BT, pos_weight=weight, reduction="none"
-    ).mean(1)
-    if dice_weight == 0:
-        return cross_entropy_B
-    return (1 - dice_weight) * cross_entropy_B + dice_weight * dice_loss(torch.sigmoid(logits_BT), targets_BT)
-
-
-def dice_loss(probability_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """1 - soft Dice overlap, one value a window, [B] in [0, 1] (Milletari et al. 2016, without squares).
-
-    One bar is added to both halves, so that a window without a span gives a gradient towards marking nothing.
-    """
-    shared_B = (probability_BT * targets_BT).sum(1)
-    total_B = probability_BT.sum(1) + targets_BT.sum(1)
-    return 1 - (2 * shared_B + 1) / (total_B + 1)
 
 
 def weighted_huber(predicted: Tensor, target: Tensor, weight_B: Tensor, *, delta: float) -> Tensor:

@@ -5,14 +5,14 @@ Legend: B windows, T bars, F features, H both directions' hidden size, K span sc
 
 from __future__ import annotations
 
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, assert_never, cast
 
 import torch
 from torch import Tensor, nn
 
 from jade_model.core.config import Loss, ModelConfig, require
-from jade_model.core.crf import CRF
-from jade_model.core.segment import SingleSpan, SpanScorer
+from jade_model.core.segment import SpanScorer
+from jade_model.core.span_heads import SpanHead, head_class
 from jade_model.core.windows import TYPE_NAMES
 
 INITIAL_LOG_SIGMA = (-0.30, 0.0, 0.0, 0.0)  # in the order of config.TASKS
@@ -23,9 +23,8 @@ class JadeOutput(NamedTuple):
     """What the network says of B windows.
 
     Attributes:
-        span_scores_BTK: Soft span: one logit a bar. CRF: emissions of out and in. Single span: scores of a
-            bar within, of a start here, of an end here; with span units also, by length, of each whole span that
-            starts here.
+        span_scores_BTK: What the span head reads; with span units also, by length, a score of each whole span that
+            starts at the bar.
         type_logits_B3: Unnormalised scores of schema.TYPE_NAMES.
         pointers_B2: Centre and length of the span, as fractions of T, (0, 1).
         countdown_BT: Bars until the span starts; negative once it has.
@@ -40,7 +39,8 @@ class JadeOutput(NamedTuple):
 class JadeCompact(nn.Module):
     """Features of a window -> typed outputs.
 
-    Holds the span loss's own parameters (transitions, biases) and the tasks' uncertainties too. With 12
+    Holds the span head's own parameters (transitions, biases), under the name of its loss, and the tasks' uncertainties
+    too. With 12
     features, 96 units and mean pooling it has the original's 97,547 parameters (soft span) and 97,748 (CRF).
 
     Args:
@@ -48,9 +48,6 @@ class JadeCompact(nn.Module):
         loss: Which span loss it is trained with.
         num_features: F.
         num_path: How many of the first features are the path (FeatureSet.num_path), which the LSTM does not see.
-
-    Attributes:
-        lstm_in_bfloat16: Whether the LSTM runs under bfloat16 autocast.
     """
 
     def __init__(self, config: ModelConfig, *, loss: Loss, num_features: int, num_path: int = 0) -> None:
@@ -65,14 +62,10 @@ class JadeCompact(nn.Module):
         self.pooled = nn.Linear(width, config.pooled_size)
         self.type_head = nn.Linear(config.pooled_size, len(TYPE_NAMES))
         self.pointer_head = nn.Linear(config.pooled_size, 2)
-        self.span_head = nn.Linear(width, span_scores_per_bar(loss))
+        self.span_head = nn.Linear(width, head_class(loss).scores_per_bar)
         self.countdown_head = nn.Linear(width, 1)
-        self.lstm_in_bfloat16 = False
         self.log_sigma = nn.Parameter(torch.tensor(INITIAL_LOG_SIGMA))
-        self.crf = CRF(2, batch_first=True) if loss == "crf" else None
-        self.single_span = (
-            SingleSpan(config.max_span_length, several=config.several_spans) if loss == "single_span" else None
-        )
+        self.add_module(loss, head_class(loss).of(config))
         self.span_scorer = SpanScorer(config.max_span_length, config.span_units) if config.span_units else None
 
     def forward(self, x_BTF: Tensor, generator: torch.Generator | None = None) -> JadeOutput:
@@ -84,7 +77,7 @@ class JadeCompact(nn.Module):
         """
         rate = self.config.head_dropout
         seen_BTF = x_BTF[:, :, self.num_path :]
-        hidden_BTH = self._hidden(self._dropout(seen_BTF, self.config.input_dropout, generator))
+        hidden_BTH, _ = self.lstm(self._dropout(seen_BTF, self.config.input_dropout, generator))
         span_scores_BTK = self.span_head(self._dropout(hidden_BTH, rate, generator))
         if self.span_scorer is not None:
             whole_BTL = self.span_scorer(x_BTF[:, :, : self.num_path])
@@ -96,7 +89,7 @@ class JadeCompact(nn.Module):
                 type_input_BP = pooled_BP
             case "span":
                 with torch.no_grad():
-                    posterior_BT = self.span_posterior(span_scores_BTK)
+                    posterior_BT = self.head.in_span(span_scores_BTK)
                     share_BT = posterior_BT / posterior_BT.sum(1, keepdim=True).clamp_min(1e-6)
                 type_input_BP = torch.relu(self.pooled(torch.einsum("bt,bth->bh", share_BT, hidden_BTH)))
             case unknown:
@@ -108,49 +101,24 @@ class JadeCompact(nn.Module):
             countdown_BT=countdown_BT,
         )
 
-    def span_posterior(self, span_scores_BTK: Tensor) -> Tensor:
-        """P(bar in a span) under the model's own span distribution, [B, T], float32."""
-        if self.crf is not None:
-            return self.crf.marginals(span_scores_BTK)[..., 1]
-        if self.single_span is not None:
-            return self.single_span.marginals(span_scores_BTK).in_span_BT
-        return torch.sigmoid(span_scores_BTK.squeeze(-1))
+    @property
+    def head(self) -> SpanHead:
+        """The span loss's own part."""
+        return cast("SpanHead", self.get_submodule(self.loss))
 
     @property
-    def span_layer_names(self) -> set[str]:
-        """Names of the span loss's own parameters: the CRF's transitions, the single span's biases."""
-        return {name for name, _ in self.named_parameters() if name.startswith(("crf.", "single_span."))}
+    def head_parameter_names(self) -> set[str]:
+        """Names of the span head's own parameters: the CRF's transitions, the segment model's biases."""
+        return {f"{self.loss}.{name}" for name, _ in self.head.named_parameters()}
 
     def num_parameters(self) -> int:
         """Number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def _hidden(self, x_BTF: Tensor) -> Tensor:
-        hidden_BTH: Tensor
-        if not self.lstm_in_bfloat16:
-            hidden_BTH, _ = self.lstm(x_BTF)
-            return hidden_BTH
-        with torch.autocast(x_BTF.device.type, torch.bfloat16):
-            hidden_BTH, _ = self.lstm(x_BTF)
-        return hidden_BTH.float()
-
     def _dropout(self, x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
         if not self.training or rate == 0:
             return x
         return dropout(x, rate, generator)
-
-
-def span_scores_per_bar(loss: Loss) -> int:
-    """How many scores a bar the span head gives; whole spans' own come on top."""
-    match loss:
-        case "soft_span":
-            return 1
-        case "crf":
-            return 2
-        case "single_span":
-            return 3
-        case unknown:
-            assert_never(unknown)
 
 
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:

@@ -6,46 +6,22 @@ What each ingredient of `jade_*` is worth, and what was tried and left out, stan
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from typing import Any
 
-from jade_model.core.config import Loss, ModelConfig, Recipe, TrainingConfig
+from jade_model.core.config import SPAN_HEADS, Loss, ModelConfig, Recipe, TrainingConfig
 from jade_model.core.errors import ConfigError
 
-
-def seed_soft_span() -> Recipe:
-    """Return the original's soft span training."""
-    return _seed("soft_span")
-
-
-def seed_crf() -> Recipe:
-    """Return the original's CRF training."""
-    return _seed("crf")
-
-
-def seed_single_span() -> Recipe:
-    """Return the original's settings under the single-span loss, which the original never had."""
-    return _seed("single_span")
-
-
-def jade_soft_span() -> Recipe:
-    """Return the best soft span training we know."""
-    return _jade("soft_span", dice_weight=0.5)
-
-
-def jade_crf() -> Recipe:
-    """Return the best CRF training we know."""
-    return _jade("crf", normalise_losses=False)
-
-
-def jade_single_span() -> Recipe:
-    """Return the best single-span training we know."""
-    return _jade("single_span", feature_set="displacement-21", span_units=16, normalise_losses=False)
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    function.__name__: function
-    for function in (seed_soft_span, seed_crf, seed_single_span, jade_soft_span, jade_crf, jade_single_span)
+_BEST: dict[str, dict[str, Any]] = {
+    "soft_span": {"dice_weight": 0.5},
+    "crf": {"normalise_losses": False},
+    "single_span": {"feature_set": "displacement-21", "span_units": 16, "normalise_losses": False},
 }
+"""What the best recipe known for a loss has of its own; a loss that is not named gets what they have in common."""
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes, the original's first."""
+    return [f"{family}_{loss}" for family in ("seed", "jade") for loss in SPAN_HEADS]
 
 
 def recipe(name: str) -> Recipe:
@@ -54,10 +30,11 @@ def recipe(name: str) -> Recipe:
     Raises:
         ConfigError: There is none of that name; the message lists them.
     """
-    if name not in RECIPES:
-        closest = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown recipe {name!r}; did you mean {closest!r}? Choices: {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    if name not in recipe_names():
+        closest = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.0)[0]
+        raise ConfigError(f"unknown recipe {name!r}; did you mean {closest!r}? Choices: {', '.join(recipe_names())}")
+    family, _, loss = name.partition("_")
+    return _seed(loss) if family == "seed" else _jade(loss, **_BEST.get(loss, {}))
 
 
 def _seed(loss: Loss) -> Recipe:

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from jade_model.core.config import TASKS, TrainingConfig
 from jade_model.core.errors import CaptureFailed
 from jade_model.core.losses import Labels, task_losses, uncertainty_weighted
-from jade_model.core.train_state import Learner, remember, undo
+from jade_model.core.train_state import TrainState, remember, undo
 from jade_model.core.training_data import take_labels
 
 STEP_VALUES = (*TASKS, "total", "gradient_norm")
@@ -27,53 +27,43 @@ _WARM_UP_STEPS = 3
 
 
 class Step:
-    """Takes a step on a batch: forward, losses, backward, clipping, optimiser, average of weights.
+    """Takes a step on a batch: forward, losses, backward, clipping, optimiser.
 
     Args:
-        learner: What changes.
-        x_RTF: Features of all windows, view after view, on the learner's device.
+        state: What changes.
+        x_RTF: Features of all windows, view after view, on the state's device.
         labels: Of the windows, one view's, likewise.
         config: How to train.
     """
 
-    def __init__(self, learner: Learner, x_RTF: Tensor, labels: Labels, config: TrainingConfig) -> None:
-        self.learner, self.x_RTF, self.labels, self.config = learner, x_RTF, labels, config
-        self.parameters = list(learner.model.parameters())
-        self.scored_parameters = list(learner.scored.parameters())
-        self.average_weight = torch.zeros((), device=learner.device)
+    def __init__(self, state: TrainState, x_RTF: Tensor, labels: Labels, config: TrainingConfig) -> None:
+        self.state, self.x_RTF, self.labels, self.config = state, x_RTF, labels, config
+        self.parameters = list(state.model.parameters())
 
-    def __call__(self, rows_B: Tensor, *, learning_rate: float, step: int) -> Tensor:
-        """Change the learner by one step.
+    def __call__(self, rows_B: Tensor, *, learning_rate: float) -> Tensor:
+        """Change the state by one step.
 
         Args:
-            rows_B: Rows of x_RTF, int64, on the learner's device.
+            rows_B: Rows of x_RTF, int64, on the state's device.
             learning_rate: Of this step.
-            step: 0-based, of the whole training.
 
         Returns:
             STEP_VALUES before the step, float32 [6]; overwritten by the next call.
         """
-        self.learner.optimizer.set_learning_rate(learning_rate)
-        if self.config.ema_decay is not None:
-            # The first averages would otherwise hold the random weights of the start for 1 / (1 - decay) steps.
-            self.average_weight.fill_(1 - min(self.config.ema_decay, (1 + step) / (10 + step)))
+        self.state.optimizer.set_learning_rate(learning_rate)
         return self._run(rows_B)
 
     def _run(self, rows_B: Tensor) -> Tensor:
-        learner, config = self.learner, self.config
+        state, config = self.state, self.config
         num_windows = len(self.labels.type_B)
-        output = learner.model(self.x_RTF[rows_B], learner.generator)
+        output = state.model(self.x_RTF[rows_B], state.generator)
         labels = take_labels(self.labels, rows_B % num_windows)
-        losses_4 = task_losses(learner.model, output, labels, config)
-        total = uncertainty_weighted(losses_4 / learner.loss_scale_4, learner.model.log_sigma)
-        learner.optimizer.zero_grad()
+        losses_4 = task_losses(state.model, output, labels, config)
+        total = uncertainty_weighted(losses_4 / state.loss_scale_4, state.model.log_sigma)
+        state.optimizer.zero_grad()
         torch.autograd.backward(total)
         norm = clip_grad_norm_(self.parameters, config.gradient_clip or math.inf)
-        learner.optimizer.step()
-        if config.ema_decay is not None:
-            with torch.no_grad():
-                for average, value in zip(self.scored_parameters, self.parameters, strict=True):
-                    average.lerp_(value, self.average_weight)
+        state.optimizer.step()
         return torch.cat([losses_4.detach(), torch.stack([total.detach(), norm])])
 
 
@@ -84,18 +74,18 @@ class CapturedStep(Step):
         sizes: The sizes of batches that there will be.
 
     Raises:
-        CaptureFailed: This device or torch can't record the step; the learner must then be set up anew.
+        CaptureFailed: This device or torch can't record the step; the state must then be set up anew.
     """
 
     def __init__(
-        self, learner: Learner, x_RTF: Tensor, labels: Labels, config: TrainingConfig, *, sizes: Iterable[int]
+        self, state: TrainState, x_RTF: Tensor, labels: Labels, config: TrainingConfig, *, sizes: Iterable[int]
     ) -> None:
-        super().__init__(learner, x_RTF, labels, config)
+        super().__init__(state, x_RTF, labels, config)
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         try:
             self._capture(sorted(set(sizes), reverse=True))
         except RuntimeError as error:
-            _after_failed_capture(learner.device)
+            _after_failed_capture(state.device)
             raise CaptureFailed(str(_first_cause(error))) from error
 
     def _run(self, rows_B: Tensor) -> Tensor:
@@ -105,7 +95,7 @@ class CapturedStep(Step):
         return values_6
 
     def _capture(self, sizes: list[int]) -> None:
-        device = self.learner.device
+        device = self.state.device
         outer = torch.cuda.current_stream(device)
         # A graph holds the address of cuBLAS's workspace, of which there is one a stream: recorded on the stream that
         # replays it, it shares that with nothing that runs at the same time. Only the default stream can't record.
@@ -121,19 +111,19 @@ class CapturedStep(Step):
 
     def _warm_up(self, given: dict[int, Tensor]) -> None:
         """Let libraries set themselves up, in steps that are then undone."""
-        before = remember(self.learner)
+        before = remember(self.state)
         for given_B in given.values():
             for _ in range(_WARM_UP_STEPS):
                 super()._run(given_B)
-        undo(self.learner, before)
+        undo(self.state, before)
 
     def _record(self, given: dict[int, Tensor], stream: torch.cuda.Stream) -> None:
         pool = None
         for size, given_B in given.items():
             graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(self.learner.generator)
+            graph.register_generator_state(self.state.generator)
             # Gradients are then made anew inside the graph, in its own memory.
-            self.learner.optimizer.zero_grad()
+            self.state.optimizer.zero_grad()
             # What other threads of the process do meanwhile is theirs.
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 values_6 = super()._run(given_B)

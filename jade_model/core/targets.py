@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.core.config import Recipe
+from jade_model.core.config import SPAN_HEADS, Recipe
 from jade_model.core.windows import Windows
 
 COUNTDOWN_LIMIT = 20
@@ -101,12 +101,12 @@ def _trust(windows: Windows) -> NDArray[np.float64]:
 
 
 def fitted_recipe(recipe: Recipe, windows: Windows) -> Recipe:
-    """Return the recipe with a single-span head that can express every label of the windows.
+    """Return the recipe with a head that can express every label of the windows.
 
-    The head then allows the longest labelled span and, where a window has several, more than one span. The
-    other losses take any labels, and their recipes are returned as they are.
+    A head that models spans then allows the longest labelled one and, where a window has several, more than one. The
+    others take any labels, and their recipes are returned as they are.
     """
-    if recipe.loss != "single_span":
+    if not SPAN_HEADS[recipe.loss].models_spans:
         return recipe
     longest = int(np.diff(windows.spans_S2, axis=1).max(initial=1))
     model = replace(

@@ -25,10 +25,10 @@ from jade_model.core.losses import sigmas, task_weights
 from jade_model.core.schedule import learning_rate_at
 from jade_model.core.step import STEP_VALUES, CapturedStep, Step
 from jade_model.core.train_state import (
-    Learner,
+    TrainState,
     copied,
-    restore_learner,
-    start_learner,
+    initial_state,
+    restore_state,
     torch_seed,
     training_state,
     usable_device,
@@ -172,27 +172,27 @@ def steps_of_training(
     if resume is not None:
         history = [EpochRecord(**record) for record in resume.history]
 
-    def new_learner() -> Learner:
-        learner = start_learner(recipe, data, train_rows, seed=torch_seed(seed, fold), device=on)
+    def new_state() -> TrainState:
+        state = initial_state(recipe, data, train_rows, seed=torch_seed(seed, fold), device=on)
         if resume is not None:
-            restore_learner(learner, resume, recipe, seed=seed, run_key=run_key)
-        return learner
+            restore_state(state, resume, recipe, seed=seed, run_key=run_key)
+        return state
 
-    learner = new_learner()
+    state = new_state()
     x_VNTF, labels = data.x_VNTF.to(on), labels_to(data.labels, on)
     # Both views are rows of one array: mirroring a window is then an addition to its row number.
     x_RTF = x_VNTF.flatten(0, 1)
     steps_per_epoch = -(-len(train_rows) // config.batch_size)
-    take_step = Step(learner, x_RTF, labels, config)
+    take_step = Step(state, x_RTF, labels, config)
     if capture:
         last = len(train_rows) - (steps_per_epoch - 1) * config.batch_size
         sizes = [last] if steps_per_epoch == 1 else [config.batch_size, last]
         try:
-            take_step = CapturedStep(learner, x_RTF, labels, config, sizes=sizes)
+            take_step = CapturedStep(state, x_RTF, labels, config, sizes=sizes)
         except CaptureFailed as error:
             warnings.warn(f"no CUDA graph of the training step, it runs launch by launch: {error}", stacklevel=2)
-            learner = new_learner()
-            take_step = Step(learner, x_RTF, labels, config)
+            state = new_state()
+            take_step = Step(state, x_RTF, labels, config)
     validation_rows_on_device = torch.as_tensor(validation_rows, dtype=torch.int64, device=on)
 
     def snapshot() -> Checkpoint:
@@ -210,29 +210,29 @@ def steps_of_training(
             history=tuple(dataclasses.asdict(record) for record in history),
             run_key=run_key,
             versions=current_versions(),
-            weights=copied(learner.scored.state_dict()),
-            training_state=training_state(learner),
+            weights=copied(state.model.state_dict()),
+            training_state=training_state(state),
         )
 
     for epoch in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
-        learner.model.train()
+        state.model.train()
         step_values = torch.zeros(steps_per_epoch, len(STEP_VALUES), device=on)
-        for step, rows in enumerate(_batches(train_rows, data, learner, config)):
+        for step, rows in enumerate(_batches(train_rows, data, state, config)):
             done = (epoch - 1) * steps_per_epoch + step
             learning_rate = learning_rate_at(done, steps_per_epoch * config.epochs, config)
             # Read once an epoch: reading here would stall a GPU at every step.
-            step_values[step] = take_step(rows, learning_rate=learning_rate, step=done)
+            step_values[step] = take_step(rows, learning_rate=learning_rate)
             yield
         validation_4 = None
         if len(validation_rows) > 0:
-            validation_4 = evaluate(learner.scored, x_VNTF[0], labels, validation_rows_on_device, config)
+            validation_4 = evaluate(state.model, x_VNTF[0], labels, validation_rows_on_device, config)
             yield
         means = _finite_means(step_values, epoch)
         validation = None if validation_4 is None else dict(zip(TASKS, validation_4.tolist(), strict=True))
         # The last step's own losses are those from before it: where it led shows only here.
         _require_finite(epoch, steps_per_epoch - 1, validation or {}, "validation loss of")
-        _require_finite(epoch, steps_per_epoch - 1, sigmas(learner.scored), "sigma of")
+        _require_finite(epoch, steps_per_epoch - 1, sigmas(state.model), "sigma of")
         history.append(
             EpochRecord(
                 epoch=epoch,
@@ -240,8 +240,8 @@ def steps_of_training(
                 validation_loss=None if validation is None else sum(validation.values()),
                 train_losses={task: means[task] for task in TASKS},
                 validation_losses=validation,
-                sigma=sigmas(learner.scored),
-                task_weight=task_weights(learner.scored),
+                sigma=sigmas(state.model),
+                task_weight=task_weights(state.model),
                 learning_rate=learning_rate,
                 gradient_norm=means["gradient_norm"],
                 seconds=time.perf_counter() - started,
@@ -253,15 +253,15 @@ def steps_of_training(
 
 
 def _batches(
-    train_rows: NDArray[np.intp], data: PreparedWindows, learner: Learner, config: TrainingConfig
+    train_rows: NDArray[np.intp], data: PreparedWindows, state: TrainState, config: TrainingConfig
 ) -> Iterator[Tensor]:
-    """Yield each step's rows of all views, on the learner's device."""
-    order = torch.randperm(len(train_rows), generator=learner.order_generator)
+    """Yield each step's rows of all views, on the state's device."""
+    order = torch.randperm(len(train_rows), generator=state.order_generator)
     batches = torch.split(torch.as_tensor(train_rows, dtype=torch.int64)[order], config.batch_size)
-    shown = (_maybe_mirrored(rows, data, learner.order_generator) for rows in batches)
-    if learner.device.type == "cpu":  # one generator serves all, in the order of use
+    shown = (_maybe_mirrored(rows, data, state.order_generator) for rows in batches)
+    if state.device.type == "cpu":  # one generator serves all, in the order of use
         return shown
-    return iter(torch.split(torch.cat(list(shown)).to(learner.device), config.batch_size))
+    return iter(torch.split(torch.cat(list(shown)).to(state.device), config.batch_size))
 
 
 def _maybe_mirrored(rows: Tensor, data: PreparedWindows, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +20,12 @@ from jade_model.core.validation import evaluate
 
 
 @dataclass(eq=False)
-class Learner:
+class TrainState:
     """One model, its optimiser and its sources of chance.
 
     Attributes:
         device: Where all tensors but the generators' states lie.
         model: What is trained.
-        scored: The average of its weights, or `model` itself without one.
         optimizer: Of the model's weights.
         generator: Of dropout, on the device.
         order_generator: Of the windows' order and views, on the CPU: without dropout a GPU then sees the same batches.
@@ -37,21 +35,20 @@ class Learner:
 
     device: torch.device
     model: JadeCompact
-    scored: JadeCompact
     optimizer: AdamW
     generator: torch.Generator
     order_generator: torch.Generator
     loss_scale_4: Tensor
 
 
-def start_learner(
+def initial_state(
     recipe: Recipe,
     data: PreparedWindows,
     train_rows: NDArray[np.intp],
     *,
     seed: int,
     device: torch.device,
-) -> Learner:
+) -> TrainState:
     """Set up a training before its first step.
 
     Args:
@@ -63,25 +60,18 @@ def start_learner(
     """
     config = recipe.training
     model = build_model(recipe, seed=seed).to(device)
-    model.lstm_in_bfloat16 = config.mixed_precision
-    if model.single_span is not None:
-        num_empty = int((data.labels.num_spans_B[torch.from_numpy(train_rows)] == 0).sum())
-        model.single_span.set_none_rate((num_empty + 0.5) / (len(train_rows) + 1))
+    model.head.start_from(data.labels.num_spans_B[torch.from_numpy(train_rows)])
     loss_scale_4 = torch.ones(len(TASKS), device=device)
     if config.normalise_losses:
         rows = torch.as_tensor(train_rows, dtype=torch.int64, device=device)
         first_4 = evaluate(model, data.x_VNTF[0].to(device), labels_to(data.labels, device), rows, config)
         loss_scale_4 = torch.where(first_4 > 0, first_4, 1.0)
-    scored = model if config.ema_decay is None else copy.deepcopy(model)
-    # Copied weights lie apart: cuDNN would gather them anew, and warn of it, at every evaluation.
-    scored.lstm.flatten_parameters()
     generator = torch.Generator(device).manual_seed(seed)
     is_cpu = device.type == "cpu"
-    own = model.span_layer_names
-    return Learner(
+    own = model.head_parameter_names
+    return TrainState(
         device=device,
         model=model,
-        scored=scored,
         optimizer=AdamW(
             model.parameters(),
             learning_rate=config.learning_rate,
@@ -94,21 +84,21 @@ def start_learner(
     )
 
 
-def training_state(learner: Learner) -> dict[str, Any]:
+def training_state(state: TrainState) -> dict[str, Any]:
     """Copy what resuming needs to the CPU."""
-    moments = enumerate(learner.optimizer.moments)
-    state = {
-        "weights": copied(learner.model.state_dict()),
+    moments = enumerate(state.optimizer.moments)
+    saved = {
+        "weights": copied(state.model.state_dict()),
         "optimizer": {str(index): copied(of_parameter) for index, of_parameter in moments},
-        "generator": learner.generator.get_state(),
-        "loss_scale": learner.loss_scale_4.cpu().clone(),
+        "generator": state.generator.get_state(),
+        "loss_scale": state.loss_scale_4.cpu().clone(),
     }
-    if learner.order_generator is not learner.generator:
-        state["order_generator"] = learner.order_generator.get_state()
-    return state
+    if state.order_generator is not state.generator:
+        saved["order_generator"] = state.order_generator.get_state()
+    return saved
 
 
-def restore_learner(learner: Learner, checkpoint: Checkpoint, recipe: Recipe, *, seed: int, run_key: str) -> None:
+def restore_state(state: TrainState, checkpoint: Checkpoint, recipe: Recipe, *, seed: int, run_key: str) -> None:
     """Put a checkpoint's state in place.
 
     Raises:
@@ -127,43 +117,38 @@ def restore_learner(learner: Learner, checkpoint: Checkpoint, recipe: Recipe, *,
             )
     saved = checkpoint.training_state
     of_gpu = "order_generator" in saved
-    if of_gpu != (learner.device.type != "cpu"):
+    if of_gpu != (state.device.type != "cpu"):
         raise CheckpointError(
             f"the checkpoint was written on a {'GPU' if of_gpu else 'CPU'} and this training runs on "
-            f"{learner.device.type}, which draws other dropout: go on where it began, or start over without --resume"
+            f"{state.device.type}, which draws other dropout: go on where it began, or start over without --resume"
         )
-    learner.model.load_state_dict(saved["weights"])
-    learner.scored.load_state_dict(checkpoint.weights)
-    learner.optimizer.load({int(index): value for index, value in saved["optimizer"].items()})
-    learner.generator.set_state(saved["generator"])
+    state.model.load_state_dict(saved["weights"])
+    state.optimizer.load({int(index): value for index, value in saved["optimizer"].items()})
+    state.generator.set_state(saved["generator"])
     if of_gpu:
-        learner.order_generator.set_state(saved["order_generator"])
-    learner.loss_scale_4 = saved["loss_scale"].to(learner.device)
+        state.order_generator.set_state(saved["order_generator"])
+    state.loss_scale_4 = saved["loss_scale"].to(state.device)
 
 
-def remember(learner: Learner) -> dict[str, Any]:
+def remember(state: TrainState) -> dict[str, Any]:
     """Copy all that a step changes, on its device."""
     return {
-        "weights": [value.detach().clone() for value in _parameters(learner)],
+        "weights": [value.detach().clone() for value in state.model.parameters()],
         "moments": {
             index: {name: value.clone() for name, value in moments.items()}
-            for index, moments in enumerate(learner.optimizer.moments)
+            for index, moments in enumerate(state.optimizer.moments)
         },
-        "generator": learner.generator.get_state(),
+        "generator": state.generator.get_state(),
     }
 
 
 @torch.no_grad()
-def undo(learner: Learner, before: dict[str, Any]) -> None:
+def undo(state: TrainState, before: dict[str, Any]) -> None:
     """Put back what remember() copied, in place: whoever holds the addresses sees the old values."""
-    for value, old in zip(_parameters(learner), before["weights"], strict=True):
+    for value, old in zip(state.model.parameters(), before["weights"], strict=True):
         value.copy_(old)
-    learner.optimizer.load(before["moments"])
-    learner.generator.set_state(before["generator"])
-
-
-def _parameters(learner: Learner) -> list[Tensor]:
-    return [*learner.model.parameters(), *learner.scored.parameters()]
+    state.optimizer.load(before["moments"])
+    state.generator.set_state(before["generator"])
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

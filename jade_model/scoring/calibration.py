@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
-
-Binning = Literal["equal_width", "equal_mass"]
+from scipy.optimize import minimize_scalar
 
 # Probabilities are kept this far from 0 and 1 in logarithms: a saturated, wrong bar costs 27.6 nats, not
 # infinity.
@@ -24,7 +22,6 @@ _ROUNDING = 1e-9
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 _SCAN_POINTS = 13
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -72,16 +69,13 @@ def reliability(
     truth_NT: NDArray[np.bool_],
     *,
     num_bins: int = 15,
-    binning: Binning = "equal_width",
 ) -> list[ReliabilityBin]:
-    """Compare mean probability and observed rate, bin by bin.
+    """Compare mean probability and observed rate, bin by bin: [k / K, (k + 1) / K), the last one closed.
 
     Args:
         probability_NT: P(bar in a span), in [0, 1], float64.
         truth_NT: Bar in a labelled span, bool.
         num_bins: Bins before empty ones are left out.
-        binning: `equal_width`: [k / K, (k + 1) / K), the last one closed. `equal_mass`: as equal in bars as
-            ties allow; equal probabilities never part.
 
     Returns:
         Bins that hold a bar, ascending.
@@ -96,15 +90,7 @@ def reliability(
     probability = np.asarray(probability_NT, dtype=np.float64).ravel()
     if not (probability.min() >= -_ROUNDING and probability.max() <= 1 + _ROUNDING):
         raise ValueError(f"probabilities lie in {probability.min():g} to {probability.max():g}, not in 0 to 1")
-    match binning:
-        case "equal_width":
-            edges_P = np.linspace(0, 1, num_bins + 1)
-        case "equal_mass":
-            edges_P = np.unique(np.quantile(probability, np.linspace(0, 1, num_bins + 1), method="lower"))
-            if edges_P.size == 1:
-                edges_P = np.repeat(edges_P, 2)
-        case _:
-            assert_never(binning)
+    edges_P = np.linspace(0, 1, num_bins + 1)
     last = edges_P.size - 2
     bin_of = np.clip(np.searchsorted(edges_P, probability, side="right") - 1, 0, last)
     num_K = np.bincount(bin_of, minlength=last + 1)
@@ -127,14 +113,13 @@ def expected_calibration_error(
     truth_NT: NDArray[np.bool_],
     *,
     num_bins: int = 15,
-    binning: Binning = "equal_width",
 ) -> float:
     """Return the bars' mean distance between their bin's mean probability and observed rate, in [0, 1].
 
     Arguments and errors as for reliability. After Guo et al., "On calibration of modern neural
     networks", 2017.
     """
-    bins = reliability(probability_NT, truth_NT, num_bins=num_bins, binning=binning)
+    bins = reliability(probability_NT, truth_NT, num_bins=num_bins)
     num_bars = sum(item.num_bars for item in bins)
     return sum(item.num_bars * abs(item.mean_probability - item.observed_rate) for item in bins) / num_bars
 
@@ -148,7 +133,7 @@ def fit_temperature(
     """Find the temperature whose probabilities make the truth most likely.
 
     A scan over the logarithm of the range finds the valley (marginals of a structured model need not have
-    only one), golden-section search its floor. Where several temperatures are equally good, such as when no
+    only one), a bounded search its floor. Where several temperatures are equally good, such as when no
     score depends on it, the one nearest to 1 is returned.
 
     Args:
@@ -176,24 +161,9 @@ def fit_temperature(
     order = sorted(range(_SCAN_POINTS), key=lambda index: (costs[index], abs(scan[index])))
     best = order[0]
     left, right = float(scan[max(best - 1, 0)]), float(scan[min(best + 1, _SCAN_POINTS - 1)])
-    found = _golden_section(cost, left, right, tolerance)
+    found = float(minimize_scalar(cost, bounds=(left, right), method="bounded", options={"xatol": tolerance / 2}).x)
     # The scan's point stands where the search, which never tries its bracket's ends, did no better.
     return math.exp(found if cost(found) < costs[best] else float(scan[best]))
-
-
-def _golden_section(cost: Callable[[float], float], left: float, right: float, tolerance: float) -> float:
-    inner_left, inner_right = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
-    cost_left, cost_right = cost(inner_left), cost(inner_right)
-    while right - left > tolerance:
-        if cost_left <= cost_right:
-            right, inner_right, cost_right = inner_right, inner_left, cost_left
-            inner_left = right - _GOLDEN * (right - left)
-            cost_left = cost(inner_left)
-        else:
-            left, inner_left, cost_left = inner_left, inner_right, cost_right
-            inner_right = left + _GOLDEN * (right - left)
-            cost_right = cost(inner_right)
-    return (left + right) / 2
 
 
 def _check(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> None:

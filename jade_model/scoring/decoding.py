@@ -19,11 +19,11 @@ from typing import Any, Literal, TypeVar, assert_never, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.core.config import Loss
+from jade_model.core.config import SPAN_HEADS, Loss
+from jade_model.core.config import DecoderName as DecoderName  # noqa: PLC0414 - named here by those who decode
 from jade_model.core.errors import ConfigError
 from jade_model.scoring.predictions import Predictions
 
-DecoderName = Literal["threshold", "viterbi", "marginal", "score_margin", "one_span"]
 DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 
 SpanGain = Literal["f1", "iou"]
@@ -91,13 +91,7 @@ class BestSpans:
 
 def decoders_of(loss: Loss) -> tuple[DecoderName, ...]:
     """Return the decoders that make sense of a model trained with the loss."""
-    match loss:
-        case "soft_span":
-            return ("threshold", "viterbi", "one_span")
-        case "crf" | "single_span":
-            return ("viterbi", "marginal", "score_margin", "one_span")
-        case _:
-            assert_never(loss)
+    return SPAN_HEADS[loss].decoders
 
 
 def decode(predictions: Predictions, choice: DecoderChoice) -> NDArray[np.bool_]:

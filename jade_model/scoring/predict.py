@@ -21,7 +21,7 @@ from jade_model.core.features import FeatureSet, feature_set, mirror_bars
 from jade_model.core.network import JadeCompact, JadeOutput
 from jade_model.core.windows import Windows
 from jade_model.scoring.predictions import Predictions
-from jade_model.scoring.span_posterior import posterior_countdown, posterior_pointers, span_posterior
+from jade_model.scoring.span_posterior import posterior_countdown, posterior_pointers
 
 BATCH_SIZE = 256
 
@@ -168,7 +168,11 @@ def _mean_output(model: JadeCompact, views_BTF: Sequence[Tensor]) -> JadeOutput:
 
 
 def _predictions(predictor: Predictor, outputs: _Outputs, temperature: float) -> Predictions:
-    spans = span_posterior(predictor.models, outputs.span_scores, temperature)
+    heads = [model.head for model in predictor.models]
+    if len(heads) == 1:
+        spans = heads[0].posterior(outputs.span_scores[0], temperature)
+    else:
+        spans = heads[0].posterior_of_ensemble(heads, outputs.span_scores, temperature)
     pointers_B2 = posterior_pointers(spans.probability_BT)
     return Predictions(
         loss=predictor.models[0].loss,

@@ -75,4 +75,4 @@ def load_predictions(path: Path) -> Predictions:
     """Read what save_predictions wrote; never unpickles."""
     with np.load(path, allow_pickle=False) as data:
         arrays = {name: data[name] for name in _ARRAYS}
-        return Predictions(loss=str(data["loss"]), temperature=float(data["temperature"]), **arrays)  # type: ignore[arg-type]
+        return Predictions(loss=str(data["loss"]), temperature=float(data["temperature"]), **arrays)

@@ -19,7 +19,7 @@ from typing import Any
 from jade_model.core.config import ModelConfig, Recipe, TrainingConfig
 from jade_model.core.errors import ConfigError
 from jade_model.core.features import feature_set
-from jade_model.core.recipes import RECIPES, recipe
+from jade_model.core.recipes import recipe, recipe_names
 from tasks.core.errors import BadRequest
 
 MAX_ARMS = 64
@@ -76,7 +76,7 @@ def plan_arms(
         if not isinstance(values, list) or not values:
             raise BadRequest(f"grid.{key} must be a list of values, such as {_example(key)}, not {values!r}")
     if flat and "recipe" not in flat:
-        raise BadRequest(f"grid.recipe is missing: a list of recipes to vary; choices: {', '.join(RECIPES)}")
+        raise BadRequest(f"grid.recipe is missing: a list of recipes to vary; choices: {', '.join(recipe_names())}")
     if (number := len(listed) + (_product(flat) if flat else 0)) > MAX_ARMS:
         raise BadRequest(f"this is {number} arms; a sweep compares every pair and takes {MAX_ARMS} at most")
     asked: list[tuple[str, str | None, dict[str, Any]]] = []
@@ -119,7 +119,7 @@ def setting_of(arm: SweepArm, key: str) -> Any:
 
 def _arm(where: str, name: Any, settings: dict[str, Any], epochs: int | None) -> SweepArm:
     if "recipe" not in settings:
-        raise BadRequest(f"{where}.recipe is missing; choices: {', '.join(RECIPES)}")
+        raise BadRequest(f"{where}.recipe is missing; choices: {', '.join(recipe_names())}")
     typed = {key: _typed(where, key, value) for key, value in settings.items()}
     typed = {"recipe": typed["recipe"], **typed}
     shown = _name_of(typed) if name is None else name
@@ -193,7 +193,7 @@ def _known(key: str, where: str) -> bool:
     if key in _KINDS:
         return True
     if key == "loss":
-        raise BadRequest(f"{where}.loss: a recipe has its loss; choose by recipe: {', '.join(RECIPES)}")
+        raise BadRequest(f"{where}.loss: a recipe has its loss; choose by recipe: {', '.join(recipe_names())}")
     by_field = {full.rpartition(".")[2]: full for full in _KINDS}
     close = by_field.get(key) or next(iter(get_close_matches(key, _KINDS, n=1)), None)
     hint = f"did you mean {close!r}? " if close else ""

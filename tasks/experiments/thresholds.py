@@ -17,7 +17,7 @@ from jade_model.data.schema import load_windows
 from jade_model.data.splits import group_windows
 from jade_model.scoring.baselines import all_positive_scores
 from jade_model.scoring.calibration import fit_temperature
-from jade_model.scoring.decoding import DecoderName, decode
+from jade_model.scoring.decoding import DecoderName, decode, decoders_of
 from jade_model.scoring.diagnostics import separation
 from jade_model.scoring.evaluate import Cleanup, choose_decoders
 from jade_model.scoring.metrics import Counts, Truth, count, truth_of
@@ -163,7 +163,7 @@ def _grid(
 ) -> list[dict[str, float]]:
     """Score the original's way: fixed thresholds on the probability, no temperature, nothing chosen."""
     predictions = posterior(run_network(predictor, windows.bars_NT4[rows]), 1.0)
-    decoder: DecoderName = "threshold" if predictions.loss == "soft_span" else "marginal"
+    decoder = next(name for name in decoders_of(predictions.loss) if name in {"threshold", "marginal"})
     thresholds = threshold_grid(grid.minimum, grid.maximum, grid.step)
     bars = sweep(predictions, truth, decoder, **vars(cleanup)).at(thresholds)
     spans = sweep(predictions, truth, decoder, objective="event_f1", **vars(cleanup)).at(thresholds)

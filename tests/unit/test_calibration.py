@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from jade_model.scoring.calibration import (
-    Binning,
     brier,
     expected_calibration_error,
     fit_temperature,
@@ -60,31 +58,10 @@ def test_equal_width_bins_are_those_of_a_loop_over_bars(probability: NDArray[np.
     assert expected_calibration_error(probability, truth, num_bins=num_bins) == pytest.approx(distance)
 
 
-@given(shapes.flatmap(lambda shape: hnp.arrays(np.float64, shape, elements=st.sampled_from([0, 0.2, 0.5, 1]))))
-def test_bins_of_equal_mass_hold_every_bar_once_and_never_part_equals(
-    probability: NDArray[np.float64],
-) -> None:
-    bins = reliability(probability, probability > 0.4, num_bins=4, binning="equal_mass")
-    assert sum(item.num_bars for item in bins) == probability.size
-    for before, after in itertools.pairwise(bins):
-        assert before.mean_probability < after.mean_probability
-        assert before.upper <= after.lower
-    for item in bins:
-        assert item.lower <= item.mean_probability + 1e-12
-        assert item.mean_probability <= item.upper + 1e-12
-
-
-def test_bins_of_equal_mass_are_equal_where_nothing_ties() -> None:
-    probability = np.random.default_rng(0).random((30, 100))
-    bins = reliability(probability, probability > 0.5, num_bins=10, binning="equal_mass")
-    assert [item.num_bars for item in bins] == pytest.approx([300] * 10, abs=1)
-
-
-@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
-def test_honest_probabilities_have_a_small_error_and_inflated_ones_a_large(binning: Binning) -> None:
+def test_honest_probabilities_have_a_small_error_and_inflated_ones_a_large() -> None:
     logits, truth = labelled_logits()
-    assert expected_calibration_error(expit(logits), truth, binning=binning) < 0.01
-    assert expected_calibration_error(expit(logits + 2), truth, binning=binning) > 0.15
+    assert expected_calibration_error(expit(logits), truth) < 0.01
+    assert expected_calibration_error(expit(logits + 2), truth) > 0.15
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])

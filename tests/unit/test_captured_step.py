@@ -29,7 +29,7 @@ from jade_model.core.schedule import learning_rate_at
 from jade_model.core.step import CapturedStep, Step
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.train import PreparedWindows, prepare
-from jade_model.core.train_state import Learner, start_learner
+from jade_model.core.train_state import TrainState, initial_state
 from tests.fakes.cuda_graphs import FakeCuda, FakeStream
 
 SIZES = (8, 3)
@@ -46,17 +46,17 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 def chosen(loss: str, **changes: Any) -> Recipe:
     short = shortened(recipe(f"jade_{loss}"), epochs=2)
-    return dataclasses.replace(short, training=dataclasses.replace(short.training, ema_decay=0.9, **changes))
+    return dataclasses.replace(short, training=dataclasses.replace(short.training, **changes))
 
 
-def new_learner(of: Recipe, data: PreparedWindows) -> Learner:
-    learner = start_learner(of, data, rows(0, 14), seed=0, device=torch.device("cpu"))
-    learner.optimizer.keep_rates_on(torch.device("cpu"))  # as on a GPU
-    return learner
+def new_state(of: Recipe, data: PreparedWindows) -> TrainState:
+    state = initial_state(of, data, rows(0, 14), seed=0, device=torch.device("cpu"))
+    state.optimizer.keep_rates_on(torch.device("cpu"))  # as on a GPU
+    return state
 
 
 def new_step(of: Recipe, data: PreparedWindows, *, captured: bool) -> Step:
-    given = new_learner(of, data), data.x_VNTF.flatten(0, 1), data.labels, of.training
+    given = new_state(of, data), data.x_VNTF.flatten(0, 1), data.labels, of.training
     return CapturedStep(*given, sizes=SIZES) if captured else Step(*given)
 
 
@@ -66,8 +66,8 @@ def take_steps(step: Step, first: int = 0) -> list[torch.Tensor]:
     for number in range(first, first + 8):
         batch = torch.randint(len(step.x_RTF), (SIZES[number % 3 == 2],), generator=draw)
         rate = learning_rate_at(number, 20, step.config)
-        told.append(step(batch, learning_rate=rate, step=number).clone())
-    return [*told, *step.parameters, *step.scored_parameters]
+        told.append(step(batch, learning_rate=rate).clone())
+    return [*told, *step.parameters]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -93,9 +93,9 @@ def test_a_graph_goes_on_with_what_comes_from_outside(cuda):
     eager, captured = new_step(of, data, captured=False), new_step(of, data, captured=True)
     for step in (eager, captured):
         take_steps(step)
-        step.learner.model.eval()
-        step.learner.model.train()
-        step.learner.generator.manual_seed(9)
+        step.state.model.eval()
+        step.state.model.train()
+        step.state.generator.manual_seed(9)
     torch.testing.assert_close(take_steps(captured, 8), take_steps(eager, 8), rtol=0, atol=0)
 
 

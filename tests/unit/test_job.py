@@ -27,7 +27,7 @@ from jade_model.core.job import (
     save_rows,
 )
 from jade_model.core.job_runner import Emitter, Task, run_together
-from jade_model.core.recipes import RECIPES, recipe
+from jade_model.core.recipes import recipe, recipe_names
 from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import save_arrays
 
@@ -67,7 +67,7 @@ def train_in(folder, *arguments):
 
 
 def test_a_job_comes_back_from_json_as_it_was(tmp_path):
-    job = make_job(tmp_path, names=tuple(RECIPES)[3:], seeds=(0, 1))
+    job = make_job(tmp_path, names=tuple(recipe_names())[3:], seeds=(0, 1))
     assert load_job(tmp_path / "job.json") == job
 
 

@@ -11,9 +11,7 @@ from training_windows import random_windows
 from jade_model.core.checkpoint import build_model
 from jade_model.core.config import LOSSES, TASKS, ModelConfig, TrainingConfig
 from jade_model.core.losses import (
-    dice_loss,
     sigmas,
-    soft_span_loss,
     task_losses,
     task_weights,
     type_loss,
@@ -22,6 +20,7 @@ from jade_model.core.losses import (
 )
 from jade_model.core.network import JadeCompact
 from jade_model.core.recipes import recipe
+from jade_model.core.span_heads.bars import dice_loss, soft_span_loss
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.training_data import prepare, take_labels
 

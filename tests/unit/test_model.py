@@ -9,8 +9,9 @@ from jade_model.core.checkpoint import build_model
 from jade_model.core.config import LOSSES, ModelConfig, Recipe
 from jade_model.core.errors import ConfigError
 from jade_model.core.features import feature_set, mirror_bars
-from jade_model.core.network import JadeCompact, dropout, span_scores_per_bar
+from jade_model.core.network import JadeCompact, dropout
 from jade_model.core.recipes import recipe
+from jade_model.core.span_heads import head_class
 
 
 def model_of(loss, **changes):
@@ -34,12 +35,12 @@ def test_the_best_known_networks_stay_under_110_thousand_parameters(loss):
 def test_outputs_have_their_shapes_for_any_window_length(loss, type_pooling, num_bars):
     model = model_of(loss, hidden_size=4, type_pooling=type_pooling)
     output = model(torch.randn(3, num_bars, 12))
-    assert output.span_scores_BTK.shape == (3, num_bars, span_scores_per_bar(loss))
+    assert output.span_scores_BTK.shape == (3, num_bars, head_class(loss).scores_per_bar)
     assert output.type_logits_B3.shape == (3, 3)
     assert output.pointers_B2.shape == (3, 2)
     assert output.countdown_BT.shape == (3, num_bars)
     assert ((output.pointers_B2 > 0) & (output.pointers_B2 < 1)).all()
-    posterior_BT = model.span_posterior(output.span_scores_BTK)
+    posterior_BT = model.head.in_span(output.span_scores_BTK)
     assert posterior_BT.shape == (3, num_bars)
     assert ((posterior_BT >= 0) & (posterior_BT <= 1)).all()
 
@@ -113,7 +114,7 @@ def test_span_units_score_every_start_and_length_at_any_window_length(num_bars, 
     model, bars_NT4, compute = with_span_units(num_bars, several_spans=several_spans)
     output = model(compute(bars_NT4))
     assert output.span_scores_BTK.shape == (3, num_bars, 3 + 6)
-    assert model.span_posterior(output.span_scores_BTK).isfinite().all()
+    assert model.head.in_span(output.span_scores_BTK).isfinite().all()
 
 
 def test_the_lstm_does_not_see_the_path():

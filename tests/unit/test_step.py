@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 from training_windows import random_windows, rows, shortened
 
 from jade_model.core.adamw import AdamW
-from jade_model.core.config import LOSSES, TASKS, Recipe, TrainingConfig
+from jade_model.core.config import LOSSES, TASKS, Recipe
 from jade_model.core.losses import Labels
 from jade_model.core.recipes import recipe
 from jade_model.core.step import STEP_VALUES, Step
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.train import prepare, steps_of_training, train
-from jade_model.core.train_state import Learner, remember, start_learner, undo
+from jade_model.core.train_state import TrainState, initial_state, remember, undo
 from jade_model.core.training_data import PreparedWindows, labels_to
 from jade_model.core.validation import evaluate
 
@@ -61,13 +61,12 @@ class Descent(AdamW):
                 parameter.sub_(parameter.grad)
 
 
-def meta_learner(chosen: Recipe, data: PreparedWindows) -> Learner:
-    on_cpu = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
+def meta_state(chosen: Recipe, data: PreparedWindows) -> TrainState:
+    on_cpu = initial_state(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
     meta = torch.device("meta")
-    return Learner(
+    return TrainState(
         device=meta,
         model=on_cpu.model.to(meta),
-        scored=on_cpu.scored.to(meta),
         optimizer=Descent(on_cpu.model.parameters(), learning_rate=0.1, weight_decay=0.0),
         generator=None,
         order_generator=torch.Generator(),
@@ -83,19 +82,19 @@ def varied(loss: str, **changes: Any) -> Recipe:
 @pytest.mark.parametrize(("loss", "several"), [*((loss, False) for loss in LOSSES), ("single_span", True)])
 def test_a_step_neither_waits_for_its_device_nor_copies_from_the_host(loss, several):
     windows = random_windows(14, 16, spans_of=[[(2, 5), (9, 12)], []] * 7 if several else None)
-    chosen = fitted_recipe(varied(loss, ema_decay=0.9, positive_weight=3.0, boundary_smoothing=1.0), windows)
+    chosen = fitted_recipe(varied(loss, positive_weight=3.0), windows)
     assert chosen.model.several_spans == several
     data = prepare(windows, chosen)
     meta = torch.device("meta")
     labels: Labels = labels_to(data.labels, meta)
     x_RTF = data.x_VNTF.to(meta).flatten(0, 1)
-    learner = meta_learner(chosen, data)
-    learner.model.train()
-    step = Step(learner, x_RTF, labels, chosen.training)
+    state = meta_state(chosen, data)
+    state.model.train()
+    step = Step(state, x_RTF, labels, chosen.training)
     batch = torch.arange(8, device=meta)
     with NothingFromTheHost(), NoHostTensors():
-        values = step(batch, learning_rate=0.1, step=3)
-        evaluate(learner.scored, x_RTF, labels, batch, chosen.training)
+        values = step(batch, learning_rate=0.1)
+        evaluate(state.model, x_RTF, labels, batch, chosen.training)
     assert values.shape == (len(STEP_VALUES),)
     assert values.device.type == "meta"
 
@@ -115,7 +114,7 @@ def test_the_watch_catches_a_step_that_would_wait():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_trainings_that_take_turns_give_what_each_gives_alone(loss):
-    chosen = varied(loss, ema_decay=0.9)
+    chosen = varied(loss)
     data = prepare(random_windows(20), chosen)
     given = {"train_rows": rows(0, 14), "validation_rows": rows(14, 20)}
     alone = [train(chosen, data, seed=seed, **given) for seed in (1, 2)]
@@ -136,38 +135,34 @@ def test_a_step_tells_the_losses_before_it():
     chosen = varied("soft_span", normalise_losses=False)
     chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, input_dropout=0.0, head_dropout=0.0))
     data = prepare(random_windows(20), chosen)
-    learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
+    state = initial_state(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
     batch = torch.arange(8)
-    expected = evaluate(learner.model, data.x_VNTF[0], data.labels, batch, chosen.training)
-    learner.model.train()
-    step = Step(learner, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
-    told = step(batch, learning_rate=1e-3, step=0)
+    expected = evaluate(state.model, data.x_VNTF[0], data.labels, batch, chosen.training)
+    state.model.train()
+    step = Step(state, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
+    told = step(batch, learning_rate=1e-3)
     torch.testing.assert_close(told[: len(TASKS)], expected)
-    assert not torch.allclose(step(batch, learning_rate=1e-3, step=1)[: len(TASKS)], expected)
+    assert not torch.allclose(step(batch, learning_rate=1e-3)[: len(TASKS)], expected)
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_steps_that_are_undone_leave_nothing(steps_before):
-    chosen = varied("soft_span", ema_decay=0.9)
+    chosen = varied("soft_span")
     data = prepare(random_windows(20), chosen)
     batch = torch.arange(8)
 
     def weights(*, undone: bool) -> list[torch.Tensor]:
-        learner = start_learner(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
-        learner.model.train()
-        step = Step(learner, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
-        for number in range(steps_before):
-            step(batch, learning_rate=1e-3, step=number)
+        state = initial_state(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
+        state.model.train()
+        step = Step(state, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
+        for _ in range(steps_before):
+            step(batch, learning_rate=1e-3)
         if undone:
-            before = remember(learner)
-            step(batch, learning_rate=0.5, step=9)
-            undo(learner, before)
-        for number in range(steps_before, steps_before + 2):
-            step(batch, learning_rate=1e-3, step=number)
-        return [*learner.model.parameters(), *learner.scored.parameters()]
+            before = remember(state)
+            step(batch, learning_rate=0.5)
+            undo(state, before)
+        for _ in range(2):
+            step(batch, learning_rate=1e-3)
+        return list(state.model.parameters())
 
     torch.testing.assert_close(weights(undone=True), weights(undone=False), rtol=0, atol=0)
-
-
-def test_mixed_precision_is_off_unless_asked_for():
-    assert TrainingConfig().mixed_precision is False

@@ -13,7 +13,7 @@ from jade_model.core.checkpoint import build_model, model_of
 from jade_model.core.config import LOSSES, TASKS, TrainingConfig
 from jade_model.core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from jade_model.core.losses import task_losses, uncertainty_weighted
-from jade_model.core.recipes import RECIPES, recipe
+from jade_model.core.recipes import recipe, recipe_names
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.train import (
     evaluate,
@@ -44,7 +44,7 @@ def assert_same(first, second):
     assert strip[0] == strip[1]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_trains_and_its_loss_falls(name):
     short = tweaked(name, epochs=6, learning_rate=1e-2)
     history = run(short).history
@@ -56,7 +56,7 @@ def test_every_recipe_trains_and_its_loss_falls(name):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("cut", [1, 2])
 def test_resuming_gives_the_same_numbers_as_no_interruption_bit_for_bit(loss, cut):
-    short = tweaked(f"jade_{loss}", ema_decay=0.9)
+    short = tweaked(f"jade_{loss}")
     snapshots = []
     whole = run(short, on_epoch=lambda _, snapshot: snapshots.append(snapshot()))
     assert_same(run(short, resume=snapshots[cut - 1]), whole)
@@ -91,7 +91,7 @@ def test_validation_windows_do_not_influence_training():
 
 
 def test_validation_losses_are_those_of_the_weights_that_are_scored():
-    short = tweaked("jade_soft_span", ema_decay=0.9)
+    short = tweaked("jade_soft_span")
     checkpoint = run(short)
     data = prepare(random_windows(20), short)
     losses = evaluate(model_of(checkpoint), data.x_VNTF[0], data.labels, torch.arange(14, 20), short.training)

@@ -1,71 +1,59 @@
-"""A linear-chain CRF: drop-in for pytorch-crf's, with marginals, k-best paths, samples and constraints.
+"""A linear-chain CRF: pytorch-crf's interface, with marginals and margins, exact in float64, and quick.
 
-Values and gradients are exact, computed in float64 and returned in the emissions' dtype: on the CPU by a
-numpy scan (`crf_scan`); on a GPU, under constraints, or where scores span too much for the scan, by a tree
-(`tree`). Masks must be prefixes: pytorch-crf's likelihoods are wrong across gaps, so those are refused
-here.
+Values and gradients are computed in float64 and returned in the emissions' dtype: on the CPU by a numpy scan (`scan`);
+on a GPU, or where scores span too much for the scan, by a tree (`tree`). Masks must be prefixes: pytorch-crf's
+likelihoods are wrong across gaps, so those are refused here.
 
-Legend: B windows, T bars, K tags, N paths a window.
+Legend: B windows, T bars, K tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, assert_never, get_args
+from typing import Literal, NamedTuple, assert_never, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jade_model.core.crf.gradient import emissions_to_numpy, from_numpy, scan_log_likelihood
-from jade_model.core.crf.inputs import (
-    check_shapes,
-    check_tags,
-    lengths_of,
-    to_numpy,
-    without_forbidden,
-    zero_masked,
-)
-from jade_model.core.crf.results import BestPaths, KBestPaths
-from jade_model.core.crf.sampling import sample_paths
-from jade_model.core.crf.scan import ChainScores, scan
+from jade_model.core.crf.scan import ChainScores, emissions_to_numpy, from_numpy, scan, scan_log_likelihood
 from jade_model.core.crf.tree import NEVER, ChainTensors, path_score, tree_log_partition
-from jade_model.core.crf.viterbi import best_paths, k_best_paths
+from jade_model.core.crf.viterbi import best_paths
 
 Reduction = Literal["none", "sum", "mean", "token_mean"]
 
-_NO_PATH = "the constraints leave some window without any path: allow more starts, transitions or ends"
+
+class BestPaths(NamedTuple):
+    """The best path of each window.
+
+    Attributes:
+        paths_BT: Tags, int64; 0 on masked bars.
+        margin_B: log P(best path) - log P(tag 0 throughout), nats, at least 0; infinite if the latter is impossible.
+    """
+
+    paths_BT: Tensor
+    margin_B: Tensor
 
 
 class CRF(nn.Module):
     """Conditional random field over tag sequences (Lafferty, McCallum, Pereira, 2001).
 
-    Parameters, their names and initial values, `forward` and `decode` are pytorch-crf's, so state dicts
-    interchange. The other methods take emissions and masks in the same layout, and return their results batch
-    first. On a GPU nothing waits for the device but decoding, and looking at masks and constraints.
+    Parameters, their names and initial values, `forward` and `decode` are pytorch-crf's, so state dicts interchange.
+    A parameter may be minus infinity, which forbids what it stands for. On a GPU nothing waits for the device but
+    decoding, and looking at masks.
 
     Args:
         num_tags: K, at least 1.
         batch_first: Whether emissions, tags and masks are [B, T, ...] rather than [T, B, ...].
-        forbidden_starts: Tags that no path may start with.
-        forbidden_transitions: Pairs (from, to) that no path may contain.
-        forbidden_ends: Tags that no path may end with.
 
     Raises:
-        ValueError: num_tags is below 1, or a constraint names a tag that is not there.
+        ValueError: num_tags is below 1.
     """
-
-    forbidden_starts_K: Tensor
-    forbidden_transitions_KK: Tensor
-    forbidden_ends_K: Tensor
 
     def __init__(
         self,
         num_tags: int,
         batch_first: bool = False,  # noqa: FBT001, FBT002 - pytorch-crf's signature
-        *,
-        forbidden_starts: Iterable[int] = (),
-        forbidden_transitions: Iterable[tuple[int, int]] = (),
-        forbidden_ends: Iterable[int] = (),
     ) -> None:
         if num_tags <= 0:
             raise ValueError(f"invalid number of tags: {num_tags}")
@@ -75,21 +63,7 @@ class CRF(nn.Module):
         self.start_transitions = nn.Parameter(torch.empty(num_tags))
         self.end_transitions = nn.Parameter(torch.empty(num_tags))
         self.transitions = nn.Parameter(torch.empty(num_tags, num_tags))
-        starts, ends, pairs = list(forbidden_starts), list(forbidden_ends), list(forbidden_transitions)
-        named = {*starts, *ends, *(tag for pair in pairs for tag in pair)}
-        if not named <= set(range(num_tags)):
-            raise ValueError(f"constraints name tags {sorted(named)}; there are only 0 to {num_tags - 1}")
-        self._constrained = bool(named)
-        self._forbid("forbidden_starts_K", (num_tags,), [(tag,) for tag in starts])
-        self._forbid("forbidden_transitions_KK", (num_tags, num_tags), pairs)
-        self._forbid("forbidden_ends_K", (num_tags,), [(tag,) for tag in ends])
         self.reset_parameters()
-
-    def _forbid(self, name: str, shape: tuple[int, ...], places: Iterable[tuple[int, ...]]) -> None:
-        forbidden = torch.zeros(shape, dtype=torch.bool)
-        for place in places:
-            forbidden[place] = True
-        self.register_buffer(name, forbidden, persistent=False)  # state dicts stay pytorch-crf's
 
     def reset_parameters(self) -> None:
         """Draw all parameters uniformly from -0.1 to 0.1."""
@@ -107,32 +81,33 @@ class CRF(nn.Module):
 
         Args:
             emissions: Float [T, B, K], or [B, T, K] if batch_first.
-            tags: Int64 in [0, K), [T, B] or [B, T]; anything on masked bars.
+            tags: Integers in [0, K), [T, B] or [B, T]; anything on masked bars.
             mask: True on bars that count, shape of tags: a prefix of each window, of at least one bar.
             reduction: "none": each window's; "sum" over windows; "mean" over windows; "token_mean": the sum
                 divided by the number of bars that count.
 
         Returns:
-            Log-likelihood, nats, at most 0, of the emissions' dtype: [B] if reduction is "none", else a
-            scalar.
+            Log-likelihood, nats, at most 0, minus infinity for an impossible path, of the emissions' dtype: [B] if
+            reduction is "none", else a scalar.
 
         Raises:
             ValueError: Shapes differ, the mask has a gap or lacks a first bar, a tag is out of range (on the
-                CPU; a GPU asserts), a given path is forbidden, or the reduction is unknown.
+                CPU; a GPU asserts), or the reduction is unknown.
         """
         emissions_BTK, length_B = self._prepare(emissions, mask, tags)
         if reduction not in get_args(Reduction):
             raise ValueError(f"invalid reduction: {reduction}")
-        tags_BT = zero_masked(tags if self.batch_first else tags.transpose(0, 1), length_B)
+        # A narrower type would overflow where places in a flattened array are computed from tags.
+        tags_BT = zero_masked((tags if self.batch_first else tags.transpose(0, 1)).long(), length_B)
         if emissions.is_cpu:
             check_tags(tags_BT, self.num_tags)
         chain = self._scannable(emissions)
         if chain is not None:
-            value_B = scan_log_likelihood(emissions_BTK, self._scores(), chain, tags_BT, to_numpy(length_B))
+            value_B = scan_log_likelihood(emissions_BTK, self._chain_parameters(), chain, tags_BT, _lengths(length_B))
         else:
-            path_B = path_score(emissions_BTK, tags_BT, self._allowed(), length_B)
-            self._refuse_forbidden(path_B, "a given path is forbidden by the constraints: its likelihood is 0")
-            value_B = (path_B - self._tree(emissions_BTK, length_B)).to(emissions.dtype)
+            path_B = path_score(emissions_BTK, tags_BT, self._scores(), length_B)
+            value_B = path_B - self._tree(emissions_BTK, length_B)
+            value_B = value_B.masked_fill(path_B < NEVER / 2, -torch.inf).to(emissions.dtype)
         match reduction:
             case "none":
                 return value_B
@@ -147,7 +122,7 @@ class CRF(nn.Module):
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor | None = None) -> list[list[int]]:
-        """Find the most probable tags of each window; arguments and errors as of log_partition.
+        """Find the most probable tags of each window; arguments and errors as of marginals.
 
         Returns:
             A list of tags for each window, as long as its mask.
@@ -157,25 +132,6 @@ class CRF(nn.Module):
         if length_B is None:
             return paths
         return [path[:length] for path, length in zip(paths, length_B.tolist(), strict=True)]
-
-    def log_partition(self, emissions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Sum over all paths.
-
-        Args:
-            emissions: Float [T, B, K], or [B, T, K] if batch_first.
-            mask: True on bars that count, [T, B] or [B, T]: a prefix of each window, of at least one bar.
-
-        Returns:
-            Log of the sum of exp(score) over all paths, nats, [B]. Its gradient is the expected counts.
-
-        Raises:
-            ValueError: Shapes differ, the mask has a gap or lacks a first bar, or constraints leave no path.
-        """
-        emissions_BTK, length_B = self._prepare(emissions, mask)
-        chain = self._scannable(emissions)
-        if chain is not None:
-            return -scan_log_likelihood(emissions_BTK, self._scores(), chain, None, to_numpy(length_B))
-        return self._tree(emissions_BTK, length_B).to(emissions.dtype)
 
     @torch.no_grad()
     def marginals(self, emissions: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
@@ -187,27 +143,29 @@ class CRF(nn.Module):
             temperature: What every score is divided by, > 0.
 
         Returns:
-            P(tag at bar), [B, T, K], of the emissions' dtype; sums to 1 over tags, and is 0 on masked bars.
+            P(tag at bar), [B, T, K], of the emissions' dtype; sums to 1 over tags, is 0 on masked bars, and NaN in
+            windows of which no path is possible.
 
         Raises:
-            ValueError: As in log_partition, or the temperature is not positive.
+            ValueError: Shapes differ, the mask has a gap or lacks a first bar, or the temperature is not positive.
         """
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
         emissions_BTK, length_B = self._prepare(emissions, mask)
         chain = self._scannable(emissions, temperature)
         if chain is not None:
-            lengths = to_numpy(length_B)
+            lengths = _lengths(length_B)
             _, posterior = scan(emissions_to_numpy(emissions_BTK, lengths) / temperature, chain, lengths)
             return from_numpy(posterior.marginals_TKB.transpose(2, 0, 1), emissions.dtype)
         with torch.enable_grad():
             cold_BTK = (emissions_BTK.double() / temperature).requires_grad_()
-            (marginals_BTK,) = torch.autograd.grad(self._tree(cold_BTK, length_B, temperature).sum(), cold_BTK)
-        return marginals_BTK.to(emissions.dtype)
+            total_B = self._tree(cold_BTK, length_B, temperature)
+            (marginals_BTK,) = torch.autograd.grad(total_B.sum(), cold_BTK)
+        return marginals_BTK.masked_fill(total_B[:, None, None] < NEVER / 2, torch.nan).to(emissions.dtype)
 
     @torch.no_grad()
     def viterbi(self, emissions: Tensor, mask: Tensor | None = None) -> BestPaths:
-        """Find the best path of each window; arguments and errors as of log_partition.
+        """Find the best path of each window and its margin; arguments and errors as of marginals.
 
         A GPU's emissions are decoded on the CPU: one copy each way.
         """
@@ -215,63 +173,18 @@ class CRF(nn.Module):
         path_BT = path_BT.to(emissions.device, torch.int64)
         emissions_BTK = emissions if self.batch_first else emissions.transpose(0, 1)
         score_B, none_B = (
-            without_forbidden(path_score(emissions_BTK, tags_BT, self._allowed(), length_B))
+            path_score(emissions_BTK, tags_BT, self._scores(), length_B)
             for tags_BT in (path_BT, torch.zeros_like(path_BT))
         )
-        dtype = emissions.dtype
-        return BestPaths(path_BT, score_B.to(dtype), (score_B - none_B).clamp(min=0).to(dtype))
-
-    @torch.no_grad()
-    def k_best(self, emissions: Tensor, k: int, mask: Tensor | None = None) -> KBestPaths:
-        """Find the k best paths of each window, k at least 1; otherwise as viterbi."""
-        if k < 1:
-            raise ValueError(f"k is {k}; it must be at least 1")
-        emissions_BTK, length_B = self._prepare(emissions, mask)
-        lengths = to_numpy(length_B)
-        path_BNT, score_BN = k_best_paths(emissions_to_numpy(emissions_BTK, lengths), self._chain(), lengths, k)
-        scores = without_forbidden(torch.from_numpy(score_BN)).to(emissions.device, emissions.dtype)
-        return KBestPaths(torch.from_numpy(path_BNT).to(emissions.device), scores)
-
-    @torch.no_grad()
-    def sample(
-        self, emissions: Tensor, n: int, generator: torch.Generator | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Draw n independent paths of each window from the posterior, n at least 1.
-
-        Arguments and errors otherwise as of log_partition; the generator is of the emissions' device.
-
-        Returns:
-            Tags, int64 [B, N, T]; 0 on masked bars.
-        """
-        if n < 1:
-            raise ValueError(f"n is {n}; it must be at least 1")
-        emissions_BTK, length_B = self._prepare(emissions, mask)
-        inside_BTK = zero_masked(emissions_BTK, length_B).double()
-        if self._constrained:
-            self._tree(inside_BTK, length_B)  # refuses windows without any path
-        return sample_paths(inside_BTK, self._allowed(), length_B, num_paths=n, generator=generator)
-
-    def path_score(self, emissions: Tensor, tags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score given paths without normalising; arguments and errors as of forward.
-
-        Returns:
-            Log score, nats, [B]; minus infinity for forbidden paths. Less the log partition, the
-            log-likelihood.
-        """
-        emissions_BTK, length_B = self._prepare(emissions, mask, tags)
-        tags_BT = zero_masked(tags if self.batch_first else tags.transpose(0, 1), length_B)
-        return without_forbidden(path_score(emissions_BTK, tags_BT, self._allowed(), length_B)).to(emissions.dtype)
+        margin_B = (score_B - none_B).clamp(min=0).masked_fill(none_B < NEVER / 2, torch.inf)
+        return BestPaths(path_BT, margin_B.to(emissions.dtype))
 
     def _best(self, emissions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return best paths, of any integer type and on the CPU, and the windows' lengths."""
         emissions_BTK, length_B = self._prepare(emissions, mask)
-        lengths = to_numpy(length_B)
+        lengths = _lengths(length_B)
         path_TB = best_paths(emissions_to_numpy(emissions_BTK, lengths), self._chain(), lengths)
-        path_BT = torch.from_numpy(path_TB).t().contiguous()  # numpy takes seven times as long to transpose
-        if self._constrained:
-            path_B = path_score(emissions_BTK, path_BT.to(emissions.device), self._allowed(), length_B)
-            self._refuse_forbidden(path_B, _NO_PATH)
-        return path_BT, length_B
+        return torch.from_numpy(path_TB).t().contiguous(), length_B  # numpy takes seven times as long to transpose
 
     def _prepare(
         self, emissions: Tensor, mask: Tensor | None, tags: Tensor | None = None
@@ -283,34 +196,90 @@ class CRF(nn.Module):
         return emissions.transpose(0, 1), lengths_of(None if mask is None else mask.transpose(0, 1))
 
     def _tree(self, emissions_BTK: Tensor, length_B: Tensor | None, temperature: float = 1.0) -> Tensor:
-        chain = ChainTensors(*(scores / temperature for scores in self._allowed()))
-        total_B = tree_log_partition(zero_masked(emissions_BTK, length_B).double(), chain, length_B)
-        self._refuse_forbidden(total_B, _NO_PATH)
-        return total_B
+        chain = ChainTensors(*(scores / temperature for scores in self._scores()))
+        return tree_log_partition(zero_masked(emissions_BTK, length_B).double(), chain, length_B)
 
-    def _refuse_forbidden(self, score_B: Tensor, message: str) -> None:
-        """Raise if a score holds something forbidden; without constraints nothing is looked at, nor waited for."""
-        if self._constrained and (score_B < NEVER / 2).any():
-            raise ValueError(message)
-
-    def _scores(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _chain_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.start_transitions, self.transitions, self.end_transitions
 
-    def _allowed(self) -> ChainTensors:
-        """Return the parameters in float64, NEVER where forbidden."""
-        start_K, transitions_KK, end_K = (scores.double() for scores in self._scores())
-        if self._constrained:
-            start_K = start_K.masked_fill(self.forbidden_starts_K, NEVER)
-            transitions_KK = transitions_KK.masked_fill(self.forbidden_transitions_KK, NEVER)
-            end_K = end_K.masked_fill(self.forbidden_ends_K, NEVER)
-        return ChainTensors(start_K, transitions_KK, end_K)
+    def _scores(self) -> ChainTensors:
+        """Return the parameters in float64, NEVER in the place of minus infinity."""
+        return ChainTensors(*(scores.double().clamp(min=NEVER) for scores in self._chain_parameters()))
 
     def _chain(self, temperature: float = 1.0) -> ChainScores:
-        return ChainScores(*(scores.detach().cpu().numpy() / temperature for scores in self._allowed()))
+        return ChainScores(*(scores.detach().cpu().numpy() / temperature for scores in self._scores()))
 
     def _scannable(self, emissions: Tensor, temperature: float = 1.0) -> ChainScores | None:
         """Return the scores in numpy if the scan is exact for them, else None: then the tree must do."""
-        if self._constrained or not emissions.is_cpu:
+        # What is compiled has to be torch throughout.
+        if not emissions.is_cpu or torch.compiler.is_compiling():
             return None
         chain = self._chain(temperature)
         return chain if chain.fits() else None
+
+
+def check_shapes(
+    emissions: Tensor, tags: Tensor | None, mask: Tensor | None, *, num_tags: int, batch_first: bool
+) -> None:
+    """Refuse what pytorch-crf refuses, in its words, and windows without bars.
+
+    Raises:
+        ValueError: Dimensions or shapes differ from what is expected, or a window's first bar is masked.
+    """
+    if emissions.dim() != 3:
+        raise ValueError(f"emissions must have dimension of 3, got {emissions.dim()}")
+    if emissions.shape[2] != num_tags:
+        raise ValueError(f"expected last dimension of emissions is {num_tags}, got {emissions.shape[2]}")
+    if emissions.shape[1 if batch_first else 0] == 0:
+        raise ValueError(f"emissions must have at least one bar, got shape {tuple(emissions.shape)}")
+    for name, given in (("tags", tags), ("mask", mask)):
+        if given is not None and given.shape != emissions.shape[:2]:
+            raise ValueError(
+                f"the first two dimensions of emissions and {name} must match, "
+                f"got {tuple(emissions.shape[:2])} and {tuple(given.shape)}"
+            )
+    if mask is not None and not (mask[:, 0] if batch_first else mask[0]).all():
+        raise ValueError("mask of the first timestep must all be on")
+
+
+def lengths_of(mask_BT: Tensor | None) -> Tensor | None:
+    """Count each window's bars; None if all bars of all windows count.
+
+    Raises:
+        ValueError: A bar counts after one that does not.
+    """
+    if mask_BT is None:
+        return None
+    mask_BT = mask_BT.bool()
+    gap_B = (mask_BT[:, 1:] & ~mask_BT[:, :-1]).any(dim=1)
+    if gap_B.any():
+        rows = gap_B.nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"mask has gaps in windows {rows[:10]}: it must be a prefix, True up to the window's last bar "
+            "and False after it. Cut the window at the gap, or fill the bars."
+        )
+    return None if mask_BT.all() else mask_BT.sum(dim=1)
+
+
+def check_tags(tags_BT: Tensor, num_tags: int) -> None:
+    """Refuse tags that are not there.
+
+    Raises:
+        ValueError: A tag is negative or not below num_tags.
+    """
+    if tags_BT.numel() and not 0 <= int(tags_BT.min()) <= int(tags_BT.max()) < num_tags:
+        found = f"{int(tags_BT.min())} to {int(tags_BT.max())}"
+        raise ValueError(f"tags must lie in 0 to {num_tags - 1} on bars that count, got {found}")
+
+
+def zero_masked(values: Tensor, length_B: Tensor | None) -> Tensor:
+    """Return values, [B, T] or [B, T, K], with 0 on bars that do not count."""
+    if length_B is None:
+        return values
+    masked_BT = torch.arange(values.shape[1], device=values.device) >= length_B[:, None]
+    return values.masked_fill(masked_BT if values.dim() == 2 else masked_BT[:, :, None], 0)
+
+
+def _lengths(length_B: Tensor | None) -> NDArray[np.int64] | None:
+    """Return the lengths as the numpy routines take them."""
+    return None if length_B is None else length_B.cpu().numpy()

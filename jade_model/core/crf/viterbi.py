@@ -1,6 +1,6 @@
-"""The best path and the k best paths of a linear chain, in numpy, all windows at once.
+"""The best path of a linear chain, in numpy, all windows at once.
 
-Legend: B windows, T bars, K tags, N paths kept a window.
+Legend: B windows, T bars, K tags.
 """
 
 from __future__ import annotations
@@ -83,46 +83,3 @@ def _best_of_any_tags(emissions_TKB: Array, chain: ChainScores, length_B: Ints) 
     for bar in range(num_bars - 1, 0, -1):
         path_TB[bar - 1] = came_from_TKB[bar, path_TB[bar], windows_B]
     return path_TB
-
-
-def k_best_paths(emissions_TKB: Array, chain: ChainScores, length_B: Ints | None, num_paths: int) -> tuple[Ints, Array]:
-    """Find the paths of highest score in each window, best first (list Viterbi: Seshadri, Sundberg, 1994).
-
-    Args:
-        emissions_TKB: Log potentials of each bar's tags, float64.
-        chain: Log potentials between tags.
-        length_B: Bars that count in each window, from the first, at least 1; None if all do.
-        num_paths: How many, at least 1.
-
-    Returns:
-        Tags, int64 [B, N, T], 0 on masked bars; and scores, nats, float64 [B, N], minus infinity where a
-        window has fewer paths than asked for.
-    """
-    num_bars, num_tags, batch = emissions_TKB.shape
-    width = num_tags * num_paths
-    score_BKN = np.full((batch, num_tags, num_paths), -np.inf)
-    score_BKN[:, :, 0] = (chain.start_K[:, None] + emissions_TKB[0]).T
-    came_from_TBKN = np.broadcast_to(
-        np.arange(width).reshape(num_tags, num_paths), (num_bars, batch, num_tags, num_paths)
-    ).copy()
-    for bar in range(1, num_bars):
-        # candidate[b, to, from * N + rank]
-        candidate_BKW = score_BKN.reshape(batch, 1, width) + chain.transitions_KK.T.repeat(num_paths, axis=1)
-        order_BKN = np.argsort(-candidate_BKW, axis=2, kind="stable")[:, :, :num_paths]
-        next_BKN = np.take_along_axis(candidate_BKW, order_BKN, axis=2) + emissions_TKB[bar].T[:, :, None]
-        if length_B is None:
-            came_from_TBKN[bar], score_BKN = order_BKN, next_BKN
-        else:
-            counts_B11 = (bar < length_B)[:, None, None]
-            came_from_TBKN[bar] = np.where(counts_B11, order_BKN, came_from_TBKN[bar])
-            score_BKN = np.where(counts_B11, next_BKN, score_BKN)
-    final_BW = (score_BKN + chain.end_K[:, None]).reshape(batch, width)
-    state_BN = np.argsort(-final_BW, axis=1, kind="stable")[:, :num_paths]
-    best_BN = np.take_along_axis(final_BW, state_BN, axis=1)
-    path_BNT = np.empty((batch, num_paths, num_bars), dtype=np.int64)
-    for bar in range(num_bars - 1, -1, -1):
-        path_BNT[:, :, bar] = state_BN // num_paths
-        state_BN = np.take_along_axis(came_from_TBKN[bar].reshape(batch, width), state_BN, axis=1)
-    if length_B is not None:
-        path_BNT[np.broadcast_to(np.arange(num_bars) >= length_B[:, None, None], path_BNT.shape)] = 0
-    return path_BNT, best_BN

@@ -8,7 +8,6 @@ last).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,23 +19,6 @@ from torch.nn.functional import pad
 IMPOSSIBLE = -1e30
 
 
-@dataclass(frozen=True, eq=False)
-class SpanCounts:
-    """Expected numbers of spans; probabilities, since spans are disjoint.
-
-    Attributes:
-        in_span_BT: P(the bar lies in a span).
-        start_BT: P(a span starts at the bar).
-        last_BT: P(a span's last bar is the bar).
-        length_BL: Expected number of spans of length l + 1.
-    """
-
-    in_span_BT: Tensor
-    start_BT: Tensor
-    last_BT: Tensor
-    length_BL: Tensor
-
-
 def running_sum(values_BT: Tensor) -> Tensor:
     """Sum each row up to and including each bar."""
     if values_BT.is_cpu:
@@ -46,24 +28,19 @@ def running_sum(values_BT: Tensor) -> Tensor:
     return values_BT @ ones_TT.triu()
 
 
-def edge_scores(scores_BT3: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
+def edge_scores(scores_BT3: Tensor) -> tuple[Tensor, Tensor]:
     """Split a span's score into what its first and what its last bar decide.
 
     Args:
-        scores_BT3: Inside, start and last score of each bar, float64; anything finite on masked bars.
-        length_B: Bars that count in each window, from the first; None if all do.
+        scores_BT3: Inside, start and last score of each bar, float64.
 
     Returns:
-        left_BT and right_BT: `left[s] + right[e]` is the sum of the inside scores from s to e, both included,
-        plus the start score of s plus the last score of e. right_BT is IMPOSSIBLE on masked bars.
+        left_BT and right_BT: `left[s] + right[e]` is the sum of the inside scores from s to e, both included, plus the
+        start score of s plus the last score of e.
     """
     inside_BT, start_BT, last_BT = scores_BT3.unbind(dim=2)
     summed_BT = running_sum(inside_BT)
-    right_BT = last_BT + summed_BT
-    if length_B is not None:
-        bars_T = torch.arange(scores_BT3.shape[1], device=scores_BT3.device)
-        right_BT = right_BT.masked_fill(bars_T >= length_B[:, None], IMPOSSIBLE)
-    return start_BT - (summed_BT - inside_BT), right_BT
+    return start_BT - (summed_BT - inside_BT), last_BT + summed_BT
 
 
 def span_grid(left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, own_BTL: Tensor | None = None) -> Tensor:
@@ -108,11 +85,10 @@ def count_lasts(span_BLT: Tensor) -> Tensor:
     return padded_BLW.as_strided(span_BLT.shape, (max_length * width, width - 1, 1)).sum(dim=1)
 
 
-def count_spans(span_BLT: Tensor) -> SpanCounts:
-    """Sum the expected number of each span, [B, L, T], by bar, first bar, last bar and length."""
-    start_BT, last_BT = span_BLT.sum(dim=1), count_lasts(span_BLT)
-    started_not_ended_BT = running_sum(start_BT - last_BT) + last_BT
-    return SpanCounts(started_not_ended_BT.clamp(min=0), start_BT, last_BT, span_BLT.sum(dim=2))
+def count_spans(span_BLT: Tensor) -> Tensor:
+    """Sum the expected number of each span, [B, L, T], over those that hold a bar: P(bar in a span), [B, T]."""
+    last_BT = count_lasts(span_BLT)
+    return (running_sum(span_BLT.sum(dim=1) - last_BT) + last_BT).clamp(min=0)
 
 
 def single_log_partition(

@@ -1,53 +1,84 @@
-"""The single-span model: a softmax over every span a window can hold, and the outcome that it holds none.
+"""The segment model (a semi-Markov model of one segment): a softmax over every span a window can hold, and none.
 
-score(span) = the inside scores of its bars + the start score of its first + the last score of its last + a
-bias for its length + if given, a score of its own (see `scorer`); score(none) = a bias + log(number of spans
-the window can hold), so that the bias is the log-odds of "none" while the network knows nothing. Loss,
-posteriors, best and k best spans are exact: a window has only T * L outcomes.
+score(span) = the inside scores of its bars + the start score of its first + the last score of its last + a bias for
+its length + if given, a score of its own (see `scorer`); score(none) = a bias + log(number of spans the window can
+hold), so that the bias is the log-odds of "none" while the network knows nothing. Loss, posterior and best span are
+exact: a window has only T * L outcomes.
 
-Windows with several spans. The same scores define one more model, over all sets of disjoint spans: a set
-scores the sum of its spans, plus, for every span after the first, a learned bias - log(number of spans),
-which gives each further span the same odds at the start. Conditioned on at most one span it is the model
-above, exactly; `several` chooses between the two, for loss and inference alike, and belongs on where the
-labels hold windows with several spans, only there:
+Windows with several spans. The same scores define one more model, over all sets of disjoint spans: a set scores the
+sum of its spans, plus, for every span after the first, a learned bias - log(number of spans), which gives each further
+span the same odds at the start. Conditioned on at most one span it is the model above, exactly; `several` chooses
+between the two, for loss and inference alike, and belongs on where the labels hold windows with several spans, only
+there:
 
-* Off (the default), such a window in training is an error, and one met in prediction yields its strongest
-  span: the posterior divides the probability 1 among the candidates, so each of two equals gets 0.5.
-* On, windows with 0, 1 and more spans are all trained and decoded; the cost is a loop over bars, some ten
-  times the time, and a posterior less sharp where one span is the truth, for the model no longer knows that.
+* Off (the default), such a window in training is an error, and one met in prediction yields its strongest span: the
+  posterior divides the probability 1 among the candidates, so each of two equals gets 0.5.
+* On, windows with 0, 1 and more spans are all trained and decoded; the cost is a loop over bars, some ten times the
+  time, and a posterior less sharp where one span is the truth, for the model no longer knows that.
 
 A labelled span longer than max_span_length has probability 0 and is refused, never clipped.
 
-Legend: B windows, T bars, L lengths of a span (index l is length l + 1), M spans labelled a window at most, N
-spans kept a window, X outcomes, K scores a bar.
+Legend: B windows, T bars, L lengths of a span (index l is length l + 1), M spans labelled a window at most, K scores
+a bar.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from jade_model.core.segment.grid import IMPOSSIBLE, count_spans, single_log_partition, single_posterior
-from jade_model.core.segment.potentials import Biases, Potentials, check_spans, potentials
-from jade_model.core.segment.results import BestOutcome, BestSpan, KBestSpans, SpanMarginals
+from jade_model.core.pick import pick
+from jade_model.core.segment.grid import count_spans, edge_scores, single_log_partition, single_posterior, span_grid
 from jade_model.core.segment.sets import spans_of_sets, total_over_sets
-from jade_model.core.segment.targets import expected_span_score, territories
 
-# The odds of "none" before anything is learned: 1 in 20. `set_none_rate` replaces them by what the labels
-# say.
+# The odds of "none" before anything is learned: 1 in 20. `set_none_rate` replaces them by what the labels say.
 _NONE_BIAS = -3.0
 
 
-class SingleSpan(nn.Module):
+class BestOutcome(NamedTuple):
+    """The most probable outcome: a set of spans if `several`, else one span or none.
+
+    Attributes:
+        path_BT: Whether the bar lies in one of its spans, bool.
+        margin_B: log P(outcome) - log P(none), nats, at least 0, of the scores' dtype.
+    """
+
+    path_BT: Tensor
+    margin_B: Tensor
+
+
+class Potentials(NamedTuple):
+    """Everything that the scores of outcomes are made of, nats, float64.
+
+    Attributes:
+        left_BT: What a span's first bar decides; see `grid.edge_scores`.
+        right_BT: What a span's last bar decides.
+        length_bias_L: What its length decides.
+        none_B: Score of there being no span.
+        own_BTL: What each span is worth as a whole, by start and length; None if nothing.
+        further_B: What each span after the first adds.
+    """
+
+    left_BT: Tensor
+    right_BT: Tensor
+    length_bias_L: Tensor
+    none_B: Tensor
+    own_BTL: Tensor | None
+    further_B: Tensor
+
+    def grid_BLT(self) -> Tensor:
+        """Return the score of each span by length and start."""
+        return span_grid(self.left_BT, self.right_BT, self.length_bias_L, self.own_BTL)
+
+
+class SegmentModel(nn.Module):
     """A semi-Markov layer with exactly one segment or none (or, if `several`, any number).
 
-    Scores are float [B, T, 3]: inside, start and last score of each bar; or [B, T, 3 + L], where the others are
-    those of the spans that start at the bar, by length. Masks are bool [B, T], True on the
-    bars that count, which must be a prefix of each window. Inside, everything is float64; results have the
-    scores' dtype.
+    Scores are float [B, T, 3]: inside, start and last score of each bar; or [B, T, 3 + L], where the others are those
+    of the spans that start at the bar, by length. Inside, everything is float64; results have the scores' dtype.
 
     Args:
         max_span_length: L, bars, at least 1.
@@ -79,186 +110,129 @@ class SingleSpan(nn.Module):
         with torch.no_grad():
             self.none_bias.fill_(math.log(rate / (1 - rate)))
 
-    def log_partition(self, scores_BTK: Tensor, *, mask_BT: Tensor | None = None) -> Tensor:
-        """Sum over all outcomes: one span or none, or all sets of spans if `several`.
-
-        Returns:
-            Log of the sum of exp(score), nats, [B].
-
-        Raises:
-            ValueError: The shapes are not as described above, or the mask has a gap or lacks a first bar.
-        """
-        return self._log_partition(self._potentials(scores_BTK, mask_BT)).to(scores_BTK.dtype)
-
-    def loss(
-        self,
-        scores_BTK: Tensor,
-        span_B2: Tensor,
-        has_span_B: Tensor,
-        *,
-        mask_BT: Tensor | None = None,
-        boundary_smoothing_bars: float = 0.0,
-    ) -> Tensor:
-        """Return the negative log-probability of each window's only span, or of none.
+    def loss_of_sets(self, scores_BTK: Tensor, span_BM2: Tensor, num_spans_B: Tensor) -> Tensor:
+        """Return the negative log-probability of each window's set of spans.
 
         Args:
             scores_BTK: As above.
-            span_B2: Start and end, half-open, int64; anything where there is none.
-            has_span_B: Bool.
-            mask_BT: As above.
-            boundary_smoothing_bars: Standard deviation of the Gaussian that spreads the target over
-                neighbouring starts and, independently, ends, as far as the spans exist; 0 means none. What is
-                returned then is the cross-entropy, which includes the target's own entropy.
+            span_BM2: Start and end, half-open, ascending and disjoint, int64; past a window's number of spans any span
+                that could be.
+            num_spans_B: Int64; at most 1 unless `several`.
 
         Returns:
             Nats per window, [B], at least 0.
 
         Raises:
-            ValueError: The shapes are not as described, the mask has a gap, or (found on the CPU; NaN on a
-                GPU) a span is empty, leaves the window, or is longer than max_span_length.
-        """
-        return self.loss_of_sets(
-            scores_BTK,
-            span_B2[:, None],
-            has_span_B.long(),
-            mask_BT=mask_BT,
-            boundary_smoothing_bars=boundary_smoothing_bars,
-        )
-
-    def loss_of_sets(
-        self,
-        scores_BTK: Tensor,
-        span_BM2: Tensor,
-        num_spans_B: Tensor,
-        *,
-        mask_BT: Tensor | None = None,
-        boundary_smoothing_bars: float = 0.0,
-    ) -> Tensor:
-        """Return the negative log-probability of each window's set of spans; otherwise as loss.
-
-        Args:
-            scores_BTK: As above.
-            span_BM2: Start and end, half-open, ascending and disjoint, int64; anything past a window's number
-                of spans.
-            num_spans_B: Int64; at most 1 unless `several`.
-            mask_BT: As above.
-            boundary_smoothing_bars: As in loss; boundaries stay on their side of the middle of the gap to the
-                next span.
+            ValueError: The shapes are not as described, or (found on the CPU; undefined on a GPU) a span is empty,
+                leaves the window, overlaps its neighbour, or is longer than max_span_length.
         """
         if span_BM2.shape[1] > 1 and not self.several:
             raise ValueError(
                 f"spans of shape {tuple(span_BM2.shape)} may be several a window: build the model with several=True"
             )
-        given = self._potentials(scores_BTK, mask_BT)
+        given = self._potentials(scores_BTK)
         counts_BM = torch.arange(span_BM2.shape[1], device=span_BM2.device) < num_spans_B[:, None]
-        room_BM2 = territories(span_BM2, counts_BM, given.length_B, scores_BTK.shape[1])
         if scores_BTK.is_cpu:
-            check_spans(span_BM2, counts_BM, room_BM2, self.max_span_length)
-        score_BM = expected_span_score(
-            given.left_BT,
-            given.right_BT,
-            given.length_bias_L,
-            given.own_BTL,
-            span_BM2,
-            counts_BM,
-            room_BM2,
-            smoothing_bars=boundary_smoothing_bars,
-        )
-        score_B = score_BM.sum(dim=1) + given.further_B * (num_spans_B - 1).clamp(min=0)
+            check_spans(span_BM2, counts_BM, scores_BTK.shape[1], self.max_span_length)
+        start_BM, last_BM = span_BM2[:, :, 0], span_BM2[:, :, 1] - 1
+        # Spans that do not count stand anywhere: theirs are scores of some span that there is, times nothing.
+        start_BM, last_BM = (place.clamp(0, scores_BTK.shape[1] - 1) for place in (start_BM, last_BM))
+        length_BM = (last_BM - start_BM).clamp(0, self.max_span_length - 1)
+        score_BM = pick(given.left_BT, start_BM) + pick(given.right_BT, last_BM) + given.length_bias_L[length_BM]
+        if given.own_BTL is not None:
+            score_BM = score_BM + pick(given.own_BTL.flatten(1), start_BM * self.max_span_length + length_BM)
+        score_B = score_BM.masked_fill(~counts_BM, 0).sum(dim=1) + given.further_B * (num_spans_B - 1).clamp(min=0)
         score_B = torch.where(num_spans_B > 0, score_B, given.none_B)
         return (self._log_partition(given) - score_B).to(scores_BTK.dtype)
 
     @torch.no_grad()
-    def marginals(
-        self, scores_BTK: Tensor, temperature: float = 1.0, *, mask_BT: Tensor | None = None
-    ) -> SpanMarginals:
-        """Compute what the posterior says of each bar; not differentiable.
+    def marginals(self, scores_BTK: Tensor, temperature: float = 1.0) -> Tensor:
+        """Compute P(the bar lies in a span), [B, T]; not differentiable.
 
         Args:
             scores_BTK: As above.
             temperature: What every score is divided by, > 0.
-            mask_BT: As above.
+
+        Raises:
+            ValueError: The shape is not as described, or the temperature is not positive.
         """
-        span_BLT, none_B = self._posterior(self._potentials(scores_BTK, mask_BT, temperature))
-        counts = count_spans(span_BLT)
-        dtype = scores_BTK.dtype
-        return SpanMarginals(
-            counts.in_span_BT.to(dtype), counts.start_BT.to(dtype), counts.last_BT.to(dtype), none_B.to(dtype)
-        )
-
-    @torch.no_grad()
-    def span_posterior(self, scores_BTK: Tensor, temperature: float = 1.0, *, mask_BT: Tensor | None = None) -> Tensor:
-        """Compute P(a span starts at bar t and has length l + 1), [B, T, L]; arguments as of marginals."""
-        span_BLT, _ = self._posterior(self._potentials(scores_BTK, mask_BT, temperature))
-        return span_BLT.transpose(1, 2).to(scores_BTK.dtype)
-
-    @torch.no_grad()
-    def best_span(self, scores_BTK: Tensor, temperature: float = 1.0, *, mask_BT: Tensor | None = None) -> BestSpan:
-        """Find the most probable outcome with at most one span, and its probability among those.
-
-        Arguments as of marginals.
-        """
-        given = self._potentials(scores_BTK, mask_BT, temperature)
-        score_B, place_B = given.grid_BLT().flatten(1).max(dim=1)
-        is_span_B = score_B > given.none_B
-        span_B2 = torch.where(is_span_B[:, None], _span_at(place_B, scores_BTK.shape[1]), -1)
-        log_probability_B = torch.maximum(score_B, given.none_B) - single_log_partition(*given[:5])
-        dtype = scores_BTK.dtype
-        return BestSpan(span_B2, log_probability_B.to(dtype), (score_B - given.none_B).to(dtype))
-
-    @torch.no_grad()
-    def best(self, scores_BTK: Tensor, temperature: float = 1.0, *, mask_BT: Tensor | None = None) -> BestOutcome:
-        """Find the most probable outcome of all: a set of spans if `several`, else a span or none.
-
-        Arguments as of marginals.
-        """
-        if not self.several:
-            best = self.best_span(scores_BTK, temperature, mask_BT=mask_BT)
-            bars_T = torch.arange(scores_BTK.shape[1], device=scores_BTK.device)
-            path_BT = (best.span_B2[:, :1] <= bars_T) & (bars_T < best.span_B2[:, 1:])
-            return BestOutcome(path_BT, best.log_probability_B, best.margin_B.clamp(min=0))
-        given = self._potentials(scores_BTK, mask_BT, temperature)
-        score_B, _, span_BLT = spans_of_sets(given.grid_BLT(), given.none_B, given.further_B, over="best")
-        dtype = scores_BTK.dtype
-        log_probability_B, margin_B = score_B - self._log_partition(given), score_B - given.none_B
-        return BestOutcome(count_spans(span_BLT).in_span_BT > 0.5, log_probability_B.to(dtype), margin_B.to(dtype))
-
-    @torch.no_grad()
-    def k_best(
-        self, scores_BTK: Tensor, k: int, temperature: float = 1.0, *, mask_BT: Tensor | None = None
-    ) -> KBestSpans:
-        """Find the k most probable outcomes with at most one span, k at least 1; otherwise as best_span."""
-        if k < 1:
-            raise ValueError(f"k is {k}; it must be at least 1")
-        given = self._potentials(scores_BTK, mask_BT, temperature)
-        outcome_BX = torch.cat([given.grid_BLT().flatten(1), given.none_B[:, None]], dim=1)
-        none, missing = outcome_BX.shape[1] - 1, max(0, k - outcome_BX.shape[1])
-        log_probability_BX = outcome_BX - torch.logsumexp(outcome_BX, dim=1, keepdim=True)
-        log_probability_BN, place_BN = pad(log_probability_BX, (0, missing), value=IMPOSSIBLE).topk(k, dim=1)
-        exists_BN = log_probability_BN > IMPOSSIBLE / 2
-        is_span_BN = exists_BN & (place_BN < none)
-        span_BN2 = torch.where(is_span_BN[:, :, None], _span_at(place_BN, scores_BTK.shape[1]), -1)
-        return KBestSpans(span_BN2, log_probability_BN.masked_fill(~exists_BN, -torch.inf).to(scores_BTK.dtype))
-
-    def _potentials(self, scores_BTK: Tensor, mask_BT: Tensor | None, temperature: float = 1.0) -> Potentials:
-        biases = Biases(self.length_bias_L, self.none_bias, self.further_bias if self.several else 0.0)
-        return potentials(scores_BTK, biases, mask_BT, temperature=temperature)
-
-    def _posterior(self, given: Potentials) -> tuple[Tensor, Tensor]:
-        """Return the expected number of each span [B, L, T], and P(none) [B]."""
+        given = self._potentials(scores_BTK, temperature)
         if self.several:
-            _, none_B, span_BLT = spans_of_sets(given.grid_BLT(), given.none_B, given.further_B, over="sum")
+            _, _, span_BLT = spans_of_sets(given.grid_BLT(), given.none_B, given.further_B, over="sum")
         else:
-            _, none_B, span_BLT = single_posterior(given.grid_BLT(), given.none_B)
-        return span_BLT, none_B
+            _, _, span_BLT = single_posterior(given.grid_BLT(), given.none_B)
+        return count_spans(span_BLT).to(scores_BTK.dtype)
+
+    @torch.no_grad()
+    def best(self, scores_BTK: Tensor, temperature: float = 1.0) -> BestOutcome:
+        """Find the most probable outcome: a set of spans if `several`, else a span or none.
+
+        Arguments and errors as of marginals.
+        """
+        given = self._potentials(scores_BTK, temperature)
+        grid_BLT = given.grid_BLT()
+        if self.several:
+            score_B, _, span_BLT = spans_of_sets(grid_BLT, given.none_B, given.further_B, over="best")
+            return BestOutcome(count_spans(span_BLT) > 0.5, (score_B - given.none_B).to(scores_BTK.dtype))
+        num_bars = scores_BTK.shape[1]
+        score_B, place_B = grid_BLT.flatten(1).max(dim=1)
+        margin_B = score_B - given.none_B
+        start_B, last_B = place_B % num_bars, place_B % num_bars + place_B // num_bars
+        bars_T = torch.arange(num_bars, device=scores_BTK.device)
+        path_BT = (start_B[:, None] <= bars_T) & (bars_T <= last_B[:, None]) & (margin_B > 0)[:, None]
+        return BestOutcome(path_BT, margin_B.clamp(min=0).to(scores_BTK.dtype))
+
+    def _potentials(self, scores_BTK: Tensor, temperature: float = 1.0) -> Potentials:
+        """Check and combine the network's scores and the layer's parameters."""
+        batch, num_bars = scores_BTK.shape[0], scores_BTK.shape[1] if scores_BTK.dim() == 3 else 0
+        widths = {3, 3 + self.max_span_length}
+        if scores_BTK.dim() != 3 or scores_BTK.shape[2] not in widths or num_bars == 0:
+            raise ValueError(
+                f"scores must have shape [windows, bars, {' or '.join(map(str, sorted(widths)))}], "
+                f"got {tuple(scores_BTK.shape)}"
+            )
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}; it must be positive")
+        scaled_BTK = scores_BTK.double() / temperature
+        left_BT, right_BT = edge_scores(scaled_BTK[:, :, :3])
+        longest = min(num_bars, self.max_span_length)
+        log_num_spans = math.log(longest * num_bars - longest * (longest - 1) / 2)
+        further = self.further_bias if self.several else torch.zeros_like(self.none_bias)
+        return Potentials(
+            left_BT,
+            right_BT,
+            self.length_bias_L.double() / temperature,
+            ((self.none_bias.double() + log_num_spans) / temperature).expand(batch),
+            scaled_BTK[:, :, 3:] if scores_BTK.shape[2] > 3 else None,
+            ((further.double() - log_num_spans) / temperature).expand(batch),
+        )
 
     def _log_partition(self, given: Potentials) -> Tensor:
         if self.several:
             return total_over_sets(given.grid_BLT(), given.none_B, given.further_B, over="sum")
-        return single_log_partition(*given[:5])
+        return single_log_partition(given.left_BT, given.right_BT, given.length_bias_L, given.none_B, given.own_BTL)
 
 
-def _span_at(place: Tensor, num_bars: int) -> Tensor:
-    """Turn indices into a flattened [L, T] grid into half-open spans, along a new last dimension."""
-    start = place % num_bars
-    return torch.stack([start, start + place // num_bars + 1], dim=-1)
+def check_spans(span_BM2: Tensor, counts_BM: Tensor, num_bars: int, max_length: int) -> None:
+    """Refuse spans that the model has no outcome for.
+
+    Args:
+        span_BM2: Start and end, half-open, int64.
+        counts_BM: Which of them count.
+        num_bars: T.
+        max_length: L, bars.
+
+    Raises:
+        ValueError: A span is empty or too long, leaves the window, or overlaps its neighbour.
+    """
+    start_BM, end_BM = span_BM2.unbind(2)
+    before_BM = torch.cat([torch.zeros_like(end_BM[:, :1]), end_BM[:, :-1]], dim=1)
+    fits_BM = (end_BM > start_BM) & (end_BM - start_BM <= max_length) & (start_BM >= before_BM) & (end_BM <= num_bars)
+    bad_BM = counts_BM & ~fits_BM
+    if bad_BM.any():
+        row, column = (int(index) for index in bad_BM.nonzero()[0])
+        raise ValueError(
+            f"{int(bad_BM.sum())} spans cannot be: the first is {span_BM2[row, column].tolist()} in window {row}. "
+            f"Spans must be half-open, disjoint, inside the window and 1 to {max_length} bars long. For longer "
+            "ones raise max_span_length (recipe field model.max_span_length)."
+        )

@@ -1,0 +1,45 @@
+"""The segment model as a span head: a window holds one span or none, or any number where the labels do.
+
+Legend: B windows, T bars, K scores a bar: inside, start, last, and where spans have scores as wholes one a length.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from torch import Tensor
+
+from jade_model.core.config import ModelConfig, TrainingConfig
+from jade_model.core.segment import SegmentModel
+from jade_model.core.span_heads.base import SpanHead, SpanPosterior
+
+if TYPE_CHECKING:
+    from jade_model.core.losses import Labels
+
+
+class SegmentHead(SegmentModel, SpanHead):
+    """The semi-Markov model of single spans."""
+
+    scores_per_bar: ClassVar[int] = 3
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Self:
+        """Return a head that knows spans up to the configuration's length."""
+        return cls(config.max_span_length, several=config.several_spans)
+
+    def start_from(self, num_spans_B: Tensor) -> None:
+        """Give "none" the odds that it has in the training windows."""
+        self.set_none_rate((int((num_spans_B == 0).sum()) + 0.5) / (len(num_spans_B) + 1))
+
+    def loss(self, scores_BTK: Tensor, labels: Labels, config: TrainingConfig) -> Tensor:  # noqa: ARG002
+        """Return the negative log-probability of the labelled spans, nats a window, [B]."""
+        return self.loss_of_sets(scores_BTK, labels.span_BM2, labels.num_spans_B)
+
+    def in_span(self, scores_BTK: Tensor) -> Tensor:
+        """Return P(bar in a span), [B, T]."""
+        return self.marginals(scores_BTK)
+
+    def posterior(self, scores_BTK: Tensor, temperature: float = 1.0) -> SpanPosterior:
+        """Return marginals and the most probable outcome."""
+        best = self.best(scores_BTK, temperature)
+        return SpanPosterior(self.marginals(scores_BTK, temperature), best.path_BT, best.margin_B)
