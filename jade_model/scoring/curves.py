@@ -8,13 +8,13 @@ Legend: N windows, T bars, I items with a value each (bars or windows), D distin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.scoring.best_cutoff import Best, just_above, require_values
 from jade_model.scoring.components import components
 from jade_model.scoring.metrics import (
     Truth,
@@ -31,6 +31,40 @@ Objective = Literal["f1", "macro_f1", "event_f1"]
 
 # Means over windows are summed change by change; what that leaves of rounding must not decide between equals.
 _MACRO_DECIMALS = 12
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best point of a sweep.
+
+    Attributes:
+        threshold: The value that attains it.
+        lower: The next smaller value there is, or None where `threshold` is the smallest.
+        precision: At the threshold.
+        recall: At the threshold.
+        f1: At the threshold.
+    """
+
+    threshold: float
+    lower: float | None
+    precision: float
+    recall: float
+    f1: float
+
+    @property
+    def cutoff(self) -> float:
+        """The cut-off to use on other windows.
+
+        Half-way to the next smaller value, which marks the same here and leaves room for values a little
+        smaller; 0 (or the threshold, if negative) where everything is marked. Always finite: values may be
+        infinite (the margin of a path whose rivals are impossible), a decoder's cut-off may not.
+        """
+        if self.lower is None:
+            return min(0.0, self.threshold)
+        if np.isinf(self.threshold):
+            return just_above(self.lower)
+        middle = self.lower + (self.threshold - self.lower) / 2
+        return middle if middle > self.lower else self.threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,3 +269,16 @@ def _last_of_equals(value_I: NDArray[np.float64]) -> NDArray[np.intp]:
     if np.isnan(value_I[-1]):
         raise ValueError("a value to be thresholded is not a number")
     return np.append(np.flatnonzero(value_I[1:] != value_I[:-1]), value_I.size - 1)
+
+
+def just_above(value: float) -> float:
+    """Return the smallest float that is greater, or infinity for infinity."""
+    return math.nextafter(value, math.inf)
+
+
+def require_values(value: NDArray[np.float64], truth: NDArray[np.generic]) -> None:
+    """Raise ValueError unless there are values, and as many labels."""
+    if value.shape != truth.shape:
+        raise ValueError(f"probabilities have shape {value.shape}, labels {truth.shape}")
+    if value.size == 0:
+        raise ValueError("there is nothing to choose a cut-off on")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.core.errors import ConfigError
-from jade_model.scoring.best_cutoff import Best, best_bar_f1
 from jade_model.scoring.curves import (
+    Best,
     Objective,
     ThresholdCurve,
     sweep_bars,
@@ -30,7 +30,6 @@ __all__ = [
     "Best",
     "Objective",
     "ThresholdCurve",
-    "best_bar_f1",
     "choose_cutoff",
     "csv_rows",
     "sweep",
@@ -77,10 +76,7 @@ def choose_cutoff(
     """
     require_decoder(predictions.loss, decoder)
     cutoff: float | None = None
-    if decoder in {"threshold", "marginal"} and objective == "f1":
-        smooth_NT = clean_up(predictions.probability_NT, min_span_length, merge_gap)
-        cutoff = best_bar_f1(smooth_NT, truth.mask_NT).cutoff
-    elif decoder != "viterbi":
+    if decoder != "viterbi":
         curve = sweep(
             predictions,
             truth,

@@ -32,7 +32,7 @@ from tasks.settings.host_entries import LOCAL
 from tasks.settings.load import available_cores
 
 RUN_SCHEMA_VERSION = 1
-_VERSIONED = ("torch", "numpy", "pandas", "pyarrow", "prefect", "matplotlib", "pytorch-crf")
+_VERSIONED = ("torch", "numpy", "pandas", "pyarrow", "prefect", "matplotlib")
 
 
 @dataclass
