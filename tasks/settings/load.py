@@ -267,7 +267,14 @@ def available_cores() -> int:
 
 
 # One thread a training: parallelism comes from processes.
-THREADING = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+THREADING = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    # glibc gives each large tensor back to the kernel, and asks for it anew at the next step, unless told to keep them.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 
 
 def training_environment() -> dict[str, str]:
