@@ -39,4 +39,6 @@ def prune(
     if rows:
         show_table("pruned", rows, f"{len(gone)} of {len(rows)} runs in {place.address}.")
     get_run_logger().info("%d of %d runs deleted, %d bytes freed", len(gone), len(plan), outcome.freed_bytes)
+    if outcome.versions_remain:
+        get_run_logger().warning("%s keeps versions of what is deleted: they still take up space", place.address)
     return len(gone)

@@ -103,6 +103,7 @@ def prune_runs(
                 "freed_bytes": outcome.freed_bytes,
                 "swept_bytes": outcome.swept_bytes,
                 "swept_leases": outcome.swept_leases,
+                "versions_remain": outcome.versions_remain,
             }
         )
         return
@@ -116,6 +117,11 @@ def prune_runs(
     swept = f", {_size(outcome.swept_bytes)} of it left by writers that died" if outcome.swept_bytes else ""
     leases = f"; {outcome.swept_leases} claims and signs of life of dead runs removed" if outcome.swept_leases else ""
     click.echo(total + swept + leases)
+    if outcome.versions_remain:
+        click.echo(
+            f"{place.address} keeps versions of what is deleted: "
+            "they take up space until the bucket's lifecycle rules remove them"
+        )
 
 
 def _as_json(run: RunFacts) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class S3Settings:
             AWS want that.
         profile: Of the AWS configuration files; None for the usual one.
         connect_timeout_s: For one connection.
+        credentials_timeout_s: For the credentials to come, wherever the AWS configuration fetches them.
         read_timeout_s: For one answer, or one piece of it, to arrive.
         slowest_bytes_per_s: A download that is slower on the whole counts as hung.
         attempts: For each request, the first included; only transient errors are tried again.
@@ -40,6 +41,7 @@ class S3Settings:
     path_style: bool = False
     profile: str | None = None
     connect_timeout_s: float = 10.0
+    credentials_timeout_s: float = 60.0
     read_timeout_s: float = 60.0
     slowest_bytes_per_s: float = 32 * 2**10
     attempts: int = 5
@@ -49,7 +51,7 @@ class S3Settings:
     def __post_init__(self) -> None:
         if self.endpoint_url is not None and not re.match(r"https?://[^/\s]+", self.endpoint_url):
             raise BadStoreAddress(self.endpoint_url, "an endpoint URL starts with http:// or https:// and a host")
-        for name in ("connect_timeout_s", "read_timeout_s", "slowest_bytes_per_s", "attempts"):
+        for name in ("connect_timeout_s", "credentials_timeout_s", "read_timeout_s", "slowest_bytes_per_s", "attempts"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.pause_s < 0:

@@ -169,6 +169,11 @@ class Pointers(Protocol):
 class Upkeep(Protocol):
     """What frees space."""
 
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a deletion is known to have left an older version behind, so that no space became free."""
+        ...
+
     def delete(self, run_id: str) -> None:
         """Remove a run. Silent if it is already gone. It first stops being listed, then its content goes.
 

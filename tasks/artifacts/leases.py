@@ -128,12 +128,24 @@ class Heartbeat:
                 self._version = self.records.write(_running(self.run_id), self._content(), replaces=self._version)
                 self._last_beat = began
             except RecordChanged:
-                return self._lose("another run took it for dead and may train the same by now")
+                # It may be our own: a beat before this one whose answer was lost.
+                if not self._is_still_ours():
+                    return self._lose("another run took it for dead and may train the same by now")
             except StoreError as error:
                 silent_s = time.monotonic() - self._last_beat
                 if silent_s > self._lost_after_s:
                     return self._lose(f"no sign of life reached the artifacts for {silent_s:.0f} s: {error}")
         return None
+
+    def _is_still_ours(self) -> bool:
+        try:
+            found = self.records.read(_running(self.run_id))
+        except StoreError:
+            return True  # the next beat will tell
+        if found is None or _parsed(found).get("nonce") != self._told["nonce"]:
+            return False
+        self._version = found.version
+        return True
 
     def _lose(self, reason: str) -> None:
         with self._lock:

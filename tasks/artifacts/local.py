@@ -65,6 +65,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.keeps_versions = False
         self._own = self.root / ".store"
 
     @property

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tasks.artifacts.address import S3Settings, find_stored_run, open_store, parse_s3_address, split_run_address
 from tasks.artifacts.base import MANIFEST_NAME, ArtifactStore, StoredFile, is_run_id
-from tasks.artifacts.errors import ArtifactNotFound
+from tasks.artifacts.errors import ArtifactNotFound, StoreError
 from tasks.artifacts.files import file_chunks, size_and_sha256, write_durably
 from tasks.artifacts.leases import running
 from tasks.artifacts.manifest import manifest_bytes
@@ -104,14 +104,19 @@ class ArtifactPlace:
         Of a run that failed, a bucket gets what tells why; its checkpoints were published as they appeared.
 
         Raises:
-            StoreError: As the store says; what was published before stays.
+            StoreError: As the store says, and where the run lies; what was published before stays.
         """
-        if is_complete or self.is_local:
-            pointer = LATEST if is_complete else None
-            publish_run(self.store, layout.root, layout.run_id, complete=is_complete, pointer=pointer)
-            return
-        told = (layout.run_json, layout.failed_json, layout.remote_log)
-        publish_files(self.store, layout.root, layout.run_id, [path.name for path in told if path.is_file()])
+        try:
+            if is_complete or self.is_local:
+                pointer = LATEST if is_complete else None
+                publish_run(self.store, layout.root, layout.run_id, complete=is_complete, pointer=pointer)
+                return
+            told = (layout.run_json, layout.failed_json, layout.remote_log)
+            publish_files(self.store, layout.root, layout.run_id, [path.name for path in told if path.is_file()])
+        except StoreError as error:
+            again = "the same command on this machine takes its trainings over"
+            error.args = (f"{error} All that the run left lies in {layout.root}; {again}.",)
+            raise
 
     def publish_report(self, layout: RunLayout) -> None:
         """Publish a report that was written again; silent for a run that was never published."""

@@ -62,11 +62,13 @@ class PruneOutcome:
         deleted: The runs that went.
         swept_bytes: What dead writers had left; 0 in a dry run, which does not look.
         swept_leases: Claims and signs of life of dead runs that went; 0 likewise.
+        versions_remain: Whether the store keeps versions of what was deleted: the space is not free yet.
     """
 
     deleted: tuple[PruneDecision, ...]
     swept_bytes: int
     swept_leases: int = 0
+    versions_remain: bool = False
 
     @property
     def freed_bytes(self) -> int:
@@ -176,7 +178,8 @@ def prune(
     if dry_run:
         return PruneOutcome(tuple(gone), 0)
     running = [decision.run_id for decision in plan if is_running(decision.run_id)]
-    return PruneOutcome(tuple(gone), store.sweep(older_than_s=sweep_age_s, running=running))
+    swept_bytes = store.sweep(older_than_s=sweep_age_s, running=running)
+    return PruneOutcome(tuple(gone), swept_bytes, versions_remain=store.keeps_versions)
 
 
 def _reason_to_keep(

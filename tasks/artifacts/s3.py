@@ -13,8 +13,10 @@ deleting one run can never take what another has just begun to use.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from typing import Any
 from tasks.artifacts.address import S3Address, S3Settings
 from tasks.artifacts.base import Manifest, StoredFile, check_pointer_name, check_run_id, is_run_id
 from tasks.artifacts.errors import (
-    AccessDenied,
     ArtifactNotFound,
     ManifestCorrupted,
     PreconditionFailed,
@@ -32,8 +33,6 @@ from tasks.artifacts.errors import (
 from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest, parse_pointer, pointer_bytes
 from tasks.artifacts.s3_content import find_content, read_content, upload_content
 from tasks.artifacts.s3_link import ConditionRefused, S3Link, connect
-
-_KEYS_A_DELETE = 1000
 
 
 class S3Store:
@@ -58,6 +57,8 @@ class S3Store:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.address = address
+        self.keeps_versions = False
+        """Whether a deletion left an older version behind, as the endpoint said."""
         self._link = S3Link(address, settings, client or connect(settings), sleep=sleep)
 
     @property
@@ -235,15 +236,15 @@ class S3Store:
         return self._link.retry(doing, request)
 
     def _delete_keys(self, doing: str, keys: Iterable[str]) -> None:
-        left = list(keys)
-        while left:
-            batch, left = left[:_KEYS_A_DELETE], left[_KEYS_A_DELETE:]
-            wanted = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
-            for failed in self._link.call(doing, "delete_objects", Delete=wanted).get("Errors", []):
-                evidence = f"{failed.get('Code')}: {failed.get('Message')} ({failed.get('Key')})"
-                if failed.get("Code") == "AccessDenied":
-                    raise AccessDenied(self.place, doing, evidence)
-                raise StoreUnavailable(self.place, doing, evidence)
+        def delete(key: str) -> None:
+            with contextlib.suppress(ArtifactNotFound):
+                answer = self._link.call(doing, "delete_object", Key=key)
+                if answer.get("DeleteMarker") or answer.get("VersionId"):
+                    self.keeps_versions = True
+
+        # One by one: of many at once (DeleteObjects), endpoints want different checksums.
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(delete, keys))
 
     def _key(self, rest: str) -> str:
         return f"{self.address.prefix}/{rest}" if self.address.prefix else rest

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
 from botocore.parsers import ResponseParserError
 
 from tasks.artifacts.address import S3Address, S3Settings
@@ -38,7 +41,7 @@ _NO_CREDENTIALS = (
     aws.CredentialRetrievalError,
     aws.ProfileNotFound,
     aws.TokenRetrievalError,
-    aws.UnauthorizedSSOTokenError,
+    aws.SSOError,
 )
 _DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
 _FULL = {"XMinioStorageFull", "QuotaExceeded", "StorageFull", "InsufficientCapacity", "InsufficientStorage"}
@@ -72,11 +75,44 @@ def connect(settings: S3Settings) -> Any:
     )
     try:
         session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
-        return session.client("s3", endpoint_url=settings.endpoint_url, config=config)
+        credentials = _credentials_within(settings, session.get_credentials)
+        client = session.client("s3", endpoint_url=settings.endpoint_url, config=config)
+        # Credentials that expire are fetched anew here, where that is bounded and its errors have a name.
+        client.meta.events.register("before-call.s3", lambda **_: _refresh(settings, credentials))
+        return client  # noqa: TRY300
     except _NO_CREDENTIALS as error:
         raise AccessDenied(settings.endpoint_url or "AWS", "connecting", str(error)) from error
     except (aws.BotoCoreError, ValueError) as error:
         raise BadStoreAddress(settings.endpoint_url or "s3://", str(error)) from error
+
+
+def _refresh(settings: S3Settings, credentials: Any) -> None:
+    if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
+        _credentials_within(settings, credentials.get_frozen_credentials)
+
+
+def _credentials_within(settings: S3Settings, ask: Callable[[], T]) -> T:
+    """Ask for credentials, which may run a program or call a service, and give up after a while."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(ask())
+        except Exception as error:  # whatever fails here, there are no credentials
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="aws-credentials").start()
+    place = settings.endpoint_url or "AWS"
+    try:
+        return outcome.result(settings.credentials_timeout_s)
+    except TimeoutError as error:
+        evidence = (
+            f"no credentials came within {settings.credentials_timeout_s:g} s: what the AWS configuration names "
+            "for them, such as a credential_process, does not answer"
+        )
+        raise AccessDenied(place, "getting credentials", evidence) from error
+    except Exception as error:
+        raise AccessDenied(place, "getting credentials", f"{type(error).__name__}: {error}") from error
 
 
 class S3Link:
@@ -178,16 +214,15 @@ class S3Link:
 
     def translate(self, error: Exception, doing: str) -> StoreError:
         """Return what an error of boto3 means."""
-        where = self.settings.endpoint_url
-        place = f"{self.address} ({where})" if where else str(self.address)
+        where, place = self.endpoint, f"{self.address} ({self.endpoint})"
         if isinstance(error, aws.ClientError):
             return self._translate_answer(error, place, doing)
         if isinstance(error, _NO_CREDENTIALS):
             return AccessDenied(place, doing, str(error))
         if isinstance(error, (*_NOT_S3, ValueError)):
-            return BadStoreAddress(str(where or self.address), str(error))
+            return BadStoreAddress(where, str(error))
         if isinstance(error, ResponseParserError):
-            return BadStoreAddress(str(where or self.address), f"no S3 answers there: {error}")
+            return BadStoreAddress(where, f"no S3 answers there: {error}")
         if isinstance(error, aws.ReadTimeoutError):
             return StoreUnavailable(place, doing, f"no byte came for {self.settings.read_timeout_s:g} s")
         # What is left are connections: refused, reset, timed out, cut in mid-answer.
@@ -218,7 +253,7 @@ class S3Link:
         if status == 501:
             return BadStoreAddress(place, f"it cannot do {doing}: {evidence}")
         if status in {301, 307, 308} or code in _BAD_REQUEST_FOR_GOOD:
-            return BadStoreAddress(str(self.address), f"bucket, region or endpoint do not fit: {evidence}")
+            return BadStoreAddress(place, f"bucket, region or endpoint do not fit: {evidence}")
         if status >= 500 or status in {408, 409, 429} or code in _PASSING:
             return StoreUnavailable(place, doing, evidence)
         return StoreRefused(place, doing, evidence)

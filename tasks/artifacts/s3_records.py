@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import secrets
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -13,7 +15,14 @@ from typing import Any
 
 from tasks.artifacts.address import S3Address, S3Settings
 from tasks.artifacts.base import check_path
-from tasks.artifacts.errors import ArtifactNotFound, RecordChanged, StoreRefused, TransferDamaged
+from tasks.artifacts.errors import (
+    ArtifactNotFound,
+    BadStoreAddress,
+    RecordChanged,
+    StoreRefused,
+    StoreUnavailable,
+    TransferDamaged,
+)
 from tasks.artifacts.records import MAX_RECORD_BYTES, Record, check_size
 from tasks.artifacts.s3_link import ConditionRefused, S3Link, connect
 
@@ -41,6 +50,8 @@ class S3Records:
         self._place = str(address)
         self._prefix = f"{address.prefix}/records/" if address.prefix else "records/"
         self._link = S3Link(address, settings, client or connect(settings), sleep=sleep)
+        self._trial = threading.Lock()
+        self._wants_quotes: bool | None = None
 
     def read(self, name: str) -> Record | None:
         """See `Records.read`."""
@@ -67,25 +78,70 @@ class S3Records:
         """See `Records.write`."""
         check_path(name)
         check_size(name, content)
-        condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
+        quotes = self._quotes()
         try:
-            answer = self._link.call(
-                f"writing the record {name}",
-                "put_object",
-                Key=self._prefix + name,
-                Body=content,
-                Metadata={_DIGEST: _sha256(content)},
-                ChecksumSHA256=base64.b64encode(hashlib.sha256(content).digest()).decode(),
-                **condition,
-            )
+            return self._put(f"writing the record {name}", name, content, _condition(replaces, quoted=quotes))
         except (ConditionRefused, ArtifactNotFound) as error:
             # The answer to our own first attempt may have been lost.
             found = self.read(name)
             if found is not None and found.content == content:
                 return found.version
+            if found is not None and found.version == replaces:
+                raise StoreUnavailable(
+                    self._place, f"writing the record {name}", "it answers 412 although nobody changed the record"
+                ) from error
             raise RecordChanged(name, self._place) from error
-        version: str = answer["ETag"]
-        return version
+
+    def _put(self, doing: str, name: str, content: bytes, condition: dict[str, str]) -> str:
+        answer = self._link.call(
+            doing,
+            "put_object",
+            Key=self._prefix + name,
+            Body=content,
+            Metadata={_DIGEST: _sha256(content)},
+            ChecksumSHA256=base64.b64encode(hashlib.sha256(content).digest()).decode(),
+            **condition,
+        )
+        return str(answer["ETag"])
+
+    def _quotes(self) -> bool:
+        """Try once what the endpoint makes of conditions; return whether it wants ETags in their quotation marks.
+
+        Raises:
+            BadStoreAddress: It passes conditions over: two who write at once would not learn of each other.
+        """
+        with self._trial:
+            if self._wants_quotes is None:
+                self._wants_quotes = self._try_conditions()
+            return self._wants_quotes
+
+    def _try_conditions(self) -> bool:
+        name, doing = f"trial/{secrets.token_hex(8)}", "trying conditional writes"
+
+        def is_refused(condition: dict[str, str]) -> bool:
+            try:
+                self._put(doing, name, secrets.token_bytes(8), condition)
+            except ConditionRefused:
+                return True
+            return False
+
+        version = self._put(doing, name, b"first", {})
+        try:
+            if not is_refused(_condition(None)) or not is_refused(_condition('"00000000000000000000000000000000"')):
+                raise BadStoreAddress(
+                    f"{self._place} ({self._link.endpoint})",
+                    "it overwrites an object although If-None-Match or If-Match forbids it, so that runs that are "
+                    "published at once would lose files. Use an endpoint with conditional writes",
+                )
+            for quoted in (True, False):
+                if not is_refused(_condition(version, quoted=quoted)):
+                    return quoted
+            raise BadStoreAddress(
+                f"{self._place} ({self._link.endpoint})",
+                f"it refuses If-Match with the very ETag that it gave, {version}, with quotation marks and without",
+            )
+        finally:
+            self._link.call(doing, "delete_object", Key=self._prefix + name)
 
     def remove(self, name: str, *, version: str | None = None) -> None:
         """See `Records.remove`."""
@@ -98,7 +154,7 @@ class S3Records:
                 return
             if found.version != version:
                 raise RecordChanged(name, self._place)
-            condition = {"IfMatch": version}
+            condition = _condition(version, quoted=self._quotes())
         try:
             self._link.call(f"removing the record {name}", "delete_object", Key=self._prefix + name, **condition)
         except ConditionRefused as error:
@@ -116,6 +172,12 @@ class S3Records:
             for item in self._link.keys(doing, f"{self._prefix}{folder}/")
             if (now - item["LastModified"]).total_seconds() > older_than_s
         )
+
+
+def _condition(version: str | None, *, quoted: bool = True) -> dict[str, str]:
+    if version is None:
+        return {"IfNoneMatch": "*"}
+    return {"IfMatch": version if quoted else version.strip('"')}
 
 
 def _sha256(content: bytes) -> str:

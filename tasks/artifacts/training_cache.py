@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from jade_model.core.files import sha256_file, write_atomically
 from jade_model.core.job import Training
-from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of
+from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
 from tasks.artifacts.base import Manifest, StoredFile
 from tasks.artifacts.errors import (
     ArtifactCorrupted,
@@ -110,7 +110,9 @@ class FolderIndex:
 
     def is_finished(self, training: Training) -> bool:
         """See `KeptTrainings.is_finished`."""
-        return self._source(self._index / training.run_key) is not None
+        source = self._source(self._index / training.run_key)
+        suffix = files_of(training, self._folder).suffix
+        return source is not None and is_done(training, TrainingFiles(source, suffix))
 
     def take_over(self, training: Training, layout: RunLayout) -> bool:
         """See `KeptTrainings.take_over`."""
@@ -148,10 +150,14 @@ class BucketIndex:
 
     def __init__(self, place: ArtifactPlace) -> None:
         self._place = place
+        # Trainings of this machine whose publication failed are found in their working copies.
+        self._copies = FolderIndex(place.folder)
         self._manifests: dict[str, Manifest] = {}
 
     def remember(self, training: Training, layout: RunLayout) -> bool:
         """See `KeptTrainings.remember`."""
+        if not self._copies.remember(training, layout):
+            return False
         files = files_of(training, layout.root)
         with tempfile.TemporaryDirectory(dir=_scratch(self._place.folder)) as scratch:
             snapshot = Path(scratch)
@@ -168,11 +174,17 @@ class BucketIndex:
     def is_finished(self, training: Training) -> bool:
         """See `KeptTrainings.is_finished`."""
         found = _entry(self._place.records.read(_record(training)))
-        return bool(found and found.is_complete and self._published(found))
+        is_published = bool(found and found.is_complete and self._published(found))
+        return is_published or self._copies.is_finished(training)
 
     def take_over(self, training: Training, layout: RunLayout) -> bool:
         """See `KeptTrainings.take_over`."""
         found = _entry(self._place.records.read(_record(training)))
+        if not (found and found.is_complete and self._published(found)):
+            is_here = self._copies.is_finished(training) or found is None
+            if is_here and self._copies.take_over(training, layout):
+                self.remember(training, layout)
+                return True
         if found is None:
             return False
         files = files_of(training, layout.root)

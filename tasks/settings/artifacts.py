@@ -13,6 +13,7 @@ DEFAULT_ARTIFACTS = "artifacts"
 S3_KEYS: dict[str, type] = {"endpoint_url": str, "region": str, "path_style": bool, "profile": str}
 """Keys of the `[s3]` section; `JADE_S3_<KEY>` in the environment says the same."""
 
+_AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -54,13 +55,23 @@ def s3_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def s3_settings(values: Mapping[str, Any]) -> S3Settings:
+def s3_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> S3Settings:
     """Return the settings of the endpoint; one that is named takes the bucket in the path unless told otherwise.
+
+    Args:
+        values: Keys of the `[s3]` section.
+        environment: Whose `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` counts where no endpoint is among them.
 
     Raises:
         SettingsError: The endpoint is no URL.
     """
+    named = {name: environment[name] for name in _AWS_ENDPOINTS if environment.get(name)}
+    if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        named = {}
+    source, endpoint = next(iter(named.items()), ("", None))
+    if values.get("endpoint_url"):
+        source, endpoint = "s3: endpoint_url", values["endpoint_url"]
     try:
-        return S3Settings(**{"path_style": bool(values.get("endpoint_url")), **values})
+        return S3Settings(**{"path_style": bool(endpoint), **values, "endpoint_url": endpoint})
     except BadStoreAddress as error:
-        raise SettingsError(f"s3: endpoint_url: {error.reason}, not {error.address!r}") from error
+        raise SettingsError(f"{source}: {error.reason}, not {error.address!r}") from error

@@ -93,7 +93,7 @@ def load_settings() -> Settings:
         hosts,
         sources,
         os.environ.get("JADE_ARTIFACTS") or artifacts,
-        s3_settings(s3 | s3_from_environment(os.environ)),
+        s3_settings(s3 | s3_from_environment(os.environ), os.environ),
         ledger=os.environ.get("JADE_LEDGER_URL") or ledger,
         providers=providers,
     )

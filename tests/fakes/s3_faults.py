@@ -1,6 +1,6 @@
 """A proxy before an S3 endpoint that does what the endpoint's stand-in doesn't: refuse, stall, cut and damage.
 
-It also checks the SHA-256 that comes with an upload, as S3 does.
+It also checks the SHA-256 that comes with an upload, as S3 does, and can answer in the manner of other servers.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ Kind = Literal[
 ]
 
 
+Manner = Literal[
+    "AWS",
+    "Ceph RGW",  # compares If-Match with the ETag as text, which it keeps without quotation marks
+    "refuses If-Match",  # answers 412 to each
+    "ignores conditions",  # as s3rver and nanio do
+    "ignores If-Match",
+    "Swift",  # wants Content-MD5 with DeleteObjects
+]
+
+
 @dataclass
 class Fault:
     """What happens to `times` requests, after `skip`, of that method whose path and query have `where` in them."""
@@ -58,6 +68,7 @@ class FaultyProxy:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.bytes_answered = 0
+        self.manner: Manner = "AWS"
         self.released = threading.Event()
         self.lock = threading.Lock()
         proxy = self
@@ -123,6 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
         promised = self.headers.get("x-amz-checksum-sha256")
         if promised and promised != base64.b64encode(hashlib.sha256(body).digest()).decode():
             return self._refuse(400, "BadDigest")
+        manner = self.owner.manner
+        match = self.headers.get("If-Match") if self.command == "PUT" else None
+        if match and (manner == "refuses If-Match" or (manner == "Ceph RGW" and match.startswith('"'))):
+            return self._refuse(412, "PreconditionFailed")
+        if manner == "Swift" and self.path.endswith("?delete") and not self.headers.get("Content-MD5"):
+            return self._refuse(400, "InvalidRequest")
         status, headers, answer = self._forward(body)
         if kind == "lose answer":
             return self._reset()
@@ -147,7 +164,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.owner.upstream, timeout=20)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            passed_over = {"expect"}
+            if self.owner.manner in {"ignores conditions", "ignores If-Match"}:
+                passed_over.add("if-match")
+            if self.owner.manner == "ignores conditions":
+                passed_over.add("if-none-match")
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in passed_over}
+            if self.owner.manner == "Ceph RGW" and "If-Match" in headers:
+                headers["If-Match"] = f'"{headers["If-Match"]}"'
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in {"connection", "transfer-encoding"}]

@@ -14,7 +14,7 @@ import pytest
 
 from jade_model.core.job import load_job
 from jade_model.core.training_files import files_of, is_done
-from tasks.artifacts.errors import BadStoreAddress, NoSuchBucket
+from tasks.artifacts.errors import AccessDenied, BadStoreAddress, NoSuchBucket
 from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, locate_run, open_place, open_run
 from tasks.artifacts.training_cache import kept_trainings
@@ -23,6 +23,7 @@ from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.experiments.report import write_run_report
 from tasks.runs.record import read_run_record, recorded_run
+from tests.fakes.s3_faults import Fault, faulty_proxy
 from tests.fakes.s3_server import Bucket, WithBucket, s3_endpoint
 
 Another = Callable[[], ArtifactPlace]
@@ -237,6 +238,49 @@ class TestBucket(WithBucket, PlaceContract):
         fetch_path(f"{layout.run_id}/crf", place.address)
         fetched = another().layout(layout.run_id).root
         assert [path.name for path in fetched.iterdir()] == ["crf"]
+
+    def test_trainings_that_could_not_be_published_are_taken_from_the_working_copy(
+        self, place: ArtifactPlace, small_run: RunLayout, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trainings = load_job(small_run.job_json).trainings
+
+        def lose_the_key_at_the_end() -> None:
+            with recorded_run(cut, "compare", {}) as run:
+                copy_run(small_run, run.layout)
+                proxy.faults = [Fault("answer", "PUT", "/blobs/", 999, 403, "ExpiredToken")]
+                mirror = Mirror(kept_trainings(cut), run.layout)
+                for training in trainings:
+                    mirror.finished(training)
+                mirror.close()
+
+        with faulty_proxy(s3_endpoint()) as proxy:
+            monkeypatch.setenv("JADE_S3_ENDPOINT_URL", proxy.url)
+            cut = replace(open_place(place.address), folder=place.folder)
+            with pytest.raises(AccessDenied, match=f"lies in {place.folder}.*same command"):
+                lose_the_key_at_the_end()
+        monkeypatch.setenv("JADE_S3_ENDPOINT_URL", s3_endpoint())
+        kept = kept_trainings(place)
+        new = place.layout("20260101T000000Z-compare-aaaaaa")
+        for training in trainings:
+            assert kept.is_finished(training)
+            assert kept.take_over(training, new)
+            assert is_done(training, files_of(training, new.root))
+        # And from then on others find them.
+        monkeypatch.setenv("JADE_CACHE_DIR", str(place.folder / "another"))
+        elsewhere = kept_trainings(open_place(place.address))
+        assert all(elsewhere.is_finished(training) for training in trainings)
+
+    def test_a_damaged_working_copy_is_no_finished_training(self, place: ArtifactPlace, small_run: RunLayout) -> None:
+        training = load_job(small_run.job_json).trainings[0]
+        layout = place.layout("20260101T000000Z-compare-aaaaaa")
+        layout.root.mkdir(parents=True)
+        copy_run(small_run, layout)
+        kept = kept_trainings(place)
+        kept.remember(training, layout)
+        place.store.delete(layout.run_id)
+        assert kept.is_finished(training)
+        files_of(training, layout.root).last.write_bytes(b"damaged")
+        assert not kept.is_finished(training)
 
     def test_nothing_begins_where_nothing_can_be_kept(self, bucket: Bucket, tmp_path: Path) -> None:
         place = open_place("s3://no-such-bucket-anywhere/x")

@@ -203,3 +203,23 @@ def test_a_claim_that_names_no_living_run_is_free(records: Records, content: byt
     found = records.read(f"claims/{KEY}")
     assert isinstance(found, Record)
     assert json.loads(found.content) == {"run_id": "second"}
+
+
+def test_a_beat_whose_answer_was_lost_is_not_taken_for_another_run(records: Cuttable) -> None:
+    heartbeat = Heartbeat(records, "first", beat_every_s=0.02)
+    heartbeat.start()
+    lost: list[LeaseLost] = []
+    heartbeat.when_lost(lost.append)
+    write = records.write
+
+    def lose_the_answer(name: str, content: bytes, *, replaces: str | None) -> str:
+        write(name, content, replaces=replaces)
+        records.write = write  # type: ignore[method-assign]
+        raise StoreUnavailable("the artifacts", "writing", "the answer was lost")
+
+    records.write = lose_the_answer  # type: ignore[method-assign]
+    time.sleep(0.3)
+    assert records.write == write
+    assert not lost
+    assert running(records, "first") is not None
+    heartbeat.stop()

@@ -162,3 +162,24 @@ def test_jumps_in_a_circle_and_to_nowhere_are_refused() -> None:
         open_host(load_settings(), "a")
     with pytest.raises(HostUnknown, match="'d'"):
         open_host(load_settings(), "c")
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "endpoint"),
+    [
+        ({}, "", None),
+        ({"AWS_ENDPOINT_URL": "http://all:1"}, "", "http://all:1"),
+        ({"AWS_ENDPOINT_URL": "http://all:1", "AWS_ENDPOINT_URL_S3": "http://s3:1"}, "", "http://s3:1"),
+        ({"AWS_ENDPOINT_URL_S3": "http://s3:1", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, "", None),
+        ({"AWS_ENDPOINT_URL_S3": "http://s3:1"}, '[s3]\nendpoint_url = "http://file:1"\n', "http://file:1"),
+    ],
+)
+def test_the_endpoint_of_the_aws_environment_counts_as_one_that_is_named(
+    environment: dict[str, str], file: str, endpoint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "jade.toml").write_text(file)
+    found = load_settings().s3
+    assert (found.endpoint_url, found.path_style) == (endpoint, endpoint is not None)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tasks.artifacts.address import S3Address
-from tasks.artifacts.errors import BadStoreAddress
+from tasks.artifacts.errors import BadStoreAddress, RecordChanged, StoreUnavailable
 from tasks.artifacts.records import LocalRecords, Records
 from tasks.artifacts.s3_records import S3Records
 from tests.fakes.record_contract import NAME, RecordContract
-from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
+from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, Manner, faulty_proxy
 from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
 
 
@@ -71,5 +71,44 @@ class TestFaults(WithBucket):
 
     def test_an_endpoint_without_conditional_writes_is_named(self, records: S3Records, proxy: FaultyProxy) -> None:
         proxy.faults = [Fault("answer", "PUT", NAME, status=501, code="NotImplemented")]
-        with pytest.raises(BadStoreAddress, match="it cannot do writing the record"):
+        with pytest.raises(BadStoreAddress, match="it cannot do"):
             records.write(NAME, b"one", replaces=None)
+
+    def test_a_412_on_what_nobody_changed_is_not_taken_for_another_writer(
+        self, records: S3Records, proxy: FaultyProxy
+    ) -> None:
+        version = records.write(NAME, b"one", replaces=None)
+        proxy.faults = [Fault("answer", "PUT", NAME, status=412, code="PreconditionFailed")]
+        with pytest.raises(StoreUnavailable, match="although nobody changed"):
+            records.write(NAME, b"two", replaces=version)
+        assert records.write(NAME, b"two", replaces=version)
+
+
+class TestManners(WithBucket):
+    """Servers that make of conditions what others do not."""
+
+    @pytest.fixture
+    def records(self, bucket: Bucket, proxy: FaultyProxy, request: pytest.FixtureRequest) -> Iterator[S3Records]:
+        proxy.faults, proxy.manner = [], request.node.callspec.params.get("manner", "Ceph RGW")
+        settings = replace(bucket.settings, endpoint_url=proxy.url)
+        yield S3Records(bucket.address, settings, client=client_for(settings), sleep=lambda _: None)
+        proxy.manner = "AWS"
+
+    @pytest.mark.parametrize("manner", ["Ceph RGW"])
+    def test_a_server_that_wants_etags_without_quotation_marks_gets_them(
+        self, records: S3Records, manner: Manner, bucket: Bucket
+    ) -> None:
+        first = records.write(NAME, b"one", replaces=None)
+        second = records.write(NAME, b"two", replaces=first)
+        with pytest.raises(RecordChanged):
+            records.write(NAME, b"three", replaces=first)
+        records.remove(NAME, version=second)
+        assert bucket.list_keys() == []
+
+    @pytest.mark.parametrize("manner", ["ignores conditions", "ignores If-Match", "refuses If-Match"])
+    def test_a_server_without_conditions_is_refused_before_anything_is_kept(
+        self, records: S3Records, manner: Manner, bucket: Bucket, proxy: FaultyProxy
+    ) -> None:
+        with pytest.raises(BadStoreAddress, match=f"{proxy.url}.*(overwrites an object|very ETag)"):
+            records.write(NAME, b"one", replaces=None)
+        assert bucket.list_keys() == []
