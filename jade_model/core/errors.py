@@ -12,6 +12,7 @@ JadeError
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 
@@ -47,6 +48,7 @@ class Violation:
         found: What stands there.
         expected: What should stand there, or what to do.
         window_id: The row's identifier, where it could be read.
+        line: Of a text file instead of a row, counted from 1, as an editor shows it.
     """
 
     file: str
@@ -55,9 +57,12 @@ class Violation:
     found: str
     expected: str
     window_id: str | None = None
+    line: int | None = None
 
     def __str__(self) -> str:
         place = self.file
+        if self.line is not None:
+            place += f", line {self.line}"
         if self.row is not None:
             place += f", row {self.row}"
         if self.window_id is not None:
@@ -79,8 +84,12 @@ class DataError(UserError):
     def __init__(self, violations: list[Violation]) -> None:
         self.violations = violations
         lines = [str(violation) for violation in violations[: self.shown]]
-        if len(violations) > self.shown:
-            lines.append(f"... and {len(violations) - self.shown} more (`jade validate --json` lists all)")
+        kinds = Counter((violation.column, violation.expected) for violation in violations[self.shown :])
+        if kinds:
+            lines.append(f"... and {kinds.total()} more (`jade validate --json` lists all), by kind:")
+            for (column, expected), count in kinds.most_common(self.shown):
+                place = "" if column is None else f" in column {column}"
+                lines.append(f"    {count}{place}, expected {expected}")
         super().__init__("\n".join(lines))
 
 

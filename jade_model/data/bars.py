@@ -1,39 +1,30 @@
-"""Raw bars and their labels from CSV files, checked.
+"""Raw bars from text files, checked: nothing is guessed, and where two readings are possible neither is taken.
 
-Legend: B bars, S labelled spans.
+Legend: R rows of the file, B bars.
 """
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.core.errors import DataError
-from jade_model.core.windows import TYPE_NAMES
-from jade_model.data.parquet.bars import impossible_prices
-from jade_model.data.parquet.faults import Faults
+from jade_model.data.faults import Faults
+from jade_model.data.parquet.bars import impossible_prices, shown_bar
+from jade_model.data.text.columns import PRICES, NamedColumns, Reading, expanded, name_columns, plain_name
+from jade_model.data.text.numbers import Numbers, read_numbers
+from jade_model.data.text.order import ascending_rows, check_jumps, check_order
+from jade_model.data.text.table import read_table
+from jade_model.data.text.times import UNITS, WrittenTimes, is_clock_alone, is_date_alone, read_times
+from jade_model.data.text.zones import resolve
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
-PRICES = ("open", "high", "low", "close")
-_TIME_NAMES = ("timestamp", "datetime", "time", "date")
-
-# Forms that can be read one way only; whether 03/04 is in March or April nobody can tell.
-_TIME_FORMATS = (
-    "ISO8601",
-    "%Y.%m.%d %H:%M:%S",
-    "%Y.%m.%d %H:%M",
-    "%Y.%m.%d",
-    "%Y%m%d %H:%M:%S",
-    "%Y%m%d %H%M%S",
-)
-_A_TIME = "a time such as 2024-01-31 14:30 (UTC unless it says otherwise), or seconds since 1970"
+_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,232 +34,258 @@ class Bars:
     Attributes:
         time_B: UTC, datetime64[ns], strictly ascending; steps may differ where bars are absent.
         bars_B4: Open, high, low, close, float64.
+        row_B: The file's data row of each bar, from 0, as bar numbers count them.
+        num_rows: Data rows of the file.
+        is_zoned: Whether the times are known to be UTC; if not, they are taken as such.
+        instrument: As the file names it; empty if it does not.
+        path: The file.
+        notes: What was understood or left out, for people.
     """
 
     time_B: NDArray[np.datetime64]
     bars_B4: NDArray[np.float64]
+    row_B: NDArray[np.int64]
+    num_rows: int
+    is_zoned: bool
+    instrument: str = ""
+    path: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_bars(path: str | Path, reading: Reading = Reading()) -> list[Bars]:  # noqa: B008 - frozen
+    """Read bars from a text file: CSV, or what docs/data.md lists of vendors' formats.
+
+    Args:
+        path: The file; its columns are known by name, or as `reading` says.
+        reading: What the file does not say itself.
+
+    Returns:
+        The bars; several series where `reading.by` names a column that tells them apart.
+
+    Raises:
+        DataError: A value is no price or time, times are not in order, or something can be read two ways; all is named.
+        ConfigError: The reading contradicts itself.
+    """
+    faults = Faults(str(path))
+    table = read_table(expanded(path), faults)
+    columns = name_columns(table, reading, faults, example="time=1,open=2,high=3,low=4,close=5")
+    faults.line_N = table.line_R
+    price_columns = [columns.column(what, faults) for what in PRICES]
+    time_cells = _time_columns(columns, faults)
+    faults.raise_if_any()
+    series = _series(columns, faults)
+    times = _times(columns, time_cells, faults)
+    prices = [
+        _prices(columns.cells(at), name, reading, faults)
+        for name, at in zip(PRICES, price_columns, strict=True)
+        if at is not None
+    ]
+    faults.raise_if_any()
+    found = [
+        _bars_of(rows_B, name, table.instrument, times, prices, reading, faults, table.notes, price_columns, columns)
+        for name, rows_B in series.items()
+    ]
+    faults.raise_if_any()
+    return [bars for bars in found if bars is not None]
+
+
+def read_series(path: str | Path, reading: Reading = Reading()) -> Bars:  # noqa: B008 - frozen
+    """Read the bars of a file that holds one series; see read_bars for the rest.
+
+    Raises:
+        DataError: Likewise.
+    """
+    (bars,) = read_bars(path, replace(reading, by=None))
+    return bars
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """Labelled spans of a series of bars, ascending and disjoint.
-
-    Attributes:
-        spans_S2: First bar and bar behind the last, int64.
-        type_S: Index into TYPE_NAMES, int64.
-    """
-
-    spans_S2: NDArray[np.int64]
-    type_S: NDArray[np.int64]
+class _TimeColumn:
+    name: str
+    times: WrittenTimes
+    zone: str | None
 
 
-def read_bars(path: str | Path) -> Bars:
-    """Read bars from a CSV file with a header (comma, semicolon or tab).
+def _time_columns(columns: NamedColumns, faults: Faults) -> list[tuple[str, pa.Array]]:
+    """Return each column that may hold the bars' times; a date and a time of day count as one."""
+    import pyarrow.compute as pc
 
-    Args:
-        path: The file. Columns, in any order and case: open, high, low, close, and timestamp, datetime, time
-            or date (date and time together are joined). Others are left alone. Times without a zone are UTC;
-            whole numbers are seconds, milli-, micro- or nanoseconds since 1970, told apart by their size.
-
-    Returns:
-        The bars.
-
-    Raises:
-        DataError: A column is missing, a value is no price or time, or times are not ascending; all is named.
-    """
-    faults = Faults(str(path))
-    table = _read_csv(path, PRICES, faults)
-    time_B = _bar_times(table, faults)
-    bars_B4 = np.stack([_numbers(table, name, faults) for name in PRICES], axis=1)
-    is_number_B = np.isfinite(bars_B4).all(axis=1)
-    for wrong_B, expected in impossible_prices(bars_B4):
-        shown = {row: f"{_line(row)}: {_prices(bars_B4[row])}" for row in np.flatnonzero(wrong_B).tolist()}
-        # What is no number has been named with its own column.
-        faults.add_rows(wrong_B & is_number_B, "close", shown.__getitem__, expected)
-    _check_ascending(time_B, faults)
-    if faults.found:
-        raise DataError(faults.found)
-    return Bars(time_B, bars_B4)
+    found = columns.candidates("time")
+    said_date = columns.candidates("date") if "date" in columns.reading.columns else []
+    dates = said_date or [at for at in found if plain_name(columns.names[at])[0] in {"date", "dt"}]
+    clocks = [at for at in found if at not in dates and is_clock_alone(columns.cells(at))]
+    pairs = [(date, clock) for date in dates for clock in clocks if is_date_alone(columns.cells(date))]
+    if len(pairs) == 1:
+        date, clock = pairs[0]
+        name = f"{columns.names[date]} {columns.names[clock]}".strip() or "date time"
+        joined = pc.binary_join_element_wise(columns.cells(date), columns.cells(clock), " ")
+        rest = [at for at in found if at not in {date, clock}]
+        return [(name, joined), *((columns.names[at], columns.cells(at)) for at in rest)]
+    if not found and "time" not in columns.reading.columns:
+        # pandas writes an index without a name in a column without one.
+        found = [at for at, name in enumerate(columns.names) if name.lower() in {"", "index", "unnamed: 0"}]
+        found = [at for at in found if columns.has_header]
+    if not found:
+        expected = "a column time, timestamp, datetime or date; --columns time=NAME says which it is"
+        faults.add("time", columns.missing("time"), expected)
+    return [(columns.names[at] or "time", columns.cells(at)) for at in found]
 
 
-def read_labels(path: str | Path, bars: Bars) -> Labels:
-    """Read labelled spans from a CSV file with the columns start, end (times, both inclusive) and label.
-
-    Args:
-        path: The file; separators and times as in read_bars.
-        bars: The bars that the times speak of.
-
-    Returns:
-        The spans in the order of time.
-
-    Raises:
-        DataError: A value cannot be read, or a span has no bars, lies outside of them or over another one.
-    """
-    faults = Faults(str(path))
-    table = _read_csv(path, ("start", "end", "label"), faults)
-    start_S, end_S = (_times(table[name], name, faults) for name in ("start", "end"))
-    names = table["label"].fillna("").astype(str).str.strip().str.lower().to_numpy()
-    type_S = np.array([TYPE_NAMES.index(name) if name in TYPE_NAMES else -1 for name in names], dtype=np.int64)
-    faults.add_rows(type_S < 0, "label", lambda row: f"{_line(row)}: {names[row]!r}", f"one of {', '.join(TYPE_NAMES)}")
-    spans_S2 = _locate(start_S, end_S, bars.time_B, faults)
-    if faults.found:
-        raise DataError(faults.found)
-    order_S = np.argsort(spans_S2[:, 0], kind="stable")
-    return Labels(spans_S2[order_S], type_S[order_S])
-
-
-def _locate(
-    start_S: NDArray[np.datetime64],
-    end_S: NDArray[np.datetime64],
-    time_B: NDArray[np.datetime64],
-    faults: Faults,
-) -> NDArray[np.int64]:
-    """Return the bars that each pair of times encloses, half-open; name the pairs that are wrong."""
-    given_S = ~np.isnat(start_S) & ~np.isnat(end_S)
-    reversed_S = given_S & (start_S > end_S)
-    outside_S = given_S & ~reversed_S & ((start_S < time_B[0]) | (end_S > time_B[-1]))
-    spans_S2 = np.stack((np.searchsorted(time_B, start_S, "left"), np.searchsorted(time_B, end_S, "right")), axis=1)
-    fine_S = given_S & ~reversed_S & ~outside_S
-    empty_S = fine_S & (spans_S2[:, 0] == spans_S2[:, 1])
-
-    def shown(row: int) -> str:
-        return f"{_line(row)}: {start_S[row]} to {end_S[row]}"
-
-    faults.add_rows(reversed_S, "start", shown, "a start that is not after the end")
-    faults.add_rows(outside_S, "start", shown, f"times from {time_B[0]} to {time_B[-1]}, where the bars are")
-    faults.add_rows(empty_S, "start", shown, "times with at least one bar between them")
-    rows = np.flatnonzero(fine_S & ~empty_S)
-    rows = rows[np.argsort(spans_S2[rows, 0], kind="stable")]
-    over_S = np.zeros(len(start_S), dtype=bool)
-    over_S[rows[1:]] = spans_S2[rows[1:], 0] < np.maximum.accumulate(spans_S2[rows, 1])[:-1]
-    faults.add_rows(over_S, "start", shown, "spans that share no bar with an earlier one")
-    return spans_S2
+def _times(columns: NamedColumns, cells: list[tuple[str, pa.Array]], faults: Faults) -> _TimeColumn:
+    """Read the times; where several columns have some, they have to agree, and the most precise one counts."""
+    rules = columns.reading.time_rules()
+    read: list[_TimeColumn] = []
+    for name, column in cells:
+        # Faults of a column that holds no times at all are not the file's, if another one does.
+        own = Faults(faults.file, line_N=faults.line_N)
+        zone = "UTC" if plain_name(name)[1] else rules.zone
+        day_first = rules.day_first
+        if day_first is None and name.lower() == "gmt time":
+            day_first = True  # Dukascopy's name for them, and its order
+        times = read_times(column, name, replace(rules, day_first=day_first), own)
+        if len(cells) > 1 and not times.is_read_R.any():
+            continue
+        faults.found += own.found
+        read.append(_TimeColumn(name, times, zone))
+    if not read:
+        raise faults.stop("time", "no column with times", "--columns time=NAME")
+    faults.raise_if_any()
+    best = min(read, key=lambda item: (int(item.times.precision_R.max()), not item.times.has_zone_R.any()))
+    for other in read:
+        if other is not best:
+            _check_agreement(best, other, faults)
+    return best
 
 
-def _read_csv(path: str | Path, names: tuple[str, ...], faults: Faults) -> pd.DataFrame:
-    """Return a table of at least one row with the columns `names`; all columns' names in lower case."""
-    import pandas as pd
-
-    path = Path(path).expanduser()
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max(",;\t", key=header.count)
-        found = [name.strip(' <>"\r\n').lower() for name in header.split(separator)]
-        _check_header(found, names, faults)
-        with warnings.catch_warnings():
-            # pandas only warns of rows longer than the header, and drops what is over.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                path,
-                sep=separator,
-                names=found,
-                skiprows=1,
-                index_col=False,
-                low_memory=False,
-                skip_blank_lines=False,
-                encoding="utf-8-sig",
-            )
-    except FileNotFoundError:
-        faults.add(None, "no such file", "a CSV file")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        faults.add(None, str(error).strip(), "a CSV file, every row as long as its header")
-    else:
-        # Blank lines count as rows, so that lines keep their numbers, but those at the end are nothing.
-        filled = np.flatnonzero(table.notna().any(axis=1))
-        if len(filled):
-            return table.iloc[: filled[-1] + 1]
-        faults.add(None, "no rows", "at least one")
-    raise DataError(faults.found)
+def _check_agreement(best: _TimeColumn, other: _TimeColumn, faults: Faults) -> None:
+    first_R, _ = resolve(best.times, best.zone, best.name, Faults(faults.file))
+    second_R, _ = resolve(other.times, other.zone, other.name, Faults(faults.file))
+    both_R = ~np.isnat(first_R) & ~np.isnat(second_R)
+    ahead_R = np.where(both_R, (first_R - second_R).astype(np.int64), 0)
+    differs_R = both_R & ((ahead_R < 0) | (ahead_R >= np.maximum(other.times.precision_R, 1)))
+    if differs_R.any():
+        row = int(np.flatnonzero(differs_R)[0])
+        said = f"{best.name} says {_shown(first_R[row])}, {other.name} {_shown(second_R[row])}"
+        found = f"two columns of times that differ: {said}"
+        line = None if faults.line_N is None else int(faults.line_N[row])
+        raise faults.stop(None, found, "one column of times: --columns time=NAME says which", line=line)
 
 
-def _check_header(found: list[str], names: tuple[str, ...], faults: Faults) -> None:
-    """Raise DataError, with all that is missing or doubled, unless the header has each of `names` once."""
-    for name in names:
-        if name not in found:
-            faults.add(name, f"no such column among {', '.join(found)}", f"a column {name}")
-    if names == PRICES and not set(_TIME_NAMES) & set(found):
-        expected = f"one of {', '.join(_TIME_NAMES)}"
-        faults.add(_TIME_NAMES[0], f"no such column among {', '.join(found)}", expected)
-    for name in sorted({name for name in found if found.count(name) > 1}):
-        faults.add(name, "several columns of this name", "one")
-    if faults.found:
-        raise DataError(faults.found)
+def _series(columns: NamedColumns, faults: Faults) -> dict[str, NDArray[np.intp]]:
+    """Return the rows of each series by its name; "" where nothing names it."""
+    by = columns.reading.by
+    tells = columns.series_columns()
+    if by is not None:
+        at = columns.named(by)
+        if at is None:
+            raise faults.stop(by, columns.missing(by), "the name of a column for --by")
+        tells = [at, *(other for other in tells if other != at)]
+    rows = {"": np.arange(len(columns.table.line_R))}
+    for at in tells:
+        column = columns.cells(at).dictionary_encode()
+        names = [str(name) for name in column.dictionary.to_pylist()]
+        index_R = np.asarray(column.indices.to_numpy(zero_copy_only=False))
+        if by is not None and at == tells[0]:
+            rows = {name: np.flatnonzero(index_R == number) for number, name in enumerate(names)}
+            continue
+        for series, rows_B in rows.items():
+            inside = sorted({names[number] for number in np.unique(index_R[rows_B])} - {""})
+            if len(inside) > 1:
+                shown = ", ".join(inside[:_MOST_SHOWN]) + (", ..." if len(inside) > _MOST_SHOWN else "")
+                of = f" within {series}" if series else ""
+                expected = f"one series of bars a file, or --by {columns.names[at]} to cut each on its own"
+                raise faults.stop(columns.names[at], f"{len(inside)} values{of}: {shown}", expected)
+        if list(rows) == [""] and len(names) == 1 and plain_name(columns.names[at])[0] in _INSTRUMENT_NAMES:
+            rows = {names[0]: rows[""]}
+    return rows
 
 
-def _bar_times(table: pd.DataFrame, faults: Faults) -> NDArray[np.datetime64]:
-    found = [name for name in _TIME_NAMES if name in table.columns]
-    if found == ["time", "date"]:
-        joined = table["date"].astype(str) + " " + table["time"].astype(str)
-        return _times(joined, "time", faults)
-    return _times(table[found[0]], found[0], faults)
+_INSTRUMENT_NAMES = {"symbol", "ticker", "instrument", "pair"}
 
 
-def _times(column: pd.Series[Any], name: str, faults: Faults) -> NDArray[np.datetime64]:
-    """Return UTC times, NaT where unreadable; name those."""
-    import pandas as pd
-
-    unit = _epoch_unit(column)
-    if unit is not None:
-        parsed = pd.to_datetime(column, unit=unit, utc=True, errors="coerce")
-    else:
-        text = column.astype(str).str.strip()
-        # pandas would read "now" and "today".
-        text = text.where(text.str.contains(r"\d"), "")
-        attempts = (pd.to_datetime(text, format=form, utc=True, errors="coerce") for form in _TIME_FORMATS)
-        best = next((attempt for attempt in attempts if not attempt.isna().any()), None)
-        parsed = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce") if best is None else best
-    time = np.asarray(parsed.dt.tz_localize(None), dtype="datetime64[ns]")
-    faults.add_rows(np.isnat(time), name, lambda row: f"{_line(row)}: {_shown(column.iloc[row])}", _A_TIME)
-    return time
-
-
-def _epoch_unit(column: pd.Series[Any]) -> Literal["s", "ms", "us", "ns"] | None:
-    """Return the unit of numbers since 1970, by their size; None for what is no such number."""
-    import pandas as pd
-
-    if not pd.api.types.is_numeric_dtype(column) or column.isna().all():
-        return None
-    largest = float(column.abs().max())
-    # Below are no times after 1973 but dates such as 20240131.
-    if largest < 1e8:
-        return None
-    return "s" if largest < 1e11 else "ms" if largest < 1e14 else "us" if largest < 1e17 else "ns"
-
-
-def _numbers(table: pd.DataFrame, name: str, faults: Faults) -> NDArray[np.float64]:
-    import pandas as pd
-
-    numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
-    faults.add_rows(
-        ~np.isfinite(numbers), name, lambda row: f"{_line(row)}: {_shown(table[name].iloc[row])}", "a finite price"
-    )
+def _prices(cells: pa.Array, name: str, reading: Reading, faults: Faults) -> Numbers:
+    numbers = read_numbers(cells, reading.decimal)
+    if numbers.has_comma_R.any():
+        row = int(np.flatnonzero(numbers.has_comma_R)[0])
+        found = f"a comma in {cells[row].as_py()!r}"
+        expected = "--decimal , where it is the decimal mark, --decimal . where it groups thousands"
+        line = None if faults.line_N is None else int(faults.line_N[row])
+        raise faults.stop(name, found, expected, line=line)
+    faults.add_rows(numbers.is_bad_R, name, lambda row: repr(cells[row].as_py()), "a finite price")
     return numbers
 
 
-def _check_ascending(time_B: NDArray[np.datetime64], faults: Faults) -> None:
-    """Compare times that could be read with the ones before them; the others have been named."""
-    row_C = np.flatnonzero(~np.isnat(time_B))
-    step_C = np.diff(time_B[row_C]).astype(np.int64)
-    if len(step_C) > 1 and (step_C < 0).all():
-        faults.add("time", "newest bars first", "oldest bars first: reverse the file's rows")
-        return
-    for wrong_C, expected in ((step_C == 0, "each time once"), (step_C < 0, "ascending times: sort the file's rows")):
-        before = dict(zip(row_C[1:][wrong_C].tolist(), time_B[row_C[:-1][wrong_C]], strict=True))
-        wrong_B = np.zeros(len(time_B), dtype=bool)
-        wrong_B[list(before)] = True
-        shown = {row: f"{_line(row)}: {time_B[row]} after {time}" for row, time in before.items()}
-        faults.add_rows(wrong_B, "time", shown.__getitem__, expected)
+def _bars_of(
+    rows_B: NDArray[np.intp],
+    series: str,
+    instrument: str,
+    times: _TimeColumn,
+    prices: list[Numbers],
+    reading: Reading,
+    faults: Faults,
+    notes: tuple[str, ...],
+    price_columns: list[int | None],
+    columns: NamedColumns,
+) -> Bars | None:
+    """Return one series in ascending order, without rows that lack a price; name what is wrong with it."""
+    values_B4 = np.stack([numbers.value_R[rows_B] for numbers in prices], axis=1)
+    missing_B = np.any([numbers.is_missing_R[rows_B] for numbers in prices], axis=0)
+    said = list(notes)
+    if missing_B.any():
+        lines = columns.table.line_R[rows_B[missing_B]].tolist()
+        shown = ", ".join(map(str, lines[:_MOST_SHOWN])) + (", ..." if len(lines) > _MOST_SHOWN else "")
+        said.append(f"{len(lines)} rows without a price left out (line {shown})")
+        if missing_B.all():
+            faults.add("close", "no row with all four prices", "at least one bar")
+            return None
+    rows_B, values_B4 = rows_B[~missing_B], values_B4[~missing_B]
+    rows_B, was_reversed = ascending_rows(times.times, rows_B)
+    if was_reversed:
+        values_B4 = values_B4[::-1]
+        said.append("newest bars first: turned around")
+    own = Faults(faults.file, line_N=faults.line_N[rows_B] if faults.line_N is not None else None)
+    ours = times.times.take(rows_B)
+    time_B, is_zoned = resolve(ours, times.zone, times.name, own)
+    if not own.found:
+        units = [UNITS[unit] if unit >= 0 else "calendar" for unit in np.unique(ours.by_unit_R).tolist()]
+        if len(units) > 1:
+            said.append(f"times of several kinds, each read by its own digits: {', '.join(units)}")
+        check_order(time_B, times.name, own, is_zoned=is_zoned, is_mixed=len(units) > 1)
+    texts = [columns.cells(at) for at in price_columns if at is not None]
+    if not own.found and reading.decimal is None:
+        check_jumps(values_B4, [text.take(_indices(rows_B)) for text in texts], own)
+    if not own.found:
+        _check_prices(values_B4, own)
+    faults.found += own.found
+    if own.found:
+        return None
+    if not is_zoned:
+        said.append(f"times in {times.name} carry no zone and are taken as UTC (--timezone says otherwise)")
+    num_rows = len(columns.table.line_R)
+    return Bars(time_B, values_B4, rows_B, num_rows, is_zoned, series or instrument, faults.file, tuple(said))
 
 
-def _prices(bar_4: NDArray[np.float64]) -> str:
-    return "open, high, low, close " + ", ".join(f"{price:g}" for price in bar_4)
+def _indices(rows_B: NDArray[np.intp]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(rows_B)
 
 
-def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
+def _check_prices(bars_B4: NDArray[np.float64], faults: Faults) -> None:
+    for wrong_B, expected in impossible_prices(bars_B4, np.full(len(bars_B4), (bars_B4 < 0).any())):
+        faults.add_rows(wrong_B, "close", lambda row: shown_bar(bars_B4[row]), expected)
 
 
-def _line(row: int) -> str:
-    # What an editor shows: counted from 1, behind the header.
-    return f"line {row + 2}"
+def _shown(time: np.datetime64) -> str:
+    text = str(time)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def step_of(bars: Bars) -> np.timedelta64 | None:
+    """Return the commonest step between bars, or None for a single bar."""
+    steps = np.diff(bars.time_B)
+    if not len(steps):
+        return None
+    values, counts = np.unique(steps, return_counts=True)
+    step: np.timedelta64 = values[counts.argmax()]
+    return step

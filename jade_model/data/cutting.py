@@ -7,7 +7,9 @@ Legend: N windows, T bars a window, B bars of the series, S labelled spans of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 from jade_model.core.errors import ConfigError, DataError, Violation
 from jade_model.core.files import sha256_file, sha256_json
 from jade_model.core.windows import MAX_WINDOW_LENGTH, MIN_WINDOW_LENGTH, NO_TYPE, Windows
-from jade_model.data.bars import Labels, read_bars, read_labels
+from jade_model.data.bars import Bars, read_bars
+from jade_model.data.labels import Labels, read_labels
+from jade_model.data.text.columns import Reading
 
 MIN_VISIBLE_FRACTION = 0.3
 
@@ -24,16 +28,31 @@ _BARS_BEFORE_FRACTION = 1 / 7
 _BARS_AFTER_FRACTION = 1 / 20
 
 
+@dataclass(frozen=True)
+class Cutting:
+    """How bars are cut into windows.
+
+    Attributes:
+        window_length: T, in bars.
+        stride: Bars between the starts of windows; None is one window a label, or T without labels.
+        overlap_offsets: Shifts in bars of the further windows around a label, such as (-52, 52).
+        instrument: Name that is written to the windows and starts their identifiers, instead of the file's.
+        seed: Of the places of the spans.
+    """
+
+    window_length: int = 105
+    stride: int | None = None
+    overlap_offsets: tuple[int, ...] = ()
+    instrument: str = ""
+    seed: int = 0
+
+
 def cut_windows(
-    bars_csv: str | Path,
-    labels_csv: str | Path | None = None,
-    *,
-    window_length: int = 105,
-    stride: int | None = None,
-    overlap_offsets: Sequence[int] = (),
-    instrument: str = "",
-    seed: int = 0,
-) -> Windows:
+    bars_path: str | Path,
+    labels_path: str | Path | None = None,
+    cutting: Cutting = Cutting(),
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+) -> tuple[Windows, list[str]]:
     """Cut bars into windows of consecutive present bars.
 
     With labels and no stride, one base window is cut around each labelled span, the span at a random place in
@@ -43,59 +62,106 @@ def cut_windows(
     spans.
 
     Args:
-        bars_csv: File that read_bars reads.
-        labels_csv: File that read_labels reads; None gives unlabelled windows.
-        window_length: T, in bars.
-        stride: Bars between the starts of windows; None is one window a label, or T without labels.
-        overlap_offsets: Shifts in bars of the further windows around a label, such as (-52, 52).
-        instrument: Name that is written to the windows and starts their identifiers; empty for none.
-        seed: Of the places of the spans.
+        bars_path: File that read_bars reads.
+        labels_path: File that read_labels reads; None gives unlabelled windows.
+        cutting: How to cut.
+        reading: What the files do not say themselves; `by` cuts each of several series on its own.
 
     Returns:
-        Windows in the order of time, of labels with their base window first.
+        Windows in the order of time, of labels with their base window first, series by series; and what was understood
+        or left out, for people.
 
     Raises:
-        DataError: A file breaks its contract, or holds fewer bars than one window.
+        DataError: A file breaks its contract, holds fewer bars than one window, or there is nothing to cut around.
         ConfigError: Window length, stride or offsets make no sense.
     """
-    _check_settings(window_length, stride, overlap_offsets, is_labelled=labels_csv is not None)
-    bars = read_bars(bars_csv)
-    num_bars = len(bars.time_B)
+    _check_settings(cutting, is_labelled=labels_path is not None)
+    settings = {
+        "bars": sha256_file(_existing(bars_path)),
+        "labels": None if labels_path is None else sha256_file(_existing(labels_path)),
+        **asdict(cutting),
+        "reading": asdict(reading),
+    }
+    parts, notes = [], []
+    series = read_bars(bars_path, reading)
+    for bars in series:
+        labels = None if labels_path is None else read_labels(labels_path, bars, reading)
+        said = [*bars.notes, *(() if labels is None else labels.notes)]
+        notes += [f"{bars.instrument}: {note}" if len(series) > 1 else note for note in said]
+        if labels is None or len(labels.spans_S2) or cutting.stride is not None:
+            parts.append(_cut(bars, labels, cutting, labels_path))
+    if not parts:
+        found = "no labelled span"
+        raise DataError([Violation(str(labels_path), None, None, found, "spans, or --stride: windows without any")])
+    joined = _joined(parts)
+    return replace(joined, name=Path(bars_path).stem, path=str(bars_path), sha256=sha256_json(settings)), notes
+
+
+def newest_windows(
+    bars_path: str | Path,
+    window_length: int,
+    instrument: str = "",
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+) -> tuple[Windows, NDArray[np.datetime64], list[str]]:
+    """Cut the last window of each series of a file of bars.
+
+    Args:
+        bars_path: File that read_bars reads.
+        window_length: T, in bars.
+        instrument: Its name, instead of the file's.
+        reading: What the file does not say itself.
+
+    Returns:
+        One unlabelled window a series; the times of its bars, [N, T] in UTC; notes for people.
+
+    Raises:
+        DataError: The file breaks its contract, or holds fewer bars than one window.
+    """
+    parts, times, notes = [], [], []
+    for bars in read_bars(bars_path, reading):
+        windows = _cut(bars, None, Cutting(window_length, stride=max(len(bars.time_B), 1), instrument=instrument), None)
+        parts.append(windows.take(np.array([windows.num_windows - 1])))
+        times.append(bars.time_B[-window_length:])
+        notes += list(bars.notes)
+    return _joined(parts), np.stack(times), notes
+
+
+def _existing(path: str | Path) -> Path:
+    expanded = Path(path).expanduser()
+    if not expanded.is_file():
+        raise DataError([Violation(str(path), None, None, "no such file", "a file of text")])
+    return expanded
+
+
+def _cut(bars: Bars, labels: Labels | None, cutting: Cutting, labels_path: str | Path | None) -> Windows:
+    """Cut one series: around its labels, of which there are some, unless a stride is given."""
+    num_bars, window_length = len(bars.time_B), cutting.window_length
+    instrument = cutting.instrument or bars.instrument
     if num_bars < window_length:
+        found = f"{num_bars} bars" + (f" of {bars.instrument}" if bars.instrument else "")
         expected = f"at least the {window_length} of one window"
-        raise DataError([Violation(str(bars_csv), None, None, f"{num_bars} bars", expected)])
+        raise DataError([Violation(bars.path, None, None, found, expected)])
     prefix = f"{instrument}_" if instrument else ""
-    labels = None if labels_csv is None else read_labels(labels_csv, bars)
-    if labels is None or labels_csv is None or stride is not None:
-        first_N = _strided(num_bars, window_length, window_length if stride is None else stride)
+    if labels is None or cutting.stride is not None:
+        first_N = _strided(num_bars, window_length, window_length if cutting.stride is None else cutting.stride)
         offset_N = np.zeros(len(first_N), dtype=np.int64)
         base_id_N = [f"{prefix}bar_{first}" for first in first_N.tolist()]
         window_id_N = base_id_N
         label_N = None
     else:
-        _check_fit(labels, window_length, labels_csv)
-        first_N, offset_N, label_N = _around_labels(labels, num_bars, window_length, overlap_offsets, seed)
+        _check_fit(labels, window_length, labels_path or "")
+        first_N, offset_N, label_N = _around_labels(labels, num_bars, cutting)
         base_id_N = [f"{prefix}{label}_exp_1" for label in label_N.tolist()]
         window_id_N = [
             f"{base_id}_offset{f'{offset:+d}' if offset else '0'}"
             for base_id, offset in zip(base_id_N, offset_N.tolist(), strict=True)
         ]
-    none = Labels(np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64))
-    span_offsets_N1, spans_V2, main_N = _visible_spans(labels or none, first_N, window_length, label_N)
-    settings = {
-        "bars": sha256_file(Path(bars_csv).expanduser()),
-        "labels": None if labels_csv is None else sha256_file(Path(labels_csv).expanduser()),
-        "window_length": window_length,
-        "stride": stride,
-        "overlap_offsets": list(overlap_offsets),
-        "seed": seed,
-    }
-    fraction_N, type_N = _describe_main(labels or none, main_N, first_N, window_length)
-    source_N = np.where(offset_N == 0, "original", "overlapped")
+    span_offsets_N1, spans_V2, main_N = _visible_spans(labels or Labels.none(), first_N, window_length, label_N)
+    fraction_N, type_N = _describe_main(labels or Labels.none(), main_N, first_N, window_length)
     return Windows(
-        name=Path(bars_csv).stem,
-        path=str(bars_csv),
-        sha256=sha256_json(settings),
+        name="",
+        path=bars.path,
+        sha256="",
         window_id_N=np.array(window_id_N, dtype=np.str_),
         base_window_id_N=np.array(base_id_N, dtype=np.str_),
         bars_NT4=bars.bars_B4[first_N[:, None] + np.arange(window_length)],
@@ -105,16 +171,27 @@ def cut_windows(
         offset_N=offset_N,
         overlap_fraction_N=fraction_N,
         quality_N=np.zeros(len(first_N), dtype=np.str_),
-        source_N=source_N,
+        source_N=np.where(offset_N == 0, "original", "overlapped"),
         instrument_N=np.full(len(first_N), instrument, dtype=np.str_),
         start_time_N=bars.time_B[first_N],
         is_labelled=labels is not None,
     )
 
 
-def _check_settings(
-    window_length: int, stride: int | None, overlap_offsets: Sequence[int], *, is_labelled: bool
-) -> None:
+def _joined(parts: Sequence[Windows]) -> Windows:
+    """Return the windows of all parts, one part after the other."""
+    num_spans_N = np.concatenate([part.num_spans_N for part in parts])
+    per_row: dict[str, Any] = {
+        item.name: np.concatenate([getattr(part, item.name) for part in parts])
+        for item in fields(Windows)
+        if item.name.endswith(("_N", "_NT4", "_S2"))
+    }
+    span_offsets_N1 = np.concatenate(([0], np.cumsum(num_spans_N)))
+    return replace(parts[0], **per_row, span_offsets_N1=span_offsets_N1)
+
+
+def _check_settings(cutting: Cutting, *, is_labelled: bool) -> None:
+    window_length, stride, overlap_offsets = cutting.window_length, cutting.stride, cutting.overlap_offsets
     if not MIN_WINDOW_LENGTH <= window_length <= MAX_WINDOW_LENGTH:
         raise ConfigError(f"window_length is {window_length}; choose {MIN_WINDOW_LENGTH} to {MAX_WINDOW_LENGTH} bars")
     if stride is not None and stride < 1:
@@ -125,12 +202,12 @@ def _check_settings(
         raise ConfigError(f"overlap_offsets are {tuple(overlap_offsets)}; name shifts other than 0, each once")
 
 
-def _check_fit(labels: Labels, window_length: int, labels_csv: str | Path) -> None:
+def _check_fit(labels: Labels, window_length: int, labels_path: str | Path) -> None:
     length_S = labels.spans_S2[:, 1] - labels.spans_S2[:, 0]
     longest = int(length_S.max())
     if longest > window_length:
         found = f"a span of {longest} bars"
-        raise DataError([Violation(str(labels_csv), None, "end", found, f"at most {window_length}: a window")])
+        raise DataError([Violation(str(labels_path), None, "end", found, f"at most {window_length}: a window")])
 
 
 def _strided(num_bars: int, window_length: int, stride: int) -> NDArray[np.int64]:
@@ -141,17 +218,18 @@ def _strided(num_bars: int, window_length: int, stride: int) -> NDArray[np.int64
 
 
 def _around_labels(
-    labels: Labels, num_bars: int, window_length: int, overlap_offsets: Sequence[int], seed: int
+    labels: Labels, num_bars: int, cutting: Cutting
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return first bar, offset and label of each window; a label's base window before its shifted ones."""
+    window_length = cutting.window_length
     start_S, end_S = labels.spans_S2.T
     length_S = end_S - start_S
     earliest_S = np.minimum(int(window_length * _BARS_BEFORE_FRACTION), window_length - length_S)
     latest_S = np.maximum(window_length - int(window_length * _BARS_AFTER_FRACTION) - length_S, earliest_S)
-    random_S = np.random.default_rng([seed, 0]).random(len(start_S))
+    random_S = np.random.default_rng([cutting.seed, 0]).random(len(start_S))
     place_S = earliest_S + np.floor(random_S * (latest_S - earliest_S + 1)).astype(np.int64)
     base_S = np.clip(start_S - place_S, 0, num_bars - window_length)
-    offset_O = np.array([0, *overlap_offsets], dtype=np.int64)
+    offset_O = np.array([0, *cutting.overlap_offsets], dtype=np.int64)
     first_SO = base_S[:, None] + offset_O
     visible_SO = np.minimum(first_SO + window_length, end_S[:, None]) - np.maximum(first_SO, start_S[:, None])
     kept_SO = (first_SO >= 0) & (first_SO <= num_bars - window_length)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,9 @@ import pytest
 from training_windows import random_windows
 
 from jade_model.core.errors import ConfigError, DataError, Violation
-from jade_model.core.windows import NO_TYPE, TYPE_NAMES
-from jade_model.data.bars import read_bars, read_labels
-from jade_model.data.cutting import cut_windows
+from jade_model.core.windows import NO_TYPE, TYPE_NAMES, Windows
+from jade_model.data.bars import read_series
+from jade_model.data.cutting import Cutting, cut_windows
 from jade_model.data.groups import group_windows
 from jade_model.data.schema import find_violations, load_windows, write_windows
 
@@ -45,148 +46,22 @@ def labels_csv(tmp_path: Path) -> Path:
     return tmp_path / "labels.csv"
 
 
+def cut(bars: Path, labels: Path | None = None, **settings: Any) -> Windows:
+    return cut_windows(bars, labels, Cutting(**settings))[0]
+
+
 def violations_of(call: Callable[[], object]) -> list[Violation]:
     with pytest.raises(DataError) as caught:
         call()
     return caught.value.violations
 
 
-class TestReadingBars:
-    def test_bars_and_times_are_read(self, bars_csv: Path) -> None:
-        bars = read_bars(bars_csv)
-        np.testing.assert_array_equal(bars.bars_B4, bars_table()[["open", "high", "low", "close"]].to_numpy())
-        np.testing.assert_array_equal(bars.time_B, TIMES.to_numpy(dtype="datetime64[ns]"))
-
-    @pytest.mark.parametrize(
-        ("first", "second"),
-        [
-            ("2024-01-31T14:30:00Z", "2024-01-31 14:31"),
-            ("2024-01-31 16:30+02:00", "2024-01-31 14:31+00:00"),
-            ("2024.01.31 14:30", "2024.01.31 14:31"),
-            ("1706711400", "1706711460"),
-            ("1706711400000", "1706711460000"),
-            ("1706711400000000000", "1706711460000000000"),
-            ("1706711400.0", "1706711460.0"),
-        ],
-    )
-    def test_times_are_utc_whatever_their_form(self, tmp_path: Path, first: str, second: str) -> None:
-        path = tmp_path / "a.csv"
-        path.write_text(f"Date,Open,High,Low,Close\n{first},1,2,1,2\n{second},1,2,1,2\n")
-        expected = np.array(["2024-01-31T14:30", "2024-01-31T14:31"], dtype="datetime64[ns]")
-        np.testing.assert_array_equal(read_bars(path).time_B, expected)
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "\ufeffVolume;CLOSE;Low;High;Open;Timestamp\n5;2;1;3;1.5;2024-01-31 14:30:00\n",
-            "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\n2024.01.31\t14:30:00\t1.5\t3\t1\t2\t7\n",
-            "date,time,open,high,low,close\n20240131,14:30:00,1.5,3,1,2\n",
-        ],
-    )
-    def test_separator_order_and_case_of_columns_do_not_matter(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "a.csv").write_text(text, encoding="utf-8")
-        bars = read_bars(tmp_path / "a.csv")
-        assert bars.bars_B4.tolist() == [[1.5, 3.0, 1.0, 2.0]]
-        assert bars.time_B.tolist() == [np.datetime64("2024-01-31T14:30", "ns").astype(int)]
-
-    def test_every_breach_is_named_with_row_and_line(self, tmp_path: Path) -> None:
-        table = bars_table().astype({"open": object})
-        table.loc[3, "open"] = "oops"
-        table.loc[5, "high"] = 0.5
-        table.loc[7, "close"] = np.nan
-        table.loc[9, "time"] = TIMES[8]
-        table.loc[12, "time"] = TIMES[2]
-        table.to_csv(tmp_path / "a.csv", index=False)
-        found = {(item.row, item.column): item.found for item in violations_of(lambda: read_bars(tmp_path / "a.csv"))}
-        assert found[3, "open"] == "line 5: 'oops'"
-        assert "line 7: open, high, low, close" in found[5, "close"]
-        assert found[7, "close"] == "line 9: nan"
-        assert found[9, "time"] == "line 11: 2024-01-01T09:08:00.000000000 after 2024-01-01T09:08:00.000000000"
-        assert "line 14" in found[12, "time"]
-        assert len(found) == 5
-
-    @pytest.mark.parametrize("time", ["31/01/2024 14:30", "soon", ""])
-    def test_a_time_that_cannot_be_read_one_way_only_is_named(self, tmp_path: Path, time: str) -> None:
-        (tmp_path / "a.csv").write_text(f"time,open,high,low,close\n2024-01-31,1,2,1,2\n{time},1,2,1,2\n")
-        (violation,) = violations_of(lambda: read_bars(tmp_path / "a.csv"))
-        assert (violation.row, violation.column) == (1, "time")
-        assert time in violation.found
-
-    def test_prices_are_checked_although_times_are_wrong(self, tmp_path: Path) -> None:
-        (tmp_path / "a.csv").write_text(
-            "time,open,high,low,close\nnow,1,2,1,2\n2024-01-01,1,2,3,2\n\n2024-01-02,1,2,1,2\n\n\n"
-        )
-        violations = violations_of(lambda: read_bars(tmp_path / "a.csv"))
-        assert {(item.row, item.column) for item in violations} == {
-            (0, "time"), (1, "close"), (2, "time"), (2, "open"), (2, "high"), (2, "low"), (2, "close")
-        }  # fmt: skip
-
-    def test_newest_first_is_named_once(self, tmp_path: Path) -> None:
-        bars_table()[::-1].to_csv(tmp_path / "a.csv", index=False)
-        (violation,) = violations_of(lambda: read_bars(tmp_path / "a.csv"))
-        assert "reverse" in violation.expected
-
-    @pytest.mark.parametrize(
-        ("text", "word"),
-        [
-            ("", "no such column among "),
-            ("time,open,high,low,close\n", "no rows"),
-            ("open,high,low,close\n1,2,1,2\n", "no such column among open"),
-            ("time,open,high,close\n2024-01-01,1,2,2\n", "no such column among time"),
-            ("time,open,high,low,close\n2024-01-01,1,2,1,2\n2024-01-02,1,2,1,2,9,9\n", "line 3"),
-            ("time,open,open,high,low,close\n2024-01-01,1,1,2,1,2\n", "several columns"),
-        ],
-    )
-    def test_a_file_that_is_none_is_named(self, tmp_path: Path, text: str, word: str) -> None:
-        (tmp_path / "a.csv").write_text(text)
-        assert any(word in violation.found for violation in violations_of(lambda: read_bars(tmp_path / "a.csv")))
-
-    def test_what_is_missing_or_no_text_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00" * 99)
-        assert violations_of(lambda: read_bars(tmp_path / "none.csv"))[0].found == "no such file"
-        assert violations_of(lambda: read_bars(tmp_path / "binary.csv"))[0].expected.startswith("a CSV file")
-
-
-class TestReadingLabels:
-    def test_both_times_are_inclusive_and_spans_come_in_the_order_of_time(self, bars_csv: Path, tmp_path: Path) -> None:
-        labels_table(LABELS[::-1]).to_csv(tmp_path / "l.csv", index=False)
-        labels = read_labels(tmp_path / "l.csv", read_bars(bars_csv))
-        assert labels.spans_S2.tolist() == [[start, end + 1] for start, end, _ in LABELS]
-        assert [TYPE_NAMES[kind] for kind in labels.type_S] == [label for _, _, label in LABELS]
-
-    def test_times_between_bars_enclose_the_bars_between_them(self, bars_csv: Path, tmp_path: Path) -> None:
-        (tmp_path / "l.csv").write_text("start,end,label\n2024-01-01 09:04:30,2024-01-01 09:07:59, Reversal\n")
-        labels = read_labels(tmp_path / "l.csv", read_bars(bars_csv))
-        assert labels.spans_S2.tolist() == [[5, 8]]
-
-    def test_every_breach_is_named(self, bars_csv: Path, tmp_path: Path) -> None:
-        lines = [
-            "start,end,label",
-            "2024-01-01 09:10,2024-01-01 09:05,reversal",
-            "2024-01-01 08:00,2024-01-01 09:05,reversal",
-            "2024-01-01 09:04:10,2024-01-01 09:04:50,reversal",
-            "2024-01-01 09:20,2024-01-01 09:30,reversal",
-            "2024-01-01 09:30,2024-01-01 09:40,breakout",
-            "2024-01-01 09:50,never,reversal",
-        ]
-        (tmp_path / "l.csv").write_text("\n".join(lines))
-        violations = violations_of(lambda: read_labels(tmp_path / "l.csv", read_bars(bars_csv)))
-        expected = {(item.row, item.column): item.expected for item in violations}
-        assert "not after the end" in expected[0, "start"]
-        assert "where the bars are" in expected[1, "start"]
-        assert "at least one bar" in expected[2, "start"]
-        assert "share no bar" in expected[4, "start"]
-        assert "reversal" in expected[4, "label"]
-        assert "a time such as" in expected[5, "end"]
-        assert len(expected) == 6
-
-
 class TestWindowsAroundLabels:
     def test_each_label_gets_a_window_that_shows_its_bars_and_all_spans_in_it(
         self, bars_csv: Path, labels_csv: Path
     ) -> None:
-        windows = cut_windows(bars_csv, labels_csv, window_length=64, instrument="NQ")
-        series = read_bars(bars_csv)
+        windows = cut(bars_csv, labels_csv, window_length=64, instrument="NQ")
+        series = read_series(bars_csv)
         assert windows.window_id_N.tolist() == [f"NQ_{number}_exp_1_offset0" for number in range(4)]
         assert windows.is_labelled
         for row in range(4):
@@ -208,7 +83,7 @@ class TestWindowsAroundLabels:
         labels_table([(start, start + 4, "reversal") for start in range(100, 300, 10)]).to_csv(tmp_path / "l.csv")
         places = []
         for seed in (0, 0, 1):
-            windows = cut_windows(bars_csv, tmp_path / "l.csv", window_length=64, seed=seed)
+            windows = cut(bars_csv, tmp_path / "l.csv", window_length=64, seed=seed)
             starts = (TIMES[100].to_datetime64() + np.arange(20) * np.timedelta64(10, "m")) - windows.start_time_N
             places.append((starts / np.timedelta64(1, "m")).tolist())
         assert places[0] == places[1] != places[2]
@@ -219,12 +94,12 @@ class TestWindowsAroundLabels:
     def test_shifted_windows_belong_to_their_base_and_show_a_share_of_its_span(
         self, bars_csv: Path, labels_csv: Path, tmp_path: Path
     ) -> None:
-        windows = cut_windows(bars_csv, labels_csv, window_length=64, overlap_offsets=(-32, 32), seed=3)
+        windows = cut(bars_csv, labels_csv, window_length=64, overlap_offsets=(-32, 32), seed=3)
         write_windows(windows, tmp_path / "out.parquet")
         assert find_violations(tmp_path / "out.parquet") == []
         read = load_windows(tmp_path / "out.parquet")
         assert read.window_id_N.tolist() == windows.window_id_N.tolist()
-        series = read_bars(bars_csv)
+        series = read_series(bars_csv)
         shifts = {"0": 0, "-32": -32, "+32": 32}
         seen = set()
         for row, window_id in enumerate(read.window_id_N.tolist()):
@@ -246,7 +121,7 @@ class TestWindowsAroundLabels:
         table = bars_table().drop(index=range(42, 80))
         table.to_csv(tmp_path / "gap.csv", index=False)
         labels_table(LABELS[1:2]).to_csv(tmp_path / "l.csv", index=False)
-        windows = cut_windows(tmp_path / "gap.csv", tmp_path / "l.csv", window_length=100)
+        windows = cut(tmp_path / "gap.csv", tmp_path / "l.csv", window_length=100)
         assert windows.bars_NT4.shape == (1, 100, 4)
         (start, end), first = windows.spans_of(0)[0], windows.start_time_N[0]
         assert end - start == 7
@@ -255,7 +130,7 @@ class TestWindowsAroundLabels:
 
     def test_a_span_longer_than_a_window_is_named(self, bars_csv: Path, tmp_path: Path) -> None:
         labels_table([(10, 60, "reversal")]).to_csv(tmp_path / "l.csv", index=False)
-        (violation,) = violations_of(lambda: cut_windows(bars_csv, tmp_path / "l.csv", window_length=32))
+        (violation,) = violations_of(lambda: cut(bars_csv, tmp_path / "l.csv", window_length=32))
         assert "51 bars" in violation.found
 
     @pytest.mark.parametrize("label", [(0, 15, "reversal"), (384, 399, "reversal"), (200, 215, "reversal")])
@@ -263,15 +138,15 @@ class TestWindowsAroundLabels:
         self, bars_csv: Path, tmp_path: Path, label: tuple[int, int, str]
     ) -> None:
         labels_table([label]).to_csv(tmp_path / "l.csv", index=False)
-        assert cut_windows(bars_csv, tmp_path / "l.csv", window_length=16).spans_S2.tolist() == [[0, 16]]
-        assert np.diff(cut_windows(bars_csv, tmp_path / "l.csv", window_length=64).spans_S2).tolist() == [[16]]
+        assert cut(bars_csv, tmp_path / "l.csv", window_length=16).spans_S2.tolist() == [[0, 16]]
+        assert np.diff(cut(bars_csv, tmp_path / "l.csv", window_length=64).spans_S2).tolist() == [[16]]
 
 
 class TestWindowsOneAfterTheOther:
     def test_without_labels_windows_follow_one_another_and_end_with_the_last_bar(self, bars_csv: Path) -> None:
-        windows = cut_windows(bars_csv, window_length=105)
+        windows = cut(bars_csv, window_length=105)
         assert not windows.is_labelled
-        series = read_bars(bars_csv)
+        series = read_series(bars_csv)
         firsts = [0, 105, 210, 295]
         np.testing.assert_array_equal(windows.start_time_N, series.time_B[firsts])
         np.testing.assert_array_equal(windows.bars_NT4[3], series.bars_B4[-105:])
@@ -279,35 +154,35 @@ class TestWindowsOneAfterTheOther:
         assert windows.num_spans_N.tolist() == [0] * 4
 
     def test_a_stride_decides_how_far_apart_windows_start(self, bars_csv: Path) -> None:
-        windows = cut_windows(bars_csv, window_length=100, stride=50)
+        windows = cut(bars_csv, window_length=100, stride=50)
         assert windows.num_windows == 7
         assert set(np.diff(windows.start_time_N)) == {np.timedelta64(50, "m")}
 
     def test_with_labels_and_a_stride_windows_without_an_expansion_are_kept(
         self, bars_csv: Path, labels_csv: Path
     ) -> None:
-        windows = cut_windows(bars_csv, labels_csv, window_length=50, stride=50)
+        windows = cut(bars_csv, labels_csv, window_length=50, stride=50)
         assert windows.is_labelled
         assert windows.num_spans_N.tolist() == [1, 1, 1, 0, 0, 0, 0, 1]
         assert windows.type_N.tolist() == [0, 1, 2, *[NO_TYPE] * 4, 0]
-        cut = cut_windows(bars_csv, labels_csv, window_length=50, stride=42)
-        assert cut.spans_of(0).tolist() == [[40, 45]]
-        assert cut.spans_of(1).tolist() == [[0, 3], [48, 50]]
+        other = cut(bars_csv, labels_csv, window_length=50, stride=42)
+        assert other.spans_of(0).tolist() == [[40, 45]]
+        assert other.spans_of(1).tolist() == [[0, 3], [48, 50]]
         # It shows most of the first span, and three of its five bars.
-        assert cut.type_N[1] == 0
-        assert cut.overlap_fraction_N[1] == pytest.approx(3 / 5)
+        assert other.type_N[1] == 0
+        assert other.overlap_fraction_N[1] == pytest.approx(3 / 5)
 
     def test_other_settings_and_other_bars_have_other_digests(self, bars_csv: Path, labels_csv: Path) -> None:
         digests = {
-            cut_windows(bars_csv, window_length=50).sha256,
-            cut_windows(bars_csv, window_length=51).sha256,
-            cut_windows(bars_csv, labels_csv, window_length=50).sha256,
+            cut(bars_csv, window_length=50).sha256,
+            cut(bars_csv, window_length=51).sha256,
+            cut(bars_csv, labels_csv, window_length=50).sha256,
         }
         assert len(digests) == 3
-        assert cut_windows(bars_csv, window_length=50).sha256 in digests
+        assert cut(bars_csv, window_length=50).sha256 in digests
 
     def test_too_few_bars_for_one_window_are_named(self, bars_csv: Path) -> None:
-        (violation,) = violations_of(lambda: cut_windows(bars_csv, window_length=401))
+        (violation,) = violations_of(lambda: cut(bars_csv, window_length=401))
         assert violation.found == "400 bars"
 
     @pytest.mark.parametrize(
@@ -320,11 +195,11 @@ class TestWindowsOneAfterTheOther:
     )
     def test_settings_that_make_no_sense_are_refused(self, bars_csv: Path, settings: dict[str, int], word: str) -> None:
         with pytest.raises(ConfigError, match=word):
-            cut_windows(bars_csv, **settings)  # type: ignore[arg-type]
+            cut(bars_csv, **settings)
 
     @pytest.mark.parametrize("offsets", [(0, 5), (5, 5)])
     def test_shifts_must_differ_from_one_another_and_from_none(
         self, bars_csv: Path, labels_csv: Path, offsets: tuple[int, int]
     ) -> None:
         with pytest.raises(ConfigError, match="overlap_offsets"):
-            cut_windows(bars_csv, labels_csv, overlap_offsets=offsets)
+            cut(bars_csv, labels_csv, overlap_offsets=offsets)

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.data.parquet.faults import Faults
+from jade_model.data.faults import Faults
+
+ROUNDING = 1e-9
+"""How far, in shares of the price, open and close may lie outside of low and high."""
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,11 +52,16 @@ def list_lengths(array: pa.Array) -> NDArray[np.int64]:
     return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def impossible_prices(bars_B4: NDArray[np.float64]) -> list[tuple[NDArray[np.bool_], str]]:
+def impossible_prices(
+    bars_B4: NDArray[np.float64], crosses_zero_B: NDArray[np.bool_]
+) -> list[tuple[NDArray[np.bool_], str]]:
     """Return each way in which bars are impossible beside the bars that are; [] if all are possible.
+
+    Prices may be negative, as oil's were. A price of 0 stands for a missing one, unless those around it cross zero.
 
     Args:
         bars_B4: Open, high, low, close.
+        crosses_zero_B: Whether the bar belongs to a window or series with negative prices.
 
     Returns:
         Pairs of a mask over bars, bool [B], and what was expected. A bar stands in one mask at most.
@@ -66,14 +74,24 @@ def impossible_prices(bars_B4: NDArray[np.float64]) -> list[tuple[NDArray[np.boo
     if fine_B.all():
         return []
     number_B = np.isfinite(bars_B4).all(axis=1)
-    positive_B = number_B & (bars_B4 > 0).all(axis=1)
-    ordered_B = positive_B & (low_B <= high_B)
+    filled_B: NDArray[np.bool_] = number_B & (crosses_zero_B | (bars_B4 != 0).all(axis=1))
+    # Averages and adjusted prices stand above the high by their last bit.
+    rounding_B = ROUNDING * np.abs(np.where(np.isfinite(bars_B4), bars_B4, 0)).max(axis=1)
+    with np.errstate(invalid="ignore"):
+        ordered_B = filled_B & (low_B <= high_B + rounding_B)
+        fine_B = ordered_B & (np.minimum(open_B, close_B) >= low_B - rounding_B)
+        fine_B &= np.maximum(open_B, close_B) <= high_B + rounding_B
     return [
         (~number_B, "finite prices (leave missing bars out)"),
-        (number_B & ~positive_B, "prices above 0"),
-        (positive_B & ~ordered_B, "a high that is not below the low"),
+        (number_B & ~filled_B, "prices other than 0 (leave missing bars out)"),
+        (filled_B & ~ordered_B, "a high that is not below the low"),
         (ordered_B & ~fine_B, "open and close from low to high"),
     ]
+
+
+def shown_bar(bar_4: NDArray[np.float64]) -> str:
+    """Return a bar's prices with all their digits."""
+    return "open, high, low, close " + ", ".join(repr(price).removesuffix(".0") for price in bar_4.tolist())
 
 
 def _name_odd_bars(width_B: NDArray[np.int64], length_N: NDArray[np.int64], faults: Faults) -> NDArray[np.bool_]:
@@ -94,15 +112,15 @@ def _name_odd_bars(width_B: NDArray[np.int64], length_N: NDArray[np.int64], faul
 
 
 def _name_impossible_prices(bars_B4: NDArray[np.float64], length_N: NDArray[np.int64], faults: Faults) -> None:
-    for wrong_B, expected in impossible_prices(bars_B4):
-        row_B, bar_B = _places(length_N)
+    row_B, bar_B = _places(length_N)
+    crosses_zero_N = np.bincount(row_B[(bars_B4 < 0).any(axis=1)], minlength=len(length_N)) > 0
+    for wrong_B, expected in impossible_prices(bars_B4, crosses_zero_N[row_B]):
         places = np.flatnonzero(wrong_B)
         rows, firsts, counts = np.unique(row_B[places], return_index=True, return_counts=True)
         shown = {}
         for row, place, count in zip(rows.tolist(), places[firsts].tolist(), counts.tolist(), strict=True):
-            prices = ", ".join(f"{price:g}" for price in bars_B4[place])
             more = f" and {count - 1} more such bars" if count > 1 else ""
-            shown[row] = f"bar {bar_B[place]} with open, high, low, close {prices}{more}"
+            shown[row] = f"bar {bar_B[place]} with {shown_bar(bars_B4[place])}{more}"
         wrong_N = np.zeros(len(length_N), dtype=bool)
         wrong_N[rows] = True
         faults.add_rows(wrong_N, "features", shown.__getitem__, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jade_model.data.parquet.faults import Faults
+from jade_model.data.faults import Faults
 
 if TYPE_CHECKING:
     import pyarrow as pa

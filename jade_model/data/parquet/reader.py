@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jade_model.core.errors import Violation
 from jade_model.core.windows import MAX_WINDOW_LENGTH, MIN_WINDOW_LENGTH
-from jade_model.data.parquet.faults import Faults
+from jade_model.data.faults import Faults
 from jade_model.data.parquet.layout import check_layout
 from jade_model.data.parquet.rows import Rows, decode_batch
 

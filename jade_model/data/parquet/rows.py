@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.core.windows import NO_TYPE, TYPE_NAMES
+from jade_model.data.faults import Faults
 from jade_model.data.parquet.bars import decode_bars
-from jade_model.data.parquet.faults import Faults
 from jade_model.data.parquet.spans import decode_integers, decode_spans
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from jade_model.data.faults import Faults
 from jade_model.data.parquet.bars import list_lengths
-from jade_model.data.parquet.faults import Faults
 from jade_model.data.parquet.layout import BOUND_LISTS, BOUNDS
 
 if TYPE_CHECKING:
