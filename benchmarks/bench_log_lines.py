@@ -17,15 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jade_model.core.job import Job
+from tasks.core.names import HostAddress
 from tasks.execution.jobs import FollowedJob, drawn
-from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.connection import SshAccess
-from tasks.hosts.job import start_job
-from tasks.hosts.job_log import follow_log
-from tasks.hosts.job_types import JobSpec
+from tasks.hosts.host import Host
+from tasks.hosts.job import JobSpec, follow_log, start_job
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.local import LocalHost
 from tasks.hosts.ssh import SshHost
+from tests.fakes.local_host import LocalHost
 from tests.fakes.sshd import SSHD, running_sshd
 
 WRITER = """

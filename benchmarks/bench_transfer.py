@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Measurement, interleaved
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost

@@ -134,9 +134,9 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
 
     Changes nothing there, unless --bootstrap says so. Exit code 1 if something hinders training.
     """
-    from tasks.hosts.access import open_host
     from tasks.hosts.place import RemotePlace, bootstrap
     from tasks.hosts.preflight import check_host
+    from tasks.hosts.ssh import open_host
 
     settings = load_settings()
     entry = settings.entry(name)

@@ -1,6 +1,8 @@
-"""Relative file names from outside, before they become paths: one rule for hosts and stores."""
+"""Names from outside, before they become paths or addresses: one rule for hosts, stores and settings."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 def name_fault(path: object, max_bytes: int) -> tuple[str, str] | None:
@@ -24,3 +26,35 @@ def name_fault(path: object, max_bytes: int) -> tuple[str, str] | None:
     if len(path.encode("utf-8", "surrogatepass")) > max_bytes:
         return path[:80] + "...", f"it is longer than {max_bytes} bytes"
     return None
+
+
+@dataclass(frozen=True)
+class HostAddress:
+    """Where an SSH server listens, and as whom to log in."""
+
+    host: str
+    port: int = 22
+    user: str = "root"
+
+    def __post_init__(self) -> None:
+        # What starts with a dash would be an option to programs that get it on their command line.
+        for what, value in (("host", self.host), ("user", self.user)):
+            if not value or value.startswith("-") or any(c.isspace() or not c.isprintable() for c in value):
+                raise ValueError(f"{what} must be a plain name or address, not {value!r}")
+        if not 0 < self.port < 65536:
+            raise ValueError(f"port must lie in 1..65535, not {self.port}")
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}:{self.port}"
+
+
+def check_pins(pins: tuple[str, ...]) -> None:
+    """Refuse fingerprints of server keys that are not as `ssh-keygen -l` prints them.
+
+    Raises:
+        ValueError: For the first such pin.
+    """
+    for pin in pins:
+        digest = pin.removeprefix("SHA256:")
+        if digest == pin or len(digest) != 43:
+            raise ValueError(f"a pin is SHA256: and 43 characters of base64 as ssh-keygen -l prints it, not {pin!r}")

@@ -1,15 +1,14 @@
-"""Trying again, where the type of the error says that it can help."""
+"""Trying again, where the error itself says that it can help."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
-
-from tasks.hosts.errors import HostError
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+LONGEST_PAUSE_S = 60.0
 
 
 def retry_transient(
@@ -17,28 +16,28 @@ def retry_transient(
     *,
     attempts: int = 5,
     pause_s: float = 1.0,
-    on_retry: Callable[[HostError, int], None] | None = None,
+    on_retry: Callable[[Any, int], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Call `action` until it succeeds, fails for good, or was tried often enough.
 
     Args:
-        action: Must be safe to repeat, as all calls of `Host` that move files are.
+        action: Must be safe to repeat. An error of its that has a true `is_transient` is tried again.
         attempts: At most, the first included.
         pause_s: Before the second attempt; doubled each time, up to a minute, and jittered.
         on_retry: Told the error and the number of the attempt that failed, before each pause.
         sleep: Waits.
 
     Raises:
-        HostError: The last one, as soon as it is not transient or no attempt is left.
+        Exception: The last one, as soon as it is not transient or no attempt is left.
     """
     for attempt in range(1, attempts + 1):
         try:
             return action()
-        except HostError as error:
-            if not error.is_transient or attempt == attempts:
+        except Exception as error:
+            if not getattr(error, "is_transient", False) or attempt == attempts:
                 raise
             if on_retry is not None:
                 on_retry(error, attempt)
-        sleep(min(pause_s * 2 ** (attempt - 1), 60.0) * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter
+        sleep(min(pause_s * 2 ** (attempt - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter
     raise ValueError(f"attempts must be at least 1, not {attempts}")

@@ -11,8 +11,8 @@ from typing import Any
 from jade_model.core.files import write_atomically
 from jade_model.core.job import Training
 from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
-from tasks.hosts.base import FileEntry, Host
 from tasks.hosts.errors import NameRefused, RemoteFileMissing, TransferCorrupted
+from tasks.hosts.host import FileEntry, Host
 
 INCOMING_NAME = ".incoming"
 JOB_NAME = "job.json"

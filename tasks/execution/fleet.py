@@ -30,8 +30,8 @@ from tasks.execution.lanes import HostLane, Lane, Station
 from tasks.execution.placement import Placement
 from tasks.execution.queue import Advice, Ended, QueueRules, UnitQueue
 from tasks.execution.remote import RemoteTrainingJob
-from tasks.hosts.access import open_host
 from tasks.hosts.errors import HostError
+from tasks.hosts.ssh import open_host
 from tasks.provisioning.ledger_errors import LedgerError
 from tasks.provisioning.registry import open_registry
 from tasks.settings.host_entries import Workers

@@ -49,7 +49,7 @@ def trainings_on(
             yield rented
     elif len(placement.named_hosts) == 1 and not placement.machines:
         from tasks.execution.remote import running_remote_job
-        from tasks.hosts.access import open_host
+        from tasks.hosts.ssh import open_host
 
         settings = load_settings()
         (name,) = placement.named_hosts

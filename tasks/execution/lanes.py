@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tasks.execution.remote import MustLeave
-from tasks.hosts.base import Host
+from tasks.hosts.host import Host
 from tasks.hosts.place import RemotePlace
 from tasks.settings.host_entries import Workers
 

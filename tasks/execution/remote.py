@@ -41,7 +41,6 @@ from tasks.execution.fetching import (
     remove_folder,
 )
 from tasks.execution.jobs import FollowedJob, drawn
-from tasks.hosts.base import Host
 from tasks.hosts.errors import (
     CommandTimedOut,
     ConnectionLost,
@@ -54,9 +53,19 @@ from tasks.hosts.errors import (
     RemoteFileMissing,
     TransferCorrupted,
 )
-from tasks.hosts.job import find_job, job_status, raise_unless_success, remove_job, start_job, stop_job
-from tasks.hosts.job_log import follow_log
-from tasks.hosts.job_types import JobHandle, JobSpec, JobStatus
+from tasks.hosts.host import Host
+from tasks.hosts.job import (
+    JobHandle,
+    JobSpec,
+    JobStatus,
+    find_job,
+    follow_log,
+    job_status,
+    raise_unless_success,
+    remove_job,
+    start_job,
+    stop_job,
+)
 from tasks.hosts.place import RemotePlace, check_ready
 from tasks.settings.host_entries import Workers
 from tasks.settings.load import THREADING

@@ -16,11 +16,10 @@ from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import FlowGoesOn, RunError, RunNotFound
 from tasks.execution.job_places import place_on
 from tasks.execution.remote import STOP_GRACE_S
-from tasks.hosts.access import open_host
-from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
-from tasks.hosts.job import list_jobs, stop_job
-from tasks.hosts.job_types import JobHandle, JobStatus
+from tasks.hosts.host import Host
+from tasks.hosts.job import JobHandle, JobStatus, list_jobs, stop_job
+from tasks.hosts.ssh import open_host
 from tasks.provisioning.costs import LedgerEntry
 from tasks.provisioning.registry import Registry, ledger_exists, open_registry
 from tasks.provisioning.rental_keys import RentalKeys

@@ -20,8 +20,8 @@ from tasks.execution.bundle import job_key
 from tasks.execution.jobs import JOB_NAME, FollowedJob, running_job
 from tasks.execution.placement import Placement
 from tasks.execution.remote import STOP_GRACE_S, pending_trainings, running_remote_job
-from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
+from tasks.hosts.host import Host
 from tasks.hosts.job import list_jobs, stop_job
 from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import RentedMachine

@@ -7,44 +7,47 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
-from tasks.hosts.base import HostAddress
-from tasks.hosts.errors import (
-    AuthenticationFailed,
-    HostKeyMismatch,
-    HostNameUnknown,
-    HostUnreachable,
-    PassphraseRequired,
-)
+from tasks.core.names import HostAddress
+from tasks.hosts.errors import AuthenticationFailed, ConnectionLost, HostKeyMismatch, HostUnreachable, HostUserError
 from tasks.hosts.keys import KEY_FAMILIES, HostTrust, fingerprint, load_private_key, public_blob
 
 # AES-GCM is faster than paramiko's first choice, AES-CTR with a separate MAC; OpenSSH offers all of these.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
-_DEFAULT_KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+CONNECT_S = 30.0
 ATTEMPT_S = 15.0
+"""A connection, or a greeting, that takes longer is tried anew. A login may take all the time that is left."""
+AGENT_S = 5.0
+"""An SSH agent that does not tell its keys for so long is left out."""
+_REFUSED_S = 5.0
 _SILENCE_MS = 60_000
 
 REKEY_BYTES = 2**35
 """About as OpenSSH for these ciphers. paramiko's 512 MiB lie within a transfer, and its key exchange hangs for 30 s,
 then breaks the connection, where the other side closes a channel meanwhile."""
 
-_Candidate = tuple[str, paramiko.PKey | PassphraseRequired]
-
 # paramiko logs a traceback for every broken connection, ours are typed errors. To see its side, give this logger
 # a handler.
 _PARAMIKO_LOG = "jade.paramiko"
 logging.getLogger(_PARAMIKO_LOG).propagate = False
 logging.getLogger(_PARAMIKO_LOG).addHandler(logging.NullHandler())
+
+
+def default_key_files() -> tuple[Path, ...]:
+    """The private keys that OpenSSH, too, offers where none is named."""
+    return tuple(Path.home() / ".ssh" / name for name in ("id_ed25519", "id_ecdsa", "id_rsa"))
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ class SshAccess:
     Attributes:
         address: Where and as whom.
         trust: Which server key is the right one.
-        key_file: Private key; None tries the agent's keys and then the usual files in `~/.ssh`.
+        key_file: Private key; None tries the agent's keys and then `other_key_files`.
         passphrase: Of `key_file`; never shown.
-        use_agent: Whether to ask the SSH agent.
+        use_agent: Whether to ask the SSH agent, where the key needs it.
+        other_key_files: Private keys of which some may be missing.
         jump: The host to go through, with its own address, trust and key.
-        connect_timeout_s: How long to keep trying; a refused connection is tried again until then.
+        connect_timeout_s: How long to keep trying, the login included; a refused connection is tried again until then.
         keepalive_s: Seconds of silence after which a sign of life is sent.
     """
 
@@ -67,13 +71,39 @@ class SshAccess:
     key_file: Path | None = None
     passphrase: str | None = field(default=None, repr=False)
     use_agent: bool = True
+    other_key_files: tuple[Path, ...] = field(default_factory=default_key_files)
     jump: SshAccess | None = None
-    connect_timeout_s: float = 30.0
+    connect_timeout_s: float = CONNECT_S
     keepalive_s: float = 15.0
 
 
 class _NotYet(Exception):  # a message to the loop below, not an error of its own
     """This attempt failed in a way that another one may not."""
+
+
+class _NoSuchKey(_NotYet):
+    """The server has no key of the kind that was asked for."""
+
+
+class _Transport(paramiko.Transport):
+    """Keeps what the server can do, for the case that it is nothing that we can."""
+
+    wants_certificate = False
+
+    def __init__(self, sock: socket.socket | paramiko.Channel) -> None:
+        super().__init__(sock)
+        self.offered: dict[str, list[str]] = {}
+
+    def _really_parse_kex_init(self, m: paramiko.Message, *args: object, **kwargs: object) -> dict[str, list[str]]:
+        parsed: dict[str, list[str]] = super()._really_parse_kex_init(m, *args, **kwargs)  # type: ignore[misc]
+        self.offered = {name: list(value) for name, value in parsed.items() if isinstance(value, list)}
+        return parsed
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        """Kinds of host keys in the order in which they are wanted; certificates last, unless they are what counts."""
+        kinds = super().preferred_keys
+        return tuple(sorted(kinds, key=lambda kind: ("-cert-" in kind) != self.wants_certificate))
 
 
 class Connection:
@@ -103,9 +133,10 @@ def connect(access: SshAccess) -> Connection:
     """Connect, check the server's key and log in.
 
     Raises:
-        HostUnreachable: Nothing that speaks SSH answered within `connect_timeout_s`.
-        HostNameUnknown, HostKeyUnknown, HostKeyMismatch: Nothing was sent.
-        AuthenticationFailed, PassphraseRequired, PrivateKeyUnusable: As they say.
+        HostUnreachable: Nothing that speaks SSH answered, or let us in, within `connect_timeout_s`.
+        HostKeyMismatch: Nothing was sent.
+        AuthenticationFailed: None of the keys is let in.
+        HostUserError: Its name, key or ours is unknown or of no use, or the two sides have no algorithm in common.
     """
     started = time.monotonic()
     deadline = started + access.connect_timeout_s
@@ -144,39 +175,32 @@ def _attempt(access: SshAccess, deadline: float) -> Connection:
     raise HostKeyMismatch(str(access.address), access.trust.pins, found, "the pin")
 
 
-class _NoSuchKey(_NotYet):
-    """The server has no key of the kind that was asked for."""
-
-
 def _attempt_with_families(access: SshAccess, families: list[str], deadline: float) -> Connection:
-    through = connect(access.jump) if access.jump is not None else None
-    transport: paramiko.Transport | None = None
-    try:
-        sock = _socket(access, through, deadline)
-        transport = _negotiate(sock, families, deadline)
-        key = transport.get_remote_server_key()
-        access.trust.check(access.address, key.get_name(), key.asbytes())
-        _log_in(transport, access, deadline)
-    except BaseException:
-        if transport is not None:
-            transport.close()
+    with contextlib.ExitStack() as undo:
+        through = connect(access.jump) if access.jump is not None else None
         if through is not None:
-            through.close()
-        raise
-    transport.set_keepalive(int(access.keepalive_s))
-    return Connection(transport, through)
+            undo.callback(through.close)
+        sock = _socket(access, through, deadline)
+        undo.callback(sock.close)
+        transport = _negotiate(access, sock, families, deadline)
+        undo.callback(transport.close)
+        access.trust.check(access.address, transport.get_remote_server_key())
+        _log_in(transport, access, deadline)
+        transport.set_keepalive(int(access.keepalive_s))
+        undo.pop_all()
+        return Connection(transport, through)
 
 
 def _left_s(deadline: float, what: str) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise _NotYet(f"no time was left to {what}")
-    return min(left, ATTEMPT_S)
+    return left
 
 
 def _socket(access: SshAccess, through: Connection | None, deadline: float) -> socket.socket | paramiko.Channel:
     address = access.address
-    timeout_s = _left_s(deadline, "connect")
+    timeout_s = min(_left_s(deadline, "connect"), ATTEMPT_S)
     if through is not None:
         try:
             return through.transport.open_channel(
@@ -186,12 +210,12 @@ def _socket(access: SshAccess, through: Connection | None, deadline: float) -> s
             raise _NotYet(f"the jump host could not reach it: {error}") from error
     try:
         sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
-    except socket.gaierror as error:
-        if error.errno == socket.EAI_NONAME:
-            raise HostNameUnknown(address.host) from error
+    except (socket.gaierror, UnicodeError) as error:  # the latter: an empty part, or one that is too long
+        if isinstance(error, UnicodeError) or error.errno == socket.EAI_NONAME:
+            raise HostUserError(
+                f"No address is known for the host name {address.host!r}. Check its spelling and your DNS."
+            ) from error
         raise _NotYet(f"its name could not be looked up: {error.strerror}") from error
-    except UnicodeError as error:  # an empty part, or one that is too long
-        raise HostNameUnknown(address.host) from error
     except OSError as error:
         raise _NotYet(error.strerror or str(error)) from error
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -202,49 +226,64 @@ def _socket(access: SshAccess, through: Connection | None, deadline: float) -> s
     return sock
 
 
-def _negotiate(sock: socket.socket | paramiko.Channel, families: list[str], deadline: float) -> paramiko.Transport:
-    try:
-        transport = paramiko.Transport(sock)
-    except BaseException:
-        sock.close()
-        raise
-    transport.set_log_channel(_PARAMIKO_LOG)
-    transport.packetizer.REKEY_BYTES = REKEY_BYTES
-    timeout_s = _left_s(deadline, "negotiate")
-    transport.banner_timeout = transport.handshake_timeout = timeout_s
-    options = transport.get_security_options()
-    options.ciphers = _CIPHERS
-    options.key_types = [algorithm for family in families for algorithm in KEY_FAMILIES[family]]
-    try:
-        transport.start_client(timeout=timeout_s)
-    except IncompatiblePeer as error:
-        transport.close()
-        raise _NoSuchKey(str(error)) from error
-    except (paramiko.SSHException, EOFError, OSError) as error:
-        transport.close()
-        raise _NotYet(f"it does not speak SSH well: {error or type(error).__name__}") from error
-    except BaseException:
-        transport.close()
-        raise
-    if not transport.initial_kex_done:
-        transport.close()
-        raise _NotYet("it accepted the connection but did not finish the greeting")
+def _negotiate(
+    access: SshAccess, sock: socket.socket | paramiko.Channel, families: list[str], deadline: float
+) -> paramiko.Transport:
+    transport = _Transport(sock)
+    with contextlib.ExitStack() as undo:
+        undo.callback(transport.close)
+        transport.set_log_channel(_PARAMIKO_LOG)
+        transport.packetizer.REKEY_BYTES = REKEY_BYTES
+        transport.wants_certificate = access.trust.wants_certificate(access.address)
+        timeout_s = min(_left_s(deadline, "negotiate"), ATTEMPT_S)
+        transport.banner_timeout = transport.handshake_timeout = timeout_s
+        options = transport.get_security_options()
+        options.ciphers = _CIPHERS
+        options.key_types = [algorithm for family in families for algorithm in KEY_FAMILIES[family]]
+        try:
+            transport.start_client(timeout=timeout_s)
+        except IncompatiblePeer as error:
+            if "host key" in str(error) and len(families) < len(KEY_FAMILIES):
+                raise _NoSuchKey(str(error)) from error
+            raise HostUserError(_nothing_in_common(access, transport, str(error))) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise _NotYet(f"it does not speak SSH well: {error or type(error).__name__}") from error
+        if not transport.initial_kex_done:
+            raise _NotYet("it accepted the connection but did not finish the greeting")
+        undo.pop_all()
     return transport
 
 
+def _nothing_in_common(access: SshAccess, transport: _Transport, reason: str) -> str:
+    options = transport.get_security_options()
+    for words, what, offered, known in (
+        ("kex", "key exchange", "kex_algo_list", options.kex),
+        ("host key", "kind of host key", "server_key_algo_list", options.key_types),
+        ("cipher", "cipher", "server_encrypt_algo_list", options.ciphers),
+        ("mac", "MAC", "server_mac_algo_list", options.digests),
+    ):
+        if words in reason:
+            return (
+                f"{access.address} and this machine have no {what} in common. It offers "
+                f"{', '.join(transport.offered.get(offered, [])) or 'none'}; this machine knows {', '.join(known)}. "
+                "Its sshd_config can allow one of these."
+            )
+    return f"{access.address} and this machine have nothing in common to connect with: {reason}"
+
+
 def _log_in(transport: paramiko.Transport, access: SshAccess, deadline: float) -> None:
-    with _agent_keys(access) as agent_keys:
-        _offer(transport, access, _candidates(access, agent_keys), deadline)
+    with contextlib.closing(_Agent(is_asked=access.use_agent)) as agent:
+        _offer(transport, access, agent, deadline)
 
 
-def _offer(transport: paramiko.Transport, access: SshAccess, candidates: Iterator[_Candidate], deadline: float) -> None:
+def _offer(transport: paramiko.Transport, access: SshAccess, agent: _Agent, deadline: float) -> None:
     address = str(access.address)
     tried: list[str] = []
     reason = "no key to offer"
-    locked: PassphraseRequired | None = None
-    for label, key in candidates:
-        if isinstance(key, PassphraseRequired):
-            locked = locked or key
+    unusable: HostUserError | None = None
+    for label, key in _candidates(access, agent):
+        if isinstance(key, HostUserError):
+            unusable = unusable or key
             continue
         tried.append(f"{label} ({fingerprint(key.asbytes())})")
         transport.auth_timeout = _left_s(deadline, "log in")
@@ -252,9 +291,14 @@ def _offer(transport: paramiko.Transport, access: SshAccess, candidates: Iterato
             still_wanted = transport.auth_publickey(access.address.user, key)
         except paramiko.BadAuthenticationType as error:
             wanted = ", ".join(error.allowed_types)
-            raise AuthenticationFailed(address, tuple(tried), f"it wants {wanted}, not a key") from error
+            raise _refusal(address, tried, f"it wants {wanted}, not a key") from error
         except paramiko.AuthenticationException as error:
             reason = str(error).rstrip(".")
+            if "timeout" in reason.lower():
+                raise _NotYet(
+                    f"the login with {label} took longer than the {access.connect_timeout_s:g} s that it is given; "
+                    "connect_timeout_s of the host gives more"
+                ) from error
             if transport.is_active():
                 continue
             if len(tried) == 1:
@@ -264,37 +308,168 @@ def _offer(transport: paramiko.Transport, access: SshAccess, candidates: Iterato
             raise _NotYet(f"the connection broke during the login: {error}") from error
         if not still_wanted:
             return
-        raise AuthenticationFailed(address, tuple(tried), f"it also wants {', '.join(still_wanted)}")
-    if locked is not None and not tried:
-        raise locked
-    raise AuthenticationFailed(address, tuple(tried), reason)
+        raise _refusal(address, tried, f"it also wants {', '.join(still_wanted)}")
+    if unusable is not None and not tried:
+        raise HostUserError(f"{unusable}{agent.problem}") from unusable
+    raise _refusal(address, tried, reason + agent.problem)
 
 
-@contextlib.contextmanager
-def _agent_keys(access: SshAccess) -> Iterator[tuple[paramiko.AgentKey, ...]]:
-    if not access.use_agent:
-        yield ()
-        return
-    with contextlib.closing(paramiko.Agent()) as agent:
-        yield agent.get_keys()
+def _refusal(address: str, tried: list[str], reason: str) -> AuthenticationFailed:
+    keys = ", ".join(tried) if tried else "no key at all: there is no agent and no key file"
+    return AuthenticationFailed(
+        f"{address} refused to log in ({reason}). Tried {keys}. "
+        "Check the user name, and that the public key stands in the account's authorized_keys."
+    )
 
 
-def _candidates(access: SshAccess, agent_keys: Sequence[paramiko.AgentKey]) -> Iterator[_Candidate]:
-    """Keys to offer, in order; in the place of a locked one, the error that says so."""
+class _Agent:
+    """The SSH agent's keys, asked for when they are needed, once, and not for ever.
+
+    Attributes:
+        problem: Why they are not known, to be added to a message; empty if nothing is wrong.
+    """
+
+    def __init__(self, *, is_asked: bool) -> None:
+        self.problem = ""
+        self._agent: paramiko.Agent | None = None
+        self._keys: list[paramiko.AgentKey] | None = None if is_asked else []
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._agent is not None:
+            self._agent.close()
+
+    def held(self) -> list[paramiko.AgentKey]:
+        """What it holds; none if it does not say."""
+        if self._keys is None:
+            found: list[paramiko.AgentKey] = []
+            faults: list[str] = [f" The SSH agent did not answer within {AGENT_S:g} s."]
+
+            def ask() -> None:
+                try:
+                    self._agent = paramiko.Agent()
+                    found.extend(self._agent.get_keys())
+                except (paramiko.SSHException, OSError) as error:
+                    faults[0] = f" The SSH agent cannot be used: {error}."
+                else:
+                    faults.clear()
+
+            asking = threading.Thread(target=ask, daemon=True, name="ssh-agent")
+            asking.start()
+            asking.join(AGENT_S)
+            self.problem = faults[0] if faults else ""
+            self._keys = list(found) if not faults else []
+            for key in self._keys:
+                if key.get_name().endswith("-cert-v01@openssh.com"):
+                    # Without it paramiko offers the plain key under the name of a certificate.
+                    key.public_blob = getattr(getattr(key, "inner_key", None), "public_blob", None)
+        return self._keys
+
+
+def _candidates(access: SshAccess, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey | HostUserError]]:
+    """Keys to offer, in order; in the place of one that cannot be used, the error that says why."""
     if access.key_file is not None:
-        try:
-            yield str(access.key_file), load_private_key(access.key_file, access.passphrase)
-        except PassphraseRequired as locked:
-            public = public_blob(access.key_file)
-            held = [key for key in agent_keys if key.asbytes() == public]
-            yield str(access.key_file), held[0] if held else locked
+        yield from _of_file(access.key_file, access.passphrase, agent)
         return
-    for key in agent_keys:
+    for key in agent.held():
         yield "agent", key
-    for name in _DEFAULT_KEY_NAMES:
-        path = Path.home() / ".ssh" / name
+    for path in access.other_key_files:
         if path.exists():
+            yield from _of_file(path, None, agent)
+
+
+def _of_file(path: Path, passphrase: str | None, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey | HostUserError]]:
+    try:
+        yield str(path), load_private_key(path, passphrase)
+    except HostUserError as unusable:
+        # The agent may hold it. Where nothing tells the public key, it may be any of the agent's.
+        wanted = public_blob(path)
+        held = [key for key in agent.held() if wanted in {None, key.asbytes()}] if path.expanduser().exists() else []
+        for key in held:
+            yield f"{path}, held by the agent", key
+        if not held:
+            yield str(path), unusable
+
+
+class SshLink:
+    """The one connection to a host that all of its calls share: made when first needed, and anew when it broke.
+
+    Args:
+        access: How to get onto the host.
+    """
+
+    def __init__(self, access: SshAccess) -> None:
+        self.access = access
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._channels: set[paramiko.Channel] = set()
+        self._channel_ended = threading.Condition()
+
+    def connected(self) -> Connection:
+        """The connection, made if there is none that is alive; several threads share it."""
+        with self._lock:
+            if self._connection is not None and not self._connection.is_alive():
+                self._connection.close()
+                self._connection = None
+            if self._connection is None:
+                self._connection = connect(self.access)
+            return self._connection
+
+    def open_channel(self, doing: str, timeout_s: float) -> tuple[paramiko.Channel, paramiko.Transport]:
+        """A new session on the connection, which `close_channel` gives back.
+
+        Where the server allows no more at once (MaxSessions), it waits until one of ours has ended.
+
+        Raises:
+            ConnectionLost: Not even a new connection gave one.
+            HostUserError: The server gives none, though none of ours is open.
+        """
+        deadline = time.monotonic() + timeout_s
+        num_broken, refused_since = 0, math.inf
+        while True:
+            transport = self.connected().transport
             try:
-                yield str(path), load_private_key(path)
-            except PassphraseRequired as locked:
-                yield str(path), locked
+                channel = transport.open_session(timeout=min(timeout_s, ATTEMPT_S))
+            except paramiko.ChannelException as error:
+                now = time.monotonic()
+                refused_since = min(refused_since, now) if not self._wait_for_end_of_channel() else math.inf
+                if now - refused_since > _REFUSED_S:
+                    raise HostUserError(
+                        f"{self.access.address} opens no session ({error.text}). Its sshd_config may say MaxSessions 0."
+                    ) from error
+                if now > deadline:
+                    raise ConnectionLost(
+                        str(self.access.address), doing, f"no further session: {error.text}"
+                    ) from error
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                # An idle connection may have died unnoticed; nothing was sent yet, so try a new one.
+                transport.close()
+                num_broken += 1
+                if num_broken > 1:
+                    reason = str(error) or type(error).__name__
+                    raise ConnectionLost(str(self.access.address), doing, reason) from error
+            else:
+                with self._channel_ended:
+                    self._channels.add(channel)
+                return channel, transport
+
+    def _wait_for_end_of_channel(self) -> bool:
+        """Wait a moment for a session to become free; whether one of ours was open."""
+        with self._channel_ended:
+            self._channels = {channel for channel in self._channels if not channel.closed}
+            self._channel_ended.wait(1.0 if self._channels else 0.1)
+            return bool(self._channels)
+
+    def close_channel(self, channel: paramiko.Channel) -> None:
+        """Close a session."""
+        channel.close()
+        with self._channel_ended:
+            self._channels.discard(channel)
+            self._channel_ended.notify_all()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None

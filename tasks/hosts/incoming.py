@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, NoReturn, Self
 
-from tasks.hosts.base import FileEntry, check_no_duplicates
-from tasks.hosts.errors import NameRefused, NoSpaceLeft, TransferCorrupted
+from tasks.hosts.errors import TransferCorrupted
+from tasks.hosts.host import FileEntry
+from tasks.hosts.shell import no_space
 
-_READ_BYTES = 2**20
-_SYNC_BYTES = 2**26
+_READ_BYTES = 2**21  # all that paramiko buffers: of less, it would move the rest to the front each time
+SYNC_BYTES = 2**26
 """So much is brought to the disk while more comes: at the end, all would take a third of the time of its way here."""
 
 
@@ -50,11 +51,6 @@ class IncomingFile:
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
 
-    @property
-    def num_missing(self) -> int:
-        """Bytes still to come."""
-        return self.entry.size - self.num_there
-
     def is_here(self) -> bool:
         """Whether the file is here already under its name, and whole."""
         if self._target.is_symlink() or not self._target.is_file():
@@ -87,83 +83,65 @@ class IncomingFile:
         if self._file is not None:
             self._file.close()
 
-    def write(self, data: bytes) -> None:
-        """Append bytes.
+    def receive(self, read: Callable[[int], bytes], count: Callable[[int], None]) -> bool:
+        """Read what is missing, and give the file its name; False if the stream ended before.
+
+        Args:
+            read: Gives at most so many bytes; none at the end.
+            count: Told how many came.
 
         Raises:
-            TransferCorrupted: They are more than the manifest says.
-            NoSpaceLeft: Of this machine.
+            TransferCorrupted: The digest differs; the part is removed.
+            HostUserError: There is no space here.
         """
+        while self.num_there < self.entry.size:
+            chunk = read(min(_READ_BYTES, self.entry.size - self.num_there))
+            if not chunk:
+                return False
+            self._write(chunk)
+            count(len(chunk))
+        self._publish()
+        return True
+
+    def _write(self, data: bytes) -> None:
         assert self._file is not None, "used outside its with block"  # noqa: S101
-        if len(data) > self.num_missing:
-            self.discard(f"{self.entry.size} bytes", "more")
         try:
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
         except OSError as problem:
             if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise NoSpaceLeft("this machine", f"{self._target}: {problem.strerror}") from problem
+                raise no_space("this machine", f"{self._target}: {problem.strerror}") from problem
             raise
         self._digest.update(data)
         self.num_there += len(data)
         self._num_unsynced += len(data)
-        if self._num_unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
-            self._sync_meanwhile()
-
-    def _sync_meanwhile(self) -> None:
-        assert self._file is not None  # noqa: S101 -- write() has just used it
-        self._raise_if_not_synced()
-        self._syncer = self._syncer or ThreadPoolExecutor(1, "sync")
-        self._syncing = self._syncer.submit(os.fsync, self._file.fileno())
-        self._num_unsynced = 0
+        if self._num_unsynced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            self._raise_if_not_synced()
+            self._syncer = self._syncer or ThreadPoolExecutor(1, "sync")
+            self._syncing = self._syncer.submit(os.fsync, self._file.fileno())
+            self._num_unsynced = 0
 
     def _raise_if_not_synced(self) -> None:
         # A disk's error is told once: to this, and not again to the fsync at the end.
         if self._syncing is not None:
             self._syncing.result()
 
-    def publish(self) -> None:
-        """Give the file its name, if it is what the manifest says.
-
-        Raises:
-            TransferCorrupted: Size or digest differ; the part is removed.
-        """
+    def _publish(self) -> None:
         assert self._file is not None, "used outside its with block"  # noqa: S101
-        if self.num_missing:
-            self.discard(f"{self.entry.size} bytes", f"{self.num_there} bytes")
         found = self._digest.hexdigest()
         if found != self.entry.sha256:
             self.discard(self.entry.sha256, found)
         self._raise_if_not_synced()
         os.fsync(self._file.fileno())
         self._part.replace(self._target)
-        _sync_folder(self._target.parent)
+        folder = os.open(self._target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def discard(self, expected: str, found: str) -> NoReturn:
         """Remove the part and say what was wrong with it."""
         self._part.unlink(missing_ok=True)
         raise TransferCorrupted(str(self._target), expected, found)
-
-
-def open_incoming(entries: Sequence[FileEntry], into: Path) -> list[IncomingFile]:
-    """The files of a manifest on their way into a folder.
-
-    Raises:
-        NameRefused: A name is listed twice, or a link in the folder would lead out of it.
-    """
-    check_no_duplicates([entry.path for entry in entries])
-    into.mkdir(parents=True, exist_ok=True)
-    inside = into.resolve()
-    for entry in entries:
-        if not (into / entry.path).parent.resolve().is_relative_to(inside):
-            raise NameRefused(entry.path, f"a link in {into} leads out of it")
-    return [IncomingFile(entry, into) for entry in entries]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,30 +1,204 @@
 """Jobs that outlive the connection that started them: start or attach, look, follow, stop.
 
-Everything goes through `Host.run`, so it is the same for this machine and for one behind SSH. What happens over there
-is in `job_scripts.py`; all times are told by the host's own clock, so a wrong one does no harm.
+Everything goes through `Host.run`, so it is the same for every host. What happens over there is in job.sh; all times
+are told by the host's own clock, so a wrong one does no harm.
 """
 
 from __future__ import annotations
 
+import enum
+import re
 import secrets
 import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import assert_never
 
-from tasks.hosts import job_scripts
-from tasks.hosts.base import Host
 from tasks.hosts.errors import (
     TAIL_CHARACTERS,
     CommandFailed,
+    HostError,
     JobFailed,
     JobLost,
     JobStopped,
     JobTimedOut,
 )
-from tasks.hosts.job_log import shown_tail
-from tasks.hosts.job_types import Ending, JobHandle, JobSpec, JobStatus, check_key, parse_status
+from tasks.hosts.host import Host
+from tasks.hosts.job_log import LineFolder, shown_tail
+from tasks.hosts.shell import SHELL_FUNCTIONS, assigned
 
 CALL_S = 60.0
 """Limit of one short call to a host."""
+HEARTBEAT_S = 5
+STARTING_S = 60
+"""A claim whose supervisor has not come up after this long was abandoned by its starter."""
+STOP_SLACK_S = 10
+"""What a stop may take beyond the grace that the job was given."""
+_CHUNK_BYTES = 4 * 2**20
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED_VARIABLES = {"JADE_JOB_ID", "PYTHONUNBUFFERED"}
+_PROGRAM = "\n".join(
+    line
+    for line in (SHELL_FUNCTIONS + (files("tasks.hosts") / "job.sh").read_text("utf-8")).splitlines()
+    if not line.lstrip().startswith("#")
+)
+
+
+class JobState(enum.Enum):
+    """Where a job stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DONE = "done"
+    LOST = "lost"
+
+
+class Ending(enum.Enum):
+    """Why a job that is done has ended."""
+
+    EXITED = "exited"
+    STOPPED = "stopped"
+    TIMED_OUT = "timed_out"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What to run.
+
+    Attributes:
+        run_key: Names the job; the same key never runs twice at once on a host. Letters, digits, `.`, `_`, `-`.
+        command: Program and arguments; everybody on the host can see them.
+        workdir: Where it runs; must be there.
+        time_limit_s: The host itself ends the job after this long.
+        environment: Variables, secrets among them; they travel by standard input and a file of mode 0600 that is
+            removed once it is read.
+        stop_grace_s: Seconds between TERM and KILL.
+    """
+
+    run_key: str
+    command: tuple[str, ...]
+    workdir: str
+    time_limit_s: int
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stop_grace_s: int = 20
+
+    def __post_init__(self) -> None:
+        check_key(self.run_key)
+        if not self.command or any("\0" in word for word in self.command):
+            raise ValueError("command must name a program and have no NUL in it")
+        if self.time_limit_s <= 0 or self.stop_grace_s < 0:
+            raise ValueError("time_limit_s must be positive and stop_grace_s not negative")
+        for name, value in self.environment.items():
+            if not _VARIABLE.fullmatch(name) or name in _RESERVED_VARIABLES:
+                raise ValueError(f"{name!r} cannot be set as an environment variable of a job")
+            if "\0" in value:
+                raise ValueError(f"the value of {name} has a NUL in it")
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """One attempt on a host; enough to find it again from another process.
+
+    Attributes:
+        run_key: See `JobSpec`.
+        attempt: From 1.
+        folder: Of the attempt, on the host.
+        was_attached: Whether it was there before the call that gave this handle.
+    """
+
+    run_key: str
+    attempt: int
+    folder: str
+    was_attached: bool
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """How an attempt stands.
+
+    Attributes:
+        state: Starting, running, done or lost.
+        exit_status: Of the job's own process; None unless done. 128 and the signal's number if one ended it.
+        ending: None unless done.
+        heartbeat_age_s: By the host's clock; None before the first beat.
+        num_log_bytes: What it has written so far.
+        process_id: Of the job's own process, on the host; None before it is there.
+    """
+
+    state: JobState
+    exit_status: int | None
+    ending: Ending | None
+    heartbeat_age_s: int | None
+    num_log_bytes: int
+    process_id: int | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it runs any more."""
+        match self.state:
+            case JobState.STARTING | JobState.RUNNING:
+                return False
+            case JobState.DONE | JobState.LOST:
+                return True
+            case _:
+                assert_never(self.state)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it ended by itself with status 0."""
+        return self.ending is Ending.EXITED and self.exit_status == 0
+
+
+@dataclass(frozen=True)
+class LogBatch:
+    """What one look at the log brought.
+
+    Attributes:
+        lines: Whole lines in order, without their ends; bytes that are not UTF-8 shown as replacement characters.
+        partial: The line that is being written, such as a progress bar; it comes again.
+        offset: Where to go on after these lines, in bytes.
+        status: How the job stood just before the log was read.
+    """
+
+    lines: tuple[str, ...]
+    partial: str
+    offset: int
+    status: JobStatus
+
+
+def parse_status(report: str) -> JobStatus:
+    """Read the line that the host's scripts write.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    fields = report.split()
+    if len(fields) != 8 or fields[0] != "jade-job":
+        raise ValueError(f"not a job's status: {report[:200]!r}")
+    state, code, ending, now, heartbeat, size, process = fields[1:]
+    return JobStatus(
+        state=JobState(state),
+        exit_status=None if code == "-" else int(code),
+        ending=None if ending == "-" else Ending(ending),
+        heartbeat_age_s=None if heartbeat == "-" else int(now) - int(heartbeat),
+        num_log_bytes=int(size),
+        process_id=None if process == "-" else int(process),
+    )
+
+
+def check_key(run_key: str) -> None:
+    """Refuse a run key that is no plain name.
+
+    Raises:
+        ValueError: With what is allowed.
+    """
+    if not _KEY.fullmatch(run_key):
+        raise ValueError(f"a run key has letters, digits, '.', '_' and '-', and starts with no dot: {run_key!r}")
 
 
 def start_job(host: Host, jobs_folder: str, spec: JobSpec) -> JobHandle:
@@ -37,7 +211,9 @@ def start_job(host: Host, jobs_folder: str, spec: JobSpec) -> JobHandle:
         CommandFailed: It could not be started; more exactly as `Host.run` says.
     """
     environment = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.environment.items()).encode()
-    script = job_scripts.start(
+    script = _script(
+        "start",
+        f"start job {spec.run_key}",
         jobs=jobs_folder,
         key=spec.run_key,
         new_id=secrets.token_hex(16),
@@ -46,6 +222,7 @@ def start_job(host: Host, jobs_folder: str, spec: JobSpec) -> JobHandle:
         num_environment_bytes=len(environment),
         limit_s=spec.time_limit_s,
         grace_s=spec.stop_grace_s,
+        heartbeat_s=HEARTBEAT_S,
     )
     result = host.run(script, timeout_s=CALL_S, stdin=environment)
     how, _, number = result.text.strip().rpartition(" ")
@@ -57,14 +234,16 @@ def start_job(host: Host, jobs_folder: str, spec: JobSpec) -> JobHandle:
 def find_job(host: Host, jobs_folder: str, run_key: str) -> JobHandle | None:
     """The newest attempt of a run key, or None."""
     check_key(run_key)
-    answer = host.run(job_scripts.find(jobs=jobs_folder, key=run_key), timeout_s=CALL_S).text.strip()
+    answer = host.run(
+        _script("find", f"find job {run_key}", jobs=jobs_folder, key=run_key), timeout_s=CALL_S
+    ).text.strip()
     return _handle(jobs_folder, run_key, int(answer), was_attached=True) if answer else None
 
 
 def list_jobs(host: Host, jobs_folder: str) -> tuple[tuple[JobHandle, JobStatus], ...]:
     """The newest attempt of every run key on a host, with its status."""
     found = []
-    for line in host.run(job_scripts.list_all(jobs=jobs_folder), timeout_s=CALL_S).text.splitlines():
+    for line in host.run(_script("list", "list jobs", jobs=jobs_folder), timeout_s=CALL_S).text.splitlines():
         key, number, report = line.split(" ", 2)
         handle = _handle(jobs_folder, key, int(number), was_attached=True)
         found.append((handle, parse_status(report)))
@@ -77,8 +256,7 @@ def job_status(host: Host, job: JobHandle) -> JobStatus:
     Raises:
         RemoteFileMissing: Its folder is gone.
     """
-    script = job_scripts.look(attempt=job.folder, offset=0, num_bytes=0)
-    return parse_status(host.run(script, timeout_s=CALL_S).text)
+    return parse_status(host.run(_look_script(job, 0, 0), timeout_s=CALL_S).text)
 
 
 def stop_job(host: Host, job: JobHandle, *, grace_s: int = 20) -> JobStatus:
@@ -87,8 +265,8 @@ def stop_job(host: Host, job: JobHandle, *, grace_s: int = 20) -> JobStatus:
     Silent if it is over. The grace that counts is the one that the job was started with; `grace_s` says how long this
     call waits for the supervisor before it kills by itself, and should not be less.
     """
-    wait_s = grace_s + job_scripts.STOP_SLACK_S
-    script = job_scripts.stop(attempt=job.folder, wait_s=wait_s)
+    wait_s = grace_s + STOP_SLACK_S
+    script = _script("stop", f"stop job {job.folder!r}", attempt=job.folder, wait_s=wait_s)
     return parse_status(host.run(script, timeout_s=wait_s + CALL_S).text)
 
 
@@ -100,13 +278,14 @@ def remove_job(host: Host, jobs_folder: str, run_key: str, *, also: str = "") ->
         RemoteFileMissing: There is none.
     """
     check_key(run_key)
-    host.run(job_scripts.remove(jobs=jobs_folder, key=run_key, also=also), timeout_s=CALL_S)
+    script = _script("remove", f"remove job {run_key}", jobs=jobs_folder, key=run_key, also=also)
+    host.run(script, timeout_s=CALL_S)
 
 
 def read_log_tail(host: Host, job: JobHandle, *, num_bytes: int = TAIL_CHARACTERS) -> str:
     """The end of what a job wrote, carriage returns folded."""
     size = job_status(host, job).num_log_bytes
-    script = job_scripts.look(attempt=job.folder, offset=max(size - num_bytes, 0), num_bytes=num_bytes)
+    script = _look_script(job, max(size - num_bytes, 0), num_bytes)
     _, _, tail = host.run(script, timeout_s=CALL_S).stdout.partition(b"\n")
     return shown_tail(tail)
 
@@ -137,3 +316,68 @@ def raise_unless_success(host: Host, job: JobHandle, status: JobStatus) -> None:
 
 def _handle(jobs_folder: str, run_key: str, attempt: int, *, was_attached: bool) -> JobHandle:
     return JobHandle(run_key, attempt, f"{jobs_folder}/{run_key}/attempt-{attempt}", was_attached)
+
+
+def follow_log(
+    host: Host,
+    job: JobHandle,
+    *,
+    offset: int = 0,
+    poll_s: float | Callable[[], float] = 0.5,
+    patience_s: float = 300.0,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[LogBatch]:
+    """Give out a job's log as it grows, until the job is over and all of it was given out.
+
+    A lost connection is made anew and the log goes on where it stood; nothing comes twice, nothing is missing. The
+    last batch has a status that is over; its `lines` include a last line without an end.
+
+    Args:
+        host: Where it runs.
+        job: Which one.
+        offset: `LogBatch.offset` of an earlier call, to go on there.
+        poll_s: Pause between two looks while there is nothing new, or what tells it.
+        patience_s: How long the host may be out of reach before the last error is raised.
+        sleep: Waits.
+        clock: Seconds that only grow.
+
+    Raises:
+        HostError: One that is not transient; or a transient one for longer than `patience_s`.
+    """
+    folder = LineFolder(offset)
+    last_answer, pause_s = clock(), _FIRST_PAUSE_S
+    while True:
+        script = _look_script(job, folder.num_read, _CHUNK_BYTES)
+        try:
+            answer = host.run(script, timeout_s=CALL_S).stdout
+        except HostError as error:
+            if not error.is_transient or clock() - last_answer > patience_s:
+                raise
+            sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            continue
+        last_answer, pause_s = clock(), _FIRST_PAUSE_S
+        report, _, data = answer.partition(b"\n")
+        status = parse_status(report.decode("utf-8", "replace"))
+        lines = folder.add(data)
+        is_last = status.is_over and len(data) < _CHUNK_BYTES
+        if is_last:
+            lines += folder.finish()
+        yield LogBatch(tuple(lines), folder.partial, folder.offset, status)
+        if is_last:
+            return
+        if len(data) < _CHUNK_BYTES:
+            sleep(poll_s() if callable(poll_s) else poll_s)
+
+
+def _script(action: str, what: str, **values: str | int) -> str:
+    # The program goes as a word, for a start writes it down over there.
+    return (
+        f'# jade: {what}\n{assigned(action=action, starting_s=STARTING_S, **values, program=_PROGRAM)}eval "$program"'
+    )
+
+
+def _look_script(job: JobHandle, offset: int, num_bytes: int) -> str:
+    """One line of status, then at most `num_bytes` of the log from `offset` on."""
+    return _script("look", f"look at job {job.folder!r}", attempt=job.folder, offset=offset, num_bytes=num_bytes)

@@ -11,15 +11,27 @@ import binascii
 import fnmatch
 import hashlib
 import hmac
+import io
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    SSHCertificate,
+    SSHCertificateType,
+    load_pem_private_key,
+    load_ssh_private_key,
+    load_ssh_public_identity,
+)
 
-from tasks.hosts.base import HostAddress
-from tasks.hosts.errors import HostKeyMismatch, HostKeyUnknown, PassphraseRequired, PrivateKeyUnusable
+from tasks.core.names import HostAddress, check_pins
+from tasks.hosts.errors import HostKeyMismatch, HostUserError
 
 KEY_FAMILIES: dict[str, tuple[str, ...]] = {
     "ssh-ed25519": ("ssh-ed25519",),
@@ -62,37 +74,41 @@ class KnownKey:
     Attributes:
         key_type: Such as `ssh-ed25519`.
         key_blob: The public key in wire format.
-        is_revoked: Whether the line forbids this key.
+        marker: Empty, `@revoked` (the line forbids this key) or `@cert-authority` (it signs hosts' certificates).
         source: The file.
+        has_port: Whether the line names the port, too, where that is not 22. One that does not vouches for the same
+            key, but says nothing against another.
     """
 
     key_type: str
     key_blob: bytes
-    is_revoked: bool
+    marker: str
     source: Path
+    has_port: bool = True
 
 
 def known_keys(file: Path, address: HostAddress) -> Iterator[KnownKey]:
     """The lines of a known-hosts file that speak of an address; none if there is no file.
 
-    Lines that make no sense, and certificate authorities, are passed over, as OpenSSH does.
+    Lines that make no sense are passed over, as OpenSSH does.
     """
     if not file.is_file():
         return
-    # See sshd(8), SSH_KNOWN_HOSTS FILE FORMAT.
-    wanted = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
+    with_port = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        # sshd(8), SSH_KNOWN_HOSTS FILE FORMAT
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < 3 or fields[0].startswith("#") or marker not in {"", "@revoked"}:
+        if len(fields) < 3 or fields[0].startswith("#") or marker not in {"", "@revoked", "@cert-authority"}:
             continue
         hosts, key_type, encoded = fields[:3]
-        if _speaks_of(hosts, wanted):
+        has_port = _speaks_of(hosts, with_port)
+        if has_port or _speaks_of(hosts, address.host):
             try:
                 key_blob = base64.b64decode(encoded, validate=True)
             except binascii.Error:
                 continue
-            yield KnownKey(key_type, key_blob, marker == "@revoked", file)
+            yield KnownKey(key_type, key_blob, marker, file, has_port)
 
 
 def _speaks_of(hosts: str, wanted: str) -> bool:
@@ -131,12 +147,7 @@ class HostTrust:
     trust_first_use: bool = False
 
     def __post_init__(self) -> None:
-        for pin in self.pins:
-            digest = pin.removeprefix("SHA256:")
-            if digest == pin or len(digest) != 43:
-                raise ValueError(
-                    f"a pin is SHA256: and 43 characters of base64 as ssh-keygen -l prints it, not {pin!r}"
-                )
+        check_pins(self.pins)
         if self.trust_first_use and self.own_file is None:
             raise ValueError("trust_first_use needs own_file to remember the key in")
 
@@ -147,34 +158,74 @@ class HostTrust:
 
     def preferred_families(self, address: HostAddress) -> list[str]:
         """Key types in the order to ask the server for: those first that it is known by."""
-        known = {key.key_type for key in self.known(address) if not key.is_revoked}
+        known = {key.key_type for key in self.known(address) if not key.marker}
         return sorted(KEY_FAMILIES, key=lambda family: family not in known)
 
-    def check(self, address: HostAddress, key_type: str, key_blob: bytes) -> None:
+    def wants_certificate(self, address: HostAddress) -> bool:
+        """Whether the server should show a certificate: a file names an authority for it, and no key of its own."""
+        known = self.known(address)
+        return not self.pins and {key.marker for key in known if key.marker != "@revoked"} == {"@cert-authority"}
+
+    def check(self, address: HostAddress, key: paramiko.PKey) -> None:
         """Return if the key is the right one; a first use is remembered.
+
+        Args:
+            address: Where it was shown.
+            key: The public key; with the certificate that came with it, if one did.
 
         Raises:
             HostKeyMismatch: Another one is pinned or known, or this one is revoked.
-            HostKeyUnknown: No pin and no file speaks of the host.
+            HostUserError: No pin and no file speaks of the host, or its certificate does not count.
         """
-        found = fingerprint(key_blob)
+        key_type, key_blob, found = key.get_name(), key.asbytes(), fingerprint(key.asbytes())
         if self.pins:
             if found not in self.pins:
                 raise HostKeyMismatch(str(address), self.pins, (found,), "the pin")
             return
         known = self.known(address)
-        if any(key.is_revoked and key.key_blob == key_blob for key in known):
+        if any(line.marker == "@revoked" and line.key_blob == key_blob for line in known):
             raise HostKeyMismatch(str(address), ("any other: this one is revoked",), (found,), "the known-hosts file")
-        accepted = [key for key in known if not key.is_revoked]
-        if any(key.key_blob == key_blob for key in accepted):
+        own = [line for line in known if not line.marker]
+        if any(line.key_blob == key_blob for line in own):
             return
-        if accepted:
-            expected = tuple(dict.fromkeys(fingerprint(key.key_blob) for key in accepted))
-            sources = " and ".join(dict.fromkeys(str(key.source) for key in accepted))
+        certificate_fault = ""
+        if key.public_blob is not None:
+            authorities = {line.key_blob for line in known if line.marker == "@cert-authority"}
+            certificate_fault = _certificate_fault(key.public_blob.key_blob, address.host, authorities)
+            if not certificate_fault:
+                return
+        if expected := tuple(dict.fromkeys(fingerprint(line.key_blob) for line in own if line.has_port)):
+            sources = " and ".join(dict.fromkeys(str(line.source) for line in own if line.has_port))
             raise HostKeyMismatch(str(address), expected, (found,), sources)
         if not self.trust_first_use or self.own_file is None:
-            raise HostKeyUnknown(str(address), key_type, found)
+            why = f" Its certificate does not count: {certificate_fault}." if certificate_fault else ""
+            raise HostUserError(
+                f"The host key of {address} is unknown: {key_type} {found}.{why} Nothing was sent. "
+                "Compare it with what the host's console or provider shows, then pin it "
+                f"(--fingerprint {found}) or accept it by name with --trust-first-use."
+            )
         remember(self.own_file, address, key_type, key_blob)
+
+
+def _certificate_fault(certificate: bytes, host: str, authorities: set[bytes]) -> str:
+    """Why a host's certificate does not count; empty if it does."""
+    key_type = paramiko.Message(certificate).get_text()
+    try:
+        read = load_ssh_public_identity(f"{key_type} {base64.b64encode(certificate).decode()}".encode())
+        if not isinstance(read, SSHCertificate) or read.type is not SSHCertificateType.HOST:
+            return "it is none of a host"
+        signer = read.signature_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        if base64.b64decode(signer.split()[1]) not in authorities:
+            return "no known-hosts file names its authority for this host"
+        read.verify_cert_signature()
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+        return f"it cannot be verified ({error or type(error).__name__})"
+    if read.valid_principals and host.encode() not in read.valid_principals:
+        names = ", ".join(name.decode("utf-8", "replace") for name in read.valid_principals)
+        return f"it is for {names}, not {host}"
+    if not read.valid_after <= time.time() < read.valid_before:
+        return "it is not valid at this time"
+    return "it has options that are not known here" if read.critical_options else ""
 
 
 def remember(file: Path, address: HostAddress, key_type: str, key_blob: bytes) -> None:
@@ -191,37 +242,85 @@ def remember(file: Path, address: HostAddress, key_type: str, key_blob: bytes) -
         os.close(descriptor)
 
 
+class KeyLocked(HostUserError):
+    """The private key is locked by a passphrase."""
+
+    def __init__(self, key_file: Path, *, wrong: bool = False) -> None:
+        what = "The given passphrase does not open" if wrong else "A passphrase protects"
+        super().__init__(f"{what} the private key {key_file}. Unlock it once with: ssh-add {key_file}")
+
+
 def load_private_key(path: Path, passphrase: str | None = None) -> paramiko.PKey:
-    """A private key of any kind that OpenSSH writes, but DSA.
+    """A private key of any kind and format that OpenSSH reads, but DSA, with the certificate beside it, if any.
 
     Raises:
-        PassphraseRequired: It is locked and no, or the wrong, passphrase was given.
-        PrivateKeyUnusable: It is missing, unreadable, or no private key.
+        KeyLocked: It is locked and no, or the wrong, passphrase was given.
+        HostUserError: It is missing, unreadable, or no private key.
     """
     path = path.expanduser()
     try:
-        # It declares text and hands it to cryptography, which takes nothing but bytes.
-        return paramiko.PKey.from_path(path, None if passphrase is None else passphrase.encode())  # type: ignore[arg-type]
-    except (paramiko.PasswordRequiredException, TypeError) as error:
-        if passphrase is not None:
-            # cryptography says so, with a TypeError, when a passphrase was given for a key that has none.
-            raise PrivateKeyUnusable(str(path), str(error)) from error
-        raise PassphraseRequired(str(path)) from error
+        data = path.read_bytes()
+        key = _parsed(data, path, passphrase)
+        certificate = path.with_name(f"{path.name}-cert.pub")
+        if certificate.is_file():
+            key.load_certificate(str(certificate))
     except OSError as error:
-        raise PrivateKeyUnusable(str(path), error.strerror or str(error)) from error
-    except (ValueError, paramiko.SSHException) as error:
-        if passphrase is not None and b"PRIVATE KEY" in path.read_bytes():
-            raise PassphraseRequired(str(path), wrong=True) from error
-        raise PrivateKeyUnusable(str(path), "it is not a private key that can be read") from error
-    except paramiko.pkey.UnknownKeyType as error:
-        raise PrivateKeyUnusable(str(path), f"its type {error.key_type} is not supported") from error
+        raise HostUserError(f"Cannot use the private key {path}: {error.strerror or error}.") from error
+    except (ValueError, UnsupportedAlgorithm, paramiko.SSHException) as error:
+        if data.split(None, 1)[:1] and data.split(None, 1)[0].decode("utf-8", "replace").startswith(("ssh-", "ecdsa-")):
+            reason = "it is a public key. Give the private key's file"
+        else:
+            reason = "it is not a private key that can be read, or of a kind that only an SSH agent can use"
+        raise HostUserError(f"Cannot use the private key {path}: {reason}.") from error
+    return key
+
+
+def _parsed(data: bytes, path: Path, passphrase: str | None) -> paramiko.PKey:
+    password = None if passphrase is None else passphrase.encode()
+    load = load_ssh_private_key if b"BEGIN OPENSSH PRIVATE KEY" in data else load_pem_private_key
+    try:
+        loaded = load(data, password)
+    except TypeError as error:  # so it says that it wants a passphrase, or wants none
+        if passphrase is None:
+            raise KeyLocked(path) from error
+        loaded = load(data, None)
+    except ValueError as error:
+        if passphrase is not None and b"PRIVATE KEY" in data:
+            raise KeyLocked(path, wrong=True) from error
+        raise
+    kinds: tuple[tuple[type, type[paramiko.PKey]], ...] = (
+        (rsa.RSAPrivateKey, paramiko.RSAKey),
+        (ec.EllipticCurvePrivateKey, paramiko.ECDSAKey),
+        (ed25519.Ed25519PrivateKey, paramiko.Ed25519Key),
+    )
+    for kind, wrapper in kinds:
+        if isinstance(loaded, kind):
+            # paramiko reads fewer formats than cryptography does.
+            text = loaded.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+            ).decode()
+            return wrapper.from_private_key(io.StringIO(text))
+    raise ValueError(f"{type(loaded).__name__} is of no use here")
 
 
 def public_blob(key_file: Path) -> bytes | None:
-    """The public key beside a private one (`.pub`), or None if there is none that can be read."""
-    public = key_file.expanduser()
-    public = public.with_name(public.name + ".pub")
-    try:
-        return base64.b64decode(public.read_text().split()[1])
-    except (OSError, IndexError, binascii.Error, UnicodeDecodeError):
-        return None
+    """The public key of a private key's file that cannot be read itself, or None if it is not to be found.
+
+    It stands beside it (`.pub`), or unlocked at the beginning of a key in OpenSSH's own format, or is the file itself.
+    """
+    path = key_file.expanduser()
+    for file in (path.with_name(path.name + ".pub"), path):
+        try:
+            text = file.read_text("ascii")
+            if "BEGIN OPENSSH PRIVATE KEY" in text:
+                message = paramiko.Message(base64.b64decode("".join(text.strip().splitlines()[1:-1])))
+                message.get_bytes(len(b"openssh-key-v1\0"))
+                for _ in ("cipher", "key derivation", "its options"):
+                    message.get_string()
+                message.get_int()
+                return message.get_binary()
+            if text.startswith(("ssh-", "ecdsa-", "sk-")):
+                return base64.b64decode(text.split()[1])
+        except (OSError, IndexError, ValueError, paramiko.SSHException):
+            continue
+    return None

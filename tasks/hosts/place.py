@@ -13,7 +13,7 @@ import shlex
 from dataclasses import dataclass
 
 from tasks.core.errors import HostNotReady
-from tasks.hosts.base import Host
+from tasks.hosts.host import Host
 from tasks.hosts.preflight import MIN_PYTHON, MIN_TORCH, Verdict, check_host
 
 MIN_FREE_BYTES = 2**30

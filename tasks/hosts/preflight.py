@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.hosts.base import Host
 from tasks.hosts.errors import HostError
+from tasks.hosts.host import Host
 
 MIN_PYTHON = (3, 11)
 MIN_TORCH = (2, 4)

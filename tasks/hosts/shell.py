@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import threading
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Protocol
 
-from tasks.hosts.base import CommandResult
-from tasks.hosts.errors import (
-    CommandFailed,
-    HostError,
-    HostToolMissing,
-    NameRefused,
-    NoSpaceLeft,
-    OutputTooLong,
-    RemoteFileMissing,
-    RemotePermissionDenied,
-)
+from tasks.hosts.errors import CommandFailed, HostError, HostUserError, NameRefused, RemoteFileMissing, shown_command
+from tasks.hosts.host import CommandResult
 
 MAX_OUTPUT_BYTES = 64 * 2**20
 MAX_STDERR_BYTES = 64 * 2**10
@@ -26,9 +19,32 @@ CHUNK_BYTES = (
     2**15 - 64
 )  # what paramiko puts into a packet of OpenSSH's; of more, the rest would go as a packet of its own
 
-TOOL_MISSING = "jade: needs "
 NOT_PLAIN = "jade: not a plain file: "
 NOT_PLAIN_STATUS = 65
+
+SHELL_FUNCTIONS = (files("tasks.hosts") / "functions.sh").read_text("utf-8")
+"""POSIX sh functions that scripts for a host share."""
+
+MARK = b"jade-begin "
+# A start-up file that asks a question reads an empty line each time. An input that a start-up file hands to another
+# shell is read by that one. What start-up files set, and our scripts would stumble over, is unset.
+_START = (
+    "\n" * 16
+    + f"""[ -z "${{ZSH_VERSION-}}" ] || emulate sh
+unset CDPATH GREP_OPTIONS TAR_OPTIONS POSIXLY_CORRECT; cd
+{{ echo "{MARK.decode()}$$"
+"""
+)
+
+
+def program_of(command: str) -> bytes:
+    """What a `sh` reads from its standard input to run a command that gets the rest of it.
+
+    No login shell has to quote anything. The mark that is printed first ends what start-up files print and carries the
+    process id, which is its group's, too. All up to the end is read before anything runs: whoever has seen the mark may
+    send the command's own input.
+    """
+    return f"{_START}{command}\n}}; exit\n".encode()
 
 
 class CommandStream(Protocol):
@@ -72,8 +88,8 @@ class Shell(Protocol):
         """How messages call it."""
         ...
 
-    def open(self, command: str, *, timeout_s: float) -> CommandStream:
-        """Start `command` with POSIX `sh -c`."""
+    def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> CommandStream:
+        """Start `command` with POSIX `sh`; without input, its standard input has ended."""
         ...
 
 
@@ -94,10 +110,15 @@ class Tail:
         return self._data.decode("utf-8", "replace").strip()
 
 
+def assigned(**values: str | int) -> str:
+    """Shell variables, quoted, a line each."""
+    return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
+
+
 @contextlib.contextmanager
-def opened(shell: Shell, command: str, *, timeout_s: float) -> Iterator[CommandStream]:
+def opened(shell: Shell, command: str, *, timeout_s: float, takes_input: bool = True) -> Iterator[CommandStream]:
     """A stream that is aborted when the block is left by an error."""
-    stream = shell.open(command, timeout_s=timeout_s)
+    stream = shell.open(command, timeout_s=timeout_s, takes_input=takes_input)
     try:
         yield stream
     except BaseException:
@@ -106,16 +127,19 @@ def opened(shell: Shell, command: str, *, timeout_s: float) -> Iterator[CommandS
 
 
 def run_over(shell: Shell, command: str, *, timeout_s: float, stdin: bytes, check: bool) -> CommandResult:
-    """Run a command to its end; see `Host.run`."""
+    """Run a command to its end, as `Host.run`."""
     output = bytearray()
-    with opened(shell, command, timeout_s=timeout_s) as stream:
+    with opened(shell, command, timeout_s=timeout_s, takes_input=bool(stdin)) as stream:
         # Beside the reading: a command that answers before it has read all must not block both sides.
         feeder = threading.Thread(target=_feed, args=(stream, stdin), daemon=True)
         feeder.start()
         while chunk := stream.read(CHUNK_BYTES):
             output += chunk
             if len(output) > MAX_OUTPUT_BYTES:
-                raise OutputTooLong(shell.name, command, MAX_OUTPUT_BYTES)
+                raise HostError(
+                    f"On {shell.name}, this wrote more than {MAX_OUTPUT_BYTES} bytes and was ended: "
+                    f"{shown_command(command)}"
+                )
         exit_status, stderr = stream.finish()
         feeder.join()
     result = CommandResult(command, exit_status, bytes(output), stderr)
@@ -133,24 +157,28 @@ def _feed(stream: CommandStream, data: bytes) -> None:
         stream.end_input()
 
 
+_NO_SPACE = re.compile(r"No space left on device|(echo|printf): I/O error|Disk quota exceeded")
+_NO_PERMISSION = re.compile(r"Permission denied|Operation not permitted|Read-only file system")
+_NO_FILE = re.compile(r"no such file|can't cd to|directory nonexistent", re.IGNORECASE)
+
+
+def no_space(host: str, evidence: str) -> HostUserError:
+    """The error for a full disk or quota."""
+    return HostUserError(f"No space left on {host}: {evidence}. Free some, or choose a folder on another disk.")
+
+
 def failure_of(host: str, result: CommandResult) -> HostError:
     """The most telling error for a command that ended with a status other than 0."""
     last_lines = "; ".join(result.stderr.splitlines()[-3:])
-    for pattern, kind in _TELLING:
-        if pattern.search(result.stderr):
-            return kind(host, last_lines)
+    if _NO_SPACE.search(result.stderr):
+        return no_space(host, last_lines)
+    if _NO_PERMISSION.search(result.stderr):
+        return HostUserError(f"No permission on {host}: {last_lines}. Choose another folder or fix its owner.")
+    if "jade: needs " in result.stderr:
+        return HostUserError(f"A program is missing on {host}: {last_lines}. Install it there, or use another image.")
+    if _NO_FILE.search(result.stderr):
+        return RemoteFileMissing(host, last_lines)
     if result.exit_status == NOT_PLAIN_STATUS and NOT_PLAIN in result.stderr:
         name = result.stderr.partition(NOT_PLAIN)[2].splitlines()[0]
         return NameRefused(name, f"it is a link or no plain file on {host}")
     return CommandFailed(host, result.command, result.exit_status, result.stderr)
-
-
-_TELLING: tuple[
-    tuple[re.Pattern[str], type[NoSpaceLeft | RemotePermissionDenied | RemoteFileMissing | HostToolMissing]],
-    ...,
-] = (
-    (re.compile(r"No space left on device|(echo|printf): I/O error|Disk quota exceeded"), NoSpaceLeft),
-    (re.compile(r"Permission denied|Operation not permitted|Read-only file system"), RemotePermissionDenied),
-    (re.compile(re.escape(TOOL_MISSING)), HostToolMissing),
-    (re.compile(r"no such file|can't cd to|directory nonexistent", re.IGNORECASE), RemoteFileMissing),
-)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import shlex
+import contextlib
+import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 
 import paramiko
 
-from tasks.hosts import download, sftp, upload
-from tasks.hosts.base import CommandResult, FileEntry, Progress
-from tasks.hosts.connection import SshAccess
-from tasks.hosts.errors import CommandTimedOut, ConnectionLost, NoShell
-from tasks.hosts.shell import Tail, run_over
-from tasks.hosts.ssh_link import SshLink
+from tasks.core.errors import SettingsError
+from tasks.hosts import transfer
+from tasks.hosts.connection import SshAccess, SshLink, connect
+from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUserError
+from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.keys import HostTrust
+from tasks.hosts.shell import MARK, Tail, program_of, run_over
+from tasks.settings.load import Settings, state_folder
 
-_log = logging.getLogger(__name__)
-_PROBE_S = 20.0
+START_S = 60.0
+"""How long an account's start-up files may take until a command begins."""
+_SHELL = "exec sh"
 _GRACE_S = 5.0
 _SETTLE_S = 1.0
-
-# The first line of output shows that a shell is there, ends what its start-up files may print, and carries the
-# process id, which is its group's as well: closing a channel ends nothing over there, and OpenSSH refuses the
-# protocol's own signal request where root is logged in.
-_MARK = b"jade-begin "
-_SAY_MARK = f'echo "{_MARK.decode()}$$"\n'
 _MAX_NOISE_BYTES = 2**16
+_START_UP_FILES = (
+    "Start-up files of the account (.bashrc, .zshenv, .cshrc, config.fish) that wait for an answer, read the input or "
+    "start another shell do that: let them do nothing where no terminal is."
+)
 
 
 class SshHost:
@@ -41,11 +43,10 @@ class SshHost:
     def __init__(self, access: SshAccess, *, name: str | None = None) -> None:
         self._name = name or str(access.address)
         self._link = SshLink(access)
-        self._has_shell: bool | None = None
 
     @property
     def name(self) -> str:
-        """See `Host`."""
+        """How messages call it."""
         return self._name
 
     @property
@@ -54,22 +55,14 @@ class SshHost:
         return self._link.connected().host_key_fingerprint
 
     def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
-        """See `Host`."""
+        """Run a command; see `Host.run`, also for the errors."""
         return run_over(self, command, timeout_s=timeout_s, stdin=stdin, check=check)
 
     def put(
-        self,
-        files: Mapping[str, Path],
-        folder: str,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
+        self, files: Mapping[str, Path], folder: str, *, timeout_s: float, progress: Progress | None = None
     ) -> tuple[FileEntry, ...]:
-        """See `Host`; by SFTP where there is no shell."""
-        if self.has_shell():
-            return upload.put_files(self, files, folder, timeout_s=timeout_s, progress=progress)
-        with sftp.session(self._link, self._name, timeout_s) as client:
-            return sftp.put_files(client, self._name, files, folder, progress)
+        """Copy files into a folder of the host; see `Host.put`."""
+        return transfer.put_files(self, files, folder, timeout_s=timeout_s, progress=progress)
 
     def get(
         self,
@@ -80,64 +73,54 @@ class SshHost:
         timeout_s: float,
         progress: Progress | None = None,
     ) -> None:
-        """See `Host`; by SFTP where there is no shell."""
-        if self.has_shell():
-            download.get_files(self, entries, folder, into, timeout_s=timeout_s, progress=progress)
-            return
-        with sftp.session(self._link, self._name, timeout_s) as client:
-            sftp.get_files(client, self._name, entries, folder, into, progress)
+        """Fetch the files of a manifest; see `Host.get`."""
+        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s, progress=progress)
 
     def close(self) -> None:
-        """See `Host`."""
+        """Let go of the connection."""
         self._link.close()
 
-    def open(self, command: str, *, timeout_s: float) -> SshStream:
-        """See `Shell`.
+    def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> SshStream:
+        """Start a command; see `Shell.open`.
 
         Raises:
-            NoShell: The server runs no commands.
+            HostUserError: The server runs no commands; with what it said.
         """
-        if self._has_shell is None:
-            # The first command is the question itself, where the answer is yes.
-            try:
-                stream = SshStream(self._link, self._name, command, timeout_s)
-            except NoShell:
-                _log.debug("%s may have no shell", self._name)
-            else:
-                self._has_shell = True
-                return stream
-        if not self.has_shell():
-            raise NoShell(self._name)
-        return SshStream(self._link, self._name, command, timeout_s)
-
-    def has_shell(self) -> bool:
-        """Whether commands can run there. Some servers offer SFTP only; the answer is kept."""
-        if self._has_shell is None:
-            # A channel that closed on the way looks like a refusal, and the answer holds for long: no is asked twice.
-            self._has_shell = self._runs_commands() or self._runs_commands()
-            if not self._has_shell:
-                _log.info("%s has no shell: files go by SFTP, and nothing can run there", self._name)
-        return self._has_shell
-
-    def _runs_commands(self) -> bool:
         try:
-            SshStream(self._link, self._name, "exit 0", _PROBE_S, has_input=False).finish()
-        except NoShell:
-            return False
-        return True
+            return SshStream(self._link, self._name, command, timeout_s, takes_input=takes_input)
+        except _NothingRan:
+            # A channel that closed on the way looks like a refusal: no is asked twice.
+            try:
+                return SshStream(self._link, self._name, command, timeout_s, takes_input=takes_input)
+            except _NothingRan as refusal:
+                raise HostUserError(f"{self._name} runs no commands: {refusal}{self._hint()}") from refusal
+
+    def _hint(self) -> str:
+        """Whether files could be moved at least, as far as that was tried."""
+        channel, _ = self._link.open_channel("asking for SFTP", _GRACE_S)
+        try:
+            channel.settimeout(_GRACE_S)
+            channel.invoke_subsystem("sftp")
+            paramiko.SFTPClient(channel)
+        except (paramiko.SSHException, EOFError, OSError):
+            return ""
+        finally:
+            self._link.close_channel(channel)
+        return " It offers SFTP, but to train there takes a shell."
+
+
+class _NothingRan(Exception):
+    """The server refused a command, or its session ended before the command began; says how."""
 
 
 class SshStream:
-    """A command on an exec channel.
+    """A command on an exec channel; its program goes by standard input, so that no login shell needs to quote it."""
 
-    Raises:
-        NoShell: The server runs no commands.
-    """
-
-    def __init__(self, link: SshLink, host: str, command: str, timeout_s: float, *, has_input: bool = True) -> None:
+    def __init__(self, link: SshLink, host: str, command: str, timeout_s: float, *, takes_input: bool) -> None:
         self._link, self._host, self._command, self._timeout_s = link, host, command, timeout_s
+        self._deadline = monotonic() + timeout_s
         self._channel, self._transport = link.open_channel(command, timeout_s)
-        self._has_expired = False
+        self._expired: CommandTimedOut | None = None
         self._group = ""
         self._early = b""
         self._broken = ""
@@ -145,25 +128,38 @@ class SshStream:
         self._stderr_reader = threading.Thread(target=self._collect_stderr, daemon=True)
         self._stderr_reader.start()
         # paramiko's own waits have no limits everywhere; closing the channel under them ends them all.
-        self._watchdog = threading.Timer(timeout_s, self._expire)
-        self._watchdog.daemon = True
-        self._watchdog.start()
+        self._watchdog = self._start_watchdog(min(timeout_s, START_S), _START_UP_FILES)
         try:
-            # Accounts have all sorts of login shells; what they share is quoting by single quotes.
-            self._channel.exec_command(f"exec sh -c {shlex.quote(_SAY_MARK + command)}")
-            if not has_input:
-                self._channel.shutdown_write()
-            self._await_mark()
+            self._begin(program_of(command), takes_input=takes_input)
         except (paramiko.SSHException, EOFError, OSError) as error:
             self._watchdog.cancel()
+            self._transport.join(timeout=_SETTLE_S)
             self._raise_if_over(str(error))
-            self._channel.close()
-            raise NoShell(host) from error
+            said = self._what_was_said()
+            self.close()
+            raise _NothingRan(said) from error
+        self._watchdog.cancel()
+        self._watchdog = self._start_watchdog(self._deadline - monotonic(), "")
+
+    def _start_watchdog(self, limit_s: float, hint: str) -> threading.Timer:
+        watchdog = threading.Timer(max(limit_s, 0.0), self._expire, args=(limit_s, hint))
+        watchdog.daemon = True
+        watchdog.start()
+        return watchdog
+
+    def _begin(self, program: bytes, *, takes_input: bool) -> None:
+        self._channel.exec_command(_SHELL)
+        # What ends at once may have closed its input already; what it said comes all the same.
+        with contextlib.suppress(OSError):
+            self._channel.sendall(program)
+            if not takes_input:
+                self._channel.shutdown_write()
+        self._await_mark()
 
     def _await_mark(self) -> None:
         head = b""
         while True:
-            noise, mark, rest = head.partition(_MARK)
+            noise, mark, rest = head.partition(MARK)
             if mark and b"\n" in rest:
                 group, _, self._early = rest.partition(b"\n")
                 self._group = group.decode("ascii", "replace")
@@ -171,11 +167,21 @@ class SshStream:
             chunk = self._channel.recv(_MAX_NOISE_BYTES)
             head += chunk
             if not chunk or len(noise) > _MAX_NOISE_BYTES:
-                self._transport.join(timeout=_SETTLE_S)
-                raise EOFError(f"no shell answered, but {head[-200:]!r}")
+                self._early = head
+                raise EOFError("the session ended before the command began")
+
+    def _what_was_said(self) -> str:
+        """How a session ended in which nothing ran, in the server's own words."""
+        self._stderr_reader.join(timeout=_SETTLE_S)
+        said = f"{self._early.decode('utf-8', 'replace')}\n{self._stderr.text()}".strip()[-1000:]
+        if said:
+            return f"it said {said!r}."
+        if (status := self._channel.exit_status) >= 0:
+            return f"the session said nothing and ended with status {status}. {_START_UP_FILES}"
+        return "it refused to start one."
 
     def write(self, data: bytes) -> None:
-        """See `CommandStream`."""
+        """Send all of `data`; see `CommandStream.write`."""
         try:
             self._channel.sendall(data)
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -183,7 +189,7 @@ class SshStream:
             raise BrokenPipeError(str(error)) from error
 
     def end_input(self) -> None:
-        """See `CommandStream`."""
+        """Close standard input."""
         try:
             self._channel.shutdown_write()
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -191,7 +197,7 @@ class SshStream:
             raise BrokenPipeError(str(error)) from error
 
     def read(self, max_bytes: int) -> bytes:
-        """See `CommandStream`."""
+        """The next bytes of standard output; see `CommandStream.read`."""
         if self._early:
             data, self._early = self._early[:max_bytes], self._early[max_bytes:]
             return data
@@ -202,11 +208,11 @@ class SshStream:
             return b""
 
     def finish(self) -> tuple[int, str]:
-        """See `CommandStream`."""
+        """Wait for the end; see `CommandStream.finish`."""
         while self.read(2**16):
             pass
         exit_status = self._channel.recv_exit_status()
-        if exit_status == -1 and not self._has_expired:
+        if exit_status == -1 and not self._expired:
             # The end by a signal looks like a broken connection, until that connection's thread has gone.
             self._transport.join(timeout=_SETTLE_S)
         self._watchdog.cancel()
@@ -215,21 +221,27 @@ class SshStream:
         if self._broken:
             # The status may have come all the same, and what was to be read is not whole.
             self._raise_if_over(self._broken)
+            self.close()
             raise ConnectionLost(self._host, self._command, self._broken)
         self._stderr_reader.join(timeout=_GRACE_S)
-        self._channel.close()
+        self.close()
         return exit_status, self._stderr.text()
 
     def abort(self) -> None:
-        """See `CommandStream`."""
+        """End the command now."""
         self._watchdog.cancel()
         self._end_command()
 
+    def close(self) -> None:
+        """Give the session back."""
+        self._link.close_channel(self._channel)
+
     def _raise_if_over(self, reason: str) -> None:
-        if self._has_expired:
+        if self._expired:
             self._watchdog.join(timeout=_GRACE_S)  # it ends the command first
-            raise CommandTimedOut(self._host, self._command, self._timeout_s)
+            raise self._expired
         if not self._transport.is_active():
+            self.close()
             raise ConnectionLost(self._host, self._command, reason or "the connection was closed")
 
     def _collect_stderr(self) -> None:
@@ -239,24 +251,78 @@ class SshStream:
         except (paramiko.SSHException, EOFError, OSError):
             return
 
-    def _expire(self) -> None:
-        self._has_expired = True
+    def _expire(self, limit_s: float, hint: str) -> None:
+        self._expired = CommandTimedOut(self._host, self._command, round(limit_s, 1), hint)
         # On a dead network even the closing can block, in a full send buffer.
-        last_resort = threading.Timer(_GRACE_S, self._link.drop, args=(self._transport,))
+        last_resort = threading.Timer(_GRACE_S, self._transport.close)
         last_resort.daemon = True
         last_resort.start()
         self._end_command()
         last_resort.cancel()
 
     def _end_command(self) -> None:
+        """End what still runs: closing a channel ends nothing over there.
+
+        OpenSSH refuses the protocol's own signal request where root is logged in.
+        """
         try:
             has_ended = self._channel.exit_status_ready()
-            self._channel.close()
+            self.close()
             if not has_ended and self._group.isdigit():
-                killer = self._transport.open_session(timeout=_GRACE_S / 2)
-                killer.exec_command(f"kill -KILL -{self._group} || kill -KILL {self._group}")
-                killer.status_event.wait(_GRACE_S / 2)
-                killer.close()
-        except (paramiko.SSHException, EOFError, OSError):
+                self._kill_group()
+        except (paramiko.SSHException, EOFError, OSError, HostError):
             # It does not even open a session: the network is gone, not just the command slow.
-            self._link.drop(self._transport)
+            self._transport.close()
+
+    def _kill_group(self) -> None:
+        beside = None
+        try:
+            killer = self._transport.open_session(timeout=_GRACE_S / 2)
+        except paramiko.ChannelException:
+            # The server allows so many sessions a connection, and ours counts until its command has ended.
+            beside = connect(self._link.access)
+            killer = beside.transport.open_session(timeout=_GRACE_S / 2)
+        try:
+            killer.exec_command(_SHELL)
+            killer.sendall(program_of(f"kill -KILL -{self._group} || kill -KILL {self._group}"))
+            killer.shutdown_write()
+            killer.status_event.wait(_GRACE_S / 2)
+            killer.close()
+        finally:
+            if beside is not None:
+                beside.close()
+
+
+def open_host(settings: Settings, name: str, *, connect_timeout_s: float | None = None) -> SshHost:
+    """Return a host that connects when it is first used; the caller closes it.
+
+    Args:
+        settings: Where hosts are described.
+        name: Which.
+        connect_timeout_s: How long to try; None: the transport's own default.
+
+    Raises:
+        HostUnknown: It, or one that it goes through, is not described.
+        SettingsError: Its jumps lead in a circle.
+    """
+    access = _access(settings, name, ())
+    if connect_timeout_s is not None:
+        access = dataclasses.replace(access, connect_timeout_s=connect_timeout_s)
+    return SshHost(access, name=name)
+
+
+def _access(settings: Settings, name: str, seen: tuple[str, ...]) -> SshAccess:
+    if name in seen:
+        raise SettingsError(f"the jumps of host {seen[0]!r} lead in a circle: {' -> '.join([*seen, name])}")
+    entry = settings.entry(name)
+    return SshAccess(
+        entry.address,
+        HostTrust(
+            pins=entry.fingerprint,
+            own_file=state_folder() / "known_hosts",
+            user_file=Path.home() / ".ssh" / "known_hosts",
+            trust_first_use=entry.trust_first_use,
+        ),
+        key_file=Path(entry.key).expanduser() if entry.key else None,
+        jump=_access(settings, entry.jump, (*seen, name)) if entry.jump else None,
+    )

@@ -1,63 +1,103 @@
-"""What moving files up and down has in common: digests, budgets of time, and a host's own list of a folder."""
+"""Files to and from a host, resumable, and checked by SHA-256 on the side where they arrive.
+
+Up: small files leave as one tar; large ones one by one (`cat >> part`), and go on after a cut where they stood. Down:
+one stream, split here at the sizes that the manifest gives; the host sends no names at all, so none need be trusted.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from time import monotonic
 
-from tasks.hosts.base import FileEntry, Host, Progress, check_name
-from tasks.hosts.errors import CommandTimedOut, NameRefused
-from tasks.hosts.shell import NOT_PLAIN, NOT_PLAIN_STATUS, TOOL_MISSING
+from tasks.hosts.errors import CommandTimedOut, NameRefused, TransferCorrupted
+from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.incoming import IncomingFile, part_name
+from tasks.hosts.shell import (
+    CHUNK_BYTES,
+    NOT_PLAIN,
+    NOT_PLAIN_STATUS,
+    CommandStream,
+    Shell,
+    assigned,
+    failure_of,
+    opened,
+    run_over,
+)
 
 SMALL_BYTES = 8 * 2**20
+_BATCH_NAME_BYTES = 32_000
 
 # openssl is several times faster than most sha256sum, and takes ten times as long to start.
 _DIGEST = f"""export LC_ALL=C
 if command -v sha256sum >/dev/null 2>&1; then digest_small() {{ sha256sum; }}
 elif command -v shasum >/dev/null 2>&1; then digest_small() {{ shasum -a 256; }}
 elif command -v openssl >/dev/null 2>&1; then digest_small() {{ openssl dgst -sha256 -r; }}
-else echo '{TOOL_MISSING}sha256sum, shasum or openssl' >&2; exit 127; fi
+else echo 'jade: needs sha256sum, shasum or openssl' >&2; exit 127; fi
 if command -v openssl >/dev/null 2>&1; then digest_large() {{ openssl dgst -sha256 -r; }}
 else digest_large() {{ digest_small; }}; fi
 digest() {{ if [ "$1" -gt {SMALL_BYTES} ]; then digest_large; else digest_small; fi; }}
 not_plain() {{ echo "{NOT_PLAIN}$1" >&2; exit {NOT_PLAIN_STATUS}; }}
 """
 
-# Output, a line for each file: digest, size, name.
-_LIST = """
+# Input: folders to make, an empty line, then size, name and part's name of each file on a line of its own.
+# Output, a line for each: its digest if it is there with the right size, else -; bytes of its part.
+_SURVEY = """
+mkdir -p -- "$folder" && cd -- "$folder" || exit 1
+while IFS= read -r parent && [ -n "$parent" ]; do mkdir -p -- "$parent" || exit 1; done
+while IFS= read -r want && IFS= read -r name && IFS= read -r part; do
+  found=-; partial=0
+  if [ -e "$name" ] && [ ! -f "$name" ]; then not_plain "$name"; fi
+  if [ -f "$name" ] && [ $(wc -c < "$name") -eq "$want" ]; then
+    set -- $(digest "$want" < "$name"); found=$1
+  fi
+  if [ -f "$part" ]; then partial=$(($(wc -c < "$part"))); fi
+  echo "$found $partial"
+done
+"""
+
+# Input: size, name, part's name and digest of each file on a line of its own.
+# Output, a line for each: ok, or the digest that was found.
+_PUBLISH = """
 cd -- "$folder" || exit 1
-find . ! -type f ! -type d | { if IFS= read -r name; then not_plain "$name"; fi; } || exit
-find . -type f ! -name '*.part' ! -name '*.tmp' | while IFS= read -r name; do
-  [ -f "$name" ] || not_plain "$name"
-  size=$(($(wc -c < "$name")))
-  set -- $(digest "$size" < "$name")
-  echo "$1 $size $name"
+while IFS= read -r size && IFS= read -r name && IFS= read -r part && IFS= read -r want; do
+  set -- $(digest "$size" < "$part")
+  if [ "$1" = "$want" ]; then mv -f -- "$part" "$name" || exit 1; echo ok
+  else rm -f -- "$part"; echo "$1"; fi
+done
+"""
+
+# Positional parameters, a pair for each file: bytes to leave out, name.
+_SEND = """
+cd -- "$folder" || exit 1
+while [ $# -gt 0 ]; do
+  if [ -L "$2" ] || { [ -e "$2" ] && [ ! -f "$2" ]; }; then not_plain "$2"; fi
+  if [ "$1" -gt 0 ]; then tail -c "+$(($1 + 1))" < "$2" || exit 1; else cat < "$2" || exit 1; fi
+  shift 2
 done
 """
 
 
-class Counter:
-    """Adds up bytes and tells whoever wants to know."""
+class _Transfer:
+    """One call's way to a host: its folder, its budget of time, and whoever wants to know of progress."""
 
-    def __init__(self, entries: Sequence[FileEntry], progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, sum(entry.size for entry in entries), progress
+    def __init__(
+        self, shell: Shell, folder: str, doing: str, total: int, timeout_s: float, progress: Progress | None
+    ) -> None:
+        self.shell, self.folder = shell, folder
+        self._doing, self._timeout_s, self._deadline = doing, timeout_s, monotonic() + timeout_s
+        self._done, self._total, self._progress = 0, total, progress
 
-    def add(self, num_bytes: int) -> None:
-        """Count more of them."""
+    def count(self, num_bytes: int) -> None:
+        """Add bytes, and tell."""
         self._done += num_bytes
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-class Budget:
-    """The seconds left of a call's time limit."""
-
-    def __init__(self, host: str, doing: str, timeout_s: float) -> None:
-        self._host, self._doing, self._timeout_s = host, doing, timeout_s
-        self._deadline = monotonic() + timeout_s
 
     def left_s(self) -> float:
         """Seconds left.
@@ -67,8 +107,35 @@ class Budget:
         """
         left = self._deadline - monotonic()
         if left <= 0:
-            raise CommandTimedOut(self._host, self._doing, self._timeout_s)
+            raise CommandTimedOut(self.shell.name, self._doing, self._timeout_s)
         return left
+
+    def script(self, what: str, body: str) -> str:
+        """A script that has the folder in $folder and knows `digest` and `not_plain`."""
+        return f"# jade: {what} in {shlex.quote(self.folder)}\n{assigned(folder=self.folder)}{_DIGEST}{body}"
+
+    def ask(self, what: str, body: str, lines: Sequence[str], num_expected: int) -> list[str]:
+        """Run a script that reads lines and answers with as many as expected."""
+        if not num_expected:
+            return []
+        data = "".join(line + "\n" for line in lines).encode()
+        result = run_over(self.shell, self.script(what, body), timeout_s=self.left_s(), stdin=data, check=True)
+        answer = result.text.splitlines()
+        if len(answer) != num_expected:
+            raise TransferCorrupted(self.shell.name, f"{num_expected} lines of answer", repr(result.text[-500:]))
+        return answer
+
+    @contextlib.contextmanager
+    def sending(self, command: str) -> Iterator[CommandStream]:
+        """A stream to write to; on leaving, the command has ended well or its error is raised."""
+        with opened(self.shell, command, timeout_s=self.left_s()) as stream:
+            # A command that closes its input early says why with its status, and better than the pipe can.
+            with contextlib.suppress(BrokenPipeError):
+                yield stream
+                stream.end_input()
+            exit_status, stderr = stream.finish()
+        if exit_status != 0:
+            raise failure_of(self.shell.name, CommandResult(command, exit_status, b"", stderr))
 
 
 def describe_files(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
@@ -80,40 +147,141 @@ def describe_files(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
     """
     entries = []
     for name, path in files.items():
-        check_name(name)
+        FileEntry(name, 0, "0" * 64)  # refuses the name before anything is read
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             entries.append(FileEntry(name, file.tell(), digest))
     return tuple(entries)
 
 
-def list_files(
-    host: Host, folder: str, *, timeout_s: float, max_files: int = 10_000, max_bytes: int = 50 * 2**30
+def put_files(
+    shell: Shell, files: Mapping[str, Path], folder: str, *, timeout_s: float, progress: Progress | None
 ) -> tuple[FileEntry, ...]:
-    """A manifest made by the host of what lies in one of its folders now, for outputs that brought none.
-
-    It protects the way from there to here, not against the host itself. Files called `*.part` and `*.tmp` are
-    left out as unfinished.
-
-    Raises:
-        NameRefused: There is a link, a device or an unsafe name; or more files or bytes than allowed.
-        RemoteFileMissing: There is no such folder.
-    """
-    result = host.run(script_in(_LIST, folder, what="list files"), timeout_s=timeout_s)
-    entries = []
-    for line in result.text.splitlines():
-        sha256, size, name = line.split(" ", 2) if line.count(" ") >= 2 else ("", "", line)
-        if not name.startswith("./") or not size.isdigit():
-            raise NameRefused(line, f"{host.name}:{folder} has a file name with a line break in it")
-        entries.append(FileEntry(name[2:], int(size), sha256))
-    if len(entries) > max_files:
-        raise NameRefused(folder, f"it has {len(entries)} files, {max_files} are allowed")
+    """Copy files into a folder of a host, as `Host.put`."""
+    entries = describe_files(files)
     total = sum(entry.size for entry in entries)
-    if total > max_bytes:
-        raise NameRefused(folder, f"its files have {total} bytes, {max_bytes} are allowed")
-    return tuple(sorted(entries, key=lambda entry: entry.path))
+    transfer = _Transfer(shell, folder, f"copying {len(files)} files to {folder}", total, timeout_s, progress)
+    lines = [*sorted({str(PurePosixPath(entry.path).parent) for entry in entries}), ""]
+    for entry in entries:
+        lines += [str(entry.size), entry.path, part_name(entry)]
+    missing: list[tuple[FileEntry, int]] = []
+    num_there = 0
+    for entry, line in zip(entries, transfer.ask("look for files", _SURVEY, lines, len(entries)), strict=True):
+        found, partial = line.split()
+        if found == entry.sha256:
+            num_there += entry.size
+            continue
+        # A part that is too long was never ours. A small file goes again whole: a tar cannot append.
+        can_resume = entry.size > SMALL_BYTES and int(partial) <= entry.size
+        missing.append((entry, int(partial) if can_resume else 0))
+        num_there += missing[-1][1]
+    transfer.count(num_there)
+    small = [entry for entry, _ in missing if entry.size <= SMALL_BYTES]
+    if small:
+        _send_as_tar(transfer, small, files)
+    for entry, start in missing:
+        if entry.size > SMALL_BYTES:
+            _send_rest(transfer, entry, files[entry.path], start)
+    lines = [text for entry, _ in missing for text in (str(entry.size), entry.path, part_name(entry), entry.sha256)]
+    answer = transfer.ask("verify files", _PUBLISH, lines, len(missing))
+    for (entry, _), line in zip(missing, answer, strict=True):
+        if line != "ok":
+            raise TransferCorrupted(f"{shell.name}:{folder}/{entry.path}", entry.sha256, line)
+    return entries
 
 
-def script_in(body: str, folder: str, *, what: str) -> str:
-    """A script that has the folder in $folder and knows `digest` and `not_plain`."""
-    return f"# jade: {what} in {shlex.quote(folder)}\nfolder={shlex.quote(folder)}\n{_DIGEST}{body}"
+class _Sink(io.RawIOBase):
+    """A command's input as a file that tarfile can write to."""
+
+    def __init__(self, stream: CommandStream) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # tarfile gives it nothing but bytes
+        self._stream.write(data)
+        return len(data)
+
+
+def _send_as_tar(transfer: _Transfer, entries: Sequence[FileEntry], files: Mapping[str, Path]) -> None:
+    # -o: as root, tar would otherwise give the files to whichever account has our number there.
+    command = f"# jade: receive a tar\nexport LC_ALL=C; cd -- {shlex.quote(transfer.folder)} && tar -xof -"
+    with transfer.sending(command) as stream:
+        archive = tarfile.open(  # noqa: SIM115 -- closing it after an error would write to a broken pipe
+            fileobj=_Sink(stream), mode="w|", format=tarfile.GNU_FORMAT, bufsize=CHUNK_BYTES
+        )
+        for entry in entries:
+            member = tarfile.TarInfo(part_name(entry))
+            member.size, member.mode = entry.size, 0o644
+            with files[entry.path].open("rb") as source:
+                archive.addfile(member, source)
+            transfer.count(entry.size)
+        archive.close()
+
+
+def _send_rest(transfer: _Transfer, entry: FileEntry, source_file: Path, start: int) -> None:
+    redirect = f"{'>>' if start else '>'} {shlex.quote('./' + part_name(entry))}"
+    command = f"# jade: receive a file\nexport LC_ALL=C; cd -- {shlex.quote(transfer.folder)} && cat {redirect}"
+    with transfer.sending(command) as stream, source_file.open("rb", buffering=0) as source:
+        source.seek(start)
+        while chunk := source.read(CHUNK_BYTES):
+            stream.write(chunk)
+            transfer.count(len(chunk))
+
+
+def get_files(
+    shell: Shell,
+    entries: Sequence[FileEntry],
+    folder: str,
+    into: Path,
+    *,
+    timeout_s: float,
+    progress: Progress | None,
+) -> None:
+    """Fetch the files of a manifest, as `Host.get`."""
+    total = sum(entry.size for entry in entries)
+    transfer = _Transfer(shell, folder, f"fetching {len(entries)} files from {folder}", total, timeout_s, progress)
+    batch: list[IncomingFile] = []
+    num_name_bytes = 0
+    for file in _incoming_files(entries, into):
+        if file.is_here():
+            transfer.count(file.entry.size)
+            continue
+        if num_name_bytes > _BATCH_NAME_BYTES:
+            _fetch(transfer, batch)
+            batch, num_name_bytes = [], 0
+        batch.append(file)
+        num_name_bytes += len(file.entry.path.encode())
+    if batch:
+        _fetch(transfer, batch)
+
+
+def _incoming_files(entries: Sequence[FileEntry], into: Path) -> list[IncomingFile]:
+    into.mkdir(parents=True, exist_ok=True)
+    inside, seen = into.resolve(), set[str]()
+    for entry in entries:
+        if entry.path in seen:
+            raise NameRefused(entry.path, "it is listed twice")
+        if not (into / entry.path).parent.resolve().is_relative_to(inside):
+            raise NameRefused(entry.path, f"a link in {into} leads out of it")
+        seen.add(entry.path)
+    return [IncomingFile(entry, into) for entry in entries]
+
+
+def _fetch(transfer: _Transfer, files: Sequence[IncomingFile]) -> None:
+    wanted = " ".join(f"{file.num_resumable()} {shlex.quote('./' + file.entry.path)}" for file in files)
+    script = transfer.script("send files", f"set -- {wanted}\n{_SEND}")
+    where = f"{transfer.shell.name}:{transfer.folder}"
+    cut_short: IncomingFile | None = None
+    with opened(transfer.shell, script, timeout_s=transfer.left_s(), takes_input=False) as stream:
+        for file in files:
+            with file:
+                transfer.count(file.num_there)
+                if not file.receive(stream.read, transfer.count):
+                    cut_short = file
+                    break
+        if cut_short is None and stream.read(1):
+            raise TransferCorrupted(where, "the manifest's bytes", "more")
+        exit_status, stderr = stream.finish()
+    if exit_status != 0:
+        raise failure_of(transfer.shell.name, CommandResult(script, exit_status, b"", stderr))
+    if cut_short is not None:
+        cut_short.discard(f"{cut_short.entry.size} bytes", f"{cut_short.num_there} bytes")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tasks.core.names import HostAddress
 from tasks.core.retry import retry_transient
-from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.errors import (
     AuthenticationFailed,
     CommandTimedOut,
@@ -18,6 +18,7 @@ from tasks.hosts.errors import (
     HostKeyMismatch,
     HostUnreachable,
 )
+from tasks.hosts.host import Host
 from tasks.hosts.keys import fingerprint_of_line
 from tasks.hosts.place import RemotePlace, check_ready
 from tasks.provisioning import deadman

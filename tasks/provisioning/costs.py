@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.provisioning.ledger_states import LeaseState
 
 HOUR_S = 3600.0

@@ -17,9 +17,9 @@ from __future__ import annotations
 import secrets
 from enum import StrEnum
 
-from tasks.hosts.base import Host
 from tasks.hosts.errors import CommandFailed
-from tasks.hosts.job_scripts import COMMON, OWN_SESSION, QUOTED, assigned
+from tasks.hosts.host import Host
+from tasks.hosts.shell import SHELL_FUNCTIONS, assigned
 
 CALL_S = 60.0
 WATCH_EVERY_S = 5
@@ -142,13 +142,13 @@ def arm(
             end_every_s=END_EVERY_S,
             job_grace_s=JOB_GRACE_S,
         )
-        + COMMON
+        + SHELL_FUNCTIONS
         + _WATCH
     )
     body = _ARM.replace("@WATCH_MARK@", _END_OF_WATCH).replace("@END_MARK@", _END_OF_END)
     body = body.replace("@WATCH@", watch).replace("@END@", end)
     values = assigned(folder=f"{folder}/deadman/{request_id}", jobs=jobs_folder, beat=secrets.token_hex(4))
-    script = f"# jade: arm dead-man switch {request_id}\n{values}{COMMON}{OWN_SESSION}{QUOTED}{_LOOK}{body}"
+    script = f"# jade: arm dead-man switch {request_id}\n{values}{SHELL_FUNCTIONS}{_LOOK}{body}"
     result = host.run(script, timeout_s=CALL_S)
     switch = _switch(result.text)
     if switch is Switch.MISSING:
@@ -159,7 +159,9 @@ def arm(
 def beat(host: Host, folder: str, request_id: str) -> Switch:
     """Show the switch a sign of life; return how it stands."""
     values = assigned(folder=f"{folder}/deadman/{request_id}", beat=secrets.token_hex(4))
-    return _switch(host.run(f"# jade: beat {request_id}\n{values}{COMMON}{_LOOK}{_BEAT}", timeout_s=CALL_S).text)
+    return _switch(
+        host.run(f"# jade: beat {request_id}\n{values}{SHELL_FUNCTIONS}{_LOOK}{_BEAT}", timeout_s=CALL_S).text
+    )
 
 
 def _switch(answer: str) -> Switch:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any
 
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.provisioning.ec2_api import PROVIDER, Ec2Access, Ec2Api, Ec2Clients, NotThere, TokenSpent, connect
 from tasks.provisioning.ec2_door import OWNER_TAG, REQUEST_TAG, Door, public_address, tag_filters, tags_of
 from tasks.provisioning.ec2_offers import list_offers

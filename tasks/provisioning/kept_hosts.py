@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.hosts.base import CommandResult, FileEntry, Host, Progress
 from tasks.hosts.errors import HostError, HostUnreachable
+from tasks.hosts.host import CommandResult, FileEntry, Host, Progress
 from tasks.provisioning import deadman
 from tasks.provisioning.claims import TOUCH_EVERY_S
 from tasks.provisioning.connect import CONNECT_S, Connector, RentedMachine

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 
 _OWNER = re.compile(r"[a-z0-9]{4,40}")
 _NAME = re.compile(r"jade-([a-z0-9]{4,40})-([0-9a-f]{8,32})")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tasks.core.errors import SettingsError
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.hosts.place import RemotePlace
 from tasks.hosts.ssh import SshHost
 from tasks.provisioning.connect import Lender
@@ -93,7 +93,7 @@ def ec2(settings: Settings) -> Lender:
 
 def static(settings: Settings) -> Lender:
     """Return who lends the hosts of the settings, one run at a time."""
-    from tasks.hosts.access import open_host
+    from tasks.hosts.ssh import open_host
     from tasks.provisioning.static import StaticHost, StaticProvisioner, host_of
 
     use, _, rest = divided("static", settings, UseSettings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.hosts.base import Host, HostAddress
+from tasks.core.names import HostAddress
 from tasks.hosts.connection import SshAccess
+from tasks.hosts.host import Host
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost
 from tasks.provisioning.costs import LedgerEntry

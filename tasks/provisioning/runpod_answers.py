@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.provisioning.provider_errors import ProviderUnavailable
 from tasks.provisioning.provisioner import Instance, InstanceState, Offer, owner_and_request
 from tasks.provisioning.runpod_api import PROVIDER

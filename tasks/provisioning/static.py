@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tasks.hosts.base import Host, HostAddress
+from tasks.core.names import HostAddress
 from tasks.hosts.errors import HostError
-from tasks.hosts.job_scripts import COMMON, assigned
+from tasks.hosts.host import Host
+from tasks.hosts.shell import SHELL_FUNCTIONS, assigned
 from tasks.provisioning.provider_errors import NoCapacity, ProviderRefused, ProviderUnavailable
 from tasks.provisioning.provisioner import (
     Instance,
@@ -193,7 +194,7 @@ class StaticProvisioner:
 
     def _ask(self, where: str, script: str, doing: str, **values: str | int) -> _Lease:
         static = self._hosts[where]
-        body = f"{COMMON}{_LOOK}{script}".replace("@MARK@", _MARK)
+        body = f"{SHELL_FUNCTIONS}{_LOOK}{script}".replace("@MARK@", _MARK)
         host = static.open()
         try:
             answer = host.run(f"# jade: lease\n{assigned(folder=static.folder, **values)}{body}", timeout_s=CALL_S).text

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tasks.core.errors import SettingsError
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress, check_pins
 
 LOCAL = "local"
 """The name that stands for this machine."""
@@ -63,12 +63,10 @@ class HostEntry:
     time_limit_s: int = DAY_S
 
     def __post_init__(self) -> None:
-        from tasks.hosts.keys import HostTrust
-
         check_host_name(self.name)
         try:
             HostAddress(self.host, self.port, self.user)
-            HostTrust(pins=self.fingerprint)
+            check_pins(self.fingerprint)
         except ValueError as error:
             raise SettingsError(f"host {self.name!r}: {error}") from error
         if not self.remote_folder or not self.folder.isprintable() or self.folder.startswith(("-", "~~")):

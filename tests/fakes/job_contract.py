@@ -16,10 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.base import Host
 from tasks.hosts.errors import CommandFailed, JobFailed, JobLost, JobStopped, JobTimedOut, RemoteFileMissing
+from tasks.hosts.host import Host
 from tasks.hosts.job import (
+    Ending,
+    JobHandle,
+    JobSpec,
+    JobState,
+    JobStatus,
+    LogBatch,
     find_job,
+    follow_log,
     job_status,
     list_jobs,
     raise_unless_success,
@@ -28,8 +35,6 @@ from tasks.hosts.job import (
     start_job,
     stop_job,
 )
-from tasks.hosts.job_log import LogBatch, follow_log
-from tasks.hosts.job_types import Ending, JobHandle, JobSpec, JobState, JobStatus
 from tests.helpers.processes import processes_with, unique_sleep, wait_until_none, words_of
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, TerminationUnproven
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer
 from tests.fakes.sshd import SSHD

@@ -17,8 +17,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.hosts.base import CommandResult, FileEntry, HostAddress, Progress
+from tasks.core.names import HostAddress
 from tasks.hosts.errors import ConnectionLost, HostUnreachable
+from tasks.hosts.host import CommandResult, FileEntry, Progress
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, RateLimited, TerminationUnproven
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer

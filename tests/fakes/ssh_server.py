@@ -52,7 +52,7 @@ class FakeSshServer:
         startup_noise: Printed before each command, as some start-up files do.
         commands: All that was asked to run.
         logins: User and fingerprint of every attempt.
-        change_output: Applied to what commands print, for damage on the way.
+        change_output: Applied to the beginning of what a command reads, and to what it prints: damage on the way.
         cut_after_bytes: Cut all connections once this many more bytes of input and output went by.
     """
 
@@ -68,7 +68,7 @@ class FakeSshServer:
         self.startup_noise = b""
         self.commands: list[str] = []
         self.logins: list[tuple[str, str]] = []
-        self.change_output: Callable[[str, bytes], bytes] = lambda command, data: data
+        self.change_output: Callable[[str, bytes], bytes] = lambda given, data: data
         self.cut_after_bytes: int | None = None
         self.user_blobs = {key.asbytes() for key in user_keys}
         self.host_keys = host_keys or [paramiko.ECDSAKey.generate()]
@@ -197,6 +197,7 @@ class _Session(paramiko.ServerInterface):
         process = subprocess.Popen(
             ["sh", "-c", command],
             cwd=self._server.home,
+            env={**os.environ, "HOME": str(self._server.home)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -209,12 +210,15 @@ class _Session(paramiko.ServerInterface):
         assert process.stderr is not None
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
 
+        begun = bytearray()
+
         def send(data: bytes) -> None:
             self._server.count(len(data))
-            channel.sendall(self._server.change_output(command, data))
+            channel.sendall(self._server.change_output(begun.decode("utf-8", "replace"), data))
 
         def receive(data: bytes) -> None:
             self._server.count(len(data))
+            begun.extend(data[: 2**16 - len(begun)])
             stdin.write(data)
 
         feeder = threading.Thread(target=_feed, args=(channel, receive, stdin), daemon=True)

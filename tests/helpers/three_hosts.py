@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jade_model.core.job import Job
+from tasks.core.names import HostAddress
 from tasks.execution.base import Outcome
 from tasks.execution.fleet import HostsEngine
 from tasks.execution.lanes import HostLane
-from tasks.hosts.base import HostAddress
 from tasks.hosts.connection import SshAccess
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.place import RemotePlace

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import RunError
+from tasks.core.names import HostAddress
 from tasks.execution.rented_trainings import RentedRun
-from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.errors import HostError
+from tasks.hosts.host import Host
 from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Lender
 from tasks.provisioning.costs import LedgerEntry

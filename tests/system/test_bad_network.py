@@ -15,11 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.hosts.connection import SshAccess
-from tasks.hosts.job import job_status, remove_job, start_job
-from tasks.hosts.job_log import follow_log
-from tasks.hosts.job_types import JobSpec
+from tasks.hosts.job import JobSpec, follow_log, job_status, remove_job, start_job
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost
 from tests.fakes.sshd import SSHD, running_sshd

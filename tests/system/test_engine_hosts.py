@@ -19,10 +19,10 @@ from tasks.execution.fleet import HostsEngine
 from tasks.execution.lanes import HostLane
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
-from tasks.hosts.base import CommandResult
 from tasks.hosts.errors import HostUnreachable
-from tasks.hosts.local import LocalHost
+from tasks.hosts.host import CommandResult
 from tasks.hosts.place import RemotePlace
+from tests.fakes.local_host import LocalHost
 
 pytestmark = pytest.mark.system
 

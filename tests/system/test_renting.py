@@ -11,8 +11,7 @@ import pytest
 from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
 from tasks.artifacts.repository import open_place
 from tasks.execution.remote_runs import find_runs, stop_run
-from tasks.hosts.job import start_job
-from tasks.hosts.job_types import JobSpec
+from tasks.hosts.job import JobSpec, start_job
 from tasks.provisioning import deadman
 from tasks.provisioning.lease import Served
 from tasks.provisioning.ledger import Ledger

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.local import LocalHost
 from tasks.provisioning import deadman
+from tests.fakes.local_host import LocalHost
 
 REQUEST = "0123456789abcdef"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.errors import HostKeyUnknown, HostUnreachable
-from tasks.hosts.local import LocalHost
+from tasks.hosts.errors import HostUnreachable, HostUserError
 from tasks.hosts.preflight import Gpu, HostReport, Verdict, check_host
+from tests.fakes.local_host import LocalHost
 
 READY = HostReport(
     "gpu",
@@ -82,10 +82,8 @@ def test_a_clock_that_is_an_hour_off_is_a_warning_only() -> None:
     assert subjects(report, Verdict.WARNING) == ["clock"]
 
 
-@pytest.mark.parametrize(
-    "error", [HostUnreachable("h", 30.0, 4, "refused"), HostKeyUnknown("h", "ssh-ed25519", "SHA256:x")]
-)
-def test_a_host_that_cannot_be_asked_says_why(error: HostUnreachable | HostKeyUnknown) -> None:
+@pytest.mark.parametrize("error", [HostUnreachable("h", 30.0, 4, "refused"), HostUserError("its key is unknown")])
+def test_a_host_that_cannot_be_asked_says_why(error: HostUnreachable | HostUserError) -> None:
     (row,) = HostReport("h", problem=error).findings(needs_gpu=False)
     assert row.verdict is Verdict.PROBLEM
     assert row.advice == str(error)

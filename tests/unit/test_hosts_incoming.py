@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.hosts import incoming
-from tasks.hosts.base import FileEntry
+from tasks.hosts.host import FileEntry
 from tasks.hosts.incoming import IncomingFile, part_name
 
 DATA = bytes(range(256)) * 64
@@ -19,14 +20,13 @@ DATA = bytes(range(256)) * 64
 
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> FileEntry:
-    monkeypatch.setattr(incoming, "_SYNC_BYTES", 1000)
+    monkeypatch.setattr(incoming, "SYNC_BYTES", 1000)
+    monkeypatch.setattr(incoming, "_READ_BYTES", 512)
     return FileEntry("runs/model.pt", len(DATA), hashlib.sha256(DATA).hexdigest())
 
 
 def receive(file: IncomingFile) -> None:
-    for start in range(0, len(DATA), 512):
-        file.write(DATA[start : start + 512])
-    file.publish()
+    assert file.receive(io.BytesIO(DATA).read, lambda _: None)
 
 
 def test_a_file_arrives_whole_and_was_synced_while_it_came(

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.hosts.base import CommandResult, Host, HostAddress
+from tasks.core.names import HostAddress
 from tasks.hosts.connection import SshAccess
-from tasks.hosts.errors import CommandTimedOut, HostUnreachable, NoSpaceLeft
-from tasks.hosts.job import job_status, start_job
-from tasks.hosts.job_log import MAX_LINE_BYTES, LineFolder, follow_log
-from tasks.hosts.job_types import JobHandle, JobSpec, JobState, parse_status
+from tasks.hosts.errors import CommandTimedOut, HostUnreachable, HostUserError
+from tasks.hosts.host import CommandResult, Host
+from tasks.hosts.job import JobHandle, JobSpec, JobState, follow_log, job_status, parse_status, start_job
+from tasks.hosts.job_log import MAX_LINE_BYTES, LineFolder
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.local import LocalHost
 from tasks.hosts.ssh import SshHost
 from tests.fakes.job_contract import JobContract, follow_to_end, sh, wait_until_over
+from tests.fakes.local_host import LocalHost
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
 
 
@@ -62,7 +62,7 @@ class TestJobsOnThisMachine(JobContract):
         cat.chmod(0o755)
         monkeypatch.setenv("PATH", str(programs), prepend=":")
         spec = JobSpec("run", ("true",), str(place), time_limit_s=60, environment={"A": "b"})
-        with pytest.raises(NoSpaceLeft):
+        with pytest.raises(HostUserError, match="No space left"):
             start_job(host, str(place / "jobs"), spec)
 
 
@@ -179,8 +179,8 @@ class TestFollowing:
         assert sum(len(batch.lines) for batch in batches) == 20
 
     def test_an_error_that_is_not_transient_is_raised_at_once(self) -> None:
-        with pytest.raises(NoSpaceLeft):
-            list(follow_log(ScriptedHost([NoSpaceLeft("h", "full")]), self.JOB, sleep=lambda _: None))
+        with pytest.raises(HostUserError):
+            list(follow_log(ScriptedHost([HostUserError("full")]), self.JOB, sleep=lambda _: None))
 
     def test_a_line_in_progress_is_shown_and_comes_again_whole(self) -> None:
         host = ScriptedHost([self.RUNNING + b"10%\r20%", self.RUNNING + b"\r30%", self.DONE + b"\rall\n"])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.base import Host
-from tasks.hosts.local import LocalHost
-from tests.fakes.host_contract import CommandContract, ListingContract, TransferContract
+from tasks.hosts.host import Host
+from tests.fakes.host_contract import CommandContract, TransferContract
+from tests.fakes.local_host import LocalHost
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def host(tmp_path: Path) -> Host:
     return LocalHost(tmp_path / "host")
 
 
-class TestLocalHost(CommandContract, TransferContract, ListingContract):
+class TestLocalHost(CommandContract, TransferContract):
     def test_relative_folders_start_at_the_root(self, host: Host, place: Path, tmp_path: Path) -> None:
         source = tmp_path / "source"
         source.write_bytes(b"x")

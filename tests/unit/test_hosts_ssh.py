@@ -13,13 +13,14 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from tasks.core.names import HostAddress
 from tasks.core.retry import retry_transient
 from tasks.hosts import errors
-from tasks.hosts.base import Host, HostAddress
 from tasks.hosts.connection import SshAccess, connect
+from tasks.hosts.host import Host
 from tasks.hosts.keys import HostTrust, fingerprint, known_keys, load_private_key
 from tasks.hosts.ssh import SshHost
-from tests.fakes.host_contract import CommandContract, ListingContract, TransferContract, large_file
+from tests.fakes.host_contract import CommandContract, TransferContract, large_file
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
 
 
@@ -61,21 +62,14 @@ def place(server: FakeSshServer) -> Path:
     return folder
 
 
-class TestSshHost(CommandContract, TransferContract, ListingContract):
+class TestSshHost(CommandContract, TransferContract):
     pass
 
 
-class TestSshHostWithoutShell(TransferContract):
-    @pytest.fixture
-    def host(self, access: SshAccess, server: FakeSshServer) -> Iterator[Host]:
-        server.has_shell = False
-        host = SshHost(access, name="fake")
-        yield host
-        host.close()
-
-    def test_a_command_is_refused_with_the_reason(self, host: Host) -> None:
-        with pytest.raises(errors.NoShell, match="SFTP but no shell"):
-            host.run("echo", timeout_s=10)
+def test_a_host_without_a_shell_is_refused_with_what_it_offers(host: Host, server: FakeSshServer) -> None:
+    server.has_shell = False
+    with pytest.raises(errors.HostUserError, match=r"runs no commands: it refused to start one\. It offers SFTP"):
+        host.run("echo", timeout_s=10)
 
 
 def test_one_refusal_does_not_make_a_host_without_a_shell(host: Host, server: FakeSshServer) -> None:
@@ -85,9 +79,9 @@ def test_one_refusal_does_not_make_a_host_without_a_shell(host: Host, server: Fa
 
 class TestServerKey:
     def test_an_unknown_key_is_refused_before_anything_is_sent(self, server: FakeSshServer, access: SshAccess) -> None:
-        with pytest.raises(errors.HostKeyUnknown, match="trust-first-use") as caught:
+        with pytest.raises(errors.HostUserError, match="trust-first-use") as caught:
             SshHost(replace(access, trust=HostTrust())).run("echo", timeout_s=10)
-        assert caught.value.fingerprint == server.fingerprint
+        assert server.fingerprint in str(caught.value)
         assert (server.logins, server.commands) == ([], [])
 
     def test_another_key_than_the_pinned_one_is_refused_with_both_shown(
@@ -171,19 +165,21 @@ class TestKnownHostsFile:
         ("hosts", "is_meant"),
         [
             ("[gpu.example]:36470", True),
-            ("gpu.example", False),
+            ("gpu.example", None),
             ("other,[GPU.example]:36470", True),
             ("[*.example]:*", True),
             ("[*.example]:*,![gpu.example]:36470", False),
             ("[gpu?example]:36470", True),
             ("g", False),
+            ("gpu.exampl", False),
         ],
     )
-    def test_patterns_mean_what_sshd_says(self, tmp_path: Path, hosts: str, is_meant: bool) -> None:
+    def test_patterns_mean_what_sshd_says(self, tmp_path: Path, hosts: str, is_meant: bool | None) -> None:
+        """None: it is meant by its name alone, without the port."""
         file = tmp_path / "known_hosts"
         file.write_text(f"{hosts} ssh-ed25519 {base64.b64encode(b'key').decode()} comment\n")
         found = list(known_keys(file, self.ADDRESS))
-        assert [key.key_blob for key in found] == ([b"key"] if is_meant else [])
+        assert [key.has_port for key in found] == ([] if is_meant is False else [is_meant is True])
 
     def test_hashed_names_are_found(self, tmp_path: Path) -> None:
         salt = b"01234567890123456789"
@@ -211,13 +207,13 @@ class TestLogin:
 
     def test_a_locked_key_asks_for_the_agent(self, access: SshAccess, tmp_path: Path) -> None:
         write_private_key(tmp_path / "locked", "open sesame")
-        with pytest.raises(errors.PassphraseRequired, match="ssh-add"):
+        with pytest.raises(errors.HostUserError, match="ssh-add"):
             SshHost(replace(access, key_file=tmp_path / "locked")).run("echo", timeout_s=10)
 
     def test_a_wrong_passphrase_is_told_and_never_shown(self, access: SshAccess, tmp_path: Path) -> None:
         write_private_key(tmp_path / "locked", "open sesame")
         given = replace(access, key_file=tmp_path / "locked", passphrase="abracadabra")
-        with pytest.raises(errors.PassphraseRequired, match="does not open") as caught:
+        with pytest.raises(errors.HostUserError, match="does not open") as caught:
             SshHost(given).run("echo", timeout_s=10)
         assert "abracadabra" not in f"{caught.value} {given!r}"
 
@@ -235,7 +231,7 @@ class TestLogin:
         path = tmp_path / "not-a-key"
         if contents is not None:
             path.write_bytes(contents)
-        with pytest.raises(errors.PrivateKeyUnusable, match="not-a-key"):
+        with pytest.raises(errors.HostUserError, match="not-a-key"):
             SshHost(replace(access, key_file=path)).run("echo", timeout_s=10)
 
     def test_without_any_key_the_message_says_so(
@@ -254,7 +250,7 @@ class TestConnection:
 
     @pytest.mark.parametrize("name", ["two..dots", "x" * 70])
     def test_a_name_that_no_lookup_can_find_is_told_at_once(self, name: str, access: SshAccess) -> None:
-        with pytest.raises(errors.HostNameUnknown, match=f"host name '{name}'. Check its spelling"):
+        with pytest.raises(errors.HostUserError, match=f"host name '{name}'. Check its spelling"):
             SshHost(replace(access, address=HostAddress(name, 22, "tester"))).run("echo", timeout_s=10)
 
     def test_an_unreachable_host_tells_how_long_it_was_tried(self, access: SshAccess) -> None:
@@ -340,8 +336,8 @@ class TestConnection:
     ) -> None:
         files = large_file(tmp_path, 9_000_000)
         entries = host.put(files, str(place), timeout_s=60)
-        server.change_output = lambda command, data: (
-            data[:-1] + bytes([data[-1] ^ 1]) if "jade: send files" in command and len(data) > 1000 else data
+        server.change_output = lambda given, data: (
+            data[:-1] + bytes([data[-1] ^ 1]) if "jade: send files" in given and len(data) > 1000 else data
         )
         with pytest.raises(errors.TransferCorrupted, match=entries[0].sha256):
             host.get(entries, str(place), tmp_path / "back", timeout_s=60)
@@ -402,8 +398,8 @@ class TestErrors:
 
         def fail() -> None:
             calls.append(1)
-            raise errors.NoSpaceLeft("h", "full")
+            raise errors.HostUserError("full")
 
-        with pytest.raises(errors.NoSpaceLeft):
+        with pytest.raises(errors.HostUserError):
             retry_transient(fail, sleep=lambda _: None)
         assert len(calls) == 1

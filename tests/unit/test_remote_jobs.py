@@ -27,11 +27,10 @@ from tasks.execution.jobs import FollowedJob, Part, running_job
 from tasks.execution.remote import RemoteTrainingJob, running_remote_job
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts import errors
-from tasks.hosts.base import CommandResult, FileEntry, Progress
-from tasks.hosts.job import find_job, job_status, list_jobs, start_job, stop_job
-from tasks.hosts.job_types import JobHandle, JobSpec, JobState
-from tasks.hosts.local import LocalHost
+from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.job import JobHandle, JobSpec, JobState, find_job, job_status, list_jobs, start_job, stop_job
 from tasks.hosts.place import RemotePlace
+from tests.fakes.local_host import LocalHost
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=1, folds=2, split="grouped", ensemble=1)
 LONG = replace(PLAN, epochs=10_000)

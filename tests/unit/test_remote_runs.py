@@ -16,10 +16,9 @@ from flows.cli import run
 from tasks.artifacts.errors import StoreUnavailable
 from tasks.artifacts.records import LocalRecords
 from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
-from tasks.hosts.access import open_host
-from tasks.hosts.job import job_status, start_job
-from tasks.hosts.job_types import JobSpec
+from tasks.hosts.job import JobSpec, job_status, start_job
 from tasks.hosts.keys import load_private_key
+from tasks.hosts.ssh import open_host
 from tasks.settings.load import load_settings
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import HostUnknown, SettingsError
-from tasks.hosts.access import open_host
+from tasks.hosts.ssh import open_host
 from tasks.settings.host_entries import HostEntry, section_of, with_host, without_host
 from tasks.settings.load import forget_host, load_settings, prepare_prefect, save_host, state_folder, user_settings_file
 

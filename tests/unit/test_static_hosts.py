@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.base import HostAddress
+from tasks.core.names import HostAddress
 from tasks.hosts.errors import HostUnreachable
-from tasks.hosts.local import LocalHost
 from tasks.provisioning.provider_errors import NoCapacity
 from tasks.provisioning.provisioner import Offer
 from tasks.provisioning.static import StaticHost, StaticProvisioner
+from tests.fakes.local_host import LocalHost
 from tests.fakes.provisioner_contract import OTHER_OWNER, SeamContract, new_request
 
 

@@ -1,4 +1,4 @@
-"""This machine behind the same seam as a rented one, and the quick host of the tests."""
+"""This machine behind the same seam as one over SSH: the quick host of the tests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from tasks.hosts import download, upload
-from tasks.hosts.base import CommandResult, FileEntry, Progress
+from tasks.hosts import transfer
 from tasks.hosts.errors import CommandTimedOut
+from tasks.hosts.host import CommandResult, FileEntry, Progress
 from tasks.hosts.shell import Tail, run_over
 
 _TICK_S = 0.5
@@ -38,9 +38,12 @@ class LocalHost:
         """See `Host`."""
         return self._name
 
-    def open(self, command: str, *, timeout_s: float) -> LocalStream:
+    def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> LocalStream:
         """See `Shell`."""
-        return LocalStream(self._name, self._root, command, timeout_s)
+        stream = LocalStream(self._name, self._root, command, timeout_s)
+        if not takes_input:
+            stream.end_input()
+        return stream
 
     def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
         """See `Host`."""
@@ -55,7 +58,7 @@ class LocalHost:
         progress: Progress | None = None,
     ) -> tuple[FileEntry, ...]:
         """See `Host`."""
-        return upload.put_files(self, files, folder, timeout_s=timeout_s, progress=progress)
+        return transfer.put_files(self, files, folder, timeout_s=timeout_s, progress=progress)
 
     def get(
         self,
@@ -67,7 +70,7 @@ class LocalHost:
         progress: Progress | None = None,
     ) -> None:
         """See `Host`."""
-        download.get_files(self, entries, folder, into, timeout_s=timeout_s, progress=progress)
+        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s, progress=progress)
 
     def close(self) -> None:
         """See `Host`; there is no connection to let go of."""
@@ -88,9 +91,9 @@ class LocalStream:
             bufsize=0,
             start_new_session=True,
         )
-        assert self._process.stdin is not None  # noqa: S101 -- PIPE was asked for; this is for the type checker
-        assert self._process.stdout is not None  # noqa: S101
-        assert self._process.stderr is not None  # noqa: S101
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdin.fileno(), False)
         self._stderr = Tail()

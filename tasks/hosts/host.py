@@ -1,7 +1,6 @@
 """A machine as the rest of the program sees it: it runs commands, and takes and gives files.
 
-`Host` is the seam. `LocalHost` and `SshHost` implement it, one contract suite runs over both
-(`tests/fakes/host_contract.py`), and the detached jobs of `job.py` are built on it alone.
+Every implementation passes `tests/fakes/host_contract.py`; the detached jobs of `job.py` are built on `Host` alone.
 """
 
 from __future__ import annotations
@@ -20,26 +19,6 @@ Progress = Callable[[int, int], None]
 
 MAX_NAME_BYTES = 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class HostAddress:
-    """Where an SSH server listens, and as whom to log in."""
-
-    host: str
-    port: int = 22
-    user: str = "root"
-
-    def __post_init__(self) -> None:
-        # What starts with a dash would be an option to programs that get it on their command line.
-        for what, value in (("host", self.host), ("user", self.user)):
-            if not value or value.startswith("-") or any(c.isspace() or not c.isprintable() for c in value):
-                raise ValueError(f"{what} must be a plain name or address, not {value!r}")
-        if not 0 < self.port < 65536:
-            raise ValueError(f"port must lie in 1..65535, not {self.port}")
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +48,7 @@ class FileEntry:
     """One file as a manifest names it.
 
     Attributes:
-        path: Relative, with forward slashes; never leaves its folder (see `check_name`).
+        path: Relative, with forward slashes; never leaves its folder.
         size: Bytes.
         sha256: 64 lower-case hexadecimal digits.
     """
@@ -79,7 +58,8 @@ class FileEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        check_name(self.path)
+        if fault := name_fault(self.path, MAX_NAME_BYTES):
+            raise NameRefused(*fault)
         if self.size < 0:
             raise NameRefused(self.path, f"its size is given as {self.size}")
         if not _SHA256.fullmatch(self.sha256):
@@ -103,16 +83,16 @@ class Host(Protocol):
         """Run a command with POSIX `sh -c` and wait for its end.
 
         Args:
-            command: Seen by every user of the host in its process list: secrets go through `stdin`.
+            command: Starts in the account's home (SSH) or the host's root folder (local). Secrets go through `stdin`.
             timeout_s: After it the command is ended and `CommandTimedOut` raised.
             stdin: What the command can read; then its input ends.
             check: Whether a status other than 0 raises.
 
         Raises:
-            CommandFailed: The status is not 0; more exactly `NoSpaceLeft`, `RemotePermissionDenied`,
-                `RemoteFileMissing` or `HostToolMissing` where standard error says so.
+            CommandFailed: The status is not 0; `RemoteFileMissing`, or a `HostUserError` about space, permission or a
+                missing program, where standard error says so.
             CommandTimedOut, ConnectionLost, HostUnreachable: Transient.
-            OutputTooLong: More than 64 MiB came back.
+            HostError: More than 64 MiB came back.
         """
         ...
 
@@ -140,7 +120,7 @@ class Host(Protocol):
 
         Raises:
             TransferCorrupted: A digest differs; transient.
-            NoSpaceLeft, RemotePermissionDenied: As they say.
+            HostUserError: There is no space or no permission over there.
         """
         ...
 
@@ -169,27 +149,3 @@ class Host(Protocol):
     def close(self) -> None:
         """Let go of the connection. Silent if there is none."""
         ...
-
-
-def check_name(path: str) -> None:
-    """Refuse a relative file name that could leave its folder or confuse a shell, a terminal or a log.
-
-    Raises:
-        NameRefused: It is absolute, has an empty, `.` or `..` part, a backslash or a control character, or is
-            too long.
-    """
-    if fault := name_fault(path, MAX_NAME_BYTES):
-        raise NameRefused(*fault)
-
-
-def check_no_duplicates(paths: Sequence[str]) -> None:
-    """Refuse a manifest that names a file twice.
-
-    Raises:
-        NameRefused: For the first such name.
-    """
-    seen: set[str] = set()
-    for path in paths:
-        if path in seen:
-            raise NameRefused(path, "it is listed twice")
-        seen.add(path)
