@@ -15,7 +15,6 @@ from benchmarks.simulated_counts import Design, draw
 from jade_model.statistics.elimination import StoppingRule, eliminate
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
-NUM_DRAWS = 1000
 DESIGNS: dict[str, Design] = {
     "6 equal arms, 3 x 5": Design(skills=(1.0,) * 6),
     "6 equal arms, 5 x 3": Design(skills=(1.0,) * 6, num_seeds=5, num_folds=3),
@@ -48,7 +47,7 @@ def run(design: Design, rng: np.random.Generator, *, error_rate: float) -> Trial
             for arm in arms
             if arm.name not in stopped
         ]
-        windows = ScoredWindows(group_N, fold_SN[:look], num_draws=NUM_DRAWS)
+        windows = ScoredWindows(group_N, fold_SN[:look])
         for item in eliminate(rule, look, racing, windows):
             stopped[item.arm] = look
             is_wrong |= skill[item.better] <= skill[item.arm]

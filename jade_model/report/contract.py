@@ -235,6 +235,8 @@ class Verdict(TypedDict):
     margin: float
     detectable_difference: float | None
     groups_needed: float | None
+    seeds_needed: NotRequired[float | None]
+    lack: NotRequired[str | None]
     beats_baseline: dict[str, bool]
     caveats: list[str]
 

@@ -75,6 +75,13 @@ def _how_sure(facts: Facts) -> str:
     likely = percent(settings["confidence"], 0)
     if low is None or high is None:
         return f"{lead} No interval could be computed for the difference."
+    if verdict.get("lack") == "groups":
+        return f"{lead} Not at all: so few base windows, weighed by their bars, say too little of others."
+    if verdict.get("lack") == "trainings":
+        return (
+            f"{lead} Not at all: each arm was trained too few times to tell a better arm from luck in training. "
+            "3 folds or 3 seeds are the least; 3 seeds x 5 folds are usual."
+        )
     trailing = contestant(verdict["second"], facts.styles)
     ahead = contestant(verdict["first"], facts.styles)
     if (verdict["difference"] or 0.0) < 0:
@@ -99,11 +106,11 @@ def _how_sure(facts: Facts) -> str:
 
 
 def _needed(facts: Facts) -> str:
-    more = facts.numbers["verdict"]["groups_needed"]
+    more, seeds = facts.numbers["verdict"]["groups_needed"], facts.numbers["verdict"].get("seeds_needed")
+    if seeds is not None and (more is None or (facts.training_share or 0.0) > 0.5):
+        return f" Most of that is luck in training: about {plural(int(seeds), 'more seed')} would settle it."
     if more is None:
         return ""
-    if (facts.training_share or 0.0) > 0.5:
-        return " Most of that is luck in training: more seeds would settle it sooner than more windows."
     return f" About {count(more)} more base windows would settle it."
 
 

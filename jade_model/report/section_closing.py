@@ -241,8 +241,8 @@ def glossary(facts: Facts) -> Section:
                     ),
                     (
                         f"**Interval**: if the windows were drawn and the models trained anew, {confidence} "
-                        "of such intervals would hold the true value. It comes from resampling independent "
-                        "groups of windows (bootstrap) and from the spread between trainings"
+                        "of such intervals would hold the true value. It comes from the spread between "
+                        "independent groups of windows and between trainings"
                     ),
                     (
                         "**Group**: windows that share bars; they always stay on one side of a split, and "

@@ -79,9 +79,18 @@ def _power(facts: Facts) -> str:
             f"With these data ({plural(facts.num_groups, 'group')} of windows) the smallest visible "
             "difference is not known."
         )
-    if more is None:
+    if verdict["outcome"] != "undecided":
         return f"**Power.** {seen}; the question above is decided, so no more data are needed for it."
-    return f"**Power.** {seen}; about {count(more)} more base windows would decide, if the difference stays what it is."
+    if verdict.get("lack") is not None:
+        return "**Power.** This design gives no verdict, whatever the scores: see the sentence at the top."
+    seeds = verdict.get("seeds_needed")
+    ways = [
+        *([] if more is None else [f"about {count(more)} more base windows at the same seeds and folds"]),
+        *([] if seeds is None else [f"{plural(int(seeds), 'more seed')} on the same windows"]),
+    ]
+    if not ways:
+        return f"**Power.** {seen}; neither more base windows nor more seeds alone would decide, it takes both."
+    return f"**Power.** {seen}; {' or '.join(ways)} would decide, if the difference stays what it is."
 
 
 def _differences(facts: Facts) -> Section:

@@ -1,78 +1,105 @@
 """What is known of an estimate: its standard error, and how wide an interval that takes.
 
-Legend: B draws, P estimates, X as many as P or, where one stands for all, 1.
+Legend: B draws, P estimates, U units, X as many as P or, where one stands for all, 1.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from statistics import NormalDist
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from jade_model.statistics.student import student_cdf, student_quantile
+from scipy import special, stats
 
 FloatArray = NDArray[np.float64]
-
-UNKNOWN_TRAINING_NOISE = 1.0
-"""Training noise assumed where trainings give no clue, as a multiple of the groups' variance.
-
-Twice what trainings of small networks over few epochs show (`benchmarks/verdict_calibration.md`), so that the
-interval errs on the wide side.
-"""
-
-PRIOR_TRAININGS = 2
-"""As many trainings as the assumption counts for, beside those that were done."""
 
 FEWEST_GROUPS = 6
 """With fewer, no test can reach 5 %: the signs of n differences have 2^n outcomes, two of them extreme."""
 
+FEWEST_DEGREES = 3.0
+"""Of the variance between groups: below, a few groups carry so much weight that their spread is not known."""
+
+FEWEST_TRAININGS = 3
+"""Of an arm, in effect: two say next to nothing of how far trainings differ."""
+
 ROUNDING = 1e-12  # F1s nearer than this are the same number computed in another order
-_NORMAL = NormalDist()
+
+SHARE_CONFIDENCE = 0.9
+"""Of the largest share of the variance that trainings are taken to have."""
+
+Lack = Literal["groups", "trainings"]
+_NUM_DRAWS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
     """P linear combinations of arms' F1s with what is known of their uncertainty.
 
-    With fewer than FEWEST_GROUPS groups the standard error is 1: nothing is known.
-
     Attributes:
         value_P: Estimate.
-        standard_error_P: Of the value, groups and trainings together.
+        standard_error_P: Of the value, groups and trainings together; 1 where nothing is known.
         degrees_P: Degrees of freedom of the standard error.
         training_share_P: Share of the variance that is training noise, [0, 1].
-        draws_BP: Bootstrap draws less their mean, in their own standard deviations; all 0 where nothing
-            varies.
-        num_groups: Groups that were resampled.
+        part_PU: Each group's part in the error: what correlates the P estimates.
+        few_telling_P: Whether fewer than FEWEST_GROUPS groups tell anything of the value.
+        lack: What there is too little of for any verdict, or None.
+        num_groups: Groups with any labelled or marked bar.
+        effective_groups: As many groups of equal weight would weigh as evenly.
+        num_trainings: Trainings of an arm.
+        group_variance_P: Part of the variance that groups make.
+        cell_variance_P: What it would be if nothing of it were the groups' own.
+        group_degrees_P: Degrees of freedom of the groups' variance.
+        training_degrees_P: Likewise of the trainings'.
+        num_seeds: Seeds that scored anything.
     """
 
     value_P: FloatArray
     standard_error_P: FloatArray
     degrees_P: FloatArray
     training_share_P: FloatArray
-    draws_BP: FloatArray
+    part_PU: FloatArray
+    few_telling_P: NDArray[np.bool_]
+    lack: Lack | None
     num_groups: int
+    effective_groups: float
+    num_trainings: int
+    group_variance_P: FloatArray
+    cell_variance_P: FloatArray
+    group_degrees_P: FloatArray
+    training_degrees_P: FloatArray
+    num_seeds: int
+
+    def refused(self) -> Estimates:
+        """Return these estimates as unknown where something lacks: an interval then spans all that can be."""
+        if self.lack is None:
+            return self
+        return replace(self, standard_error_P=np.ones_like(self.value_P), degrees_P=np.ones_like(self.value_P))
 
     def critical_values(self, confidence: float, *, jointly: bool) -> FloatArray:
         """Return the intervals' half-widths in standard errors, shape [P].
 
-        The absolute standardised draws give the quantile (jointly: their largest over the contrasts,
-        max-t), never less than the normal distribution's; Student's t then widens it for few groups and
-        trainings.
+        The normal distribution gives the quantile (jointly: of the largest of the P correlated ones, max-t);
+        Student's t then widens it for few groups and trainings.
 
         Args:
             confidence: Chance that an interval holds, or with `jointly` that all P hold together, in (0, 1).
             jointly: Whether the P contrasts are one family.
         """
-        sizes_BX = self._sizes(jointly=jointly)
-        above = math.floor((1 - confidence) * (len(sizes_BX) + 1)) - 1
-        drawn_X = np.sort(sizes_BX, axis=0)[::-1][max(0, above)]
-        drawn_X = np.maximum(drawn_X, _NORMAL.inv_cdf(0.5 + confidence / 2))
-        drawn_P = np.broadcast_to(drawn_X, self.value_P.shape)
-        return np.array([_normal_to_student(*pair) for pair in zip(drawn_P, self.degrees_P, strict=True)])
+        z = self.normal_quantile(confidence, jointly=jointly)
+        return np.asarray(stats.t.isf(stats.norm.sf(z), self.degrees_P), dtype=np.float64)
+
+    def normal_quantile(self, confidence: float, *, jointly: bool) -> float:
+        """Return the half-widths in standard errors that a known standard error would need."""
+        z = float(stats.norm.isf((1 - confidence) / 2))
+        if jointly and len(self.value_P) > 1:
+            above = math.floor((1 - confidence) * (_NUM_DRAWS + 1)) - 1
+            drawn = float(self._largest_B[above]) if above >= 0 else math.inf
+            # Beyond what draws can tell, the P tails together (Bonferroni).
+            z = max(z, min(drawn, float(stats.norm.isf((1 - confidence) / 2 / len(self.value_P)))))
+        return z
 
     def p_values(self, *, jointly: bool) -> FloatArray:
         """Return two-sided p-values of value_P = 0, shape [P]; with `jointly`, for P tests at the same time.
@@ -80,30 +107,58 @@ class Estimates:
         They are the intervals of `critical_values` turned round: p <= 1 - confidence exactly where the
         interval leaves 0 out.
         """
-        sizes_XB = np.ascontiguousarray(self._sizes(jointly=jointly).T)
-        p_P = np.ones(len(self.value_P))
-        for column, (value, error, degrees) in enumerate(
-            zip(self.value_P, self.standard_error_P, self.degrees_P, strict=True)
-        ):
-            if abs(value) <= ROUNDING:
-                continue
-            size = _student_to_normal(abs(value) / error, degrees) if error > 0 else math.inf
-            sizes_B = sizes_XB[0 if jointly else column]
-            drawn = (1 + np.count_nonzero(sizes_B >= size)) / (1 + len(sizes_B))
-            p_P[column] = max(drawn, 2 * _NORMAL.cdf(-size))
-        return p_P
+        size_P = np.abs(self.value_P)
+        error_P = np.where(self.standard_error_P > 0, self.standard_error_P, 1.0)
+        tail_P = stats.t.sf(size_P / error_P, self.degrees_P)
+        alone_P = np.where(self.standard_error_P > 0, 2 * tail_P, 0.0)
+        p_P = alone_P
+        if jointly and len(self.value_P) > 1:
+            count_P = np.searchsorted(-self._largest_B, -stats.norm.isf(alone_P / 2), side="right")
+            p_P = np.maximum(alone_P, np.minimum((1 + count_P) / (1 + _NUM_DRAWS), len(p_P) * alone_P))
+        return np.where(size_P <= ROUNDING, 1.0, np.minimum(p_P, 1.0))
 
-    def _sizes(self, *, jointly: bool) -> FloatArray:
-        """Return the draws' sizes, [B, P]; with `jointly` the largest of each draw, [B, 1]."""
-        sizes_BP = np.abs(self.draws_BP)
-        return sizes_BP.max(axis=1, keepdims=True) if jointly else sizes_BP
+    @cached_property
+    def _largest_B(self) -> FloatArray:
+        """Draws of the largest of P correlated normal numbers, by size, the largest first."""
+        length_P = np.sqrt((self.part_PU**2).sum(axis=1))
+        unit_PU = np.divide(
+            self.part_PU, length_P[:, None], out=np.zeros_like(self.part_PU), where=length_P[:, None] > 0
+        )
+        # In an order and with signs of their own, so that the answer does not hang on how the arms are listed.
+        unit_PU = unit_PU[np.argsort(length_P, kind="stable")]
+        unit_PU *= np.where(np.take_along_axis(unit_PU, np.abs(unit_PU).argmax(axis=1)[:, None], axis=1) < 0, -1, 1)
+        correlation_PP = unit_PU @ unit_PU.T
+        # What never varies is taken as independent, which errs on the wide side.
+        np.fill_diagonal(correlation_PP, 1.0)
+        value_P, vector_PP = np.linalg.eigh(correlation_PP)
+        root_PP = vector_PP * np.sqrt(np.maximum(value_P, 0.0))
+        draws_BP = np.random.default_rng(0).standard_normal((_NUM_DRAWS, len(value_P))) @ root_PP.T
+        return np.sort(np.abs(draws_BP).max(axis=1))[::-1]
 
 
-def _normal_to_student(z: float, degrees: float) -> float:
-    # Six normal standard deviations leave 1e-9, which is as far as the quadrature is exact.
-    return student_quantile(_NORMAL.cdf(min(z, 6.0)), degrees)
+def degrees_of_sum(
+    group_X: FloatArray,
+    group_degrees_X: FloatArray,
+    excess_X: FloatArray,
+    training_X: FloatArray,
+    training_degrees_X: FloatArray,
+) -> FloatArray:
+    """Return the degrees of freedom of groups' variance and what trainings add to it (Satterthwaite).
 
+    The trainings' share is the largest that their own variance allows at SHARE_CONFIDENCE: few trainings that happen to
+    agree say little.
 
-def _student_to_normal(t: float, degrees: float) -> float:
-    below = student_cdf(t, degrees)
-    return _NORMAL.inv_cdf(below) if below < 1 else math.inf
+    Args:
+        group_X: Groups' variance.
+        group_degrees_X: Its degrees of freedom.
+        excess_X: What trainings add.
+        training_X: Variance between trainings, of which that is a part.
+        training_degrees_X: Its degrees of freedom, > 0.
+    """
+    total_X = np.maximum(group_X + excess_X, ROUNDING**2)
+    largest_X = training_X * training_degrees_X / special.chdtri(training_degrees_X, SHARE_CONFIDENCE)
+    share_X = np.minimum(1.0, largest_X / total_X)
+    doubt_X = (group_X / total_X) ** 2 / group_degrees_X + share_X**2 / training_degrees_X
+    degrees_X = np.array(group_degrees_X, dtype=np.float64)
+    np.divide(1.0, doubt_X, out=degrees_X, where=doubt_X > 0)
+    return degrees_X

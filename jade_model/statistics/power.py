@@ -1,17 +1,37 @@
-"""What a comparison can see, and what it would take to see more.
+"""What a comparison can see, and what it would take to decide it.
 
-Both answers are for 80 % power at the interval that the verdict uses, and take it that the standard error
-shrinks with one over the square root of the number of groups. Training noise does so only if the number of
-trainings grows too.
+A design with more groups or more seeds is projected from the variance components of the present one, and its chance to
+decide is that of a normal estimate round the observed difference, taken for the true one.
+
+Legend: K designs.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
-from jade_model.statistics.student import student_quantile
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from jade_model.statistics.intervals import Estimates, degrees_of_sum
 
 POWER = 0.8
+_MOST = 100.0  # times as many groups, or seeds: further projections mean nothing
+_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What would decide with 80 % chance, each alone; None: no number of them up to 100 times as many.
+
+    Attributes:
+        groups: Additional ones, at the same seeds and folds.
+        seeds: Additional ones, on the same groups.
+    """
+
+    groups: int | None
+    seeds: int | None
 
 
 def detectable_difference(standard_error: float, critical_value: float, degrees: float) -> float:
@@ -25,22 +45,72 @@ def detectable_difference(standard_error: float, critical_value: float, degrees:
     Returns:
         Difference of F1s, at most 1.
     """
-    return min(1.0, (critical_value + student_quantile(POWER, degrees)) * standard_error)
+    return min(1.0, (critical_value + float(stats.t.ppf(POWER, degrees))) * standard_error)
 
 
-def groups_needed(difference: float, detectable: float, margin: float, num_groups: int) -> int:
-    """How many more groups would decide: show the difference, or show that it lies within the margin.
+def needed(estimates: Estimates, row: int, quantile: float, margin: float) -> Needed:
+    """How many more groups or seeds would decide: show the difference, or show that it lies within the margin.
 
     Args:
-        difference: As observed; taken for the true one.
-        detectable: What detectable_difference says of the present data.
+        estimates: Of differences.
+        row: Which one.
+        quantile: Of the family, before Student's t widens it.
         margin: Largest difference that counts as none, > 0.
-        num_groups: Groups in the present data.
-
-    Returns:
-        Additional groups, at least 1: the smaller of the two answers.
     """
-    size = abs(difference)
-    # At half the margin either question takes as many groups; beyond it, the difference is quicker to show.
-    target = max(size, margin - size)
-    return max(1, math.ceil(num_groups * ((detectable / target) ** 2 - 1)))
+    if estimates.lack == "groups":
+        return Needed(None, None)
+    times_K = np.geomspace(1.0, _MOST, _STEPS)
+    size = abs(float(estimates.value_P[row]))
+    found: list[int | None] = []
+    for present, more in ((estimates.num_groups, "groups"), (estimates.num_seeds, "seeds")):
+        error_K, degrees_K = _projected(estimates, row, times_K, more_seeds=more == "seeds")
+        chance_K = chance_to_decide(size, error_K, stats.t.isf(stats.norm.sf(quantile), degrees_K), margin)
+        enough = np.flatnonzero(chance_K >= POWER)
+        found.append(max(1, int(np.ceil(present * (times_K[enough[0]] - 1)))) if len(enough) else None)
+    return Needed(*found)
+
+
+def chance_to_decide(
+    difference: float, error_K: NDArray[np.float64], critical_K: NDArray[np.float64], margin: float
+) -> NDArray[np.float64]:
+    """Return the chance that an interval leaves 0 out or lies within the margin.
+
+    Args:
+        difference: The true one.
+        error_K: Standard errors.
+        critical_K: Half-widths in standard errors.
+        margin: Largest difference that counts as none.
+    """
+    shift_K = difference / error_K
+    wins_K = stats.norm.sf(critical_K - shift_K) + stats.norm.cdf(-critical_K - shift_K)
+    reach_K = np.clip(margin / error_K - critical_K, 0.0, critical_K)
+    equal_K = stats.norm.cdf(reach_K - shift_K) - stats.norm.cdf(-reach_K - shift_K)
+    return np.asarray(wins_K + equal_K, dtype=np.float64)
+
+
+def _projected(
+    estimates: Estimates, row: int, times_K: NDArray[np.float64], *, more_seeds: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return standard errors and degrees of freedom of designs with so many times the groups, or the seeds."""
+    group, cell = float(estimates.group_variance_P[row]), float(estimates.cell_variance_P[row])
+    variance, seeds = float(estimates.standard_error_P[row]) ** 2, estimates.num_seeds
+    excess = max(0.0, variance - group)
+    group_degrees, training_degrees = (
+        float(estimates.group_degrees_P[row]),
+        max(float(estimates.training_degrees_P[row]), 0.0),
+    )
+    if more_seeds:
+        # One seed doesn't tell what is the groups' own: all of it, so that seeds are not promised too much.
+        own = group if seeds == 1 else min(group, max(0.0, (group - cell) * seeds / (seeds - 1)))
+        group_K, cell_K, excess_K = own + (group - own) / times_K, cell / times_K, excess / times_K
+        training_degrees_K, group_degrees_K = times_K * (training_degrees + 1) - 1, np.full_like(times_K, group_degrees)
+    else:
+        group_K, cell_K, excess_K = group / times_K, cell / times_K, np.full_like(times_K, excess)
+        training_degrees_K, group_degrees_K = np.full_like(times_K, training_degrees), times_K * (group_degrees + 1) - 1
+    is_known_K = training_degrees_K > 0
+    degrees_K = degrees_of_sum(
+        group_K, group_degrees_K, excess_K, cell_K + excess_K, np.where(is_known_K, training_degrees_K, 1.0)
+    )
+    error_K = np.sqrt(group_K + excess_K)
+    # Designs without a second training say nothing, whatever else they have.
+    return np.where(is_known_K, np.maximum(error_K, 1e-9), 1.0), degrees_K

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.statistics.bootstrap import PairedBootstrap
-from jade_model.statistics.intervals import FEWEST_GROUPS, ROUNDING, UNKNOWN_TRAINING_NOISE, Estimates
-from jade_model.statistics.power import detectable_difference, groups_needed
+from jade_model.statistics.intervals import FEWEST_TRAININGS, ROUNDING, Estimates
+from jade_model.statistics.power import Needed, detectable_difference, needed
+from jade_model.statistics.variance import ClusteredF1
 from jade_model.statistics.verdict import METRICS, Difference, Interval, Metric, outcome_of
 
 FEW_GROUPS = 30
@@ -90,10 +90,9 @@ class ScoredWindows:
         *,
         dataset_N: NDArray[np.int64] | None = None,
         dataset_names: Sequence[str] = ("",),
-        num_draws: int = 4000,
-        seed: int = 0,
+        given_models: bool = False,
     ) -> None:
-        """Draw the resampled groups that everything on these windows shares.
+        """Keep the design that everything on these windows shares.
 
         Args:
             group_N: Windows of one group share bars; unique over the data sets.
@@ -102,22 +101,20 @@ class ScoredWindows:
                 folds: 0 and -1.
             dataset_N: Index into dataset_names; None: all of one.
             dataset_names: Of the data sets.
-            num_draws: Bootstrap draws.
-            seed: Of the draws.
+            given_models: Whether the question is about these very models, so that other trainings don't matter.
 
         Raises:
             ValueError: The shapes differ, or no window was scored.
         """
         self.dataset_names = tuple(dataset_names)
         self.training_SN = training_SN
-        self._bootstrap = PairedBootstrap(
+        self._clustered = ClusteredF1(
             group_N,
             dataset_N=np.zeros(len(group_N), dtype=np.int64) if dataset_N is None else dataset_N,
             training_SN=training_SN,
-            num_draws=num_draws,
-            seed=seed,
+            given_models=given_models,
         )
-        self.num_groups = self._bootstrap.num_groups
+        self.num_groups = self._clustered.num_groups
 
     @property
     def views(self) -> list[tuple[int | None, str | None]]:
@@ -175,7 +172,9 @@ class ScoredWindows:
             contrasts_PA[row, first], contrasts_PA[row, second] = 1, -1
         found: list[Difference] = []
         for (view, dataset), metric in itertools.product(self.views if views else self.views[:1], metrics):
-            estimates = self.estimates(arms, contrasts_PA, metric, view)
+            seen = self.estimates(arms, contrasts_PA, metric, view)
+            estimates = seen.refused()
+            quantile = estimates.normal_quantile(confidence, jointly=True)
             critical_P = estimates.critical_values(confidence, jointly=True)
             low_P, high_P = _difference_intervals(estimates, critical_P)
             alone_P, adjusted_P = estimates.p_values(jointly=False), estimates.p_values(jointly=True)
@@ -185,6 +184,7 @@ class ScoredWindows:
                 interval = (float(low_P[row]), float(high_P[row]))
                 outcome = outcome_of(interval, margin)
                 detectable = detectable_difference(error, float(critical_P[row]), float(estimates.degrees_P[row]))
+                more = needed(seen, row, quantile, margin) if outcome == "undecided" else Needed(None, None)
                 found.append(
                     Difference(
                         first=arms[first].name,
@@ -199,9 +199,9 @@ class ScoredWindows:
                         standard_error=error,
                         training_share=float(estimates.training_share_P[row]),
                         detectable_difference=detectable,
-                        groups_needed=groups_needed(value, detectable, margin, estimates.num_groups)
-                        if outcome == "undecided"
-                        else None,
+                        groups_needed=more.groups,
+                        seeds_needed=more.seeds,
+                        lack=estimates.lack,
                     )
                 )
         return found
@@ -217,7 +217,7 @@ class ScoredWindows:
             metric: Which F1.
             confidence: That all intervals hold together.
         """
-        estimates = self.estimates(arms, contrasts_PA, metric, None)
+        estimates = self.estimates(arms, contrasts_PA, metric, None).refused()
         low_P, high_P = _difference_intervals(estimates, estimates.critical_values(confidence, jointly=True))
         adjusted_P = estimates.p_values(jointly=True)
         return [
@@ -228,15 +228,13 @@ class ScoredWindows:
     def caveats(self) -> list[str]:
         """Return what is to be said of these windows and trainings whatever the arms score."""
         found: list[str] = []
-        if self.num_groups < FEWEST_GROUPS:
-            found.append(f"Only {self.num_groups} base windows were scored: they show nothing.")
-        elif self.num_groups < FEW_GROUPS:
+        if self.num_groups < FEW_GROUPS:
             found.append(f"Only {self.num_groups} base windows were scored: take the intervals as rough.")
         num_trainings = sum(len(np.unique(row[row >= 0])) for row in self.training_SN)
-        if num_trainings == 1:
+        if num_trainings < FEWEST_TRAININGS:
             found.append(
-                "Each arm was trained once, so that training noise is unknown: its variance is taken to be "
-                f"{UNKNOWN_TRAINING_NOISE:g} times that between base windows. Several seeds would tell."
+                f"Each arm was trained {'once' if num_trainings == 1 else 'twice'}: the intervals of the scores take "
+                "training noise to be as large as that between base windows."
             )
         elif len(self.training_SN) == 1:
             found.append("One seed only: training noise is judged by the spread between its folds.")
@@ -266,7 +264,7 @@ class ScoredWindows:
                 found = arm.counts(metric).shape
                 raise ValueError(f"{metric} counts of {arm.name}: found {found}; expected {shape}, or one seed")
         counts_ASN3 = np.stack([np.broadcast_to(arm.counts(metric), shape) for arm in arms])
-        return self._bootstrap.f1(counts_ASN3, contrasts_PA, dataset)
+        return self._clustered.f1(counts_ASN3, contrasts_PA, dataset)
 
 
 def _score_intervals(estimates: Estimates, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -279,12 +277,14 @@ def _score_intervals(estimates: Estimates, confidence: float) -> tuple[NDArray[n
         estimates.value_P,
         estimates.critical_values(confidence, jointly=False) * estimates.standard_error_P,
     )
-    # An F1 of exactly 0 or 1 in all draws has no spread, and no logit either.
     inside_P = np.clip(value_P, ROUNDING, 1 - ROUNDING)
     slope_P = inside_P * (1 - inside_P)
     logit_P, reach_P = np.log(inside_P / (1 - inside_P)), np.minimum(half_P / slope_P, _LARGEST_LOGIT)
     low_P, high_P = (1 / (1 + np.exp(-(logit_P + sign * reach_P))) for sign in (-1, 1))
-    return np.where(half_P > 0, low_P, value_P), np.where(half_P > 0, high_P, value_P)
+    # Where hardly a group tells anything, the F1 is 0, 1 or next to it, and the logit scale has no end.
+    plain_P = estimates.few_telling_P | (half_P <= 0)
+    low_P = np.where(plain_P, np.clip(value_P - half_P, 0, 1), low_P)
+    return low_P, np.where(plain_P, np.clip(value_P + half_P, 0, 1), high_P)
 
 
 def _difference_intervals(

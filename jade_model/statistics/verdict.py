@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never, get_args
 
+from jade_model.statistics.intervals import Lack
+
 Metric = Literal["f1", "span_f1_iou50"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 Outcome = Literal["winner", "equivalent", "undecided"]
@@ -34,7 +36,9 @@ class Difference:
         standard_error: Groups and training noise together.
         training_share: Share of the variance that is training noise, [0, 1].
         detectable_difference: Smallest true difference that would be seen with 80 % chance.
-        groups_needed: How many more groups would decide; None if decided.
+        groups_needed: How many more groups would decide; None if decided, or if no number of them alone would.
+        seeds_needed: Likewise of seeds, on the same groups.
+        lack: What there is too little of for any outcome but undecided, or None.
     """
 
     first: str
@@ -50,6 +54,8 @@ class Difference:
     training_share: float
     detectable_difference: float
     groups_needed: int | None
+    seeds_needed: int | None = None
+    lack: Lack | None = None
 
     @property
     def better(self) -> str | None:
@@ -81,7 +87,9 @@ class Verdict:
         reason: One sentence for a reader who never heard of a bootstrap.
         margin: Largest difference that counts as none.
         detectable_difference: Smallest true difference of the two that would be seen with 80 % chance.
-        groups_needed: How many more groups would decide; None if decided.
+        groups_needed: How many more groups would decide; None if decided, or if no number of them alone would.
+        seeds_needed: Likewise of seeds, on the same groups.
+        lack: What there is too little of for any outcome but undecided, or None.
         beats_baseline: Arm -> whether it beats the untrained rule; empty without one.
         caveats: What a reader should know before acting on it, one plain sentence each.
     """
@@ -97,6 +105,8 @@ class Verdict:
     margin: float
     detectable_difference: float
     groups_needed: int | None
+    seeds_needed: int | None
+    lack: Lack | None
     beats_baseline: dict[str, bool]
     caveats: tuple[str, ...]
 
@@ -175,6 +185,8 @@ def decide(
         margin=margin,
         detectable_difference=pair.detectable_difference,
         groups_needed=pair.groups_needed,
+        seeds_needed=pair.seeds_needed,
+        lack=pair.lack,
         beats_baseline=beats,
         caveats=(
             *caveats,
@@ -221,15 +233,33 @@ class _Words:
                     f"{', '.join([best, *equals[:-1]])} and {equals[-1]} are equally good: {scores}, and the "
                     f"true difference lies {span}, within the margin of {self.margin:g}."
                 )
+            case "undecided" if pair.lack == "groups":
+                return (
+                    f"No verdict can be given on {best} and {rival}, {scores}: {self.num_groups} base windows, weighed "
+                    "by their bars, say too little of what others would show. Six of equal weight are the least, 30 or "
+                    "more of like weight are usual."
+                )
+            case "undecided" if pair.lack == "trainings":
+                return (
+                    f"No verdict can be given on {best} and {rival}, {scores}: so few trainings of each arm do not "
+                    "tell how far luck in training shifts the scores. 3 folds or 3 seeds are the least, 3 seeds x 5 "
+                    "folds are usual."
+                )
             case "undecided":
                 return (
                     f"These data cannot tell {best} and {rival} apart: {scores}, but with {self.num_groups} "
                     f"base windows the true difference may lie anywhere {span}; a difference under "
-                    f"{pair.detectable_difference:.3f} cannot be seen, and about {pair.groups_needed} more "
-                    "base windows would decide."
+                    f"{pair.detectable_difference:.3f} cannot be seen, and {self.needed(pair)}."
                 )
             case _:
                 assert_never(outcome)
+
+    def needed(self, pair: Difference) -> str:
+        groups = "" if pair.groups_needed is None else f"about {pair.groups_needed} more base windows"
+        seeds = "" if pair.seeds_needed is None else f"{pair.seeds_needed} more seed{'s'[: pair.seeds_needed - 1]}"
+        if not groups and not seeds:
+            return "neither more base windows nor more seeds alone would decide: it takes both"
+        return f"{' or '.join(filter(None, (groups, seeds)))} would decide if that is the true difference"
 
     def small_win(self, outcome: Outcome, top: Difference) -> list[str]:
         if outcome != "winner" or abs(top.difference) >= self.margin:

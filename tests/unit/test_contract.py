@@ -135,7 +135,7 @@ def example() -> dict[str, Any]:
 def counted() -> tuple[list[ArmCounts], ScoredWindows]:
     bars = np.random.default_rng(0).integers(0, 9, (2, 1, 40, 3))
     arms = [ArmCounts(name, bars[row], bars[row]) for row, name in enumerate(("soft_span", "crf"))]
-    return arms, ScoredWindows(np.arange(40) // 2, np.arange(40)[None] // 8, num_draws=100)
+    return arms, ScoredWindows(np.arange(40) // 2, np.arange(40)[None] // 8)
 
 
 def objects(schema: dict[str, Any], place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -20,7 +20,7 @@ def sweeps(design: Design, number: int, *, error_rate: float) -> list[list[str]]
         arms, group_N, fold_SN = draw(design, rng)
         stopped: list[str] = []
         for look in range(1, design.num_seeds):
-            windows = ScoredWindows(group_N, fold_SN[:look], num_draws=400)
+            windows = ScoredWindows(group_N, fold_SN[:look])
             racing = [
                 ArmCounts(arm.name, arm.bar_counts_SN3[:look], arm.event_counts_SN3[:look])
                 for arm in arms
@@ -49,12 +49,12 @@ def test_the_error_rate_is_shared_over_the_looks_and_no_more_looks_are_taken() -
     assert rule.confidence == pytest.approx(0.98)
     arms, group_N, fold_SN = draw(Design(num_groups=10, num_folds=2), np.random.default_rng(0))
     with pytest.raises(ConfigError, match="look 4"):
-        eliminate(rule, 4, arms, ScoredWindows(group_N, fold_SN, num_draws=50))
+        eliminate(rule, 4, arms, ScoredWindows(group_N, fold_SN))
 
 
 def test_one_arm_alone_is_never_stopped() -> None:
     arms, group_N, fold_SN = draw(Design(num_groups=10, num_folds=2), np.random.default_rng(0))
-    assert eliminate(StoppingRule(0.05, 1), 1, arms[:1], ScoredWindows(group_N, fold_SN, num_draws=50)) == ()
+    assert eliminate(StoppingRule(0.05, 1), 1, arms[:1], ScoredWindows(group_N, fold_SN)) == ()
 
 
 @pytest.mark.parametrize(("rate", "looks"), [(0.0, 1), (0.6, 1), (0.05, 0)])

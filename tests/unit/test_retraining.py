@@ -133,13 +133,15 @@ def test_the_first_model_is_promoted_by_the_gates_alone(windows: Windows) -> Non
 
 
 def test_a_better_model_is_promoted_and_the_reason_says_so(windows: Windows) -> None:
-    _, decision = judged(windows, 0.9, 0.4)
+    _, decision = judged(windows, 1.0, 0.1)
     assert decision.promote
     assert "better than the champion" in decision.reason
 
 
-def test_an_equal_model_is_promoted_as_not_worse(windows: Windows) -> None:
-    _, decision = judged(windows, 0.8, 0.8)
+def test_an_equal_model_is_promoted_as_not_worse_once_enough_groups_agree(windows: Windows) -> None:
+    # Of 60 groups that agree, one in twenty others may not: 0.05 is more than the margin.
+    assert not judged(windows, 0.8, 0.8)[1].promote
+    _, decision = judged(sample_windows(num_bases=160), 0.8, 0.8)
     assert decision.promote
     assert "not worse" in decision.reason
 
