@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.naming import run_name
-from flows.parameters.compare import CompareParameters
+from flows.parameters import CompareParameters, taking
 from flows.reap import free_machines
 from jade_model.report import DrawingProcess
 from tasks.artifacts.repository import open_place
@@ -44,17 +44,18 @@ MAX_PARTS = 128
     on_crashed=[free_machines],
     on_cancellation=[free_machines],
 )
-def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa: B008 - frozen, and shown by the UI
+@taking(CompareParameters)
+def compare(parameters: CompareParameters) -> str:
     """Train every arm on the same splits, choose thresholds, compare, and write the report.
 
     Returns:
         The run's folder on this machine.
     """
-    check_placement(parameters.placement)
+    check_placement(parameters.trains_on)
     place = open_place(parameters.artifacts)
     with (
         events_delivered(),
-        recorded_run(place, "compare", parameters.model_dump(mode="json"), host=parameters.host) as run,
+        recorded_run(place, "compare", parameters.model_dump(mode="json"), host=str(parameters.trains_on)) as run,
         ExitStack() as at_end,
     ):
         folder = str(run.layout.root)
@@ -63,7 +64,7 @@ def compare(parameters: CompareParameters = CompareParameters()) -> str:  # noqa
             run.save()
         with (
             run.phase("train"),
-            training_job(run, parameters.placement, fresh=parameters.fresh) as job,
+            training_job(run, parameters.trains_on, fresh=parameters.fresh) as job,
         ):
             import_meanwhile("tasks.experiments.evaluate", "jade_model.report.figures")
             beside = at_end.enter_context(DrawingProcess())
@@ -82,7 +83,7 @@ def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, A
     layout = RunLayout(Path(folder))
     data = load_data(parameters.data)
     plan = Plan(
-        arms={arm: parameters.recipe_name(arm) for arm in parameters.arms},
+        arms={arm: f"{parameters.recipe}_{arm}" for arm in parameters.arms},
         epochs=parameters.epochs,
         seeds=parameters.seeds,
         folds=parameters.num_folds,
@@ -104,11 +105,11 @@ def evaluate(folder: str, parameters: CompareParameters, created_at: str) -> Non
     from tasks.experiments.evaluate import EvaluationSettings, evaluate_run
 
     settings = EvaluationSettings(
-        checkpoint=parameters.checkpoint,
-        margin=parameters.margin,
+        checkpoint=parameters.scoring.checkpoint,
+        margin=parameters.scoring.margin,
         confidence=CONFIDENCE,
-        min_span_length=parameters.min_span_length,
-        merge_gap=parameters.merge_gap,
+        min_span_length=parameters.scoring.min_span_length,
+        merge_gap=parameters.scoring.merge_gap,
         split=parameters.split,
         num_folds=parameters.num_folds,
         ensemble=parameters.ensemble,

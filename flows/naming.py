@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect.runtime import flow_run
 
@@ -15,7 +13,5 @@ def run_name(flow: str) -> str:
     Args:
         flow: Its name.
     """
-    given: Any = flow_run.parameters.get("parameters", {})
-    sources = given.get("data", []) if isinstance(given, Mapping) else getattr(given, "data", [])
-    named = Path(sources[0]).stem.strip("*") if sources else "sample"
+    named = Path(flow_run.parameters["data"][0]).stem.strip("*")
     return f"{flow}-{flow_run.scheduled_start_time:%Y-%m-%d}-{named or 'data'}"

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.naming import run_name
-from flows.parameters.retrain import RetrainParameters
+from flows.parameters import RetrainParameters, taking
 from flows.reap import free_machines
 from jade_model.data.checks import DataLimits
 from jade_model.statistics.promotion import PromotionRule
@@ -41,17 +41,18 @@ MAX_PARTS = 128
     on_crashed=[free_machines],
     on_cancellation=[free_machines],
 )
-def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa: B008 - frozen, and shown by the UI
+@taking(RetrainParameters)
+def retrain(parameters: RetrainParameters) -> str:
     """Train a model on all but the hold-out, judge it beside the champion, and promote it if it passes.
 
     Returns:
         The run's folder on this machine.
     """
-    check_placement(parameters.placement)
+    check_placement(parameters.trains_on)
     place = open_place(parameters.artifacts)
     with (
         events_delivered(),
-        recorded_run(place, "retrain", parameters.model_dump(mode="json"), host=parameters.host) as run,
+        recorded_run(place, "retrain", parameters.model_dump(mode="json"), host=str(parameters.trains_on)) as run,
     ):
         folder = str(run.layout.root)
         with run.phase("prepare"):
@@ -59,7 +60,7 @@ def retrain(parameters: RetrainParameters = RetrainParameters()) -> str:  # noqa
             run.save()
         with (
             run.phase("train"),
-            training_job(run, parameters.placement, fresh=parameters.fresh) as job,
+            training_job(run, parameters.trains_on, fresh=parameters.fresh) as job,
         ):
             followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
             for future in followed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.parameters.sweep import SweepParameters
+from flows.naming import run_name
+from flows.parameters import SweepParameters, taking
 from flows.reap import free_machines
 from jade_model.scoring.evaluate import Cleanup
 from tasks.artifacts.repository import open_place
@@ -31,33 +33,26 @@ from tasks.runs.record import Run, recorded_run
 CONFIDENCE = 0.95
 
 
-def flow_run_name() -> str:
-    """Return what the run is called in the UI: `sweep-2026-11-23-btcusd`."""
-    parameters = flow_run.parameters["parameters"]
-    sources = parameters.data if isinstance(parameters, SweepParameters) else parameters.get("data", [])
-    named = Path(sources[0]).stem.strip("*") if sources else "sample"
-    return f"sweep-{flow_run.scheduled_start_time:%Y-%m-%d}-{named or 'data'}"
-
-
 @flow(
     name="sweep",
-    flow_run_name=flow_run_name,
+    flow_run_name=partial(run_name, "sweep"),
     on_failure=[free_machines],
     on_crashed=[free_machines],
     on_cancellation=[free_machines],
 )
+@taking(SweepParameters)
 def sweep(parameters: SweepParameters) -> str:
     """Train every arm, round by round, stop those that cannot win any more, rank them, and write the report.
 
     Returns:
         The run's folder.
     """
-    placement = parameters.placement
+    placement = parameters.trains_on
     check_placement(placement)
     place = open_place(parameters.artifacts)
     with (
         events_delivered(),
-        recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=parameters.where) as run,
+        recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=str(placement)) as run,
     ):
         folder = str(run.layout.root)
         with run.phase("prepare"):
@@ -103,11 +98,11 @@ def prepare_sweep(folder: str, parameters: SweepParameters) -> Sweep:
     check_distinct(job)
     settings = SweepSettings(
         metric=parameters.metric,
-        margin=parameters.margin,
+        margin=parameters.scoring.margin,
         confidence=CONFIDENCE,
         error_rate=parameters.error_rate if parameters.stop_early else None,
-        checkpoint=parameters.checkpoint,
-        cleanup=Cleanup(parameters.min_span_length, parameters.merge_gap),
+        checkpoint=parameters.scoring.checkpoint,
+        cleanup=Cleanup(parameters.scoring.min_span_length, parameters.scoring.merge_gap),
     )
     return Sweep(layout, job, arms, data, plan, settings, kept_trainings(open_place(parameters.artifacts)))
 

@@ -1,16 +1,25 @@
-"""What several commands share."""
+"""What several commands share: options, and how results are printed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from tasks.execution.placement import Placement
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for scripts.")
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Only tell what would be rented, and what each could cost."
+)
 
 artifacts_option = click.option(
     "--artifacts",
@@ -45,3 +54,57 @@ def print_table(title: str | None, columns: list[str], rows: list[list[str]], *,
     console = Console()
     # A pipe has no width of its own: let the table have what it needs instead of folding at 80.
     Console(width=console.width if console.is_terminal else 160).print(table)
+
+
+def nearby(path: Path) -> Path:
+    """Return the path relative to the working folder where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def tell_rental_plan(placement: Placement, *, as_json: bool) -> None:
+    """Print which machines would be tried in which order, and what each could cost. Rents nothing.
+
+    Raises:
+        BadRequest: The placement rents nothing; or as `Renter.quotes`.
+    """
+    from tasks.core.errors import BadRequest
+    from tasks.provisioning.lease import Served
+    from tasks.provisioning.registry import open_registry, provider_names
+
+    request = placement.rental
+    if placement.provider is None:
+        raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(provider_names())}")
+    with closing(open_registry()) as registry:
+        served = Served("dry-run", "", ())
+        renter = registry.renter(placement.provider, request, served, note=lambda line: click.echo(line, err=True))
+        planned = renter.quotes()
+        spent = registry.ledger.spent_usd()
+    if as_json:
+        shown = [
+            {
+                "kind": offer.kind,
+                "title": offer.title,
+                "price_usd_per_hour": offer.price_usd_per_hour,
+                "hours": round(hours, 4),
+                "max_cost_usd": round(offer.price_usd_per_hour * hours, 4),
+                "available": offer.available,
+            }
+            for offer, hours in planned
+        ]
+        print_json({"candidates": shown, "max_hours": request.max_hours, "spent_this_month_usd": round(spent, 4)})
+        return
+    rows = [
+        [
+            str(number),
+            offer.title,
+            f"{offer.price_usd_per_hour:.3f}",
+            f"{hours:.2g}" if hours else "over the budget",
+            f"{offer.price_usd_per_hour * hours:.2f}",
+            {True: "yes", False: "sold out", None: "unknown"}[offer.available],
+        ]
+        for number, (offer, hours) in enumerate(planned, 1)
+    ]
+    columns = ["", "would try", "USD/h", "hours at most", "USD at most", "to be had"]
+    print_table(None, columns, rows, numeric_from=2)
+    left = "" if request.budget is None else f" of {request.budget:.2f}"
+    click.echo(f"Nothing was rented. This month's runs have cost {spent:.2f}{left} USD.", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from jade_model.data.sample import NAME as SAMPLE
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.insight import NO_SEPARATION, OVERFITTING_RISE
 from jade_model.report.numbers import count, number
@@ -120,8 +121,9 @@ def _repetition(facts: Facts) -> str:
 
 def _paths(facts: Facts) -> list[str]:
     """Paths as given; the built-in sample has none."""
-    given = facts.report.run.get("parameters", {}).get("data")
-    return [str(path) for path in given] if given is not None else [data["path"] for data in facts.numbers["data"]]
+    known = [data["path"] for data in facts.numbers["data"]]
+    given = facts.report.run.get("parameters", {}).get("data", known)
+    return [str(path) for path in given if path != SAMPLE]
 
 
 def _checkpoint(arm: ArmFacts) -> str | None:

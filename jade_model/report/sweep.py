@@ -152,8 +152,14 @@ def _facts(report: SweepReport) -> list[tuple[str, str]]:
         ("Dataset", "; ".join(sets)),
         ("Varied", join(varied)),
         ("Repetition", f"{plural(settings['seeds'], 'seed')} x {folds}"),
-        ("Engine", code(report.run.get("parameters", {}).get("engine", "processes"))),
+        ("Trained on", _hosts(report.run.get("parameters", {}))),
     ]
+
+
+def _hosts(parameters: dict[str, Any]) -> str:
+    """Where it trained; runs of old named an engine instead."""
+    placement = parameters.get("placement", {})
+    return join([code(name) for name in placement.get("host", [parameters.get("engine", "local")])])
 
 
 def _closing(report: SweepReport) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,8 +21,8 @@ MOST_MACHINES = 256
 _SCHEDULER = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+")
 
 
-class Placement(BaseModel):
-    """Where trainings run, how many at once, and what may be rented for them.
+class Where(BaseModel):
+    """Where trainings run, and how many at once.
 
     A model is made of words alone; `check_placement` asks the settings and the providers whether they know them.
     """
@@ -46,9 +46,6 @@ class Placement(BaseModel):
         title="Workers",
         description="Trainings at once on each host; `arms`: one of each arm, if a GPU's memory allows; empty: one a "
         "core, or four on a GPU.",
-    )
-    rental: RentalRequest = Field(
-        default=RentalRequest(), title="Rental", description="Only where machines are rented."
     )
 
     @field_validator("host", mode="before")
@@ -91,7 +88,7 @@ class Placement(BaseModel):
         return workers
 
     @model_validator(mode="after")
-    def _arms_where_there_are_gpus(self) -> Placement:
+    def _arms_where_there_are_gpus(self) -> Self:
         if self.workers == "arms" and self.uses_dask:
             raise ValueError("workers is a number on Dask, whose scheduler shares the trainings out")
         return self
@@ -128,9 +125,22 @@ class Placement(BaseModel):
             return ()
         return tuple(item for item in self.host if _provider_of(item) is None)
 
+    def renting(self, rental: RentalRequest) -> Placement:
+        """Return the placement with what may be rented for it."""
+        return Placement(**dict(self), rental=rental)
+
     def __str__(self) -> str:
         """In a word, for people and `run.json`."""
         return ", ".join(self.host)
+
+
+class Placement(Where):
+    """Where trainings run, and what may be rented for them: what flows, executors and lanes are given whole.
+
+    In parameters the two stand apart: who changes the host alone keeps a deployment's limits and budget.
+    """
+
+    rental: RentalRequest = RentalRequest()
 
 
 def _provider_of(choice: str) -> str | None:

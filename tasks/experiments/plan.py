@@ -14,6 +14,7 @@ from jade_model.core.job import Job, JobData, Training, run_key, save_job
 from jade_model.core.recipes import recipe
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.windows import Windows, save_arrays
+from jade_model.data.sample import NAME as SAMPLE
 from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
 from jade_model.data.split_files import load_split, save_split
@@ -55,15 +56,13 @@ class Plan:
 
 
 def load_data(sources: list[str]) -> list[Windows]:
-    """Load every data set, or the built-in sample if none is named.
+    """Load every data set, `sample` being the built-in one.
 
     Raises:
         DataError: A file breaks the contract.
         BadRequest: Two data sets share a name, or one has no span at all.
     """
-    if not sources:
-        return [sample_windows()]
-    data = [load_windows(source) for source in sources]
+    data = [sample_windows() if source == SAMPLE else load_windows(source) for source in sources]
     names = [windows.name for windows in data]
     again = sorted(name for name, times in Counter(names).items() if times > 1)
     if again:

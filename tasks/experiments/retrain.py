@@ -28,6 +28,7 @@ from jade_model.data.retraining import (
     retraining_splits,
     window_digests,
 )
+from jade_model.data.sample import NAME as SAMPLE
 from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
 from jade_model.scoring.baselines import all_positive_scores
@@ -78,13 +79,15 @@ class RetrainingPlan:
 
 
 def load_joined(sources: list[str]) -> Windows:
-    """Load all sources as one data set, or the built-in sample if none is named.
+    """Load all sources as one data set, `sample` being the built-in one.
 
     Raises:
         DataError: A file breaks the contract, or their windows differ in length.
         BadRequest: No window has a span.
     """
-    if not sources:
+    if SAMPLE in sources and len(sources) > 1:
+        raise BadRequest(f"`{SAMPLE}` is the built-in sample; it is not pooled with files")
+    if sources == [SAMPLE]:
         return sample_windows()
     windows = load_windows(sources[0] if len(sources) == 1 else sources)
     if len(windows.spans_S2) == 0:

@@ -24,6 +24,7 @@ from prefect.variables import Variable
 from jade_model.core.errors import DataError
 from jade_model.core.files import sha256_file, sha256_json
 from jade_model.data.parquet.reader import find_files
+from jade_model.data.sample import NAME as SAMPLE
 from tasks.core.errors import BadRequest
 
 
@@ -39,9 +40,9 @@ def look_at_data(deployment: str, *, settle_s: float) -> str:
         DataError: There are no such files.
     """
     parameters = _read_deployment(deployment).parameters
-    sources = parameters.get("parameters", {}).get("data", [])
-    if not sources:
-        return f"{deployment} names no data, so there is nothing to watch"
+    sources = parameters.get("data", [SAMPLE])
+    if sources == [SAMPLE]:
+        return f"{deployment} works on the built-in sample, so there is nothing to watch"
     digest, age_s = data_digest(sources)
     variable = f"jade_seen_{hashlib.sha256(json.dumps([deployment, sources]).encode()).hexdigest()[:16]}"
     seen: dict[str, Any] = dict(Variable.get(variable, default=None) or {})

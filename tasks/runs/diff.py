@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from jade_model.data.sample import NAME as SAMPLE
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.runs.record import read_run_record
@@ -21,6 +22,8 @@ _INCIDENTAL = (
     "checkpoint",
     "run_key",
 )
+
+_GROUPS = {"scoring", "placement", "rental"}
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,24 @@ def _sections(layout: RunLayout) -> dict[str, dict[str, Any]]:
     }
     return {
         "data": _flatten(data),
-        "settings": _flatten({**record.get("parameters", {}), "recipes": _recipes(layout)}),
+        "settings": _flatten({**_parameters(record), "recipes": _recipes(layout)}),
         "code": _flatten(record.get("code", {})),
         "versions": _flatten(record.get("versions", {})),
         "host": _flatten(record.get("host", {})),
         "results": _flatten(results),
     }
+
+
+def _parameters(record: dict[str, Any]) -> dict[str, Any]:
+    """The parameters by their own names: those of older runs stand in no groups, and name one host and no sample."""
+    found: dict[str, Any] = {}
+    for name, value in record.get("parameters", {}).items():
+        found |= value if name in _GROUPS and isinstance(value, dict) else {name: value}
+    if isinstance(found.get("host"), str):
+        found["host"] = [found["host"]]
+    if found.get("data") == []:
+        found["data"] = [SAMPLE]
+    return found
 
 
 def _arm_results(arm: dict[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,6 @@ QUICK: dict[str, Any] = {
     "epochs": 2,
     "seeds": 1,
     "folds": 2,
-    "workers": 1,
-    "max_hours": 1,
 }
 
 
@@ -40,7 +38,7 @@ class Provider:
 
     Attributes:
         name: For `host`.
-        parameters: Of the flow.
+        rental: What the flow may rent.
         settings: Text of jade.toml.
         environment: Of the worker.
         secrets: That must be seen nowhere.
@@ -49,7 +47,7 @@ class Provider:
     """
 
     name: str
-    parameters: dict[str, Any]
+    rental: dict[str, Any]
     settings: str
     environment: dict[str, str]
     secrets: set[str]
@@ -148,13 +146,13 @@ class Site:
         """Start `compare/nightly` on a rented machine; return the flow run's id."""
         parameters = {
             **QUICK,
-            **self.provider.parameters,
-            "host": self.provider.name,
+            "rental": {"max_hours": 1, **self.provider.rental},
+            "placement": {"host": [self.provider.name], "workers": 1},
             "data": [str(self.data)],
             "artifacts": str(self.folder / "artifacts"),
             **changes,
         }
-        self.started.append(self.deployments.start(NIGHTLY, {"parameters": parameters}))
+        self.started.append(self.deployments.start(NIGHTLY, parameters))
         return self.started[-1]
 
     def wait_for_epochs(self, run: str) -> None:

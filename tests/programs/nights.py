@@ -13,8 +13,6 @@ from typing import Any
 from prefect import tags
 
 from flows.compare import compare
-from flows.parameters.compare import CompareParameters
-from flows.parameters.retrain import RetrainParameters
 from flows.retrain import retrain
 
 
@@ -22,8 +20,8 @@ def run(flow: str, parameters: dict[str, Any]) -> str:
     """Run a flow to its end; return its state."""
     with tags("jade"):
         if flow == "compare":
-            return compare(CompareParameters(**parameters), return_state=True).type.value
-        return retrain(RetrainParameters(**parameters), return_state=True).type.value
+            return compare(**parameters, return_state=True).type.value
+        return retrain(**parameters, return_state=True).type.value
 
 
 def main() -> None:

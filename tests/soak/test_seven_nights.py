@@ -45,9 +45,9 @@ class Nights:
         """Let a comparison, and then a retraining, run as their schedules would start them."""
         write_windows(windows, self.data)
         before = {name: len(self.told.of(name)) for name in ("failed", "regression", "promoted")}
-        common = {"data": [str(self.data)], "epochs": EPOCHS, "folds": 2, "host": host}
-        common |= {"accept_unreaped": True, "max_price": 1.0} if host != "local" else {}
-        compare = self.up.start("compare/nightly", {"parameters": {**common, "seeds": 1, "arms": ["soft_span", "crf"]}})
+        common = {"data": [str(self.data)], "epochs": EPOCHS, "folds": 2, "placement": {"host": [host]}}
+        common |= {"rental": {"accept_unreaped": True, "max_price": 1.0}} if host != "local" else {}
+        compare = self.up.start("compare/nightly", {**common, "seeds": 1, "arms": ["soft_span", "crf"]})
         if kill_worker:
             self.kill_worker(compare)
         first = self.up.wait(compare, 900)
@@ -56,9 +56,7 @@ class Nights:
             # So few windows say little of calibration, or of small differences.
             limits = {"holdout": 0.25, "margin": 0.1, "max_calibration_error": 0.2}
             parameters = {**common, "arm": "crf", **limits}
-            entry["retrain"] = self.up.wait(self.up.start("retrain/weekly", {"parameters": parameters}), 900)[
-                "state_type"
-            ]
+            entry["retrain"] = self.up.wait(self.up.start("retrain/weekly", parameters), 900)["state_type"]
         entry["champion"] = current_champion(open_place(self.artifacts).store)
         entry["told"] = self.told_since(before, first)
         self.log.append(entry)

@@ -36,14 +36,18 @@ def test_a_comparison_on_another_engine_gives_the_same_figures(
     engine: str, database: Path, small_run: RunLayout, small_file: Path, tmp_path: Path
 ) -> None:
     flags = ["--data", str(small_file), "--artifacts", str(tmp_path / "artifacts"), "--recipe", "seed", "--epochs", "2"]
-    flags += ["--folds", "2", "--arms", "soft_span,crf", "--json", "--engine", engine]
+    flags += ["--folds", "2", "--arms", "soft_span,crf", "--json"]
     with ExitStack() as servers:
         settings = ""
         for name in ("a", "b") if engine == "hosts" else ():
             sshd = servers.enter_context(running_sshd(tmp_path / name))
             settings += HOST.format(name=name, sshd=sshd, folder=tmp_path / name / "jade", python=sys.executable)
         jade = CommandLine(tmp_path, database, settings)
-        where = ["--hosts", "a,b", "--workers", "1"] if engine == "hosts" else ["--workers", "2"]
+        where = (
+            ["--host", "a", "--host", "b", "--workers", "1"]
+            if engine == "hosts"
+            else ["--host", "dask", "--workers", "2"]
+        )
         done = json.loads(jade("compare", *flags, *where).stdout)
     assert not list((tmp_path / "state" / "runs").glob("*.json"))
     found = json.loads((Path(done["folder"]) / "comparison.json").read_text())

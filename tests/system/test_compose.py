@@ -92,9 +92,17 @@ class Composed:
 
     def start_run(self, **parameters: Any) -> str:
         """Start compare/on-demand as a person would; return the run's id."""
-        given = f"parameters={json.dumps(parameters)}"
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "deployment", "run", "compare/on-demand", "--param", given],
+            [
+                sys.executable,
+                "-m",
+                "prefect",
+                "deployment",
+                "run",
+                "compare/on-demand",
+                "--params",
+                json.dumps(parameters),
+            ],
             env=os.environ
             | {
                 "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
@@ -228,7 +236,7 @@ def test_a_worker_that_dies_comes_back(composed: Composed) -> None:
 
 
 def test_a_stopped_worker_lets_its_run_end_first(composed: Composed) -> None:
-    run = composed.start_run(data=[], epochs=500, seeds=3, folds=5)
+    run = composed.start_run(epochs=500, seeds=3, folds=5)
     wait_until(lambda: _in_worker(composed, TRAINER, "pid") != "[]", 180, lambda: composed.compose("logs", "worker"))
     started = time.monotonic()
     composed.compose("stop", "worker", limit_s=240)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.deployments import Deployments
 from helpers.servers import ROOT, PrefectServer
 
 pytestmark = pytest.mark.system
@@ -18,8 +21,8 @@ def nightly(deployed: PrefectServer, small_file: Path, tmp_path_factory: pytest.
     """Run the deployment on small data; return the flow run's id and the artifacts folder."""
     artifacts = tmp_path_factory.mktemp("nightly")
     parameters = {"data": [str(small_file)], "epochs": 2, "seeds": 1, "folds": 2, "artifacts": str(artifacts)}
-    given = f"parameters={json.dumps(parameters)}"
-    deployed.prefect("deployment", "run", "compare/nightly", "--watch", "--param", given, timeout_s=400)
+    given = json.dumps(parameters)
+    deployed.prefect("deployment", "run", "compare/nightly", "--watch", "--params", given, timeout_s=400)
     # Schedules fire here too: of another flow, a run may have ended later; of this one, some are still to come.
     completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
     (run,) = deployed.read("flow_runs", flow_runs=completed, deployments={"name": {"any_": ["nightly"]}})
@@ -62,7 +65,51 @@ def test_the_deployment_is_scheduled_and_limited_to_one_at_a_time(deployed: Pref
     (pull,) = deployment["pull_steps"]  # type: ignore[misc]
     assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(ROOT)
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"  # type: ignore[index]
-    assert "parameters" in deployment["parameter_openapi_schema"]["properties"]  # type: ignore[index]
+
+
+def test_the_form_shows_data_as_required_and_scoring_placement_and_rental_as_groups(deployed: PrefectServer) -> None:
+    schemas: dict[str, Any] = {
+        str(item["entrypoint"]).rpartition(":")[2]: item["parameter_openapi_schema"]
+        for item in deployed.read("deployments")
+    }
+    for flow, groups in (
+        ("compare", {"scoring", "placement", "rental"}),
+        ("sweep", {"scoring", "placement", "rental"}),
+        ("retrain", {"placement", "rental"}),
+    ):
+        schema = schemas[flow]
+        assert schema["required"] == ["data"]
+        refs = {name: field["$ref"] for name, field in schema["properties"].items() if "$ref" in field}
+        assert refs.keys() == groups
+        fields = {name: schema["definitions"][ref.rpartition("/")[2]]["properties"] for name, ref in refs.items()}
+        assert fields["placement"].keys() == {"host", "device", "workers"}
+        assert {"gpu", "max_price", "budget"} < fields["rental"].keys()
+        assert all(field.get("description") for field in schema["properties"].values())
+        assert all(field.get("description") for group in fields.values() for field in group.values())
+
+
+def test_one_parameter_is_overridden_alone_and_the_deployments_data_stay(
+    deployed: PrefectServer, tmp_path: Path
+) -> None:
+    deployments = Deployments.of(deployed)
+    own = deployments.find("compare/on-demand")["parameters"]
+    data = {"data": [str(tmp_path / "mine.parquet")], "rental": {"budget": 5.0}}
+    deployments.change("compare/on-demand", parameters=own | data)
+    later = ("--start-in", "100 days")
+    try:
+        for given in ("epochs=2", 'placement={"host": ["gpu1"]}'):
+            printed = deployed.prefect("deployment", "run", "compare/on-demand", *later, "-p", given)
+            (run,) = re.findall(r"UUID: (\S+)", printed)
+            name, _, value = given.partition("=")
+            assert deployments.run(run)["parameters"] == {**own, **data, name: json.loads(value)}
+            deployments.ask("DELETE", f"flow_runs/{run}")
+        with pytest.raises(AssertionError, match="should be non-empty"):
+            deployments.start("compare/on-demand", {"data": []})
+        deployments.change("compare/on-demand", parameters={"seeds": 1})
+        with pytest.raises(AssertionError, match="'data' is a required property"):
+            deployments.start("compare/on-demand", {"epochs": 2})
+    finally:
+        deployments.change("compare/on-demand", parameters=own)
 
 
 def test_the_run_page_shows_in_a_browser(
@@ -85,8 +132,8 @@ def test_a_sweep_on_demand_ranks_its_arms_and_shows_how_far_it_was(
 ) -> None:
     grid = {"recipe": ["seed_soft_span"], "training.learning_rate": [0.001, 0.01]}
     parameters = {"data": [str(small_file)], "grid": grid, "epochs": 1, "seeds": 1, "folds": 2}
-    given = f"parameters={json.dumps(parameters | {'artifacts': str(tmp_path)})}"
-    deployed.prefect("deployment", "run", "sweep/on-demand", "--watch", "--param", given, timeout_s=400)
+    given = json.dumps(parameters | {"artifacts": str(tmp_path)})
+    deployed.prefect("deployment", "run", "sweep/on-demand", "--watch", "--params", given, timeout_s=400)
     (results,) = tmp_path.glob("*/results.parquet")
     assert pq.read_table(results, columns=["state"])["state"].to_pylist() == ["done"] * 4
     assert len(json.loads((results.parent / "sweep.json").read_text())["ranking"]) == 2
@@ -95,6 +142,3 @@ def test_a_sweep_on_demand_ranks_its_arms_and_shows_how_far_it_was(
     found = {str(item["key"]): item for item in deployed.read("artifacts", flow_runs={"id": {"any_": [run["id"]]}})}
     assert {"sweep-report", "sweep", "sweep-page"} <= set(found)
     assert found["sweep-seed-0"]["data"] == 100.0
-    (deployment,) = [item for item in deployed.read("deployments") if item["entrypoint"] == "flows/sweep.py:sweep"]
-    form = deployment["parameter_openapi_schema"]["definitions"]["SweepParameters"]["properties"]  # type: ignore[index]
-    assert {"engine", "hosts", "rent", "provider", "gpu", "max_price", "budget"} <= set(form)

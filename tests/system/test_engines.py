@@ -93,7 +93,7 @@ def test_a_killed_dask_worker_costs_one_training_and_changes_no_result(
         return command("flows.cli", "sweep", str(tmp_path / "sweep.toml"), *kept, *flags, env=env, folder=tmp_path)
 
     with dask_cluster(tmp_path, env) as (address, workers):
-        running = sweep("dask", "--engine", "dask", "--scheduler", address)
+        running = sweep("dask", "--host", address)
         try:
             wait_until(lambda: sum(trained(tmp_path).values()) >= NUM_UNITS // 2 or running.poll() is not None, 300)
             os.kill(workers[0].pid, signal.SIGKILL)

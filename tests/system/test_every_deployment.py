@@ -54,5 +54,5 @@ def test_what_trains_ends_on_sqlite(deployed: PrefectServer, small_file: Path, t
 def run_all(deployments: Deployments, data: Path, artifacts: Path) -> None:
     """Start everything that trains at once, and see it through."""
     common = {"data": [str(data)], "artifacts": str(artifacts)}
-    for run in [deployments.start(name, {"parameters": common | parameters}) for name, parameters in TRAINING.items()]:
+    for run in [deployments.start(name, common | parameters) for name, parameters in TRAINING.items()]:
         deployments.completed(run, 900)

@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compared(up: Deployments, data: Path) -> dict[str, Any]:
-    run = up.start("compare/on-demand", {"parameters": {**QUICK, "data": [str(data)]}})
+    run = up.start("compare/on-demand", {**QUICK, "data": [str(data)]})
     return up.completed(run)
 
 
@@ -64,7 +64,7 @@ def compared(up: Deployments, data: Path) -> dict[str, Any]:
 def retrained(up: Deployments, told: Inbox, data: Path, compared: dict[str, Any]) -> dict[str, Any]:
     """Retrain on the arm that the comparison preferred."""
     parameters = {"data": [str(data)], "recipe": "seed", "epochs": 2, "folds": 2, "holdout": 0.3}
-    return up.completed(up.start("retrain/weekly", {"parameters": parameters}))
+    return up.completed(up.start("retrain/weekly", parameters))
 
 
 def test_up_again_starts_nothing_and_a_taken_port_is_named(up: Deployments, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_champion_predicts(up: Deployments, retrained: dict[str, Any], data:
 def test_on_new_data_starts_once_for_each_change(up: Deployments, data: Path, tmp_path: Path) -> None:
     watched = tmp_path / "watched.parquet"
     shutil.copy(data, watched)
-    up.change("compare/on-new-data", parameters={"parameters": {**QUICK, "data": [str(watched)]}})
+    up.change("compare/on-new-data", parameters={**QUICK, "data": [str(watched)]})
     look = {"deployment": "compare/on-new-data", "settle_s": 0}
     for _ in range(2):
         up.completed(up.start("watch-data/every-10-minutes", look))
@@ -147,7 +147,7 @@ def test_prune_and_reap_run_to_their_end(up: Deployments, compared: dict[str, An
 def test_a_crash_starts_the_reaper(up: Deployments) -> None:
     deployment = up.find("compare/on-demand")["id"]
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
-    body = {"parameters": {"parameters": QUICK}, "state": later}
+    body = {"parameters": QUICK, "state": later}
     run = up.ask("POST", f"deployments/{deployment}/create_flow_run", body)
     up.ask("POST", f"flow_runs/{run['id']}/set_state", {"state": {"type": "CRASHED"}, "force": True})
 
@@ -206,7 +206,7 @@ def test_a_schedule_fires(up: Deployments) -> None:
 def test_a_second_nightly_is_cancelled_and_the_first_goes_on_after_the_worker_was_killed(
     up: Deployments, told: Inbox, data: Path
 ) -> None:
-    parameters = {"parameters": {**QUICK, "data": [str(data)], "epochs": 20, "fresh": True}}
+    parameters = {**QUICK, "data": [str(data)], "epochs": 20, "fresh": True}
     first = up.start("compare/nightly", parameters)
     wait_until(lambda: up.run(first)["state_type"] == "RUNNING", 120, lambda: up.told(first))
     second = up.start("compare/nightly", parameters)
@@ -223,7 +223,7 @@ def test_bad_data_fail_before_anything_is_trained_and_are_told_of(
 ) -> None:
     bad = tmp_path / "bad.parquet"
     write_windows(sample_windows(num_bases=4), bad)
-    run = up.wait(up.start("compare/on-demand", {"parameters": {**QUICK, "data": [str(bad)]}}))
+    run = up.wait(up.start("compare/on-demand", {**QUICK, "data": [str(bad)]}))
     assert run["state_type"] == "FAILED"
     assert any("bad: size" in item["message"] for item in told.wait_for("failed"))
     folder = max(artifacts.glob("*-compare-*"))

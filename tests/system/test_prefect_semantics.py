@@ -68,12 +68,11 @@ python = "{python}"
             "epochs": epochs,
             "seeds": 1,
             "folds": 2,
-            "workers": 1,
-            "host": "ci",
+            "placement": {"host": ["ci"], "workers": 1},
             "artifacts": str(self.folder / "artifacts"),
         }
         environment = {"JADE_CONFIG_DIR": str(self.folder / "config"), "JADE_STATE_DIR": str(self.folder / "state")}
-        wanted = {"parameters": {"parameters": parameters}, "job_variables": {"env": environment}}
+        wanted = {"parameters": parameters, "job_variables": {"env": environment}}
         url = f"{self.server.url}/deployments/{deployment['id']}/create_flow_run"
         answers: list[httpx.Response] = []
 

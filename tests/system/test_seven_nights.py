@@ -154,7 +154,7 @@ def test_seven_nights(nights: Nights) -> None:
     assert nights.compare(all_labelled(plain_windows(32))) == "FAILED"
     assert "in-span rate" in nights.failure()
     # The fourth: there is no machine to be had.
-    rented = {"host": "runpod", "accept_unreaped": True, "max_price": 1.0}
+    rented = {"placement": {"host": ["runpod"]}, "rental": {"accept_unreaped": True, "max_price": 1.0}}
     assert nights.compare(plain_windows(32), **rented) == "FAILED"
     assert "none to be had" in nights.failure()
     # The fifth: whatever runs the flow is killed in the middle; the next one goes on.

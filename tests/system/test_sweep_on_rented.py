@@ -1,4 +1,4 @@
-"""`jade sweep --engine hosts --rent 2`: RunPod's fake, each pod a real SSH server that trains for real."""
+"""`jade sweep --host runpod:2`: RunPod's fake, each pod a real SSH server that trains for real."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_a_sweep_on_two_rented_pods_says_what_they_cost_and_leaves_none(
         settings = f'[runpod]\npython = "{sys.executable}"\ndevice = "cpu"\n'
         jade = CommandLine(tmp_path, database, settings, RUNPOD_API_KEY=runpod.api_key, JADE_RUNPOD_URL=runpod.url)
         kept = tmp_path / "artifacts"
-        flags = [str(tmp_path / "sweep.toml"), "--artifacts", str(kept), "--engine", "hosts", "--rent", "2", "--json"]
-        flags += ["--provider", "runpod", "--gpu", "L4", "--max-price", "0.5", "--max-hours", "1", "--budget", "5"]
+        flags = [str(tmp_path / "sweep.toml"), "--artifacts", str(kept), "--host", "runpod:2", "--json"]
+        flags += ["--gpu", "L4", "--max-price", "0.5", "--max-hours", "1", "--budget", "5"]
         flags += ["--workers", "1"]
         refused = jade("sweep", *flags, expect=2)
         assert "--accept-unreaped" in refused.stderr

@@ -87,7 +87,7 @@ class Site:
     def start(self, **parameters: object) -> str:
         """Start a small comparison; return the flow run's number."""
         given = json.dumps({"arms": ["soft_span", "crf"], "seeds": 1, "folds": 2, **parameters})
-        printed = self.prefect("deployment", "run", "compare/on-demand", "--param", f"parameters={given}")
+        printed = self.prefect("deployment", "run", "compare/on-demand", "--params", given)
         (number,) = re.findall(r"UUID: (\S+)", printed)
         return str(number)
 

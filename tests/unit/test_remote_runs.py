@@ -198,7 +198,7 @@ def test_train_runs_on_the_host_that_the_environment_names(
     assert run(["train", "--loss", "crf", *flags, "--json"]) == 0
     folder = Path(json.loads(capsys.readouterr().out)["folder"])
     record = json.loads((folder / "run.json").read_text())
-    assert record["parameters"]["host"] == "ci"
+    assert record["parameters"]["placement"]["host"] == ["ci"]
     assert str(tmp_path / "id_ed25519") not in (folder / "run.json").read_text()
     assert (folder / "remote.log").is_file()
     assert sorted(path.name for path in (tmp_path / "host" / ".jade").iterdir()) == ["code", "jobs", "runs"]

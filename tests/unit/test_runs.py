@@ -100,3 +100,14 @@ def test_alike_runs_do_not_differ_and_others_differ_where_they_do(tmp_path: Path
     assert found[("data", "small.sha256")][1] == "0" * 64
     assert found[("results", "arms.crf.decoders.viterbi.f1")][1] == 0.5
     assert len(found) == 4
+
+
+def test_a_run_of_before_groups_differs_from_one_with_them_only_where_it_does(tmp_path: Path) -> None:
+    old = {"data": [], "epochs": 2, "host": "gpu1", "margin": 0.03}
+    new = {"data": ["sample"], "epochs": 3, "placement": {"host": ["gpu1"]}, "scoring": {"margin": 0.05}}
+    runs = [RunLayout(tmp_path / name) for name in ("old", "new")]
+    for run, parameters in zip(runs, (old, new), strict=True):
+        run.root.mkdir()
+        run.run_json.write_text(json.dumps({"parameters": parameters}))
+    found = {item.field: (item.first, item.second) for item in diff_runs(*runs)}
+    assert found == {"epochs": (2, 3), "margin": (0.03, 0.05)}

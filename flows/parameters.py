@@ -1,0 +1,299 @@
+"""What a user may set on the flows that train: one home for flags, deployments' forms and `run.json`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from jade_model.core.config import LOSSES, Loss
+from jade_model.statistics.verdict import Metric
+from tasks.execution.placement import Placement, Where
+from tasks.provisioning.rental_request import RentalRequest
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def _names(given: Any) -> Any:
+    """Names stand apart or with commas between them."""
+    if isinstance(given, Sequence) and all(isinstance(item, str) for item in given):
+        given = [given] if isinstance(given, str) else given
+        return [name for item in given for name in item.replace(",", " ").split()]
+    return given
+
+
+Data = Annotated[
+    list[str],
+    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+    Field(
+        min_length=1,
+        title="Data",
+        description="Parquet files, folders or globs of labelled windows, pooled; `sample`: the built-in sample.",
+    ),
+]
+RecipeFamily = Annotated[
+    Literal["jade", "seed"],
+    Field(
+        title="Recipe",
+        description="`jade`: the best recipe known for the loss. `seed`: the original's settings, faithfully.",
+    ),
+]
+Epochs = Annotated[
+    Annotated[int, Field(ge=1, le=10_000)] | None,
+    Field(title="Epochs", description="Passes over the training windows; empty: the recipe's (50)."),
+]
+Seeds = Annotated[
+    int, Field(ge=1, le=100, title="Seeds", description="Repetitions, or rounds, with fresh splits and weights.")
+]
+Folds = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=50,
+        title="Folds",
+        description="Folds of the grouped cross-validation; 1 is a single 60/20/20 split.",
+    ),
+]
+Split = Annotated[
+    Literal["grouped", "seed"],
+    Field(
+        title="Split",
+        description="`grouped`: no bar on two sides. `seed`: the original's leaking 80/20, for old numbers only.",
+    ),
+]
+Ensemble = Annotated[int, Field(ge=1, le=20, title="Ensemble", description="Members whose marginals are averaged.")]
+Margin = Annotated[float, Field(gt=0, lt=1, title="Margin")]
+WherePart = Annotated[Where, Field(title="Placement", description="Where the trainings run.")]
+RentalPart = Annotated[RentalRequest, Field(title="Rental", description="For rented machines, and for them alone.")]
+Artifacts = Annotated[
+    str | None,
+    AfterValidator(lambda artifacts: (artifacts or "").strip() or None),
+    Field(
+        title="Artifacts",
+        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
+    ),
+]
+Fresh = Annotated[
+    bool,
+    Field(title="Fresh", description="Train again even where the same training is kept from an earlier run."),
+]
+
+
+class Scoring(BaseModel):
+    """How what was trained is scored, and which differences count."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Literal["last", "best"] = Field(
+        default="last",
+        title="Checkpoint",
+        description="Score the last epoch's weights, or those of the best validation loss.",
+    )
+    margin: Margin = Field(default=0.03, description="Differences in F1 up to this count as equivalent.")
+    min_span_length: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        title="Minimum span length",
+        description="Shorter predicted spans are dropped, in bars.",
+    )
+    merge_gap: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        title="Merge gap",
+        description="Gaps up to this many bars between spans are closed.",
+    )
+
+
+ScoringPart = Annotated[Scoring, Field(title="Scoring", description="How what was trained is scored.")]
+
+
+class Parameters(BaseModel):
+    """What all of them are: refused if anything is unknown, and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def trains_on(self) -> Placement:
+        """Where it trains, and what may be rented for that."""
+        where: Where = self.placement  # type: ignore[attr-defined]
+        rental: RentalRequest = self.rental  # type: ignore[attr-defined]
+        return where.renting(rental)
+
+
+class CompareParameters(Parameters):
+    """Which arms are compared, on what data, how often, and where the results go."""
+
+    data: Data
+    arms: Annotated[list[Loss], BeforeValidator(_names)] = Field(
+        default=list(LOSSES),
+        title="Arms",
+        description="Losses to compare, in order: a difference is first minus second.",
+        min_length=2,
+    )
+    recipe: RecipeFamily = "jade"
+    epochs: Epochs = None
+    seeds: Seeds = 1
+    folds: Folds = 3
+    split: Split = "grouped"
+    ensemble: Ensemble = 1
+    scoring: ScoringPart = Scoring()
+    placement: WherePart = Where()
+    rental: RentalPart = RentalRequest()
+    artifacts: Artifacts = None
+    fresh: Fresh = False
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_once(cls, arms: list[Loss]) -> list[Loss]:
+        if len(set(arms)) != len(arms):
+            raise ValueError(f"each arm may be named once, not {', '.join(arms)}")
+        return arms
+
+    @model_validator(mode="after")
+    def _seed_split_is_one_split(self) -> CompareParameters:
+        if self.split == "seed" and "folds" in self.model_fields_set and self.folds != 1:
+            raise ValueError("split `seed` is a single split: leave folds empty or set it to 1")
+        return self
+
+    @property
+    def num_folds(self) -> int:
+        """Folds a seed: the seed's split has one."""
+        return 1 if self.split == "seed" else self.folds
+
+
+class RetrainParameters(Parameters):
+    """What is trained on which data, what it has to show to be promoted, and where all of it goes."""
+
+    data: Data
+    arm: Loss | None = Field(
+        default=None, title="Arm", description="Loss to train; empty: the one that the last comparison preferred."
+    )
+    recipe: RecipeFamily = "jade"
+    epochs: Epochs = None
+    folds: int = Field(
+        default=5, ge=2, le=50, title="Folds", description="Whose models give out-of-fold predictions to judge by."
+    )
+    holdout: float = Field(
+        default=0.2,
+        gt=0,
+        lt=0.9,
+        title="Hold-out",
+        description="Share of groups that no model sees, the same ones in every retraining.",
+    )
+    ensemble: Ensemble = 1
+    margin: Margin = Field(default=0.03, description="F1 that the new model may be worse than the champion at most.")
+    max_calibration_error: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        title="Calibration error",
+        description="Expected calibration error that the new model may have at most.",
+    )
+    max_drift: float = Field(
+        default=0.25,
+        gt=0,
+        title="Drift",
+        description="Population stability index that a feature may have against the champion's data.",
+    )
+    promote: bool = Field(
+        default=True, title="Promote", description="Make it the champion if it passes; else it stays a challenger."
+    )
+    placement: WherePart = Where()
+    rental: RentalPart = RentalRequest()
+    artifacts: Artifacts = None
+    fresh: Fresh = False
+
+
+class SweepParameters(Parameters):
+    """Which recipes are tried, on what data, how often, when an arm is stopped, and where all of it runs."""
+
+    data: Data
+    grid: dict[str, Any] = Field(
+        default={},
+        title="Grid",
+        description="Setting -> list of values; every combination is an arm. `recipe` must be among them.",
+    )
+    arms: list[dict[str, Any]] = Field(
+        default=[],
+        title="Arms",
+        description="Arms beside the grid's: each with `recipe`, the settings that differ, and a `name` if wanted.",
+    )
+    epochs: Epochs = None
+    seeds: Seeds = 3
+    folds: Folds = 5
+    metric: Metric = Field(default="f1", title="Metric", description="F1 of bars, or of spans at IoU 0.5, that ranks.")
+    stop_early: bool = Field(
+        default=True,
+        title="Stop early",
+        description="After each seed, stop arms that another is shown to beat.",
+    )
+    error_rate: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        title="Error rate",
+        description="Probability, over the whole sweep, of stopping an arm for one that is not better.",
+    )
+    scoring: ScoringPart = Scoring()
+    placement: WherePart = Where()
+    rental: RentalPart = RentalRequest()
+    artifacts: Artifacts = None
+    fresh: Fresh = False
+
+
+class TrainParameters(Parameters):
+    """Which loss is trained alone, and on what."""
+
+    loss: Loss = Field(title="Loss", description="Which loss.")
+    data: Data
+    recipe: RecipeFamily = "jade"
+    epochs: Epochs = None
+    seeds: Seeds = 1
+    split: Split = "grouped"
+    placement: WherePart = Where()
+    rental: RentalPart = RentalRequest()
+    artifacts: Artifacts = None
+    fresh: Fresh = False
+
+
+def taking(model: type[ModelT]) -> Callable[[Callable[[ModelT], str]], Callable[..., str]]:
+    """Give a flow the fields of a model as its parameters, one by one.
+
+    Prefect puts a run's parameters over its deployment's by their names: so one of them is overridden alone, and the
+    deployment's data stay what they are. What is given is checked as the model checks it.
+
+    Args:
+        model: The one argument of the function that is decorated.
+    """
+
+    def decorate(function: Callable[[ModelT], str]) -> Callable[..., str]:
+        defaults = {name: field.get_default() for name, field in model.model_fields.items()}
+
+        def flow_function(**given: Any) -> str:
+            # Prefect fills in defaults; a model tells what was said from what was not.
+            said = {name: value for name, value in given.items() if value != defaults.get(name, ...)}
+            return function(model.model_validate(said))
+
+        told = "".join(f"    {name}: {field.description}\n" for name, field in model.model_fields.items())
+        flow_function.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{told}"
+        for name in ("__name__", "__qualname__", "__module__"):
+            setattr(flow_function, name, getattr(function, name))
+        flow_function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=inspect.Parameter.empty if field.is_required() else field.get_default(),
+                    annotation=Annotated[field.annotation, field],
+                )
+                for name, field in model.model_fields.items()
+            ],
+            return_annotation=str,
+        )
+        return flow_function
+
+    return decorate

@@ -1,0 +1,45 @@
+"""Every command line that README and docs show is one that the commands take."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from flows.cli import run
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+UNKNOWN = re.compile("No such option|no command|No such command|is no more|unexpected extra")
+
+
+def blocks_and_mentions(page: Path) -> tuple[set[str], set[str]]:
+    """Return the lines of code that call `jade`, and what of such stands between backticks in the text."""
+    text = page.read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = {part.strip().removeprefix(".venv/bin/") for block in blocks for part in re.split("[\n;]", block)}
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    mentions = {" ".join(found.split()) for found in re.findall(r"`(jade [a-z][^`<.]+)`", prose)}
+    return {line for line in lines if line.startswith("jade ") and "..." not in line}, mentions
+
+
+def understand(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let a command take its line, and do nothing."""
+    monkeypatch.setattr(click.Command, "invoke", lambda *_: None)
+    return run(shlex.split(line, comments=True)[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_command_lines_are_understood(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, mentions = blocks_and_mentions(page)
+    assert lines | mentions or page.name in {"CONTRIBUTING.md", "features.md"}
+    for line in sorted(lines):
+        assert understand(line, monkeypatch) == 0, f"{line}\n{capsys.readouterr().err}"
+    for mention in sorted(mentions):
+        understand(mention, monkeypatch)
+        assert not UNKNOWN.search(said := capsys.readouterr().err), f"{mention}\n{said}"
