@@ -18,8 +18,9 @@ from jade_model.core.windows import TYPE_NAMES
 from jade_model.data.bars import Bars
 from jade_model.data.faults import Faults
 from jade_model.data.text.columns import NamedColumns, Reading, expanded, name_columns
+from jade_model.data.text.shapes import shapes_of
 from jade_model.data.text.table import TextTable, read_table, read_text
-from jade_model.data.text.times import WrittenTimes, read_times, shapes_of
+from jade_model.data.text.times import WrittenTimes, read_times
 from jade_model.data.text.zones import resolve
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _of_instrument(written: _Spans, bars: Bars, reading: Reading, faults: Faults
 
 
 def _are_bar_numbers(written: _Spans) -> bool:
-    shapes = {shape for cells in (written.start, written.end) for shape in shapes_of(cells)[0]}
+    shapes = {shape for cells in (written.start, written.end) for shape in shapes_of(cells).shapes}
     return all(shape.strip("9") == "" and 0 < len(shape) <= _BAR_NUMBER_DIGITS for shape in shapes)
 
 

@@ -21,14 +21,8 @@ import numpy as np
 from jade_model.core.errors import DataError, Violation
 from jade_model.core.files import atomic_path, sha256_file
 from jade_model.core.windows import Windows
-from jade_model.data.parquet.reader import (
-    Source,
-    check_files,
-    check_identifiers,
-    find_files,
-    scan,
-    wrong_lengths_of_batch,
-)
+from jade_model.data.parquet.files import Source, find_files
+from jade_model.data.parquet.reader import check_files, check_identifiers, scan, with_rows, wrong_lengths_of_batch
 from jade_model.data.parquet.rows import Rows
 from jade_model.data.parquet.table import to_table
 
@@ -50,7 +44,7 @@ def load_windows(source: Source, *, name: str | None = None, require_labels: boo
     Raises:
         DataError: The files break the contract; all violations are in it.
     """
-    files, violations = find_files(source)
+    files, violations = _files_of(source)
     batches: list[Rows] = []
     violations += check_files(files, require_labels=require_labels, keep=batches)
     if violations:
@@ -68,7 +62,7 @@ def find_violations(source: Source, *, require_labels: bool = True) -> list[Viol
     Returns:
         The violations; none if load_windows would read the files.
     """
-    files, violations = find_files(source)
+    files, violations = _files_of(source)
     return violations + check_files(files, require_labels=require_labels)
 
 
@@ -91,7 +85,7 @@ def iter_windows(source: Source, *, batch_size: int, require_labels: bool = True
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    files, violations = find_files(source)
+    files, violations = _files_of(source)
     violations += check_identifiers(files)
     if violations:
         raise DataError(violations)
@@ -118,6 +112,11 @@ def write_windows(windows: Windows, path: str | Path) -> None:
 
     with atomic_path(path) as temporary:
         pq.write_table(to_table(windows), temporary, compression="zstd", row_group_size=_ROW_GROUP_SIZE)
+
+
+def _files_of(source: Source) -> tuple[list[str], list[Violation]]:
+    files, violations = find_files(source)
+    return with_rows(files), violations
 
 
 @dataclass(frozen=True)

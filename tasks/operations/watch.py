@@ -23,7 +23,7 @@ from prefect.variables import Variable
 
 from jade_model.core.errors import DataError
 from jade_model.core.files import sha256_file, sha256_json
-from jade_model.data.parquet.reader import find_files
+from jade_model.data.parquet.files import find_files
 from jade_model.data.sample import NAME as SAMPLE
 from tasks.core.errors import BadRequest
 

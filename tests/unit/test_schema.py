@@ -5,6 +5,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,38 @@ class TestValidFiles:
         np.testing.assert_allclose(windows.bars_NT4, np.array(bars(4)), rtol=1e-6)
         assert windows.bars_NT4.dtype == np.float64
 
+    def test_bars_as_structures_are_read_by_the_names_of_their_prices(self, tmp_path: Path) -> None:
+        named = [
+            [{"v": 1, "C": bar[3], "l": bar[2], "high": bar[1], "Open": bar[0]} for bar in window] for window in bars(4)
+        ]
+        windows = load_windows(write(tmp_path / "a.parquet", columns() | {"features": named}))
+        np.testing.assert_array_equal(windows.bars_NT4, np.array(bars(4)))
+        del named[2][3]["l"]
+        (violation,) = find_violations(write(tmp_path / "b.parquet", columns() | {"features": named}))
+        assert (violation.row, violation.column) == (2, "features")
+        assert "nan" in violation.found
+        named = [[{"open": 1.0, "o": 1.0, "h": 1.0, "l": 1.0, "c": 1.0}]] * 4
+        assert (
+            "structure" in find_violations(write(tmp_path / "c.parquet", columns() | {"features": named}))[0].expected
+        )
+
+    def test_decimals_views_dates_and_labels_in_any_case_are_read(self, tmp_path: Path) -> None:
+        table = columns() | {
+            "features": [[[Decimal(f"{price:.2f}") for price in bar] for bar in window] for window in bars(4)],
+            "expansion_start": pa.array([0, 3, 5, 12]).cast(pa.decimal128(19, 0)),
+            "label": pa.array(["Consolidation", " RETRACEMENT", "reversal", "Reversal"]).cast(pa.string_view()),
+            "start_time": pa.array(np.arange(4).astype("datetime64[D]")),
+        }
+        windows = load_windows(write(tmp_path / "a.parquet", table))
+        assert windows.type_N.tolist() == [0, 1, 2, 2]
+        assert windows.spans_S2[:, 0].tolist() == [0, 3, 5, 12]
+        assert windows.start_time_N[3] == np.datetime64("1970-01-04")
+        np.testing.assert_allclose(windows.bars_NT4, np.array(bars(4)), atol=0.006)
+
+    def test_negative_prices_are_read(self, tmp_path: Path) -> None:
+        table = with_bar(2, 19, [-2.0, 3.0, -3.0, 0.0])(columns())
+        assert load_windows(write(tmp_path / "a.parquet", table)).bars_NT4.min() == -3
+
     def test_flat_bars_for_whole_windows_are_valid(self, tmp_path: Path) -> None:
         table = columns() | {"features": np.full((4, LENGTH, 4), 7.25).tolist()}
         assert find_violations(write(tmp_path / "a.parquet", table)) == []
@@ -205,6 +238,44 @@ class TestSources:
         assert violation.file.endswith(source)
         assert violation.found == "no such file"
         assert expected in violation.expected
+
+    def test_a_folder_and_a_pattern_find_the_same_files_and_say_what_they_leave_out(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+        for name in ("data/a.PARQUET", "data/_old/b.parquet", "data/_c.parquet", "elsewhere/d.parquet"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            write(tmp_path / name, columns(2, prefix=name))
+        (data / "linked").symlink_to(elsewhere)
+        (elsewhere / "back").symlink_to(data)
+        assert load_windows(data).window_id_N.tolist() == load_windows(f"{data}/**/*.[pP]*").window_id_N[:4].tolist()
+        assert "_c.parquet, _old/b.parquet" in caplog.text
+        assert {name.split("/")[0] for name in load_windows(data).window_id_N} == {"data", "elsewhere"}
+
+    def test_folders_that_name_a_value_give_every_row_of_their_files_it(self, tmp_path: Path) -> None:
+        for name in ("AAA", "B%20B"):
+            folder = tmp_path / f"instrument={name}" / "year=2024"
+            folder.mkdir(parents=True)
+            write(folder / "part.parquet", columns(2, prefix=name))
+        assert load_windows(tmp_path).instrument_N.tolist() == ["AAA", "AAA", "B B", "B B"]
+        (tmp_path / "offset=3").mkdir()
+        write(tmp_path / "offset=3" / "a.parquet", columns(2))
+        assert "folders only name text" in find_violations(tmp_path)[0].expected
+
+    def test_parts_without_rows_are_left_out_of_a_folder(self, tmp_path: Path) -> None:
+        write(tmp_path / "a.parquet", pa.table(columns()).slice(0, 0))
+        write(tmp_path / "b.parquet", columns())
+        assert load_windows(tmp_path).num_windows == 4
+
+    @pytest.mark.parametrize("log", ["_delta_log/0.json", ".hoodie/x", "metadata/v1.metadata.json"])
+    def test_a_table_whose_folder_holds_removed_files_too_is_refused(self, tmp_path: Path, log: str) -> None:
+        (tmp_path / log).parent.mkdir()
+        (tmp_path / log).write_text("")
+        path = write(tmp_path / "a.parquet", columns())
+        for source in (str(tmp_path), f"{tmp_path}/*.parquet"):
+            (violation,) = find_violations(source)
+            assert "older versions" in violation.found
+        assert find_violations(path) == []
 
     def test_a_list_of_nothing_is_named(self) -> None:
         with pytest.raises(DataError, match="at least one"):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.data.faults import Faults
+from jade_model.data.parquet.layout import price_fields
 
 ROUNDING = 1e-9
 """How far, in shares of the price, open and close may lie outside of low and high."""
@@ -23,7 +24,7 @@ def decode_bars(array: pa.Array, faults: Faults) -> tuple[NDArray[np.int64], NDA
     """Flatten lists of bars without touching a row in Python, and check every price.
 
     Args:
-        array: Lists (of any Arrow kind) of lists of four numbers.
+        array: Lists (of any Arrow kind) of lists of four numbers, or of structures that name them.
         faults: Gets what is wrong.
 
     Returns:
@@ -33,15 +34,35 @@ def decode_bars(array: pa.Array, faults: Faults) -> tuple[NDArray[np.int64], NDA
 
     length_N = list_lengths(array)
     faults.add_rows(length_N < 0, "features", lambda _: "null", "a list of bars")
-    width_B = list_lengths(array.flatten())
+    bars = array.flatten()
+    if pa.types.is_struct(bars.type):
+        return length_N, _decode_structures(bars, length_N, faults)
+    width_B = list_lengths(bars)
     if (width_B != 4).any():
         wrong_N = _name_odd_bars(width_B, length_N, faults)
         array = array.filter(pa.array(~wrong_N))
         length_N = np.where(wrong_N, -1, length_N)
-    values = array.flatten().flatten().to_numpy(zero_copy_only=False)
-    bars_B4 = np.asarray(values, dtype=np.float64).reshape(-1, 4)
+    bars_B4 = _floats(array.flatten().flatten()).reshape(-1, 4)
     _name_impossible_prices(bars_B4, length_N, faults)
     return length_N, bars_B4
+
+
+def _decode_structures(bars: pa.Array, length_N: NDArray[np.int64], faults: Faults) -> NDArray[np.float64]:
+    """Read bars that are structures with named prices."""
+    places = price_fields(bars.type) or []
+    # `flatten` puts nulls into the fields of a bar that is null.
+    fields = bars.flatten()
+    bars_B4 = np.stack([_floats(fields[at]) for at in places], axis=1)
+    _name_impossible_prices(bars_B4, length_N, faults)
+    return bars_B4
+
+
+def _floats(array: pa.Array) -> NDArray[np.float64]:
+    import pyarrow as pa
+
+    if pa.types.is_decimal(array.type):
+        array = array.cast(pa.float64())
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def list_lengths(array: pa.Array) -> NDArray[np.int64]:

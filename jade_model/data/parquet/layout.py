@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from jade_model.data.faults import Faults
@@ -11,16 +12,19 @@ if TYPE_CHECKING:
 
 BOUNDS = ("expansion_start", "expansion_end")
 BOUND_LISTS = ("expansion_starts", "expansion_ends")
-_TEXTS = ("window_id", "base_window_id", "label", "source", "quality", "instrument")
+TEXTS = ("window_id", "base_window_id", "label", "source", "quality", "instrument")
 _FROM_LABELLING = ("label", *BOUNDS, *BOUND_LISTS, "overlap_fraction", "quality")
 
 
-def check_layout(schema: pa.Schema, faults: Faults, *, require_labels: bool) -> list[str]:
+def check_layout(
+    schema: pa.Schema, faults: Faults, *, require_labels: bool, given: AbstractSet[str] = frozenset()
+) -> list[str]:
     """Name missing columns and columns of a wrong type; say which can be read.
 
     Args:
         schema: The file's Arrow schema.
         faults: Gets what is wrong.
+        given: Columns that are not the file's but known of it.
         require_labels: Whether label and spans must be there; if not, they are neither read nor checked.
 
     Returns:
@@ -31,12 +35,12 @@ def check_layout(schema: pa.Schema, faults: Faults, *, require_labels: bool) -> 
         pairs = [pair for pair in (BOUNDS, BOUND_LISTS) if set(pair) & set(schema.names)]
         wanted |= {"label"}.union(*(pairs or [BOUNDS]))
     readable = []
-    for column, expected in _EXPECTED.items():
+    for column, expected in EXPECTED.items():
         if column in _FROM_LABELLING and not require_labels:
             continue
         indices = schema.get_all_field_indices(column)
         if not indices:
-            if column in wanted:
+            if column in wanted - given:
                 faults.add(column, "no such column", f"a column of {expected}")
         elif len(indices) > 1:
             faults.add(column, f"{len(indices)} columns of this name", "one")
@@ -47,9 +51,9 @@ def check_layout(schema: pa.Schema, faults: Faults, *, require_labels: bool) -> 
     return readable
 
 
-_EXPECTED = {
+EXPECTED = {
     "window_id": "strings",
-    "features": "lists of bars, each a list of four numbers: open, high, low, close",
+    "features": "lists of bars, each a list of four numbers (or a structure of them): open, high, low, close",
     "label": "strings",
     "expansion_start": "integers (null: no expansion)",
     "expansion_end": "integers (null: no expansion)",
@@ -61,7 +65,7 @@ _EXPECTED = {
     "source": "strings",
     "quality": "strings",
     "instrument": "strings",
-    "start_time": "timestamps (UTC)",
+    "start_time": "timestamps (UTC) or dates",
 }
 
 
@@ -71,17 +75,38 @@ def _fits(column: str, kind: pa.DataType) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     if column == "features":
-        return _is_list(kind) and _is_list(kind.value_type) and _is_number(kind.value_type.value_type)
+        return _is_list(kind) and _is_bar(kind.value_type)
     if column in BOUND_LISTS:
         return types.is_null(kind) or (_is_list(kind) and _is_number(kind.value_type))
     # pandas writes a column of nulls without a type, and integers beside nulls as doubles.
     if types.is_null(kind):
         return column != "window_id"
-    if column in _TEXTS:
+    if column in TEXTS:
         return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
     if column == "start_time":
-        return bool(types.is_timestamp(kind))
+        return bool(types.is_timestamp(kind) or types.is_date(kind))
     return _is_number(kind)
+
+
+def price_fields(kind: pa.StructType) -> list[int] | None:
+    """Return where a structure has open, high, low and close, by name; None if it lacks one or has one twice."""
+    names = [kind.field(at).name.lower() for at in range(kind.num_fields)]
+    places = []
+    for price in ("open", "high", "low", "close"):
+        found = [at for at, name in enumerate(names) if name in {price, price[0]}]
+        if len(found) != 1:
+            return None
+        places += found
+    return places
+
+
+def _is_bar(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        places = price_fields(kind)
+        return places is not None and all(_is_number(kind.field(at).type) for at in places)
+    return _is_list(kind) and _is_number(kind.value_type)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -93,4 +118,4 @@ def _is_list(kind: pa.DataType) -> bool:
 def _is_number(kind: pa.DataType) -> bool:
     from pyarrow import types
 
-    return bool(types.is_integer(kind) or types.is_floating(kind))
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))

@@ -5,8 +5,7 @@ Legend: N rows of one batch, R rows of one file.
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +16,12 @@ from numpy.typing import NDArray
 from jade_model.core.errors import Violation
 from jade_model.core.windows import MAX_WINDOW_LENGTH, MIN_WINDOW_LENGTH
 from jade_model.data.faults import Faults
-from jade_model.data.parquet.layout import check_layout
+from jade_model.data.parquet.files import named_by_folders
+from jade_model.data.parquet.layout import EXPECTED, TEXTS, check_layout
 from jade_model.data.parquet.rows import Rows, decode_batch
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
-
-Source = str | Path | Sequence[str | Path]
 
 _BATCH_SIZE = 1024
 _READ_BUFFER_BYTES = 1 << 20
@@ -44,30 +42,6 @@ class Batch:
     violations: list[Violation]
 
 
-def find_files(source: Source) -> tuple[list[str], list[Violation]]:
-    """Return the Parquet files that a source names, and which parts of it name none.
-
-    Args:
-        source: A file, a folder (searched through, hidden files left out), a glob, or several of these.
-
-    Returns:
-        Paths, those of one folder or glob in sorted order; violations.
-    """
-    files: dict[Path, str] = {}
-    violations = []
-    for part in [source] if isinstance(source, (str, Path)) else source:
-        found, expected = _expand(str(part))
-        if not found:
-            violations.append(Violation(str(part), None, None, "no such file", expected))
-        # A folder and a glob may name a file twice: its windows would only be duplicates of themselves.
-        again = [file for file in found if Path(file).expanduser().resolve() in files]
-        violations += [Violation(file, None, None, "the same file twice", "each file once") for file in again]
-        files |= {Path(file).expanduser().resolve(): file for file in found if file not in again}
-    if not files and not violations:
-        violations.append(Violation("", None, None, "an empty list of files", "at least one Parquet file"))
-    return list(files.values()), violations
-
-
 def scan(file: str, *, require_labels: bool, batch_size: int = _BATCH_SIZE) -> Iterator[Batch]:
     """Read and check one file batch by batch, with memory for one batch.
 
@@ -82,21 +56,44 @@ def scan(file: str, *, require_labels: bool, batch_size: int = _BATCH_SIZE) -> I
     import pyarrow as pa
 
     faults = Faults(file)
+    named = {name: value for name, value in named_by_folders(file).items() if name in TEXTS}
     try:
         with _open(file) as parquet:
-            columns = check_layout(parquet.schema_arrow, faults, require_labels=require_labels)
+            given = set(named) - set(parquet.schema_arrow.names)
+            for name in sorted({*named_by_folders(file)} & EXPECTED.keys() - {*TEXTS, *parquet.schema_arrow.names}):
+                faults.add(name, "it in the name of a folder", "a column in the file: folders only name text")
+            columns = check_layout(parquet.schema_arrow, faults, require_labels=require_labels, given=given)
             if parquet.metadata.num_rows == 0:
                 faults.add(None, "no rows", "at least one window")
             elif columns:
                 # Threads read ahead, and with that the memory would grow with the file.
                 for batch in parquet.iter_batches(batch_size, columns=columns, use_threads=False):
-                    rows = decode_batch(batch, faults)
+                    rows = decode_batch(batch, faults, named)
                     yield Batch(faults.first_row, rows, faults.found)
                     faults = Faults(file, faults.first_row + batch.num_rows)
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError) as error:
+        # Nothing is wrong with the file: this reader does not know what it holds.
+        found = f"types that Jade cannot read ({str(error).strip().splitlines()[0]})"
+        faults.add(None, found, "plain strings, numbers, lists and timestamps")
     except (pa.ArrowException, OSError) as error:
         faults.add(None, _reason(file, error), "a readable Parquet file")
     if faults.found:
         yield Batch(faults.first_row, None, faults.found)
+
+
+def with_rows(files: list[str]) -> list[str]:
+    """Leave out files without rows, as Spark writes them for empty parts, if others have some."""
+    import pyarrow as pa
+
+    filled = []
+    for file in files if len(files) > 1 else []:
+        try:
+            with _open(file) as parquet:
+                is_empty = parquet.metadata.num_rows == 0
+        except (pa.ArrowException, OSError):
+            is_empty = False  # named by whoever reads it
+        filled += [] if is_empty else [file]
+    return filled or files
 
 
 def check_files(files: list[str], *, require_labels: bool, keep: list[Rows] | None = None) -> list[Violation]:
@@ -200,25 +197,6 @@ def _commonest(length_R: NDArray[np.int64]) -> int:
     values, firsts, counts = np.unique(length_R, return_index=True, return_counts=True)
     # Of equally common ones, the first in the file.
     return int(values[np.lexsort((firsts, -counts))[0]])
-
-
-def _expand(part: str) -> tuple[list[str], str]:
-    path = Path(part).expanduser()
-    if path.is_dir():
-        hidden = (".", "_")
-        found = [
-            file
-            for file in sorted(path.rglob("*.parquet"))
-            if not any(name.startswith(hidden) for name in file.relative_to(path).parts)
-        ]
-        return [str(file) for file in found], "a folder with *.parquet files"
-    if path.exists():
-        return [part], ""
-    if glob.has_magic(part):
-        # Path.glob takes no pattern that starts at the root.
-        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-        return matches, "a pattern that matches a file"
-    return [], "a Parquet file, a folder of them or a pattern such as 'data/*.parquet'"
 
 
 def _open(file: str) -> pq.ParquetFile:

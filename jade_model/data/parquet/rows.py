@@ -5,6 +5,7 @@ Legend: N rows of the batch, B bars of all rows together, S spans of all rows to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,18 +49,23 @@ class Rows:
     start_time_N: NDArray[np.datetime64]
 
 
-def decode_batch(batch: pa.RecordBatch, faults: Faults) -> Rows:
+def decode_batch(batch: pa.RecordBatch, faults: Faults, named: Mapping[str, str] | None = None) -> Rows:
     """Turn one batch into numpy columns and name every value that breaks the contract.
 
     Args:
         batch: Columns that check_layout found readable; what is absent takes its default.
         faults: Gets what is wrong; its first_row is the file's number of the batch's first row.
+        named: Text columns that the names of the file's folders give, such as `instrument=AAA`.
 
     Returns:
         The rows. Windows may still differ in length: which length is right shows once all are read.
     """
+    import pyarrow as pa
+
     num_rows = batch.num_rows
     columns = {name: _plain(batch.column(name)) for name in batch.schema.names}
+    for name, value in (named or {}).items():
+        columns.setdefault(name, pa.array([value or None] * num_rows, pa.string()))
     window_id_N = _identifiers(columns.get("window_id"), num_rows, faults)
     length_N, bars_B4 = np.full(num_rows, -1), np.zeros((0, 4))
     if "features" in columns:
@@ -88,7 +94,13 @@ def decode_batch(batch: pa.RecordBatch, faults: Faults) -> Rows:
 def _plain(array: pa.Array) -> pa.Array:
     import pyarrow as pa
 
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    kind = array.type
+    # Arrow's kernels do not take all kinds of strings and decimals.
+    if pa.types.is_string_view(kind):
+        return array.cast(pa.string())
+    return array.cast(pa.float64()) if pa.types.is_decimal(kind) else array
 
 
 def _identifiers(array: pa.Array | None, num_rows: int, faults: Faults) -> NDArray[np.object_]:
@@ -133,7 +145,8 @@ def _types(array: pa.Array | None, num_spans_N: NDArray[np.int64], faults: Fault
     encoded = array.dictionary_encode()
     names = encoded.dictionary.to_pylist()
     known = {name: code for code, name in enumerate(TYPE_NAMES)}
-    code_K = np.array([*(known.get(name, NO_TYPE) for name in names), NO_TYPE], dtype=np.int64)
+    codes = [NO_TYPE if name is None else known.get(name.strip().lower(), NO_TYPE) for name in names]
+    code_K = np.array([*codes, NO_TYPE], dtype=np.int64)
     position_N = np.asarray(pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False))
     type_N: NDArray[np.int64] = code_K[position_N]
     is_null_N = position_N == len(names)
@@ -164,6 +177,8 @@ def _times(array: pa.Array | None, num_rows: int, faults: Faults) -> NDArray[np.
 
     if array is None or pa.types.is_null(array.type):
         return np.full(num_rows, np.datetime64("NaT", "ns"))
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("ms"))
     try:
         # A time zone is only how a time is shown: the stored value is UTC, with one or without.
         in_ns = array.cast(pa.timestamp("ns", tz=array.type.tz))

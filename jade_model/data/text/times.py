@@ -1,7 +1,7 @@
 """Cells -> times, each by the exact shape of its text.
 
-The shape of a cell is its text with every digit as 9. A column has few of them; each is understood once, and the digits
-of all its cells are then read at their places. Nothing depends on how large a number is or on what stands in other
+A column has few shapes (see shapes.py); each is understood once, and the digits of all its cells are then read at their
+places. Nothing depends on how large a number is or on what stands in other
 cells, but for two questions that no cell answers alone: which of 03/04 is the month, and whether twelve digits are a
 calendar's.
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.data.faults import Faults
+from jade_model.data.text.shapes import shapes_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,23 +101,15 @@ class WrittenTimes:
         return WrittenTimes(*(getattr(self, item.name)[rows] for item in fields(self)))
 
 
-def shapes_of(cells: pa.Array) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the shapes that occur, and which of them each cell has, int64 [R]."""
-    import pyarrow.compute as pc
-
-    encoded = pc.replace_substring_regex(cells, r"\d", "9").dictionary_encode()
-    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
 def is_clock_alone(cells: pa.Array) -> bool:
     """Return whether a column has times of day, to be joined with a column of dates."""
-    shapes = [shape for shape in shapes_of(cells)[0] if "9" in shape]
+    shapes = [shape for shape in shapes_of(cells).shapes if "9" in shape]
     return bool(shapes) and all(_CLOCK_ALONE.fullmatch(shape) for shape in shapes)
 
 
 def is_date_alone(cells: pa.Array) -> bool:
     """Return whether a column has dates without a time of day."""
-    matches = [_CALENDAR.fullmatch(shape) for shape in shapes_of(cells)[0] if "9" in shape]
+    matches = [_CALENDAR.fullmatch(shape) for shape in shapes_of(cells).shapes if "9" in shape]
     return bool(matches) and all(match is not None and not match["hour"] and not match["digits"] for match in matches)
 
 
@@ -129,13 +122,11 @@ def read_times(cells: pa.Array, column: str, rules: TimeRules, faults: Faults) -
         rules: What the user said.
         faults: Gets what is wrong.
     """
-    shapes, shape_R = shapes_of(cells)
     reader = _Reader(cells, column, rules, faults)
-    order_R = np.argsort(shape_R, kind="stable")
-    firsts = np.searchsorted(shape_R[order_R], np.arange(len(shapes) + 1))
-    reader.choose_month_order(shapes, [order_R[firsts[k] : firsts[k + 1]] for k in range(len(shapes))])
-    for number, shape in enumerate(shapes):
-        reader.read_shape(shape, order_R[firsts[number] : firsts[number + 1]])
+    rows_of = reader.shapes.rows_of()
+    reader.choose_month_order(rows_of)
+    for shape, rows_M in zip(reader.shapes.shapes, rows_of, strict=True):
+        reader.read_shape(shape, rows_M)
     return reader.finish()
 
 
@@ -145,6 +136,7 @@ class _Reader:
     def __init__(self, cells: pa.Array, column: str, rules: TimeRules, faults: Faults) -> None:
         num_rows = len(cells)
         self.cells, self.column, self.rules, self.faults = cells, column, rules, faults
+        self.shapes = shapes_of(cells)
         self.day_first = rules.day_first
         self.wall_R = np.full(num_rows, np.datetime64("NaT", "ns"))
         self.precision_R = np.zeros(num_rows, dtype=np.int64)
@@ -154,15 +146,15 @@ class _Reader:
         self.why: dict[str, NDArray[np.bool_]] = {}
         self.clock_digits: dict[int, int] = {}
 
-    def choose_month_order(self, shapes: list[str], rows_of: list[NDArray[np.intp]]) -> None:
+    def choose_month_order(self, rows_of: list[NDArray[np.intp]]) -> None:
         """Find out whether days or months stand first in 03/04/2024, or refuse."""
         evidence: dict[bool, int] = {}
         undecided: int | None = None
-        for shape, rows_M in zip(shapes, rows_of, strict=True):
+        for shape, rows_M in zip(self.shapes.shapes, rows_of, strict=True):
             match = _CALENDAR.fullmatch(shape)
             if match is None or not match["either"]:
                 continue
-            digits = self._digits(rows_M, shape)
+            digits = self.shapes.digits(rows_M, shape)
             first_M, second_M = (_number(digits, match.span(name)) for name in ("either", "other"))
             for day_first, above_M in ((True, (first_M > 12)), (False, (second_M > 12))):
                 if above_M.any():
@@ -204,7 +196,7 @@ class _Reader:
     def _read_digits(self, since: re.Match[str], shape: str, rows_M: NDArray[np.intp]) -> None:
         """Read YYYYMMDD, and with HHMM, HHMMSS or HHMMSSfff; or a number since 1970 of as many digits."""
         width = len(shape)
-        digits = self._digits(rows_M, shape)
+        digits = self.shapes.digits(rows_M, shape)
         year, month, day = (_number(digits, span) for span in ((0, 4), (4, 6), (6, 8)))
         second_M, is_clock_M = _clock_of_digits(digits[:, 8:])
         day_M, is_day_M = _days(year, month, day, years=_DIGIT_YEARS)
@@ -226,7 +218,7 @@ class _Reader:
 
     def _read_since_1970(self, match: re.Match[str], shape: str, rows_M: NDArray[np.intp], unit: TimeUnit) -> None:
         scale = _NS_PER_UNIT[unit]
-        digits = self._digits(rows_M, shape)
+        digits = self.shapes.digits(rows_M, shape)
         part = (match["part"] or "")[: len(str(scale)) - 1]
         start = match.start("whole")
         is_in_range_M = np.ones(len(rows_M), dtype=bool)
@@ -254,7 +246,7 @@ class _Reader:
         self._refuse(rows_M[~is_in_range_M], f"times between {_YEARS[0]} and {_YEARS[1]}")
 
     def _read_calendar(self, match: re.Match[str], shape: str, rows_M: NDArray[np.intp]) -> None:
-        digits = self._digits(rows_M, shape)
+        digits = self.shapes.digits(rows_M, shape)
         day_M, is_good_M = self._read_date(match, digits)
         clock_M, is_clock_M, precision = self._read_clock(match, digits, rows_M)
         is_good_M &= is_clock_M
@@ -344,14 +336,6 @@ class _Reader:
     def _refuse(self, rows_M: NDArray[np.intp], expected: str) -> None:
         if len(rows_M):
             self.why.setdefault(expected, np.zeros(len(self.cells), dtype=bool))[rows_M] = True
-
-    def _digits(self, rows_M: NDArray[np.intp], shape: str) -> NDArray[np.int64]:
-        """Return every character's digit, int64 [M, length]; nonsense where there is none."""
-        import pyarrow as pa
-
-        texts = self.cells.take(pa.array(rows_M)).to_numpy(zero_copy_only=False).astype(f"U{len(shape)}")
-        codes = np.ascontiguousarray(texts).view(np.uint32).reshape(len(rows_M), len(shape))
-        return codes.astype(np.int64) - ord("0")
 
     def _shown(self, row: int) -> str:
         return repr(self.cells[row].as_py())
