@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -115,13 +116,23 @@ def run(arguments: list[str]) -> int:
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
             raise
-        return _complain(str(error), kind=type(error).__name__, code=code, wants_json=wants_json)
+        facts = getattr(error, "facts", {})
+        return _complain(str(error), kind=type(error).__name__, code=code, wants_json=wants_json, facts=facts)
     return left_with if isinstance(left_with, int) else 0
 
 
-def _complain(message: str, *, kind: str, code: int, wants_json: bool, context: click.Context | None = None) -> int:
+def _complain(
+    message: str,
+    *,
+    kind: str,
+    code: int,
+    wants_json: bool,
+    context: click.Context | None = None,
+    facts: dict[str, Any] | None = None,
+) -> int:
     if wants_json:
-        click.echo(json.dumps({"error": kind, "message": message, "exit_code": code}), err=True)
+        told = {"error": kind, "message": message, "exit_code": code}
+        click.echo(json.dumps(told | ({"facts": facts} if facts else {}), default=str), err=True)
     else:
         if context is not None:
             click.echo(context.get_usage(), err=True)

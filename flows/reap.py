@@ -17,10 +17,6 @@ from tasks.provisioning.reaper import Deed, Reaped
 from tasks.provisioning.registry import ledger_exists, open_registry
 
 
-class ReapFailed(RunError):
-    """Some machine could not be freed, or some provider not be asked; the next call tries again."""
-
-
 @flow(name="reap", flow_run_name="reap")
 def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
     """Free every rented machine of an owner that no live run claims.
@@ -35,7 +31,7 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         How many were freed.
 
     Raises:
-        ReapFailed: Some could not be freed; what could be was.
+        RunError: Some could not be freed; what could be was.
     """
     logger = get_run_logger()
     with events_delivered(), closing(open_registry()) as lending:
@@ -50,7 +46,7 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
     if freed or failed:
         show_table("reaped", [_row(item) for item in found], "Rented machines looked at.")
     if failed:
-        raise ReapFailed("; ".join(f"{item.provider} {item.machine_id or item.name}: {item.why}" for item in failed))
+        raise RunError("; ".join(f"{item.provider} {item.machine_id or item.name}: {item.why}" for item in failed))
     return len(freed)
 
 

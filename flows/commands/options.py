@@ -76,7 +76,7 @@ def parameters_of(
 
     Raises:
         click.UsageError: A value is refused; every one is named with its flag or key.
-        HostUnknown, BadRequest, HostError: As `check_placement`.
+        BadRequest, HostError: As `check_placement`.
     """
     paths = {path[-1]: path for path, *_ in _leaves(model)}
     said = {name: value for name, value in flags.items() if value not in (None, ())}

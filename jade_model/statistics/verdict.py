@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never, get_args
+from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
 
-from jade_model.statistics.intervals import Lack
+if TYPE_CHECKING:  # brings scipy.stats: flows and commands that only name a metric start without it
+    from jade_model.statistics.intervals import Lack
 
 Metric = Literal["f1", "span_f1_iou50"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

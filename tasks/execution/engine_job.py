@@ -85,7 +85,7 @@ def running_engine_job(
     """Run the job of a run on an engine while the block lasts; whatever happens, it is stopped afterwards.
 
     Raises:
-        BadRequest, HostUnknown: As `open_engine`.
+        BadRequest: As `open_engine`.
     """
     with open_engine(placement, folder, load_job(folder / JOB_NAME), flow_run_id=flow_run_id) as engine:
         job = EngineJob(folder, engine, mirror)

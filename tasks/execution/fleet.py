@@ -387,7 +387,7 @@ def open_hosts_engine(placement: Placement, folder: Path, job: Job, *, flow_run_
         flow_run_id: The run in Prefect, by which its machines can be found.
 
     Raises:
-        HostUnknown: A host is in no settings file.
+        BadRequest: A host is in no settings file.
         BadRequest, ProviderRefused: Nothing can be rented of that provider.
     """
     known = load_settings()

@@ -33,7 +33,7 @@ def trainings_on(
         flow_run_id: The run in Prefect, if there is one, by which its machines can be found.
 
     Raises:
-        HostUnknown, HostNotReady, HostError: The host is not known, not ready, or something went wrong on the way.
+        BadRequest, HostNotReady, HostError: The host is not known, not ready, or something went wrong on the way.
     """
     device, workers = placement.device, placement.workers
     if placement.is_local:

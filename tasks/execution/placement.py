@@ -152,7 +152,7 @@ def check_placement(placement: Placement) -> None:
     """Refuse, before anything is prepared, what cannot run. Rents nothing.
 
     Raises:
-        HostUnknown: A host is in no settings file; the closest name is offered.
+        BadRequest: A host is in no settings file; the closest name is offered.
         BadRequest: What Dask needs is not installed, or nothing that is offered may be rented.
         SettingsError, ProviderRefused, ProviderUnavailable: The provider is not set up, or could not be asked.
     """

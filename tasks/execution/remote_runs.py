@@ -13,7 +13,7 @@ from tasks.artifacts.errors import StoreError
 from tasks.artifacts.leases import Holder, holders, interrupt
 from tasks.artifacts.remote_records import RemoteRun, load_records, remove_record
 from tasks.artifacts.repository import ArtifactPlace
-from tasks.core.errors import FlowGoesOn, RunError, RunNotFound
+from tasks.core.errors import RunError, RunNotFound
 from tasks.execution.job_places import place_on
 from tasks.execution.remote import STOP_GRACE_S
 from tasks.hosts.errors import HostError
@@ -142,7 +142,7 @@ def stop_run(settings: Settings, place: ArtifactPlace, name: str) -> list[FoundR
 
     Raises:
         RunNotFound: None or several fit.
-        FlowGoesOn: Only a flow is at it, on another machine or one that does not end.
+        RunError: Only a flow is at it, on another machine or one that does not end.
         HostError: A host could not be reached, or a job not be ended.
     """
     known, _ = find_runs(settings, place)
@@ -166,7 +166,13 @@ def _stop(settings: Settings, run: FoundRun) -> FoundRun:
     if run.holder is None:
         raise RunNotFound(f"{run.name}: nothing trains on {run.host}, which is {run.state}; `jade reap` frees it")
     if not interrupt(run.holder):
-        raise FlowGoesOn(run.holder.run_id, run.holder.machine, run.holder.process_id)
+        holder = run.holder
+        what = (
+            f"runs on {holder.machine}: `jade runs stop {holder.run_id}` there, or cancelling it in Prefect, stops it"
+            if holder.process_id is None
+            else f"was asked to stop (process {holder.process_id} of this machine) and has not ended yet"
+        )
+        raise RunError(f"{holder.run_id} {what}")
     return dataclasses.replace(run, is_stopped=True)
 
 

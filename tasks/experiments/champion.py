@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from tasks.artifacts.base import ArtifactStore
-from tasks.core.errors import PromotionRefused
+from tasks.core.errors import BadRequest
 
 CHAMPION = "champion"
 Kind = Literal["promoted", "forced", "rolled-back", "recovered"]
@@ -70,15 +70,15 @@ def promote(
         now: Of the history's entry.
 
     Raises:
-        PromotionRefused: It is the champion already, or the champion has changed since the run was judged.
+        BadRequest: It is the champion already, or the champion has changed since the run was judged.
         ArtifactNotFound: There is no such run; the champion stays.
     """
     pointers = store.pointers()
     found = pointers.get(CHAMPION)
     if found == run_id:
-        raise PromotionRefused(f"{run_id} is the champion already")
+        raise BadRequest(f"{run_id} is the champion already")
     if found != instead_of:
-        raise PromotionRefused(
+        raise BadRequest(
             f"the champion is {found or 'none'}, but {run_id} was judged against {instead_of or 'none'}. "
             f"`jade promote {run_id} --force` promotes it nevertheless"
         )
@@ -89,12 +89,12 @@ def roll_back(store: ArtifactStore, *, now: datetime | None = None) -> HistoryEn
     """Make the champion before this one the champion again; again and again, back to the first.
 
     Raises:
-        PromotionRefused: There is none before it.
+        BadRequest: There is none before it.
     """
     pointers = store.pointers()
     stack = _stack(_healed(pointers, _now(now)))
     if len(stack) < 2:
-        raise PromotionRefused("there is no champion before this one" if stack else "nothing was ever promoted")
+        raise BadRequest("there is no champion before this one" if stack else "nothing was ever promoted")
     return _change(store, pointers, stack[-2], "rolled-back", now)
 
 

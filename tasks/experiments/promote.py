@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, open_place
-from tasks.core.errors import PromotionRefused
+from tasks.core.errors import BadRequest
 from tasks.core.layout import RunLayout
 from tasks.experiments.champion import CHAMPION, HistoryEntry, champion_history, current_champion, promote, roll_back
 from tasks.experiments.model_card import read_card
@@ -67,12 +67,12 @@ def promote_by_hand(place: ArtifactPlace, name: str, *, force: bool) -> HistoryE
 
     Raises:
         RunNotFound: There is no such run, or it is no retraining.
-        PromotionRefused: It failed its gates, or the champion changed; `force` was not given.
+        BadRequest: It failed its gates, or the champion changed; `force` was not given.
     """
     layout = place.find_run(name)
     card = read_card(layout)
     if not card["decision"]["promote"] and not force:
-        raise PromotionRefused(
+        raise BadRequest(
             f"{layout.run_id} did not pass: {card['decision']['reason']}. `--force` promotes it nevertheless"
         )
     champion = current_champion(place.store)
@@ -98,7 +98,7 @@ def roll_back_champion(place: ArtifactPlace) -> HistoryEntry:
     """Make the champion before this one the champion again.
 
     Raises:
-        PromotionRefused: There is none.
+        BadRequest: There is none.
     """
     entry = roll_back(place.store)
     message = f"{entry.run_id} is champion again."

@@ -22,28 +22,14 @@ Those who rent machines out have a branch of their own in tasks/provisioning.
 
 from __future__ import annotations
 
-from typing import Any
+from tasks.core.errors import TaskError
 
 TAIL_CHARACTERS = 4000
 _SHOWN_CHARACTERS = 300
 
 
-class HostError(Exception):
+class HostError(TaskError):
     """Base of all errors that this package raises on purpose."""
-
-    exit_code = 1
-    is_transient = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Task runners pickle errors, and these are made of evidence, not of a message alone.
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(kind: type[HostError], args: tuple[Any, ...], evidence: dict[str, Any]) -> HostError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(evidence)
-    return error
 
 
 def shown_command(command: str) -> str:

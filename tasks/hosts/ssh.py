@@ -302,7 +302,7 @@ def open_host(settings: Settings, name: str, *, connect_timeout_s: float | None 
         connect_timeout_s: How long to try; None: the transport's own default.
 
     Raises:
-        HostUnknown: It, or one that it goes through, is not described.
+        BadRequest: It, or one that it goes through, is not described.
         SettingsError: Its jumps lead in a circle.
     """
     access = _access(settings, name, ())

@@ -22,7 +22,7 @@ import httpx
 import psutil
 
 from jade_model.core.files import write_atomically
-from tasks.core.errors import InstallationFailed, PortTaken
+from tasks.core.errors import BadRequest, RunError
 from tasks.operations.worker import end_runs
 from tasks.settings.load import installation_environment, load_settings, state_folder
 
@@ -84,11 +84,11 @@ def local_installation(port: int = DEFAULT_PORT) -> Installation:
     """Return this user's installation.
 
     Raises:
-        InstallationFailed: Jade does not run from a checkout, so that there is nothing to deploy.
+        RunError: Jade does not run from a checkout, so that there is nothing to deploy.
     """
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "prefect.yaml").is_file():
-        raise InstallationFailed(f"{checkout} has no prefect.yaml: run `jade up` from a checkout of Jade")
+        raise RunError(f"{checkout} has no prefect.yaml: run `jade up` from a checkout of Jade")
     kept = load_settings().artifacts
     artifacts = None if "://" in kept else (checkout / Path(kept).expanduser()).resolve()
     return Installation(state_folder() / "server", checkout, artifacts, port)
@@ -101,8 +101,8 @@ def start_installation(installation: Installation) -> list[str]:
         What was started: `server`, `worker`, `reports`, or nothing.
 
     Raises:
-        PortTaken: Another program listens on the port.
-        InstallationFailed: A process ended, or does not answer in time; the end of its log is in the message. What was
+        BadRequest: Another program listens on the port.
+        RunError: A process ended, or does not answer in time; the end of its log is in the message. What was
             started by this call is stopped again.
     """
     with _lock(installation):
@@ -140,7 +140,7 @@ def stop_installation(installation: Installation) -> list[str]:
         What was stopped.
 
     Raises:
-        InstallationFailed: A process does not end.
+        RunError: A process does not end.
     """
     if not installation.folder.is_dir():
         return []
@@ -181,7 +181,7 @@ def _serves_already(installation: Installation) -> bool:
         return False
     port = int(json.loads(installation.record(SERVER).read_text())["port"])
     if port != installation.port:
-        raise InstallationFailed(f"an installation runs on port {port} already; `jade down` stops it")
+        raise RunError(f"an installation runs on port {port} already; `jade down` stops it")
     return True
 
 
@@ -205,7 +205,7 @@ def _stop(installation: Installation, name: str) -> bool:
             left.kill()
     _, living = psutil.wait_procs(living, timeout=KILL_GRACE_S)
     if living:
-        raise InstallationFailed(f"processes {', '.join(str(left.pid) for left in living)} of the {name} do not end")
+        raise RunError(f"processes {', '.join(str(left.pid) for left in living)} of the {name} do not end")
     installation.record(name).unlink(missing_ok=True)
     return True
 
@@ -225,18 +225,19 @@ def _require_free_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise PortTaken(port) from error
+            raise BadRequest(
+                f"port {port} on 127.0.0.1 is taken by another program. Stop it, or choose another port: "
+                f"`jade up --port {port + 1}` (`make up PORT={port + 1}`)."
+            ) from error
 
 
 def _wait_for(installation: Installation, name: str, answers: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while not answers():
         if _running(installation, name) is None:
-            raise InstallationFailed(f"the {name} ended at once. {_log_end(installation, name)}")
+            raise RunError(f"the {name} ended at once. {_log_end(installation, name)}")
         if time.monotonic() > deadline:
-            raise InstallationFailed(
-                f"the {name} does not answer after {START_LIMIT_S:.0f} s. {_log_end(installation, name)}"
-            )
+            raise RunError(f"the {name} does not answer after {START_LIMIT_S:.0f} s. {_log_end(installation, name)}")
         time.sleep(_POLL_S)
 
 
@@ -259,9 +260,7 @@ def _make_limits(installation: Installation) -> None:
         if httpx.get(url + name, timeout=10).status_code == httpx.codes.NOT_FOUND:
             answer = httpx.post(url, json={"name": name, "limit": limit, "active": True}, timeout=10)
             if not answer.is_success:
-                raise InstallationFailed(
-                    f"the limit {name} could not be made: {answer.status_code} {answer.text[:500]}"
-                )
+                raise RunError(f"the limit {name} could not be made: {answer.status_code} {answer.text[:500]}")
 
 
 def _prefect(installation: Installation, *arguments: str) -> None:
@@ -276,7 +275,7 @@ def _prefect(installation: Installation, *arguments: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise InstallationFailed(f"`prefect {' '.join(arguments)}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise RunError(f"`prefect {' '.join(arguments)}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
 
 
 def _environment(installation: Installation) -> dict[str, str]:

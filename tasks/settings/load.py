@@ -17,7 +17,7 @@ from typing import Any
 
 from jade_model.core.files import write_atomically
 from tasks.artifacts.address import S3Settings
-from tasks.core.errors import HostUnknown, SettingsError
+from tasks.core.errors import BadRequest, SettingsError
 from tasks.settings.artifacts import DEFAULT_ARTIFACTS, check_s3_table, s3_from_environment, s3_settings
 from tasks.settings.host_entries import LOCAL, PROVIDERS, HostEntry, entry_from_table, with_host, without_host
 
@@ -59,11 +59,14 @@ class Settings:
         """Return the host of that name.
 
         Raises:
-            HostUnknown: There is none; the closest name is offered.
+            BadRequest: There is none; the closest name is offered.
         """
         if name not in self.hosts:
             close = get_close_matches(name, [*self.hosts, LOCAL, *PROVIDERS], n=1, cutoff=0.5)
-            raise HostUnknown(name, tuple(self.hosts), close[0] if close else None)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            there = f"known: {', '.join(self.hosts)}" if self.hosts else "none is known"
+            add = f"`jade hosts add {name} --host ADDRESS` adds it."
+            raise BadRequest(f"no host is called {name!r}; {there}.{hint} {add}", name=name, known=list(self.hosts))
         return self.hosts[name]
 
 
@@ -141,7 +144,7 @@ def forget_host(name: str) -> Path:
     """Take a host out of the user's settings file; return the file.
 
     Raises:
-        HostUnknown: No file has it.
+        BadRequest: No file has it.
         SettingsError: Another file has it, or the file cannot be changed.
     """
     path = user_settings_file()

@@ -17,7 +17,7 @@ from tasks.artifacts.errors import ArtifactNotFound
 from tasks.artifacts.local import LocalStore
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.transfer import publish_run
-from tasks.core.errors import PromotionRefused
+from tasks.core.errors import BadRequest
 from tasks.experiments.champion import champion_history, current_champion, promote, roll_back
 from tasks.experiments.model_card import read_card
 from tasks.experiments.promote import promote_by_hand, why_champion
@@ -49,7 +49,7 @@ def test_promotions_and_rollbacks_form_a_history(store: LocalStore) -> None:
         (4, "rolled-back", "run-b"),
         (5, "rolled-back", "run-a"),
     ]
-    with pytest.raises(PromotionRefused, match="no champion before"):
+    with pytest.raises(BadRequest, match="no champion before"):
         roll_back(store)
 
 
@@ -63,9 +63,9 @@ def test_what_was_promoted_after_a_rollback_goes_back_to_where_it_came_from(stor
 
 def test_refusals_leave_the_champion_where_it_was(store: LocalStore) -> None:
     promote(store, "run-a", instead_of=None)
-    with pytest.raises(PromotionRefused, match="champion already"):
+    with pytest.raises(BadRequest, match="champion already"):
         promote(store, "run-a", instead_of="run-a")
-    with pytest.raises(PromotionRefused, match="was judged against none"):
+    with pytest.raises(BadRequest, match="was judged against none"):
         promote(store, "run-b", instead_of=None)
     with pytest.raises(ArtifactNotFound):
         promote(store, "run-z", instead_of="run-a")
@@ -83,7 +83,7 @@ def test_a_promotion_by_force_is_told_as_one(tmp_path: Path) -> None:
         (tmp_path / name / "card.json").write_text(json.dumps(card))
         publish_run(place.store, tmp_path / name, name)
     promote_by_hand(place, first, force=True)
-    with pytest.raises(PromotionRefused, match="calibration"):
+    with pytest.raises(BadRequest, match="calibration"):
         promote_by_hand(place, second, force=False)
     promote_by_hand(place, second, force=True)
     assert [entry.kind for entry in champion_history(place.store)] == ["promoted", "forced"]

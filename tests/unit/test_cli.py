@@ -79,6 +79,9 @@ def test_an_error_is_json_where_json_was_asked_for(capsys: pytest.CaptureFixture
     assert run(["report", "nowhere", "--json"]) == 2
     error = json.loads(capsys.readouterr().err)
     assert (error["error"], error["exit_code"]) == ("RunNotFound", 2)
+    assert run(["compare", "--host", "gpu9", "--json"]) == 2
+    error = json.loads(capsys.readouterr().err)
+    assert (error["error"], error["facts"]) == ("BadRequest", {"name": "gpu9", "known": []})
 
 
 def test_the_sample_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.core.errors import HostUnknown
+from tasks.core.errors import BadRequest
 from tasks.execution.placement import Placement, check_placement
 from tasks.provisioning.rental_request import RentalRequest
 
@@ -56,5 +56,5 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], said: str) -> Non
 
 
 def test_a_host_that_no_settings_name_is_refused_before_anything_is_prepared() -> None:
-    with pytest.raises(HostUnknown, match="gpu9"):
+    with pytest.raises(BadRequest, match="gpu9"):
         check_placement(Placement(host=("gpu9", "static")))
