@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jade_model.data.sample import NAME as SAMPLE
 from jade_model.report.facts import ArmFacts, Facts
-from jade_model.report.insight import NO_SEPARATION, OVERFITTING_RISE
+from jade_model.report.findings import NO_SEPARATION, OVERFITTING_RISE
 from jade_model.report.numbers import count, number
 
 MODES = {"soft_span": "soft"}
@@ -138,5 +138,5 @@ def _in_run(facts: Facts, path: str) -> str:
 
 def run_folder(facts: Facts) -> str:
     """Return where the run lies, as the user would write it."""
-    artifacts = facts.report.run.get("parameters", {}).get("artifacts", "artifacts")
+    artifacts = facts.report.run.get("parameters", {}).get("artifacts") or "artifacts"
     return f"{artifacts}/{facts.numbers['run_id']}"

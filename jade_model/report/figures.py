@@ -13,19 +13,19 @@ from jade_model.report.figures_drift import drift_figures
 from jade_model.report.figures_gallery import galleries
 from jade_model.report.figures_probability import probabilities, reliability, thresholds
 from jade_model.report.figures_scores import differences, folds, forest, trend
-from jade_model.report.figures_training import losses, sigma, weights
+from jade_model.report.figures_training import losses, weights
 
 # In the order of the report.
 DRAWERS: dict[str, Callable[[Facts], FigureFile | Sequence[FigureFile] | None]] = {
     **{
         draw.__name__: draw
-        for draw in (forest, differences, folds, losses, sigma, weights, probabilities, reliability, thresholds, trend)
+        for draw in (forest, differences, folds, losses, weights, probabilities, reliability, thresholds, trend)
     },
     "galleries": galleries,
     "drift": lambda facts: drift_figures(facts.report.data_checks),
 }
 # Half of the work; whoever asks has also to read the run and to lay out the page.
-_BESIDE = ("sigma", "thresholds", "galleries")
+_BESIDE = ("thresholds", "galleries")
 
 
 def draw_figures(facts: Facts, beside: DrawingProcess | None = None) -> dict[str, FigureFile]:

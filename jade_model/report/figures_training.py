@@ -5,30 +5,24 @@ Legend: E epochs, R runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from numpy.typing import NDArray
 
 from jade_model.report.canvas import (
     INK,
     MUTED,
     SURFACE,
     TASK_COLOURS,
-    TASK_LINES,
     export,
     few_ticks,
     panels,
-    spread,
 )
 from jade_model.report.facts import ArmFacts, Curves, Facts
 from jade_model.report.figure import FigureFile
-from jade_model.report.inputs import RunHistory
 from jade_model.report.naming import in_order, task_name
 from jade_model.report.numbers import number, percent
-from jade_model.report.section_training import mean_curve
+from jade_model.report.view import mean_curve
 
 COLUMNS = 3
 MOST_LINES = 60
@@ -117,57 +111,6 @@ def _loss_curve(axes: Axes, arm: ArmFacts, table_RE: Curves, label: str) -> None
     axes.set_xlim(0.5, arm.epochs + 0.5)
     axes.margins(y=0.1)
     few_ticks(axes, x=5, y=4, whole_x=True)
-
-
-def sigma(facts: Facts) -> FigureFile | None:
-    """Draw each task's learned sigma over epochs."""
-    curves = {arm.key: _sigma_curves(facts.report.histories.get(arm.key, ())) for arm in facts.arms}
-    arms = [arm for arm in facts.arms if curves[arm.key]]
-    if not arms:
-        return None
-    rows, columns = grid_shape(len(arms))
-    figure, grid = panels(rows, columns, panel_height=2.0, gap_x=0.85, top=0.35, right=0.85, left=0.55, share_y=True)
-    cells = [axes for row in grid for axes in row]
-    everything = np.concatenate([values for by_task in curves.values() for values in by_task.values()])
-    gap = 0.075 * float(np.ptp(everything) or 1.0)
-    for axes, arm in zip(cells, arms, strict=False):
-        by_task = curves[arm.key]
-        ends = spread([float(values[-1]) for values in by_task.values()], gap)
-        for (task, values), end in zip(by_task.items(), ends, strict=True):
-            colour = TASK_COLOURS.get(task, INK)
-            axes.plot(np.arange(1, values.size + 1), values, color=colour, ls=TASK_LINES.get(task, "-"))
-            axes.annotate(
-                task_name(task),
-                (1.02, end),
-                xycoords=("axes fraction", "data"),
-                fontsize=7.5,
-                color=colour,
-                va="center",
-                annotation_clip=False,
-            )
-        axes.set_title(arm.name)
-        axes.set_xlabel("epoch")
-        few_ticks(axes, x=4, y=5, whole_x=True)
-    for axes in cells[len(arms) :]:
-        axes.set_axis_off()
-    alt = "; ".join(
-        f"{arm.name}: " + ", ".join(f"{task_name(task)} {number(arm.sigmas[task], 2)}" for task in arm.sigmas)
-        for arm in arms
-    )
-    caption = "Learned uncertainty σ of each task (mean over runs). A falling line is a task that gains weight."
-    return export(figure, "sigma", f"Sigma over epochs; last values: {alt}.", caption, facts.styles)
-
-
-def _sigma_curves(histories: Sequence[RunHistory]) -> dict[str, NDArray[np.float64]]:
-    usable = [history.epochs for history in histories if history.epochs and history.epochs[0].get("sigma")]
-    if not usable:
-        return {}
-    shortest = min(len(epochs) for epochs in usable)
-    tasks = in_order(usable[0][0]["sigma"])
-    return {
-        task: np.mean([[epoch["sigma"][task] for epoch in epochs[:shortest]] for epochs in usable], axis=0)
-        for task in tasks
-    }
 
 
 def weights(facts: Facts) -> FigureFile | None:

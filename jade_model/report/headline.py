@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jade_model.report.document import plain
 from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.markup import plain
 from jade_model.report.naming import contestant
 from jade_model.report.numbers import count, interval, is_number, join, number, percent, plural
 

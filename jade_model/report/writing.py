@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from jade_model.core.files import write_atomically
 from jade_model.report.beside import DrawingProcess
-from jade_model.report.building import build_document
-from jade_model.report.facts import gather
+from jade_model.report.facts import ArmFacts, Facts, gather
+from jade_model.report.figure import FigureFile
+from jade_model.report.headline import badge
 from jade_model.report.inputs import ReportInput
-from jade_model.report.markdown import to_markdown
+from jade_model.report.markup import Source, render, to_markdown
+from jade_model.report.numbers import interval, is_number, number
+from jade_model.report.view import report_context
 
 MARKDOWN_NAME = "SOFT_SPAN_VS_CRF_COMPARISON.md"
 HTML_NAME = "index.html"
@@ -33,6 +37,19 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
+def report_source(facts: Facts) -> Source:
+    """Return a comparison's report, without figures."""
+    return render("report.md.j2", report_context(facts))
+
+
+def report_page(facts: Facts, source: Source, figures: Mapping[str, FigureFile]) -> str:
+    """Return a comparison's report as one HTML page."""
+    from jade_model.report.page import to_page
+
+    tiles = [_tile(facts, arm) for arm in facts.arms]
+    return to_page(source, figures, badge=badge(facts), tiles=tiles, styles=facts.styles.values())
+
+
 def write_report(report: ReportInput, folder: Path, beside: DrawingProcess | None = None) -> ReportFiles:
     """Write a report into a folder; the same input gives the same bytes.
 
@@ -47,18 +64,17 @@ def write_report(report: ReportInput, folder: Path, beside: DrawingProcess | Non
     """
     # Matplotlib takes a second to import, and `markdown_for_artifact` does without.
     from jade_model.report.figures import draw_figures
-    from jade_model.report.html import to_html
 
     facts = gather(report)
-    document = build_document(facts)
+    source = report_source(facts)
     figures = draw_figures(facts, beside)
     files = ReportFiles(
         folder / MARKDOWN_NAME, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
     )
     for figure, path in zip(figures.values(), files.figures, strict=True):
         write_atomically(path, figure.png)
-    write_atomically(files.html, to_html(document, facts, figures))
-    write_atomically(files.markdown, to_markdown(document, figures))
+    write_atomically(files.html, report_page(facts, source, figures))
+    write_atomically(files.markdown, to_markdown(source, figures))
     return files
 
 
@@ -70,14 +86,37 @@ def markdown_for_artifact(report: ReportInput) -> str:
     Raises:
         UserError: The comparison breaks its contract; every field is named.
     """
-    document = build_document(gather(report))
-    text = to_markdown(document, {})
+    source = report_source(gather(report))
+    text = to_markdown(source, {})
     if len(text.encode()) <= ARTIFACT_BYTES:
         return text
     note = "\n*Shortened: the rest is in the full report of this run.*\n"
-    sections = list(document.sections)
+    sections = source.sections
     while True:
-        text = to_markdown(dataclasses.replace(document, sections=tuple(sections)), {}, with_details=False) + note
+        text = to_markdown(dataclasses.replace(source, sections=sections), {}, with_details=False) + note
         if len(text.encode()) <= ARTIFACT_BYTES or not sections:
             return text
-        sections.pop()
+        sections = sections[:-1]
+
+
+def _tile(facts: Facts, arm: ArmFacts) -> dict[str, object]:
+    f1 = arm.decoder["f1"]
+    bounds = arm.decoder["confidence_interval"]
+    known = bounds is not None and len(bounds) == 2 and all(is_number(bound) for bound in bounds)
+    low, high = (bounds[0] or 0.0, bounds[1] or 0.0) if bounds is not None and known else (0.0, 0.0)
+    return {
+        "name": arm.name,
+        "f1": number(f1),
+        "interval": interval(bounds),
+        "colour": f"var(--c{arm.style.colour.removeprefix('#')})",
+        "is_winner": facts.numbers["verdict"]["winner"] == arm.key,
+        "position": None if f1 is None or not is_number(f1) else _share(f1),
+        "low": _share(low),
+        "width": _share(high - low),
+        "rule": None if facts.rule is None or not is_number(facts.rule) else _share(facts.rule),
+        "against_rule": facts.against_rule(arm.key),
+    }
+
+
+def _share(value: float) -> str:
+    return f"{100 * min(max(value, 0.0), 1.0):.2f}%"

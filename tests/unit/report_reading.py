@@ -11,10 +11,9 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from jade_model.report import ReportInput
-from jade_model.report.building import build_document
 from jade_model.report.facts import gather
-from jade_model.report.html import to_html
-from jade_model.report.markdown import to_markdown
+from jade_model.report.markup import to_markdown
+from jade_model.report.writing import report_page, report_source
 
 
 class Page(HTMLParser):
@@ -73,8 +72,8 @@ def table_with(tables: list[list[list[str]]], *titles: str) -> list[list[str]]:
 def rendered(report: ReportInput) -> tuple[str, str]:
     """Markdown and HTML without figures, which cost most of the time."""
     facts = gather(report)
-    document = build_document(facts)
-    return to_markdown(document, {}), to_html(document, facts, {})
+    source = report_source(facts)
+    return to_markdown(source, {}), report_page(facts, source, {})
 
 
 def changed(report: ReportInput, change: Callable[[dict[str, Any]], object]) -> ReportInput:

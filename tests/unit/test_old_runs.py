@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 
 from jade_model.comparison.contract import SCHEMA_PATH, SCHEMA_VERSION, read_comparison, write_comparison
-from jade_model.report.building import build_document
 from jade_model.report.facts import gather
-from jade_model.report.markdown import to_markdown
+from jade_model.report.markup import to_markdown
+from jade_model.report.writing import report_source
 from jade_model.statistics.trend import points_of
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.transfer import publish_run
@@ -35,7 +35,7 @@ def test_the_first_versions_comparison_is_brought_up_to_this_schema() -> None:
 
 
 def test_the_first_versions_run_is_reported() -> None:
-    text = to_markdown(build_document(gather(collect_report(FIRST))), {})
+    text = to_markdown(report_source(gather(collect_report(FIRST))), {})
     assert "## Verdict" in text
     for point in points_of(read_comparison(FIRST.comparison_json)):
         assert f"{point.f1:.3f}" in text

@@ -21,7 +21,7 @@ from jade_model.report.facts import gather
 from jade_model.report.headline import headline
 from jade_model.report.naming import contestant, decoder_name, metric_name
 from jade_model.report.numbers import duration, interval, number, p_value, percent, signed, size, with_interval
-from jade_model.report.section_training import shown_epochs
+from jade_model.report.view import shown_epochs
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def pathology() -> ReportInput:
 def test_every_table_says_the_same_in_markdown_and_html(good: ReportInput, pathology: ReportInput) -> None:
     for report in (good, pathology):
         markdown, page = rendered(report)
-        in_markdown = [table if any(table[0]) else table[1:] for table in markdown_tables(markdown)]
+        in_markdown = markdown_tables(markdown)
         assert len(in_markdown) > 15
         assert in_markdown == Page(page).tables
 
@@ -101,9 +101,11 @@ def test_differences_agree_with_the_comparison(good: ReportInput) -> None:
 
 def test_weights_losses_and_epochs_agree_with_the_runs(good: ReportInput) -> None:
     markdown, _ = rendered(good)
-    shares = {row[0]: row[1:] for row in table_with(markdown_tables(markdown), "Share of the loss")}
+    shares = {row[0]: row[1:] for row in table_with(markdown_tables(markdown), "σ → share of the loss")}
     runs = [arm["runs"] for arm in good.comparison["arms"].values()]
-    assert shares["Span"] == [percent(float(np.mean([run["task_weight"]["span"] for run in of]))) for of in runs]
+    assert [share.split(" → ")[1] for share in shares["Span"]] == [
+        percent(float(np.mean([run["task_weight"]["span"] for run in of]))) for of in runs
+    ]
     block = re.findall(r"^Epoch (\d+): +train_loss=([\d.]+), val_loss=([\d.]+)", markdown, flags=re.MULTILINE)
     first_arm = block[: [epoch for epoch, *_ in block].index("30") + 1]
     for epoch, train, validation in first_arm:

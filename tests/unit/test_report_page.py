@@ -17,14 +17,12 @@ from report_inputs import make_report_input
 from report_reading import Page, changed, markdown_tables, rendered, table_with
 
 from jade_model.report import Curve, ReportInput, markdown_for_artifact, write_report
-from jade_model.report.building import build_document
-from jade_model.report.document import code, plain
 from jade_model.report.facts import gather
 from jade_model.report.figures_gallery import galleries
 from jade_model.report.figures_probability import reliability, thresholds
 from jade_model.report.figures_scores import forest
-from jade_model.report.html import to_html
-from jade_model.report.markdown import to_markdown
+from jade_model.report.markup import code, plain, to_markdown
+from jade_model.report.writing import report_page, report_source
 
 HOSTILE = '<script>alert("1")</script> `|` ![x](http://evil.example/x.png) <img src=x onerror=alert(1)> $\\frac{1}{0}$'
 
@@ -75,7 +73,7 @@ def test_every_figure_has_an_alternative_text_and_a_caption(written: tuple[Path,
     page = Page(text)
     labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
     pngs = sorted(folder.glob("*.png"))
-    assert len(labels) == len(pngs) == text.count("<figcaption>") == 13
+    assert len(labels) == len(pngs) == text.count("<figcaption>") == 12
     assert all(len(label) > 20 for label in labels)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
     assert sorted(re.findall(r"^!\[.+\]\(([a-z]+\.png)\)$", markdown, flags=re.MULTILINE)) == [p.name for p in pngs]
@@ -102,13 +100,13 @@ def test_hostile_names_stay_text(good: ReportInput) -> None:
     poisoned = replace(changed(good, poison), gallery=gallery, files=[(HOSTILE, 1, HOSTILE)], trend=None)
     poisoned = replace(poisoned, run={"versions": {HOSTILE: HOSTILE}, "host": HOSTILE, "code_version": HOSTILE})
     facts = gather(poisoned)
-    document = build_document(facts)
-    text = to_html(document, facts, draw_gallery_only(poisoned))
+    source = report_source(facts)
+    text = report_page(facts, source, draw_gallery_only(poisoned))
     page = Page(text)
     assert not {"script", "img"} & set(page.tags)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert "&lt;script&gt;alert(" in text
-    as_others_see_it = Page(MarkdownIt("commonmark").enable("table").render(to_markdown(document, {})))
+    as_others_see_it = Page(MarkdownIt("commonmark").enable("table").render(to_markdown(source, {})))
     assert not {"script", "img", "a"} & set(as_others_see_it.tags)
 
 
@@ -142,8 +140,8 @@ def test_every_section_of_the_first_comparison_exists(written: tuple[Path, str, 
     headings = re.findall(r"^#+ (.+)$", written[1], flags=re.MULTILINE)
     for title in (
         "Executive Summary", "Quick Comparison", "Detailed Loss Trajectory Analysis", "Soft Span Loss", "CRF",
-        "Learned Task Weighting (Uncertainty Parameters)", "Auto-Learned σ Parameters",
-        "Derived Task Weights (from σ Values)", "Interpretation", "Probability Distribution Analysis", "Key Insights",
+        "Learned Task Weighting (Uncertainty Parameters)",
+        "Auto-Learned σ Parameters and Derived Task Weights", "Probability Distribution Analysis", "Key Insights",
         "1. Loss Scales (Not Directly Comparable)", "2. Convergence Patterns", "3. Task Weight Distribution",
         "4. Probability Separation", "Threshold Optimization", "Recommendation for Threshold Optimization",
         "Recommendation: Which Approach?", "Verdict", "Files Generated", "Next Immediate Action",

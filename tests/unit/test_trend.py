@@ -11,9 +11,9 @@ import pytest
 
 from jade_model.comparison.contract import read_comparison, write_comparison
 from jade_model.report import TrendPoint
-from jade_model.report.building import build_document
 from jade_model.report.facts import gather
-from jade_model.report.markdown import to_markdown
+from jade_model.report.markup import to_markdown
+from jade_model.report.writing import report_source
 from jade_model.statistics.trend import expected_band, find_regressions, is_comparable, points_of
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.transfer import publish_run
@@ -89,7 +89,7 @@ def test_a_fall_is_kept_in_the_run_and_shown_in_its_report(small_run: RunLayout,
     found = read_trend(layout)
     assert len({point.run_id for point in found["points"]}) == 4
     assert found["points"][-1].run_id == layout.run_id
-    text = to_markdown(build_document(gather(collect_report(layout))), {})
+    text = to_markdown(report_source(gather(collect_report(layout))), {})
     assert "Regression" in text
     assert "3 earlier comparisons make 0.900 expected" in text
 
