@@ -93,7 +93,7 @@ def _single_run_actions(facts: Facts) -> list[Action]:
     if sweeps:
         actions.append(
             Action(
-                "**Sweep the cut-off of a checkpoint**, as the first comparison did; on the file that it "
+                "**Sweep the threshold of a checkpoint**, as the first comparison did; on the file that it "
                 "was trained on the result flatters it.",
                 "\n\n".join(sweeps),
             )

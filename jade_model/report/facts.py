@@ -145,7 +145,7 @@ class Facts:
         )
         if self.numbers["settings"]["split"] != "seed":
             return straddling
-        return f"{straddling}, and cut-offs were chosen on the windows that they are scored on"
+        return f"{straddling}, and thresholds were chosen on the windows that they are scored on"
 
     @property
     def num_straddling(self) -> int:

@@ -1,4 +1,4 @@
-"""Probabilities: where they lie, whether they come true, and what a cut-off makes of them."""
+"""Probabilities: where they lie, whether they come true, and what a threshold makes of them."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def reliability(facts: Facts) -> FigureFile | None:
 
 
 def thresholds(facts: Facts) -> FigureFile | None:
-    """Draw precision, recall and F1 over each decoder's cut-off."""
+    """Draw precision, recall and F1 over each decoder's threshold."""
     cells_of = [
         (arm, decoder, curve)
         for arm in facts.arms
@@ -195,8 +195,8 @@ def thresholds(facts: Facts) -> FigureFile | None:
         for arm, decoder, curve in cells_of
     )
     caption = (
-        "How the scores move with the cut-off; the mark is the one in use. A broad hump forgives a cut-off "
-        "that is a little off, a sharp one does not; F1 flat along the dotted floor means that no cut-off "
+        "How the scores move with the threshold; the mark is the one in use. A broad hump forgives a threshold "
+        "that is a little off, a sharp one does not; F1 flat along the dotted floor means that no threshold "
         "helps."
     )
     return export(figure, "thresholds", f"Threshold curves. {alt}.", caption, facts.styles)
@@ -205,13 +205,15 @@ def thresholds(facts: Facts) -> FigureFile | None:
 def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) -> None:
     keep = _thinned(curve)
     x = curve.threshold[keep]
-    axes.plot(x, curve.recall[keep], color=MUTED, ls="--", lw=1.1)
-    axes.plot(x, curve.precision[keep], color=MUTED, ls=":", lw=1.3)
-    axes.plot(x, curve.f1[keep], color=arm.style.colour, lw=2.0)
+    # A threshold marks what the next value above it marks: between two values the scores stand still.
+    axes.plot(x, curve.recall[keep], color=MUTED, ls="--", lw=1.1, drawstyle="steps-pre")
+    axes.plot(x, curve.precision[keep], color=MUTED, ls=":", lw=1.3, drawstyle="steps-pre")
+    axes.plot(x, curve.f1[keep], color=arm.style.colour, lw=2.0, drawstyle="steps-pre")
     if facts.all_positive is not None:
         axes.axhline(facts.all_positive, color=SOFT, ls=(0, (1, 3)), lw=1.2)
     if curve.chosen is not None:
-        height = float(np.interp(curve.chosen, curve.threshold, curve.f1))
+        place = min(int(np.searchsorted(curve.threshold, curve.chosen)), len(curve.threshold) - 1)
+        height = float(curve.f1[place])
         axes.plot([curve.chosen], [height], marker=arm.style.marker, ms=7, color=arm.style.colour, mec=SURFACE, mew=1.0)
         is_right = curve.chosen > x[0] + 0.6 * (x[-1] - x[0])
         axes.annotate(
@@ -226,7 +228,7 @@ def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) 
         )
     axes.set_ylim(-0.02, 1.02)
     axes.set_title(f"{arm.name}: {decoder_name(decoder).lower()}")
-    axes.set_xlabel("cut-off (nats)" if decoder == "score_margin" else "cut-off")
+    axes.set_xlabel("threshold (nats)" if decoder == "score_margin" else "threshold")
     few_ticks(axes, x=5, y=4)
 
 

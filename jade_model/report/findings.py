@@ -72,7 +72,7 @@ def no_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
         f"**{arm.name}: separation about 0. The model has not learned to tell in-span from out-of-span.**",
         f"mean probability {number(found['in_span_mean'])} inside spans, "
         f"{number(found['out_of_span_mean'])} outside, separation {number(found['separation'])}",
-        f"No cut-off can help a model that gives every bar the same probability. {remedy}",
+        f"No threshold can help a model that gives every bar the same probability. {remedy}",
         arm.key,
         "**Separation about 0: these models have not learned to tell in-span from out-of-span.**",
     )
@@ -182,7 +182,7 @@ def marks_nothing(_facts: Facts, arm: ArmFacts) -> Insight | None:
         "critical",
         f"**{arm.name} finds no spans.**",
         f"recall {number(recall)}",
-        "Its probabilities stay below the cut-off everywhere: see separation.",
+        "Its probabilities stay below the threshold everywhere: see separation.",
         arm.key,
     )
 
@@ -198,7 +198,7 @@ def decoder_gap(_facts: Facts, arm: ArmFacts) -> Insight | None:
     better, why = (
         ("posterior marginals", "The single best path drops spans whose probability is spread over several positions.")
         if marginal > path
-        else ("the Viterbi path", "The marginals' cut-off does not carry over from the windows it was chosen on.")
+        else ("the Viterbi path", "The marginals' threshold does not carry over from the windows it was chosen on.")
     )
     return Insight(
         "decoder_gap",
@@ -252,7 +252,7 @@ def poor_calibration(_facts: Facts, arm: ArmFacts) -> Insight | None:
         f"**{arm.name}'s probabilities cannot be taken at their word.**",
         f"expected calibration error {number(calibration['ece'])}, Brier score "
         f"{number(calibration['brier'])}, temperature {number(calibration['temperature'], 2)}",
-        "Use its cut-off, not its probabilities, or fit the temperature on more validation windows.",
+        "Use its threshold, not its probabilities, or fit the temperature on more validation windows.",
         arm.key,
     )
 

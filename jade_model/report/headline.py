@@ -186,6 +186,6 @@ def _how_far(facts: Facts) -> str:
             f"seeds may shift the scores ({basis}); a leak between training and scored windows is excluded."
         )
     return (
-        f"**How far to trust it?** It rests on {basis}; no bar was both trained on and scored, and cut-offs "
+        f"**How far to trust it?** It rests on {basis}; no bar was both trained on and scored, and thresholds "
         "were chosen without the scored windows."
     )

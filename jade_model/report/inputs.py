@@ -40,14 +40,14 @@ class RunHistory:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """How the scores move with the cut-off, on the windows that the cut-off was chosen on or swept over.
+    """How the scores move with the threshold, on the windows that the threshold was chosen on or swept over.
 
     Attributes:
-        threshold: Cut-offs, ascending: a probability, or nats for the score margin.
-        precision: Bar-level, one a cut-off.
+        threshold: Thresholds, ascending: a probability, or nats for the score margin.
+        precision: Bar-level, one a threshold.
         recall: Likewise.
         f1: Likewise.
-        chosen: The cut-off in use (the mean over folds), or None where the decoder has none.
+        chosen: The threshold in use (the mean over folds), or None where the decoder has none.
         selected_on: Which windows the curve and the choice come from: "validation windows".
     """
 

@@ -22,7 +22,7 @@ DECODER_NAMES = {
 METRIC_NAMES = {"f1": "F1 (bars)", "span_f1_iou50": "Event F1 (IoU 0.5)"}
 
 INFERENCE = {
-    "soft_span": "Simple: each bar against one cut-off, O(T)",
+    "soft_span": "Simple: each bar against one threshold, O(T)",
     "crf": "Moderate: forward-backward or Viterbi over 2 states, O(4T)",
     "single_span": "Highest: every start and length, O(T × longest span)",
 }

@@ -26,6 +26,10 @@ _WHAT = {
     "comparison.json": "the result, as a contract",
     "data_checks.json": "what was asked of the data before anything was trained",
     "trend.json": "the comparisons before this one, and what was expected of it",
+    "log.jsonl": "what flow and tasks said, one JSON object a line",
+    "remote.log": "what the trainings said on the hosts",
+    "rental.json": "what was rented, and what it cost",
+    "gallery.json": "the windows that the report draws",
     "arrays": "the windows as arrays",
     "splits": "which windows were fitted, watched and scored",
     "thresholds": "scores at every cut-off",
@@ -129,5 +133,6 @@ def _files(layout: RunLayout) -> list[tuple[str, int, str]]:
             what = "weights of the arm's first training" if file.suffix == ".pt" else "its training log"
             found.append((f"{name}{file.name}", file.stat().st_size, what))
         size = sum(item.stat().st_size for item in ([path] if path.is_file() else path.rglob("*")) if item.is_file())
-        found.append((name, size, _WHAT.get(path.name, "checkpoints, logs and histories of the arm")))
+        otherwise = "checkpoints, logs and histories of the arm" if path.is_dir() else "left by the run"
+        found.append((name, size, _WHAT.get(path.name, otherwise)))
     return found
