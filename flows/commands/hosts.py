@@ -9,7 +9,8 @@ from typing import Any, Literal
 import click
 
 from flows.commands.common import json_option, print_json, print_table
-from tasks.settings.host_entries import DAY_S, HostEntry, check_host_name
+from tasks.core.errors import SettingsError
+from tasks.settings.host_entries import DAY_S, HostEntry, check_host_name, parse_address
 from tasks.settings.load import forget_host, load_settings, save_host
 
 
@@ -20,9 +21,14 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("name")
-@click.option("--host", required=True, metavar="ADDRESS", help="Address or DNS name.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=22, show_default=True)
-@click.option("--user", default="root", show_default=True)
+@click.option(
+    "--host",
+    required=True,
+    metavar="ADDRESS",
+    help="Address, DNS name or name in ~/.ssh/config; also USER@HOST, HOST:PORT, ssh://USER@HOST:PORT.",
+)
+@click.option("--port", type=click.IntRange(1, 65_535), help="[default: that of ~/.ssh/config, else 22]")
+@click.option("--user", help="[default: that of ~/.ssh/config, else root]")
 @click.option(
     "--key", metavar="FILE", help="Private key's file; without it, the agent's keys and the usual files in ~/.ssh."
 )
@@ -44,14 +50,19 @@ def command() -> None:
     show_default=True,
     help="The host ends a job after this long.",
 )
+@click.option(
+    "--connect-timeout-s",
+    type=click.IntRange(1),
+    help="How long a connection and the login may take.  [default: 30]",
+)
 @click.option("--replace", is_flag=True, help="Write a host of that name anew.")
 @json_option
 def add(
     *,
     name: str,
     host: str,
-    port: int,
-    user: str,
+    port: int | None,
+    user: str | None,
     key: str | None,
     fingerprint: tuple[str, ...],
     jump: str | None,
@@ -60,16 +71,31 @@ def add(
     python: str,
     device: Literal["cpu", "cuda"],
     time_limit_s: int,
+    connect_timeout_s: int | None,
     replace: bool,
     as_json: bool,
 ) -> None:
     """Write a host into the user's jade.toml. The file names the key's file, never a key."""
     if jump is not None:
         load_settings().entry(jump)
-    # The settings may be read from another working folder.
-    key = str(Path(key).absolute()) if key and not key.startswith("~") else key
+    host, its_port, its_user = parse_address(host)
+    for what, flag, given in (("port", port, its_port), ("user", user, its_user)):
+        if flag is not None and given is not None and flag != given:
+            raise SettingsError(f"--host names {what} {given}, --{what} says {flag}")
     entry = HostEntry(
-        name, host, port, user, key, fingerprint, jump, trust_first_use, folder, python, device, time_limit_s
+        name,
+        host,
+        port or its_port,
+        user or its_user,
+        _checked_key(key),
+        fingerprint,
+        jump,
+        trust_first_use,
+        folder,
+        python,
+        device,
+        time_limit_s,
+        connect_timeout_s,
     )
     path = save_host(entry, replace=replace)
     used = load_settings().sources[name]
@@ -81,6 +107,18 @@ def add(
         click.echo(f"warning: {used} describes {name!r}, too, and comes first", err=True)
 
 
+def _checked_key(key: str | None) -> str | None:
+    if key is None:
+        return None
+    path = Path(key).expanduser()
+    if not path.is_file():
+        raise SettingsError(f"there is no file {path}; --key names the private key's file, such as ~/.ssh/id_ed25519")
+    if path.suffix == ".pub" or path.read_bytes().startswith((b"ssh-", b"ecdsa-", b"sk-")):
+        raise SettingsError(f"{path} is a public key; --key names the private key's file: {path.with_suffix('')}")
+    # The settings may be read from another working folder.
+    return key if key.startswith("~") else str(path.absolute())
+
+
 @command.command("list")
 @json_option
 def list_hosts(*, as_json: bool) -> None:
@@ -88,7 +126,13 @@ def list_hosts(*, as_json: bool) -> None:
     settings = load_settings()
     if as_json:
         found: list[dict[str, Any]] = [
-            {**dataclasses.asdict(entry), "file": str(settings.sources[name]), "is_default": name == settings.host}
+            {
+                **dataclasses.asdict(entry),
+                "port": entry.address.port,
+                "user": entry.address.user,
+                "file": str(settings.sources[name]),
+                "is_default": name == settings.host,
+            }
             for name, entry in settings.hosts.items()
         ]
         print_json(found)

@@ -13,20 +13,18 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
-from tasks.core.names import HostAddress
+from tasks.hosts.access import SshAccess
 from tasks.hosts.errors import AuthenticationFailed, ConnectionLost, HostKeyMismatch, HostUnreachable, HostUserError
-from tasks.hosts.keys import KEY_FAMILIES, HostTrust, fingerprint, load_private_key, public_blob
+from tasks.hosts.keys import KEY_FAMILIES, fingerprint, load_private_key, public_blob
 
 # AES-GCM is faster than paramiko's first choice, AES-CTR with a separate MAC; OpenSSH offers all of these.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
-CONNECT_S = 30.0
 ATTEMPT_S = 15.0
 """A connection, or a greeting, that takes longer is tried anew. A login may take all the time that is left."""
 AGENT_S = 5.0
@@ -43,38 +41,6 @@ then breaks the connection, where the other side closes a channel meanwhile."""
 _PARAMIKO_LOG = "jade.paramiko"
 logging.getLogger(_PARAMIKO_LOG).propagate = False
 logging.getLogger(_PARAMIKO_LOG).addHandler(logging.NullHandler())
-
-
-def default_key_files() -> tuple[Path, ...]:
-    """The private keys that OpenSSH, too, offers where none is named."""
-    return tuple(Path.home() / ".ssh" / name for name in ("id_ed25519", "id_ecdsa", "id_rsa"))
-
-
-@dataclass(frozen=True)
-class SshAccess:
-    """How to get onto a host.
-
-    Attributes:
-        address: Where and as whom.
-        trust: Which server key is the right one.
-        key_file: Private key; None tries the agent's keys and then `other_key_files`.
-        passphrase: Of `key_file`; never shown.
-        use_agent: Whether to ask the SSH agent, where the key needs it.
-        other_key_files: Private keys of which some may be missing.
-        jump: The host to go through, with its own address, trust and key.
-        connect_timeout_s: How long to keep trying, the login included; a refused connection is tried again until then.
-        keepalive_s: Seconds of silence after which a sign of life is sent.
-    """
-
-    address: HostAddress
-    trust: HostTrust
-    key_file: Path | None = None
-    passphrase: str | None = field(default=None, repr=False)
-    use_agent: bool = True
-    other_key_files: tuple[Path, ...] = field(default_factory=default_key_files)
-    jump: SshAccess | None = None
-    connect_timeout_s: float = CONNECT_S
-    keepalive_s: float = 15.0
 
 
 class _NotYet(Exception):  # a message to the loop below, not an error of its own
@@ -371,11 +337,13 @@ def _candidates(access: SshAccess, agent: _Agent) -> Iterator[tuple[str, paramik
     if access.key_file is not None:
         yield from _of_file(access.key_file, access.passphrase, agent)
         return
-    for key in agent.held():
-        yield "agent", key
-    for path in access.other_key_files:
-        if path.exists():
-            yield from _of_file(path, None, agent)
+    for path in access.preferred_keys:
+        yield from _of_file(path, None, agent)
+    if not access.only_preferred:
+        for key in agent.held():
+            yield "agent", key
+    for path in access.usual_key_files():
+        yield from _of_file(path, None, agent)
 
 
 def _of_file(path: Path, passphrase: str | None, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey | HostUserError]]:
@@ -384,7 +352,8 @@ def _of_file(path: Path, passphrase: str | None, agent: _Agent) -> Iterator[tupl
     except HostUserError as unusable:
         # The agent may hold it. Where nothing tells the public key, it may be any of the agent's.
         wanted = public_blob(path)
-        held = [key for key in agent.held() if wanted in {None, key.asbytes()}] if path.expanduser().exists() else []
+        has_file = wanted is not None or path.expanduser().exists()
+        held = [key for key in agent.held() if wanted in {None, key.asbytes()}] if has_file else []
         for key in held:
             yield f"{path}, held by the agent", key
         if not held:

@@ -4,7 +4,7 @@ Below the host's folder (`~/.jade`):
 
     code/DIGEST/jade_model/       the sources, under the digest of their contents: sent once, shared by all runs
     runs/KEY/                     job.json, arrays/, splits/ and what the trainings leave, as in a run's folder here
-    jobs/KEY/attempt-N/           the detached job; see job_scripts.py
+    jobs/KEY/attempt-N/           the detached job; see job.sh
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool =
     else:
         listed = "; ".join(f"{item.subject}: {item.found} ({item.advice})" for item in problems)
         advice = (
-            f"`jade hosts check {host.name}` shows all that was found, `jade hosts check {host.name} --bootstrap` "
-            "installs torch and numpy there."
+            f"`jade hosts check {host.name} --bootstrap` installs torch and numpy there."
+            if report.can_bootstrap
+            else f"`jade hosts check {host.name}` shows all that was found."
         )
     raise HostNotReady(f"{host.name} cannot train: {listed}. {advice}")
 

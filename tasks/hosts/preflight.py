@@ -8,14 +8,17 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from tasks.hosts.errors import HostError
+from tasks.hosts.errors import CommandTimedOut, HostError
 from tasks.hosts.host import Host
+from tasks.hosts.shell import assigned
 
 MIN_PYTHON = (3, 11)
 MIN_TORCH = (2, 4)
 MIN_FREE_BYTES = 5 * 2**30
 MAX_CLOCK_OFFSET_S = 60.0
+GPU_CALL_S = 30.0
 _TOOLS = ("tar", "tail", "head", "grep", "sed", "find", "cut", "setsid", "sha256sum")
 
 _PYTHON = """
@@ -35,27 +38,29 @@ for name in ("numpy", "torch"):
         found[name + "_problem"] = f"{type(error).__name__}: {error}"
 if "torch" in found and not is_quick:
     import torch
-    found["cuda"] = torch.cuda.is_available()
-    found["devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(json.dumps(found))
+    try:
+        devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        found["devices"] = [torch.cuda.get_device_name(i) for i in devices]
+    except Exception as error:
+        found["devices"] = []
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+print("\\n" + json.dumps(found), flush=True)
 """
 
-_SCRIPT = """
-echo "clock $(date +%s)"
-for tool in {tools}; do command -v "$tool" >/dev/null 2>&1 || echo "lacks $tool"; done
-place={folder}
-while [ ! -d "$place" ]; do
-  case $place in */*) place=${{place%/*}}; place=${{place:-/}} ;; *) place=. ;; esac
+# The clock comes last: what an account's start-up files take is over by then.
+_LOOK = """
+for tool in $tools; do command -v "$tool" >/dev/null 2>&1 || echo "lacks $tool"; done
+while [ ! -d "$folder" ]; do
+  case $folder in */*) folder=${folder%/*}; folder=${folder:-/} ;; *) folder=. ;; esac
 done
-df -Pk -- "$place" | {{ read -r header; read -r device total used free rest; echo "free $free"; }}
-[ -w "$place" ] || echo "readonly $place"
-if command -v nvidia-smi >/dev/null 2>&1; then
-  nvidia-smi --query-gpu=name,driver_version,memory.total,memory.free --format=csv,noheader,nounits |
-    while IFS= read -r line; do echo "gpu $line"; done
-fi
-if command -v {python} >/dev/null 2>&1; then
-  echo "python $({python} -c {program} {how} 2>/dev/null | tail -n 1)"
-fi
+df -Pk -- "$folder" | { read -r header; read -r device total used free rest; echo "free $free"; }
+[ -w "$folder" ] || echo "readonly $folder"
+echo "clock $(date +%s)"
+"""
+
+_GPUS = """
+command -v nvidia-smi >/dev/null 2>&1 || { echo 'nvidia-smi is not there'; exit 3; }
+exec nvidia-smi --query-gpu=name,driver_version,memory.total,memory.free --format=csv,noheader,nounits
 """
 
 
@@ -85,16 +90,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A GPU as its driver sees it; memory in MiB."""
-
-    name: str
-    driver: str
-    total_mib: int
-    free_mib: int
-
-
-@dataclass(frozen=True)
 class HostReport:
     """What was found on a host; None where it could not be found out.
 
@@ -102,13 +97,16 @@ class HostReport:
         host: Its name.
         problem: Why nothing else is known: the error that came instead of an answer.
         host_key: Fingerprint of the key that it proved; None for this machine.
-        gpus: What nvidia-smi lists.
+        gpus: What nvidia-smi lists, a line each.
+        gpu_problem: What nvidia-smi, or the lack of it, says instead.
         python_version: Of the program asked for.
         python: Where that is.
+        python_problem: What came instead of an answer of its.
         torch_version: As torch says.
         torch_problem: Why it could not be imported.
         numpy_version: As numpy says.
         torch_devices: The GPUs that torch sees; None if it was not asked.
+        torch_said: What torch wrote while it was asked.
         free_bytes: On the disk of the folder asked for.
         is_writable: Whether the account may write there.
         clock_offset_s: The host's clock less ours, to a second.
@@ -118,17 +116,29 @@ class HostReport:
     host: str
     problem: HostError | None = None
     host_key: str | None = None
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[str, ...] = ()
+    gpu_problem: str = ""
     python_version: tuple[int, ...] | None = None
     python: str | None = None
+    python_problem: str = ""
     torch_version: str | None = None
     torch_problem: str | None = None
     numpy_version: str | None = None
     torch_devices: tuple[str, ...] | None = None
+    torch_said: str = ""
     free_bytes: int | None = None
     is_writable: bool = True
     clock_offset_s: float | None = None
     missing_tools: tuple[str, ...] = ()
+
+    @property
+    def can_bootstrap(self) -> bool:
+        """Whether installing torch and numpy with pip would mend something: they are missing or too old, not broken."""
+        if self.python_version is None or self.python_version[:2] < MIN_PYTHON:
+            return False
+        if self.torch_version is None:
+            return self.torch_problem is None or "No module named 'torch'" in self.torch_problem
+        return _leading_numbers(self.torch_version) < MIN_TORCH or self.numpy_version is None
 
     def findings(self, *, needs_gpu: bool, min_free_bytes: int = MIN_FREE_BYTES) -> tuple[Finding, ...]:
         """The table, in the order in which things go wrong."""
@@ -137,14 +147,20 @@ class HostReport:
         rows = [Finding("reachable", "yes")]
         if self.host_key is not None:
             rows.append(Finding("host key", self.host_key))
-        rows += [
-            self._tools(),
-            self._gpu(needs_gpu=needs_gpu),
-            self._python(),
-            *self._packages(needs_gpu=needs_gpu),
-            self._disk(min_free_bytes),
-            self._clock(),
-        ]
+        if self.missing_tools:
+            advice = "Install them: Debian has them in coreutils, util-linux, grep, sed, findutils and tar."
+            rows.append(Finding("tools", f"no {', '.join(self.missing_tools)}", Verdict.PROBLEM, advice))
+        else:
+            rows.append(Finding("tools", "all there"))
+        rows += [self._gpu(needs_gpu=needs_gpu), *self._python(), *self._devices(needs_gpu=needs_gpu)]
+        rows.append(self._disk(min_free_bytes))
+        if self.clock_offset_s is None:
+            rows.append(Finding("clock", "unknown", Verdict.WARNING))
+        else:
+            is_off = abs(self.clock_offset_s) > MAX_CLOCK_OFFSET_S
+            shown = f"{self.clock_offset_s:+.0f} s from ours"
+            advice = "Harmless to jobs; file times will look odd." if is_off else ""
+            rows.append(Finding("clock", shown, Verdict.WARNING if is_off else Verdict.OK, advice))
         return tuple(rows)
 
     def is_ready(self, *, needs_gpu: bool, min_free_bytes: int = MIN_FREE_BYTES) -> bool:
@@ -152,51 +168,49 @@ class HostReport:
         found = self.findings(needs_gpu=needs_gpu, min_free_bytes=min_free_bytes)
         return all(finding.verdict is not Verdict.PROBLEM for finding in found)
 
-    def _tools(self) -> Finding:
-        if not self.missing_tools:
-            return Finding("tools", "all there")
-        advice = "Install them: Debian has them in coreutils, util-linux, grep, sed, findutils and tar."
-        return Finding("tools", f"no {', '.join(self.missing_tools)}", Verdict.PROBLEM, advice)
-
     def _gpu(self, *, needs_gpu: bool) -> Finding:
-        if self.gpus:
-            shown = "; ".join(
-                f"{gpu.name}, {gpu.free_mib} of {gpu.total_mib} MiB free, driver {gpu.driver}" for gpu in self.gpus
-            )
-            return Finding("GPU", shown)
+        """What nvidia-smi says; whether there is a GPU to train on is for torch to say."""
+        found = "; ".join(self.gpus) or self.gpu_problem or "nvidia-smi lists none"
+        if self.gpus or self.torch_devices:
+            return Finding("GPU", found)
         if not needs_gpu:
-            return Finding("GPU", "none: training runs on the CPU", Verdict.WARNING)
-        return Finding("GPU", "none", Verdict.PROBLEM, "nvidia-smi is missing or lists nothing: another host")
+            return Finding("GPU", f"none ({found}): training runs on the CPU", Verdict.WARNING)
+        if self.torch_devices is None:
+            return Finding("GPU", f"unknown ({found})", Verdict.WARNING, "torch decides once it is asked.")
+        return Finding("GPU", f"none ({found})", Verdict.PROBLEM, "Mend its driver, or train on another host.")
 
-    def _python(self) -> Finding:
+    def _python(self) -> list[Finding]:
         wanted = ".".join(map(str, MIN_PYTHON))
         if self.python_version is None:
-            return Finding("Python", "none", Verdict.PROBLEM, f"Install Python {wanted} or newer there.")
+            advice = f"Name a Python {wanted} or newer that runs there: `jade hosts add ... --python FILE --replace`."
+            return [Finding("Python", self.python_problem or "no answer", Verdict.PROBLEM, advice)]
         shown = f"{'.'.join(map(str, self.python_version))} ({self.python})"
         if self.python_version[:2] < MIN_PYTHON:
-            return Finding("Python", shown, Verdict.PROBLEM, f"Too old: {wanted} or newer is needed.")
-        return Finding("Python", shown)
-
-    def _packages(self, *, needs_gpu: bool) -> list[Finding]:
-        bootstrap = "Run with --bootstrap, which installs torch and numpy there."
-        rows = []
+            return [Finding("Python", shown, Verdict.PROBLEM, f"Too old: {wanted} or newer is needed.")]
+        advice = "Run `jade hosts check --bootstrap`, which installs torch and numpy there."
+        if not self.can_bootstrap:
+            advice = "It is there, but broken: install it anew for this Python."
+        rows = [Finding("Python", shown)]
         if self.numpy_version is None:
-            rows.append(Finding("numpy", "none", Verdict.PROBLEM, bootstrap))
+            rows.append(Finding("numpy", "none", Verdict.PROBLEM, advice))
         else:
             rows.append(Finding("numpy", self.numpy_version))
         if self.torch_version is None:
-            rows.append(Finding("torch", self.torch_problem or "none", Verdict.PROBLEM, bootstrap))
+            rows.append(Finding("torch", self.torch_problem or "none", Verdict.PROBLEM, advice))
         elif _leading_numbers(self.torch_version) < MIN_TORCH:
-            rows.append(Finding("torch", self.torch_version, Verdict.PROBLEM, f"Too old. {bootstrap}"))
+            rows.append(Finding("torch", self.torch_version, Verdict.PROBLEM, f"Too old. {advice}"))
         else:
             rows.append(Finding("torch", self.torch_version))
-            if self.torch_devices:
-                rows.append(Finding("torch sees", ", ".join(self.torch_devices)))
-            elif self.torch_devices is not None and (needs_gpu or self.gpus):
-                verdict = Verdict.PROBLEM if needs_gpu else Verdict.WARNING
-                advice = "This torch has no CUDA, or the driver is older than it wants."
-                rows.append(Finding("torch sees", "no GPU", verdict, advice))
         return rows
+
+    def _devices(self, *, needs_gpu: bool) -> list[Finding]:
+        if self.torch_devices:
+            return [Finding("torch sees", ", ".join(self.torch_devices))]
+        if self.torch_devices is None or not (needs_gpu or self.gpus):
+            return []
+        verdict = Verdict.PROBLEM if needs_gpu else Verdict.WARNING
+        advice = self.torch_said or "This torch has no CUDA, or the driver is older than it wants."
+        return [Finding("torch sees", "no GPU", verdict, advice)]
 
     def _disk(self, min_free_bytes: int) -> Finding:
         if not self.is_writable:
@@ -208,14 +222,6 @@ class HostReport:
             wanted = f"At least {min_free_bytes / 2**30:.1f} GiB are needed."
             return Finding("disk", shown, Verdict.PROBLEM, wanted)
         return Finding("disk", shown)
-
-    def _clock(self) -> Finding:
-        if self.clock_offset_s is None:
-            return Finding("clock", "unknown", Verdict.WARNING)
-        shown = f"{self.clock_offset_s:+.0f} s from ours"
-        if abs(self.clock_offset_s) > MAX_CLOCK_OFFSET_S:
-            return Finding("clock", shown, Verdict.WARNING, "Harmless to jobs; file times will look odd.")
-        return Finding("clock", shown)
 
 
 def check_host(
@@ -237,64 +243,67 @@ def check_host(
         is_quick: Ask for the versions of torch and numpy without importing them, which takes seconds, and once.
         clock: Ours, seconds since 1970.
     """
-    script = _SCRIPT.format(
-        tools=" ".join(_TOOLS),
-        folder=shlex.quote(folder),
-        python=shlex.quote(python),
-        program=shlex.quote(_PYTHON),
-        how="quick" if is_quick else "",
-    )
     try:
-        if not is_quick:
-            host.run("exit 0", timeout_s=timeout_s)  # connects, so that the clocks below are read close together
-        asked_at = clock()
-        text = host.run(f"# jade: check host\nexport LC_ALL=C\n{script}", timeout_s=timeout_s).text
+        values = assigned(tools=" ".join(_TOOLS), folder=folder)
+        text = host.run(f"# jade: check host\nexport LC_ALL=C\n{values}{_LOOK}", timeout_s=timeout_s).text
+        now = clock()
+        gpus, gpu_problem, _ = _ask(host, f"nvidia-smi{_GPUS}", min(timeout_s, GPU_CALL_S))
+        command = shlex.join([python, "-c", _PYTHON, "quick" if is_quick else ""])
+        told, python_problem, said = _ask(host, f"{python}\nexec {command}", timeout_s)
     except HostError as problem:
         return HostReport(host.name, problem=problem)
     answers: dict[str, list[str]] = {}
     for line in text.splitlines():
         subject, _, value = line.partition(" ")
         answers.setdefault(subject, []).append(value)
-    programs = _json_object(answers.get("python", [""])[0])
+    programs = next((found for line in told.splitlines() if (found := _programs(line))), {})
     version = programs.get("version")
     return HostReport(
         host.name,
         host_key=getattr(host, "host_key_fingerprint", None),
-        gpus=tuple(gpu for gpu in map(_gpu, answers.get("gpu", [])) if gpu is not None),
+        gpus=tuple(_shown_gpu(line) for line in gpus.splitlines() if line.count(",") == 3),
+        gpu_problem=gpu_problem,
         python_version=tuple(map(int, version)) if isinstance(version, list) else None,
-        python=_text(programs.get("executable")),
-        torch_version=_text(programs.get("torch")),
-        torch_problem=_text(programs.get("torch_problem")),
-        numpy_version=_text(programs.get("numpy")),
-        torch_devices=_texts(programs["devices"]) if "devices" in programs else None,
+        python=programs.get("executable"),
+        python_problem=f"{python}: {python_problem or said or 'it ended without an answer'}",
+        torch_version=programs.get("torch"),
+        torch_problem=programs.get("torch_problem"),
+        numpy_version=programs.get("numpy"),
+        torch_devices=tuple(map(str, programs["devices"])) if "devices" in programs else None,
+        torch_said=said,
         free_bytes=int(answers["free"][0]) * 1024 if answers.get("free", [""])[0].isdigit() else None,
         is_writable="readonly" not in answers,
-        clock_offset_s=int(answers["clock"][0]) + 0.5 - asked_at if "clock" in answers else None,
+        clock_offset_s=int(answers["clock"][0]) + 0.5 - now if "clock" in answers else None,
         missing_tools=tuple(answers.get("lacks", [])),
     )
 
 
-def _gpu(line: str) -> Gpu | None:
-    fields = [field.strip() for field in line.split(",")]
-    if len(fields) != 4 or not fields[2].isdigit() or not fields[3].isdigit():
-        return None
-    return Gpu(fields[0], fields[1], int(fields[2]), int(fields[3]))
-
-
-def _json_object(text: str) -> dict[str, object]:
+def _ask(host: Host, script: str, timeout_s: float) -> tuple[str, str, str]:
+    """What a program of the host answers, how it failed, if it did, and the end of its standard error."""
+    program = script.partition("\n")[0]
     try:
-        value = json.loads(text)
+        result = host.run(f"# jade: check host: {script}", timeout_s=timeout_s, check=False)
+    except CommandTimedOut:
+        return "", f"{program} did not answer within {timeout_s:g} s", ""
+    said = "; ".join(line.strip() for line in result.stderr.splitlines()[-2:])
+    if result.exit_status == 0:
+        return result.text, "", said
+    return result.text, said or "; ".join(result.text.splitlines()[:2]) or f"ended with {result.exit_status}", said
+
+
+def _shown_gpu(line: str) -> str:
+    """A line of nvidia-smi's for people; drivers give `[N/A]` for what they do not know, such as shared memory."""
+    name, driver, total, free = (field.strip() for field in line.split(","))
+    memory = f"{free} of {total} MiB free" if total.isdigit() and free.isdigit() else "memory unknown"
+    return f"{name}, {memory}, driver {driver}"
+
+
+def _programs(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line.removeprefix("python "))
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(str(item) for item in value) if isinstance(value, list) else ()
+    return found if isinstance(found, dict) else {}
 
 
 def _leading_numbers(version: str) -> tuple[int, ...]:

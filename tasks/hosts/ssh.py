@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +10,13 @@ from time import monotonic
 
 import paramiko
 
-from tasks.core.errors import SettingsError
 from tasks.hosts import transfer
-from tasks.hosts.connection import SshAccess, SshLink, connect
+from tasks.hosts.access import CONNECT_S, SshAccess, access_of
+from tasks.hosts.connection import SshLink, connect
 from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUserError
 from tasks.hosts.host import CommandResult, FileEntry, Progress
-from tasks.hosts.keys import HostTrust
 from tasks.hosts.shell import MARK, Tail, program_of, run_over
-from tasks.settings.load import Settings, state_folder
+from tasks.settings.load import Settings
 
 START_S = 60.0
 """How long an account's start-up files may take until a command begins."""
@@ -293,36 +291,16 @@ class SshStream:
                 beside.close()
 
 
-def open_host(settings: Settings, name: str, *, connect_timeout_s: float | None = None) -> SshHost:
+def open_host(settings: Settings, name: str, *, connect_timeout_s: float = CONNECT_S) -> SshHost:
     """Return a host that connects when it is first used; the caller closes it.
 
     Args:
         settings: Where hosts are described.
         name: Which.
-        connect_timeout_s: How long to try; None: the transport's own default.
+        connect_timeout_s: How long to try where the host's section does not say.
 
     Raises:
         BadRequest: It, or one that it goes through, is not described.
-        SettingsError: Its jumps lead in a circle.
+        SettingsError: Its jumps lead in a circle, or `~/.ssh/config` cannot be understood.
     """
-    access = _access(settings, name, ())
-    if connect_timeout_s is not None:
-        access = dataclasses.replace(access, connect_timeout_s=connect_timeout_s)
-    return SshHost(access, name=name)
-
-
-def _access(settings: Settings, name: str, seen: tuple[str, ...]) -> SshAccess:
-    if name in seen:
-        raise SettingsError(f"the jumps of host {seen[0]!r} lead in a circle: {' -> '.join([*seen, name])}")
-    entry = settings.entry(name)
-    return SshAccess(
-        entry.address,
-        HostTrust(
-            pins=entry.fingerprint,
-            own_file=state_folder() / "known_hosts",
-            user_file=Path.home() / ".ssh" / "known_hosts",
-            trust_first_use=entry.trust_first_use,
-        ),
-        key_file=Path(entry.key).expanduser() if entry.key else None,
-        jump=_access(settings, entry.jump, (*seen, name)) if entry.jump else None,
-    )
+    return SshHost(access_of(settings, name, connect_timeout_s=connect_timeout_s), name=name)

@@ -36,9 +36,9 @@ class HostEntry:
 
     Attributes:
         name: What `--host` says.
-        host: Address or DNS name.
-        port: Of the SSH server.
-        user: Who logs in.
+        host: Address, DNS name, or name of a section in `~/.ssh/config`.
+        port: Of the SSH server; None: as `~/.ssh/config` says, else 22.
+        user: Who logs in; None: as `~/.ssh/config` says, else root.
         key: Private key's file; None: the agent's keys, then the usual files in `~/.ssh`.
         fingerprint: Pins (`SHA256:...`); if there are any, no other server key counts.
         jump: Name of the host to go through.
@@ -47,12 +47,13 @@ class HostEntry:
         python: Program that trains: a plain name or an absolute path.
         device: Where trainings run if nothing else is said.
         time_limit_s: The host ends a job after this long.
+        connect_timeout_s: How long a connection and the login may take; None: half a minute.
     """
 
     name: str
     host: str
-    port: int = 22
-    user: str = "root"
+    port: int | None = None
+    user: str | None = None
     key: str | None = None
     fingerprint: tuple[str, ...] = ()
     jump: str | None = None
@@ -61,34 +62,72 @@ class HostEntry:
     python: str = "python3"
     device: Literal["cpu", "cuda"] = "cpu"
     time_limit_s: int = DAY_S
+    connect_timeout_s: int | None = None
 
     def __post_init__(self) -> None:
         check_host_name(self.name)
         try:
-            HostAddress(self.host, self.port, self.user)
+            HostAddress(self.host, self.port or 22, self.user or "root")
             check_pins(self.fingerprint)
+            fault = self._fault()
         except ValueError as error:
-            raise SettingsError(f"host {self.name!r}: {error}") from error
-        if not self.remote_folder or not self.folder.isprintable() or self.folder.startswith(("-", "~~")):
-            raise SettingsError(f"host {self.name!r}: folder must be a path such as ~/.jade, not {self.folder!r}")
-        if not self.python or ("/" in self.python and not self.python.startswith("/")) or not self.python.isprintable():
-            raise SettingsError(
-                f"host {self.name!r}: python must be a program's name or an absolute path, not {self.python!r}"
+            fault = str(error)
+        if fault:
+            raise SettingsError(f"host {self.name!r}: {fault}")
+
+    def _fault(self) -> str:
+        if parse_address(self.host) != (self.host, None, None):
+            return f"host must be an address or a name alone, with port and user beside it, not {self.host!r}"
+        if self.port == 0:
+            return "port must lie in 1..65535, not 0"
+        below_home = self.folder.startswith("~/") and self.remote_folder
+        if not self.folder.isprintable() or not (below_home or self.folder.lstrip("-~$") == self.folder != ""):
+            return f"folder must be a path such as /data/jade, or ~/.jade below the home there, not {self.folder!r}"
+        is_path = self.python.startswith("/") and " -" not in self.python
+        if not self.python.isprintable() or not (is_path or re.fullmatch(r"[^\s/~$-][^\s/~$]*", self.python)):
+            return (
+                f"python must be one program without flags, its name or its absolute path, not {self.python!r}. That "
+                "of a conda environment is such as /opt/conda/envs/NAME/bin/python"
             )
         if self.device not in {"cpu", "cuda"}:
-            raise SettingsError(f"host {self.name!r}: device must be cpu or cuda, not {self.device!r}")
-        if self.time_limit_s < 1:
-            raise SettingsError(f"host {self.name!r}: time_limit_s must be at least 1, not {self.time_limit_s}")
+            return f"device must be cpu or cuda, not {self.device!r}"
+        if self.time_limit_s < 1 or (self.connect_timeout_s is not None and self.connect_timeout_s < 1):
+            return "time_limit_s and connect_timeout_s must be at least 1"
+        return ""
 
     @property
     def address(self) -> HostAddress:
-        """Where it listens, and as whom to log in."""
-        return HostAddress(self.host, self.port, self.user)
+        """Where it listens, and as whom to log in, as far as its section says."""
+        return HostAddress(self.host, self.port or 22, self.user or "root")
 
     @property
     def remote_folder(self) -> str:
         """`folder` as the host's commands take it: relative paths start at the account's home."""
-        return self.folder.removeprefix("~/")
+        return self.folder.removeprefix("~/").rstrip("/")
+
+
+def parse_address(text: str) -> tuple[str, int | None, str | None]:
+    """Read an address as people write it: `HOST`, `USER@HOST`, `HOST:PORT`, `[IPV6]:PORT` or `ssh://USER@HOST:PORT`.
+
+    Returns:
+        Host, port and user; None where it names none.
+
+    Raises:
+        SettingsError: It is none of these.
+    """
+    user, _, place = text.strip().removeprefix("ssh://").rstrip("/").rpartition("@")
+    if found := re.fullmatch(r"\[([^\[\]]+)\](?::(\d+))?", place) or re.fullmatch(r"([^:]+):(\d+)", place):
+        host, port = found[1], found[2] and int(found[2])
+    else:
+        host, port = place, None
+    if (
+        not host
+        or host.startswith("-")
+        or re.search(r"[\s/@\[\]]", host + user)
+        or (":" in host and host.count(":") < 2)
+    ):
+        raise SettingsError(f"an address is HOST, USER@HOST, HOST:PORT or ssh://USER@HOST:PORT, not {text!r}")
+    return host, port or None, user or None
 
 
 def check_host_name(name: str) -> None:
@@ -125,6 +164,7 @@ def entry_from_table(name: str, table: Any) -> HostEntry:
         "python": (str,),
         "device": (str,),
         "time_limit_s": (int,),
+        "connect_timeout_s": (int,),
     }
     if unknown := sorted(set(table) - set(kinds)):
         raise SettingsError(f"host {name!r}: unknown {', '.join(unknown)}; known: {', '.join(kinds)}")

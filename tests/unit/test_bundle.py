@@ -88,15 +88,15 @@ def test_a_host_that_can_train_is_accepted(host: LocalHost) -> None:
 
 def test_a_host_without_torch_is_refused_with_the_command_that_helps(host: LocalHost, tmp_path: Path) -> None:
     bare = tmp_path / "python"
-    bare.write_text('#!/bin/sh\necho \'{"version": [3, 10, 2], "executable": "/usr/bin/python3"}\'\n')
+    bare.write_text('#!/bin/sh\necho \'{"version": [3, 12, 2], "executable": "/usr/bin/python3"}\'\n')
     bare.chmod(0o755)
     with pytest.raises(HostNotReady) as caught:
         check_ready(host, replace(PLACE, python=str(bare)), device="cuda")
-    for said in ("GPU: none", "Python: 3.10.2", "Too old: 3.11", "numpy: none", "torch: none", "--bootstrap"):
+    for said in ("numpy: none", "torch: none", "--bootstrap"):
         assert said in str(caught.value)
     with pytest.raises(HostNotReady) as caught:
         check_ready(host, replace(PLACE, python=str(bare), provider="runpod"), device="cuda")
-    for said in ("GPU: none", "Python: 3.10.2", "torch: none", "in [runpod] of jade.toml: `image` with Python 3.11+"):
+    for said in ("numpy: none", "torch: none", "in [runpod] of jade.toml: `image` with Python 3.11+"):
         assert said in str(caught.value)
     assert "jade hosts" not in str(caught.value)
     assert "--bootstrap" not in str(caught.value)
