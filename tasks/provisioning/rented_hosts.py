@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tasks.core.names import HostAddress
+from tasks.hosts.access import SshAccess
 from tasks.hosts.host import Host
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tasks.provisioning.costs import LedgerEntry
 from tasks.provisioning.rental_keys import RentalKeys
 
