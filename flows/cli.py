@@ -42,6 +42,9 @@ COMMANDS = {
     "sample": "Write the built-in sample data.",
 }
 
+# Commands that stand with others in one module, each under its own name.
+_MODULES = {"champion": "champion", "promote": "champion", "rollback": "champion"}
+
 
 class LazyGroup(click.Group):
     """Imports a command's module only when the command is asked for."""
@@ -54,8 +57,9 @@ class LazyGroup(click.Group):
         """Return the command, or None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"flows.commands.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"flows.commands.{_MODULES.get(name, name)}")
+        command: click.Command = getattr(module, name if name in _MODULES else "command")
         return command
 
     def resolve_command(

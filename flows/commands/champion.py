@@ -1,10 +1,11 @@
-"""`jade champion`."""
+"""`jade champion`, `promote` and `rollback`: the model in use."""
 
 from __future__ import annotations
 
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
+from tasks.settings.load import prepare_prefect
 
 
 @click.command("champion")
@@ -13,7 +14,7 @@ from flows.commands.common import artifacts_option, json_option, print_json, pri
 @artifacts_option
 @json_option
 @click.pass_context
-def command(context: click.Context, *, history: bool, verify: bool, artifacts: str | None, as_json: bool) -> None:
+def champion(context: click.Context, *, history: bool, verify: bool, artifacts: str | None, as_json: bool) -> None:
     """Show the model in use: what it is, what it was trained on, what it is worth."""
     from tasks.artifacts.repository import open_place
     from tasks.core.errors import RunNotFound
@@ -55,3 +56,37 @@ def command(context: click.Context, *, history: bool, verify: bool, artifacts: s
             print_table("Champions (UTC)", ["", "when", "how", "run"], rows, numeric_from=9)
     if not all(agrees for _, agrees in compared):
         context.exit(1)
+
+
+@click.command("promote")
+@click.argument("run")
+@click.option("--force", is_flag=True, help="Even if it failed a gate, or was judged against another champion.")
+@artifacts_option
+@json_option
+def promote(*, run: str, force: bool, artifacts: str | None, as_json: bool) -> None:
+    """Make a retrained RUN the champion: `challenger`, a run's name, or its beginning."""
+    prepare_prefect(quiet=True)
+    from tasks.artifacts.repository import open_place
+    from tasks.experiments.promote import promote_by_hand
+
+    entry = promote_by_hand(open_place(artifacts), run, force=force)
+    if as_json:
+        print_json({"champion": entry.run_id, "number": entry.number})
+    else:
+        click.echo(f"{entry.run_id} is champion. `jade rollback` goes back.")
+
+
+@click.command("rollback")
+@artifacts_option
+@json_option
+def rollback(*, artifacts: str | None, as_json: bool) -> None:
+    """Make the champion before this one the champion again; again and again, back to the first."""
+    prepare_prefect(quiet=True)
+    from tasks.artifacts.repository import open_place
+    from tasks.experiments.promote import roll_back_champion
+
+    entry = roll_back_champion(open_place(artifacts))
+    if as_json:
+        print_json({"champion": entry.run_id, "number": entry.number})
+    else:
+        click.echo(f"{entry.run_id} is champion again.")
