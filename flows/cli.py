@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": "Find spans in new windows with a trained model.",
     "hosts": "Add, list, check or remove hosts to train on.",
     "runs": "Show, or stop, what still trains on hosts.",
+    "acknowledge": "Let a comparison's trend begin anew, so that its fall is no longer told.",
     "offers": "List the GPUs that can be rented now, with prices.",
     "rented": "List the rented machines: age, cost, the run each serves.",
     "reap": "Free rented machines that no live run claims.",

@@ -78,7 +78,7 @@ def retrain(parameters: RetrainParameters) -> str:
 def prepare(folder: str, parameters: RetrainParameters) -> list[dict[str, Any]]:
     """Choose the arm, check the data against the champion's, write the job; return what `run.json` says of the data."""
     place, layout = open_place(parameters.artifacts), RunLayout(Path(folder))
-    arm = parameters.arm or choose_arm(place)
+    arm = parameters.arm or choose_arm(place, parameters.recipe, parameters.epochs)
     get_run_logger().info("training %s", arm)
     windows = load_joined(parameters.data)
     plan = RetrainingPlan(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from jade_model.report.beside import DrawingProcess
-from jade_model.report.inputs import Curve, GalleryWindow, ReportInput, RunHistory, TrendPoint
+from jade_model.report.inputs import Curve, GalleryWindow, ReportInput, RunHistory
 from jade_model.report.writing import ReportFiles, markdown_for_artifact, write_report
+from jade_model.statistics.trend import TrendPoint
 
 __all__ = [
     "Curve",

@@ -271,6 +271,7 @@ def trend(facts: Facts) -> FigureFile | None:
     axes.set_xticks(range(0, len(runs), step), [for_figure(when[run]) for run in runs[::step]])
     few_ticks(axes, y=5)
     caption = (
-        "F1 with its interval, comparison by comparison. Dotted: below it, the newest point would be a regression."
+        "F1 with its interval, comparison by comparison. Dotted: below it, the newest point (after ten, the weighted "
+        "average of the last ones) would be a regression."
     )
     return export(figure, "trend", f"F1 over the last {len(runs)} comparisons.", caption, facts.styles)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from jade_model.report.contract import Comparison
 from jade_model.report.contract_check import check_comparison
+from jade_model.statistics.trend import TrendPoint
 
 GalleryKind = Literal["best", "median", "worst", "disagreement", "error"]
 Spans = Sequence[tuple[int, int]]
@@ -82,31 +83,6 @@ class GalleryWindow:
     confidence: Mapping[str, float]
     f1: Mapping[str, float]
     kind: GalleryKind
-
-
-@dataclass(frozen=True)
-class TrendPoint:
-    """One arm in one earlier comparison.
-
-    Attributes:
-        run_id: The comparison.
-        created_at: UTC, ISO 8601.
-        arm: Its name.
-        f1: Bar-level, of its best decoder.
-        confidence_interval: Low and high, or None.
-        separation: Mean probability in-span minus out-of-span.
-        seconds: Training, all runs together.
-        cost_usd: What rented hosts cost, or None.
-    """
-
-    run_id: str
-    created_at: str
-    arm: str
-    f1: float
-    confidence_interval: tuple[float, float] | None = None
-    separation: float | None = None
-    seconds: float | None = None
-    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

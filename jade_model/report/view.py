@@ -786,6 +786,7 @@ def trend_rows(facts: Facts) -> Rows:
             moment(point.created_at),
             contestant(point.arm, facts.styles),
             with_interval(point.f1, point.confidence_interval),
+            ABSENT if point.seeds is None else f"{point.seeds} x {point.folds}, {point.epochs}",
             number(point.separation),
             duration(point.seconds),
             ABSENT if point.cost_usd is None else f"${point.cost_usd:.2f}",
@@ -802,14 +803,20 @@ def num_trend(facts: Facts) -> int:
 
 def fallen(facts: Facts) -> list[str]:
     """Say which arms fell out of the row of comparisons before."""
-    scores = {arm.key: (arm.name, arm.decoder["f1"]) for arm in facts.arms}
-    return [
-        f"{name} scores {number(f1)}; {band['num_earlier']} earlier comparisons make {number(band['expected'])} "
-        f"expected, and nothing under {number(band['low'])}."
-        for band in facts.report.bands
-        for name, f1 in [scores[band["arm"]]]
-        if f1 is not None and f1 < band["low"]
-    ]
+    names = {arm.key: arm.name for arm in facts.arms}
+    scores = {arm.key: arm.decoder["f1"] for arm in facts.arms}
+    told = []
+    for band in facts.report.bands:
+        f1 = scores[band["arm"]]
+        scored = band.get("scored", f1)
+        if scored is None or scored >= band["low"]:
+            continue
+        average = "" if scored == f1 else f", {number(scored)} in the weighted average of the last comparisons"
+        told.append(
+            f"{names[band['arm']]} scores {number(f1)}{average}; {band['num_earlier']} earlier comparisons make "
+            f"{number(band['expected'])} expected, and nothing under {number(band['low'])}."
+        )
+    return told
 
 
 def check_rows(reports: Sequence[Mapping[str, Any]]) -> Rows:

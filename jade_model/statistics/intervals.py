@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 FloatArray = NDArray[np.float64]
 
@@ -89,16 +89,16 @@ class Estimates:
             jointly: Whether the P contrasts are one family.
         """
         z = self.normal_quantile(confidence, jointly=jointly)
-        return np.asarray(stats.t.isf(stats.norm.sf(z), self.degrees_P), dtype=np.float64)
+        return student_quantile(z, self.degrees_P)
 
     def normal_quantile(self, confidence: float, *, jointly: bool) -> float:
         """Return the half-widths in standard errors that a known standard error would need."""
-        z = float(stats.norm.isf((1 - confidence) / 2))
+        z = float(-special.ndtri((1 - confidence) / 2))
         if jointly and len(self.value_P) > 1:
             above = math.floor((1 - confidence) * (_NUM_DRAWS + 1)) - 1
             drawn = float(self._largest_B[above]) if above >= 0 else math.inf
             # Beyond what draws can tell, the P tails together (Bonferroni).
-            z = max(z, min(drawn, float(stats.norm.isf((1 - confidence) / 2 / len(self.value_P)))))
+            z = max(z, min(drawn, float(-special.ndtri((1 - confidence) / 2 / len(self.value_P)))))
         return z
 
     def p_values(self, *, jointly: bool) -> FloatArray:
@@ -109,11 +109,11 @@ class Estimates:
         """
         size_P = np.abs(self.value_P)
         error_P = np.where(self.standard_error_P > 0, self.standard_error_P, 1.0)
-        tail_P = stats.t.sf(size_P / error_P, self.degrees_P)
+        tail_P = special.stdtr(self.degrees_P, -size_P / error_P)
         alone_P = np.where(self.standard_error_P > 0, 2 * tail_P, 0.0)
         p_P = alone_P
         if jointly and len(self.value_P) > 1:
-            count_P = np.searchsorted(-self._largest_B, -stats.norm.isf(alone_P / 2), side="right")
+            count_P = np.searchsorted(-self._largest_B, special.ndtri(alone_P / 2), side="right")
             p_P = np.maximum(alone_P, np.minimum((1 + count_P) / (1 + _NUM_DRAWS), len(p_P) * alone_P))
         return np.where(size_P <= ROUNDING, 1.0, np.minimum(p_P, 1.0))
 
@@ -134,6 +134,16 @@ class Estimates:
         root_PP = vector_PP * np.sqrt(np.maximum(value_P, 0.0))
         draws_BP = np.random.default_rng(0).standard_normal((_NUM_DRAWS, len(value_P))) @ root_PP.T
         return np.sort(np.abs(draws_BP).max(axis=1))[::-1]
+
+
+def student_quantile(z: float, degrees_X: FloatArray) -> FloatArray:
+    """Return what is exceeded under Student's t as seldom as z is under the normal distribution.
+
+    Args:
+        z: Any number.
+        degrees_X: Degrees of freedom, at least 1.
+    """
+    return np.asarray(-special.stdtrit(degrees_X, special.ndtr(-z)), dtype=np.float64)
 
 
 def degrees_of_sum(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
-from jade_model.statistics.intervals import Estimates, degrees_of_sum
+from jade_model.statistics.intervals import Estimates, degrees_of_sum, student_quantile
 
 POWER = 0.8
 _MOST = 100.0  # times as many groups, or seeds: further projections mean nothing
@@ -45,7 +45,7 @@ def detectable_difference(standard_error: float, critical_value: float, degrees:
     Returns:
         Difference of F1s, at most 1.
     """
-    return min(1.0, (critical_value + float(stats.t.ppf(POWER, degrees))) * standard_error)
+    return min(1.0, (critical_value + float(special.stdtrit(degrees, POWER))) * standard_error)
 
 
 def needed(estimates: Estimates, row: int, quantile: float, margin: float) -> Needed:
@@ -64,7 +64,7 @@ def needed(estimates: Estimates, row: int, quantile: float, margin: float) -> Ne
     found: list[int | None] = []
     for present, more in ((estimates.num_groups, "groups"), (estimates.num_seeds, "seeds")):
         error_K, degrees_K = _projected(estimates, row, times_K, more_seeds=more == "seeds")
-        chance_K = chance_to_decide(size, error_K, stats.t.isf(stats.norm.sf(quantile), degrees_K), margin)
+        chance_K = chance_to_decide(size, error_K, student_quantile(quantile, degrees_K), margin)
         enough = np.flatnonzero(chance_K >= POWER)
         found.append(max(1, int(np.ceil(present * (times_K[enough[0]] - 1)))) if len(enough) else None)
     return Needed(*found)
@@ -82,9 +82,9 @@ def chance_to_decide(
         margin: Largest difference that counts as none.
     """
     shift_K = difference / error_K
-    wins_K = stats.norm.sf(critical_K - shift_K) + stats.norm.cdf(-critical_K - shift_K)
+    wins_K = special.ndtr(shift_K - critical_K) + special.ndtr(-critical_K - shift_K)
     reach_K = np.clip(margin / error_K - critical_K, 0.0, critical_K)
-    equal_K = stats.norm.cdf(reach_K - shift_K) - stats.norm.cdf(-reach_K - shift_K)
+    equal_K = special.ndtr(reach_K - shift_K) - special.ndtr(-reach_K - shift_K)
     return np.asarray(wins_K + equal_K, dtype=np.float64)
 
 

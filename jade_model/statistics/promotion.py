@@ -1,7 +1,8 @@
 """Whether a retrained model may replace the one in use.
 
-The statistics are the comparison's own: over all windows, training noise included, and for each of the two parts, what
-the folds' models and what the final models have not seen, the models taken as they are.
+The statistics are the comparison's own (`comparison.compare_arms`): one verdict over all windows, and one for each of
+the two parts, what the folds' models and what the final models have not seen. The models are taken as they are: what is
+promoted is these weights and not a recipe, so that other trainings don't matter.
 
 Legend: N windows.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from jade_model.data.groups import Grouping
 from jade_model.data.retraining import HOLDOUT, Roles
 from jade_model.scoring.metrics import Counts
+from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
 from jade_model.statistics.verdict import Difference
 
@@ -150,12 +152,9 @@ def judge(
         promotion: Margin and confidence.
     """
     training_N = np.where(roles.role_N == HOLDOUT, roles.final, roles.role_N)
-    training_SN = np.where(judged_N, training_N, -1)[None]
-    windows = ScoredWindows(grouping.group_N, training_SN)
-    # Of a part, the question is what these very models are worth on it: the final ones were trained only once.
-    parts = ScoredWindows(
+    windows = ScoredWindows(
         grouping.group_N,
-        training_SN,
+        np.where(judged_N, training_N, -1)[None],
         dataset_N=(roles.role_N == HOLDOUT).astype(np.int64),
         dataset_names=PARTS,
         given_models=True,
@@ -163,18 +162,16 @@ def judge(
     arms = [_arm(CHALLENGER, challenger, judged_N), *([] if champion is None else [_arm(CHAMPION, champion, judged_N)])]
     baseline = _arm(RULE, rule, judged_N)
     num_unjudged = int((~judged_N).sum())
-    scores: list[Score] = []
-    differences: list[Difference] = []
-    everyone = [*arms, baseline]
-    families = [[(row, len(arms)) for row in range(len(arms))]]
     if champion is not None:
-        families.insert(0, [(0, 1)])
-    for place in (windows, parts):
-        wanted = (None,) if place is windows else PARTS
-        scores += [item for item in place.scores(everyone, confidence=promotion.confidence) if item.dataset in wanted]
-        for pairs in families:
-            found = place.differences(everyone, pairs, margin=promotion.margin, confidence=promotion.confidence)
-            differences += [item for item in found if item.dataset in wanted]
+        compared = compare_arms(
+            arms, windows, baseline=baseline, margin=promotion.margin, confidence=promotion.confidence
+        )
+        scores, differences = compared.scores, compared.differences
+    else:
+        scores = tuple(windows.scores([*arms, baseline], confidence=promotion.confidence))
+        differences = tuple(
+            windows.differences([*arms, baseline], [(0, 1)], margin=promotion.margin, confidence=promotion.confidence)
+        )
     return Judgement(
         tuple(scores), tuple(differences), all_positive_f1, calibration_error, num_unjudged, tuple(windows.caveats())
     )

@@ -108,6 +108,7 @@ class ScoredWindows:
         """
         self.dataset_names = tuple(dataset_names)
         self.training_SN = training_SN
+        self.given_models = given_models
         self._clustered = ClusteredF1(
             group_N,
             dataset_N=np.zeros(len(group_N), dtype=np.int64) if dataset_N is None else dataset_N,
@@ -230,6 +231,8 @@ class ScoredWindows:
         found: list[str] = []
         if self.num_groups < FEW_GROUPS:
             found.append(f"Only {self.num_groups} base windows were scored: take the intervals as rough.")
+        if self.given_models:
+            return found
         num_trainings = sum(len(np.unique(row[row >= 0])) for row in self.training_SN)
         if num_trainings < FEWEST_TRAININGS:
             found.append(

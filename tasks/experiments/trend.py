@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from jade_model.comparison.contract import read_comparison
-from jade_model.core.files import write_atomically
-from jade_model.report import TrendPoint
-from jade_model.statistics.trend import TREND_LENGTH, Regression, find_regressions, is_comparable, points_of
+from jade_model.core.files import sha256_json, write_atomically
+from jade_model.statistics.trend import (
+    TREND_LENGTH,
+    ArmState,
+    Regression,
+    TrendPoint,
+    follow,
+    is_comparable,
+    points_of,
+    row_of,
+)
 from tasks.artifacts.repository import ArtifactPlace
+from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.operations.events import REGRESSED, tell
 from tasks.provisioning.rental_files import RENTAL_NAME, read_rental
@@ -21,7 +31,7 @@ NOTHING = "–"
 
 
 def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
-    """Write `trend.json`: the last comparisons of the same data, this one, and what was expected of it.
+    """Write `trend.json`: the last comparisons of the same row, this one, and what was expected of it.
 
     Args:
         layout: Of a finished comparison.
@@ -31,21 +41,58 @@ def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
         The arms that fell below what was expected.
     """
     comparison = read_comparison(layout.comparison_json)
-    rows = [points_of(comparison, _cost(read_rental(layout.root)))]
+    begins = place.store.pointers().get(_pointer(comparison), "")
+    rows: list[list[TrendPoint]] = []
     for earlier in past_comparisons(place, before=layout.run_id):
-        if len(rows) == TREND_LENGTH:
+        if len(rows) == TREND_LENGTH - 1:
             break
         if is_comparable(earlier, comparison):
-            rows.append(points_of(earlier, _cost(read_json(place, earlier["run_id"], RENTAL_NAME))))
-    points = [point for row in reversed(rows) for point in row]
-    bands, regressions = find_regressions(points, layout.run_id, comparison["settings"]["margin"])
+            rows.insert(0, points_of(earlier, _cost(read_json(place, earlier["run_id"], RENTAL_NAME))))
+    tonight, margin = points_of(comparison, _cost(read_rental(layout.root))), comparison["settings"]["margin"]
+    kept = read_json(place, rows[-1][0].run_id, layout.trend_json.name) if rows else None
+    if kept is not None and kept.get("begins") == begins and "state" in kept:
+        state = {arm: ArmState(**entry) for arm, entry in kept["state"].items()}
+    else:
+        # The night before knew nothing of this row, or somebody has acknowledged since: from the oldest that counts.
+        state = {}
+        for row in rows:
+            if row[0].run_id >= begins:
+                state, _, _ = follow(state, row, margin)
+    state, bands, regressions = follow(state, tonight, margin)
     content = {
-        "points": [asdict(point) for point in points],
+        "points": [asdict(point) for row in (*rows, tonight) for point in row],
         "bands": [asdict(band) for band in bands],
         "regressions": [{**asdict(item), "message": item.message} for item in regressions],
+        "begins": begins,
+        "state": {arm: asdict(entry) for arm, entry in state.items()},
     }
     write_atomically(layout.trend_json, json.dumps(content, indent=2) + "\n")
     return regressions
+
+
+def acknowledge(place: ArtifactPlace, name: str) -> str:
+    """Let the row of a comparison begin with it: what it scores is what will be expected.
+
+    Args:
+        place: That keeps it.
+        name: Of the comparison, or how `find_run` knows it.
+
+    Returns:
+        The run's name.
+
+    Raises:
+        RunNotFound: There is no such run, or it is no finished comparison.
+    """
+    layout = place.find_run(name)
+    if not layout.comparison_json.is_file():
+        raise RunNotFound(f"{layout.run_id} has no comparison.json: only a finished comparison stands in a trend")
+    place.store.point(_pointer(read_comparison(layout.comparison_json)), layout.run_id)
+    return layout.run_id
+
+
+def _pointer(comparison: Mapping[str, Any]) -> str:
+    """Name the pointer that says where a row begins."""
+    return f"trend.{sha256_json(row_of(comparison))[:12]}"
 
 
 def tell_regressions(run_id: str, regressions: list[Regression]) -> None:
@@ -64,6 +111,9 @@ def trend_table(points: list[TrendPoint]) -> list[dict[str, Any]]:
             "95 % interval": NOTHING
             if point.confidence_interval is None
             else f"{point.confidence_interval[0]:.3f} to {point.confidence_interval[1]:.3f}",
+            "seeds x folds, epochs": NOTHING
+            if point.seeds is None
+            else f"{point.seeds} x {point.folds}, {point.epochs}",
             "separation": NOTHING if point.separation is None else f"{point.separation:.3f}",
             "training, s": NOTHING if point.seconds is None else f"{point.seconds:.0f}",
             "cost, USD": NOTHING if point.cost_usd is None else f"{point.cost_usd:.2f}",

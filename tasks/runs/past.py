@@ -9,7 +9,8 @@ from typing import Any
 from jade_model.comparison.contract import upgrade_comparison
 from jade_model.core.config import Loss
 from jade_model.core.errors import UserError
-from jade_model.report import TrendPoint
+from jade_model.core.recipes import recipe
+from jade_model.statistics.trend import TrendPoint
 from tasks.artifacts.errors import StoreError
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import BadRequest
@@ -63,18 +64,42 @@ def preferred_arm(comparison: dict[str, Any]) -> str:
     return str(max(scores, key=lambda name: scores[name]))
 
 
-def choose_arm(place: ArtifactPlace) -> Loss:
+def choose_arm(place: ArtifactPlace, family: str, epochs: int | None) -> Loss:
     """Return the arm that the last comparison of a place preferred.
+
+    Comparisons by other recipes or epochs than those of the training that is to come say nothing of it; those of too
+    few trainings for a verdict count only where there are no others.
+
+    Args:
+        place: That keeps them.
+        family: Of the recipes: `jade` or `seed`.
+        epochs: Of the training; None: the recipe's.
 
     Raises:
         BadRequest: There is no comparison to ask.
     """
-    newest = next(past_comparisons(place), None)
-    if newest is None:
-        raise BadRequest(
-            f"{place.address} holds no comparison that could prefer an arm: name one, or run `jade compare` first"
-        )
-    loss: Loss = newest["arms"][preferred_arm(newest)]["loss"]
+    passed_over, weak = 0, None
+    for found in past_comparisons(place):
+        if any(
+            arm["recipe"] != f"{family}_{arm['loss']}"
+            or any(run["epochs"] != (epochs or recipe(arm["recipe"]).training.epochs) for run in arm["runs"])
+            for arm in found["arms"].values()
+        ):
+            passed_over += 1
+        elif found["verdict"].get("lack") is None:
+            return _loss(found)
+        else:
+            weak = weak or found
+    if weak is not None:
+        return _loss(weak)
+    others = f"; {passed_over} by other recipes or epochs don't count" if passed_over else ""
+    raise BadRequest(
+        f"{place.address} holds no comparison that could prefer an arm{others}: name one, or run `jade compare` first"
+    )
+
+
+def _loss(comparison: dict[str, Any]) -> Loss:
+    loss: Loss = comparison["arms"][preferred_arm(comparison)]["loss"]
     return loss
 
 
