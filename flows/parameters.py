@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from jade_model.core.config import LOSSES, Loss
 from jade_model.statistics.verdict import Metric
 from tasks.execution.placement import Placement, Where
-from tasks.provisioning.rental_request import RentalRequest
+from tasks.provisioning.offers import RentalRequest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

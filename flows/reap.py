@@ -34,12 +34,12 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         RunError: Some could not be freed; what could be was.
     """
     logger = get_run_logger()
-    with events_delivered(), closing(open_registry()) as lending:
-        reaper = lending.reaper(owner, is_dry=dry_run)
+    with events_delivered(), closing(open_registry()) as registry:
+        reaper = registry.reaper(owner, is_dry=dry_run)
         found = reaper.reap()
         failed = [item for item in found if item.deed is Deed.FAILED]
         if deployment.id and not dry_run and not failed:
-            lending.ledger.note_reaper(reaper.owner, f"deployment on {socket.gethostname()}")
+            registry.ledger.note_reaper(reaper.owner, f"deployment on {socket.gethostname()}")
     for item in found:
         logger.info("%s %s %s: %s", item.provider, item.machine_id or item.name, item.deed.value, item.why)
     freed = [item for item in found if item.deed is Deed.FREED]
@@ -54,8 +54,8 @@ def free_machines(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001
     """Free what was rented for a run that has failed, crashed or was cancelled: a hook, often in another process."""
     if not ledger_exists():
         return
-    with closing(open_registry()) as lending:
-        for item in lending.free_flow_run(str(flow_run.id)):
+    with closing(open_registry()) as registry:
+        for item in registry.free_flow_run(str(flow_run.id)):
             print(f"{item.provider} {item.machine_id or item.name}: {item.deed.value}: {item.why}")
 
 

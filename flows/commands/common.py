@@ -68,15 +68,15 @@ def tell_rental_plan(placement: Placement, *, as_json: bool) -> None:
         BadRequest: The placement rents nothing; or as `Renter.quotes`.
     """
     from tasks.core.errors import BadRequest
-    from tasks.provisioning.lease import Served
+    from tasks.provisioning.ledger import Purpose
     from tasks.provisioning.registry import open_registry, provider_names
 
     request = placement.rental
     if placement.provider is None:
         raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(provider_names())}")
     with closing(open_registry()) as registry:
-        served = Served("dry-run", "", ())
-        renter = registry.renter(placement.provider, request, served, note=lambda line: click.echo(line, err=True))
+        purpose = Purpose("dry-run")
+        renter = registry.renter(placement.provider, request, purpose, note=lambda line: click.echo(line, err=True))
         planned = renter.quotes()
         spent = registry.ledger.spent_usd()
     if as_json:

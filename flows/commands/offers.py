@@ -39,10 +39,10 @@ def command(
 
     found: list[Offer] = []
     problems: dict[str, str] = {}
-    with closing(open_registry()) as lending:
+    with closing(open_registry()) as registry:
         for name in providers or provider_names():
             try:
-                found += lending.lender(name).provisioner.offers()
+                found += registry.provider(name).provisioner.offers()
             except HostError as error:
                 if len(providers) == 1:
                     raise

@@ -40,12 +40,12 @@ def command(
     from tasks.provisioning.reaper import Deed
     from tasks.provisioning.registry import open_registry
 
-    with closing(open_registry()) as lending:
-        reaper = lending.reaper(owner, is_dry=dry_run, frees_unknown=unknown)
+    with closing(open_registry()) as registry:
+        reaper = registry.reaper(owner, is_dry=dry_run, frees_unknown=unknown)
         found = reaper.reap(ended_run=run_id or "")
         has_failed = any(item.deed is Deed.FAILED for item in found)
         if scheduled and not dry_run and not has_failed and run_id is None:
-            lending.ledger.note_reaper(reaper.owner, f"jade reap on {socket.gethostname()}")
+            registry.ledger.note_reaper(reaper.owner, f"jade reap on {socket.gethostname()}")
     if as_json:
         print_json([dataclasses.asdict(item) for item in found])
     elif found:

@@ -10,7 +10,7 @@ import click
 from flows.commands.common import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tasks.provisioning.rented_listing import RentedEntry
+    from tasks.provisioning.listing import RentedEntry
 
 
 @click.command("rented")
@@ -24,12 +24,12 @@ def command(context: click.Context, *, owner: str | None, wants_all: bool, as_js
     Ledger and providers are both asked; what only one of them knows is said. Exit code 1 if a provider with machines of
     ours did not answer.
     """
+    from tasks.provisioning.listing import list_rented
     from tasks.provisioning.registry import open_registry
-    from tasks.provisioning.rented_listing import list_rented
 
-    with closing(open_registry()) as lending:
-        entries, problems = list_rented(lending, owner, wants_all=wants_all)
-        spent = lending.ledger.spent_usd()
+    with closing(open_registry()) as registry:
+        entries, problems = list_rented(registry, owner, wants_all=wants_all)
+        spent = registry.ledger.spent_usd()
     if as_json:
         machines = [_as_json(entry) for entry in entries]
         print_json({"machines": machines, "spent_this_month_usd": round(spent, 4), "problems": problems})

@@ -32,7 +32,7 @@ from tasks.execution.queue import Advice, Ended, QueueRules, UnitQueue
 from tasks.execution.remote import RemoteTrainingJob
 from tasks.hosts.errors import HostError
 from tasks.hosts.ssh import open_host
-from tasks.provisioning.ledger_errors import LedgerError
+from tasks.provisioning.errors import LedgerError
 from tasks.provisioning.registry import open_registry
 from tasks.settings.host_entries import Workers
 from tasks.settings.load import load_settings
@@ -407,8 +407,8 @@ def open_hosts_engine(placement: Placement, folder: Path, job: Job, *, flow_run_
         if placement.provider is not None:
             from tasks.execution.rented_lanes import rented_lanes
 
-            lending = stack.enter_context(closing(open_registry()))
-            lanes += rented_lanes(placement, lending, folder, flow_run_id=flow_run_id)
+            registry = stack.enter_context(closing(open_registry()))
+            lanes += rented_lanes(placement, registry, folder, flow_run_id=flow_run_id)
         engine = HostsEngine(folder, job, lanes)
         stack.callback(engine.stop)
         yield engine

@@ -43,8 +43,8 @@ def trainings_on(
         from tasks.execution.rented_trainings import running_rented_job
 
         with (
-            closing(open_registry()) as lending,
-            running_rented_job(folder, lending, placement, flow_run_id=flow_run_id, mirror=mirror) as rented,
+            closing(open_registry()) as registry,
+            running_rented_job(folder, registry, placement, flow_run_id=flow_run_id, mirror=mirror) as rented,
         ):
             yield rented
     elif len(placement.named_hosts) == 1 and not placement.machines:

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.artifacts.publisher import say
-from tasks.provisioning.lease import Served
+from tasks.provisioning.ledger import Purpose
+from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.registry import check_provider, is_provider, open_registry, provider_names
-from tasks.provisioning.rental_request import RentalRequest
 from tasks.settings.host_entries import LOCAL, Workers
 from tasks.settings.load import load_settings
 
@@ -166,7 +166,7 @@ def check_placement(placement: Placement) -> None:
             known.entry(name)
     if placement.provider is not None:
         check_provider(placement.provider)
-        with closing(open_registry()) as lending:
-            if lending.ledger.rentals(only_open=True):
+        with closing(open_registry()) as registry:
+            if registry.ledger.entries(only_open=True):
                 return  # it may attach to one of these, whatever is offered now
-            lending.renter(placement.provider, placement.rental, Served("plan", "", ()), note=say).plan()
+            registry.renter(placement.provider, placement.rental, Purpose("plan"), note=say).plan()

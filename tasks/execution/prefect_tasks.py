@@ -17,7 +17,7 @@ from tasks.execution.placement import Placement
 from tasks.execution.run import trainings_of
 from tasks.operations.ui import show_progress, show_table
 from tasks.provisioning.limits import machines_admitted
-from tasks.provisioning.rental_files import read_rental, rental_rows, rental_sentence
+from tasks.provisioning.rental_record import read_rental, rental_rows, rental_sentence
 from tasks.runs.record import Run
 
 LOG_EVERY_EPOCHS = 10

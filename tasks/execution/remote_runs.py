@@ -20,10 +20,9 @@ from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.job import JobHandle, JobStatus, list_jobs, stop_job
 from tasks.hosts.ssh import open_host
-from tasks.provisioning.costs import LedgerEntry
+from tasks.provisioning.entries import LedgerEntry
+from tasks.provisioning.keys import RentalKeys
 from tasks.provisioning.registry import Registry, ledger_exists, open_registry
-from tasks.provisioning.rental_keys import RentalKeys
-from tasks.provisioning.rented_hosts import rented_name
 from tasks.settings.load import Settings
 
 CONNECT_S = 15.0
@@ -116,10 +115,10 @@ def find_runs(settings: Settings, place: ArtifactPlace) -> tuple[list[FoundRun],
     Returns:
         What was found, and what could not be asked.
     """
-    with _lending(settings) as (lending, problems):
-        machines, found = _machines(settings, lending)
+    with _registry(settings) as (registry, problems):
+        machines, found = _machines(settings, registry)
         ended = (
-            {rented_name(rental) for rental in lending.ledger.rentals() if rental.state.is_over} if lending else set()
+            {rental.host_name for rental in registry.ledger.entries() if rental.state.is_over} if registry else set()
         )
         found += _ask_all(machines, found, ended)
     try:
@@ -177,8 +176,8 @@ def _stop(settings: Settings, run: FoundRun) -> FoundRun:
 
 
 def _stop_job(settings: Settings, run: FoundRun, handle: JobHandle) -> FoundRun:
-    with _lending(settings) as (lending, _):
-        machines, _ = _machines(settings, lending)
+    with _registry(settings) as (registry, _):
+        machines, _ = _machines(settings, registry)
         (machine,) = (machine for machine in machines if machine.name == run.host)
         host = machine.open()
         try:
@@ -190,38 +189,38 @@ def _stop_job(settings: Settings, run: FoundRun, handle: JobHandle) -> FoundRun:
 
 
 @contextlib.contextmanager
-def _lending(settings: Settings) -> Iterator[tuple[Registry | None, list[str]]]:
+def _registry(settings: Settings) -> Iterator[tuple[Registry | None, list[str]]]:
     """The ledger and those who lend, if anything was ever rented; or why it cannot be read."""
     if not ledger_exists():
         yield None, []
         return
     try:
-        lending = open_registry(settings)
+        registry = open_registry(settings)
     except (RunError, HostError) as error:
         yield None, [str(error)]
         return
-    with contextlib.closing(lending):
-        yield lending, []
+    with contextlib.closing(registry):
+        yield registry, []
 
 
-def _machines(settings: Settings, lending: Registry | None) -> tuple[list[_Machine], list[FoundRun]]:
+def _machines(settings: Settings, registry: Registry | None) -> tuple[list[_Machine], list[FoundRun]]:
     """Return what can be asked, and rented machines that cannot, each with the reason or its state."""
     machines = [
         _Machine(name, place_on(entry).jobs, functools.partial(open_host, settings, name, connect_timeout_s=CONNECT_S))
         for name, entry in settings.hosts.items()
     ]
     found: list[FoundRun] = []
-    for rental in lending.ledger.rentals(only_open=True) if lending is not None else ():
-        assert lending is not None  # noqa: S101 -- there are none otherwise
-        name = rented_name(rental)
+    for rental in registry.ledger.entries(only_open=True) if registry is not None else ():
+        assert registry is not None  # noqa: S101 -- there are none otherwise
+        name = rental.host_name
         try:
-            lender = lending.lender(rental.provider)
+            lender = registry.provider(rental.provider)
         except (RunError, HostError) as error:
             found.append(FoundRun(name, rental=rental, problem=str(error)))
             continue
         if lender.has_own_keys:
             continue  # its machines are hosts of the settings
-        keys = RentalKeys(lending.keys_folder / rental.request_id)
+        keys = RentalKeys(registry.keys_folder / rental.request_id)
         address, pin = rental.address, rental.fingerprint
         if address is None or pin is None or rental.instance_id is None:
             found.append(FoundRun(name, rental=rental))

@@ -14,9 +14,8 @@ from tasks.artifacts.publisher import Note, say
 from tasks.execution.lanes import Station
 from tasks.execution.placement import Placement
 from tasks.execution.rented_trainings import RentedRun
-from tasks.provisioning.lease import Served
-from tasks.provisioning.ledger_errors import ClaimLost
-from tasks.provisioning.provider_errors import HoursSpent
+from tasks.provisioning.errors import ClaimLost, HoursSpent
+from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.registry import Registry
 from tasks.settings.host_entries import Workers
 
@@ -60,10 +59,9 @@ class RentedLane:
             if kept is not None:
                 self._run.let_go("it was lost")
             kept = self._run.another()
-        rented = kept.rented
-        device = self._device or rented.device
-        price = rented.rental.price_usd_per_hour
-        return Station(kept, rented.place, device, price, is_ready=True, must_leave=self._run.going)
+        price = kept.entry.price_usd_per_hour
+        device = self._device or kept.device
+        return Station(kept, kept.place, device, price, is_ready=True, must_leave=self._run.going)
 
     def look(self) -> None:
         """See `Lane`."""
@@ -106,18 +104,18 @@ class RentedLane:
 
 
 def rented_lanes(
-    placement: Placement, lending: Registry, folder: Path, *, flow_run_id: str, note: Note = say
+    placement: Placement, registry: Registry, folder: Path, *, flow_run_id: str, note: Note = say
 ) -> list[RentedLane]:
     """Return as many lanes as the placement asks for; nothing is rented before they are opened.
 
     Raises:
-        BadRequest, ProviderRefused: As `Registry.lender`.
+        BadRequest, ProviderRefused: As `Registry.provider`.
     """
     provider = placement.provider
     if provider is None:
         return []
-    served = Served(folder.name, flow_run_id, ())
-    renters = [lending.renter(provider, placement.rental, served, note=note) for _ in range(placement.machines)]
+    served = Purpose(folder.name, flow_run_id)
+    renters = [registry.renter(provider, placement.rental, served, note=note) for _ in range(placement.machines)]
     return [
         RentedLane(
             f"{provider}-{number}",

@@ -24,14 +24,13 @@ from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.job import list_jobs, stop_job
 from tasks.hosts.place import RemotePlace
-from tasks.provisioning.connect import RentedMachine
-from tasks.provisioning.kept_hosts import LeasedHost
-from tasks.provisioning.lease import Renter, Served
-from tasks.provisioning.ledger_errors import ClaimLost, LedgerError
-from tasks.provisioning.ledger_states import LeaseState
-from tasks.provisioning.provider_errors import HoursSpent, MachineGoing, MachineLost
+from tasks.provisioning.entries import LeaseState
+from tasks.provisioning.errors import ClaimLost, HoursSpent, InstanceLost, LedgerError, Preempted
+from tasks.provisioning.lease import Lease
+from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.registry import Registry
 from tasks.provisioning.rental_record import save_rental
+from tasks.provisioning.renter import Renter
 
 GOING_S = 30.0
 """A job that ends oddly on a spot machine may be the first sign that the machine goes: watch it for so long."""
@@ -41,7 +40,7 @@ LOOK_EVERY_S = 3.0
 @contextmanager
 def running_rented_job(
     folder: Path,
-    lending: Registry,
+    registry: Registry,
     placement: Placement,
     *,
     flow_run_id: str = "",
@@ -53,7 +52,7 @@ def running_rented_job(
 
     Args:
         folder: The run's.
-        lending: Who lends.
+        registry: Who lends.
         placement: What is rented, and how it trains there; no device: as the provider's machines do.
         flow_run_id: The run in Prefect, for hooks.
         note: Told what a person should know.
@@ -69,18 +68,18 @@ def running_rented_job(
         with running_job(folder, device="cpu", workers=placement.workers) as here:
             yield here
         return
-    served = Served(folder.name, flow_run_id, tuple(pending))
+    served = Purpose(folder.name, flow_run_id, tuple(pending))
     assert placement.provider is not None  # noqa: S101 -- else nothing would be rented
-    renter = lending.renter(placement.provider, placement.rental, served, note=note)
+    renter = registry.renter(placement.provider, placement.rental, served, note=note)
     with RentedRun(renter, folder, job_key(trained.trainings), note=note).machines() as machines:
-        host, rented = machines.first()
+        host = machines.first()
         if job is not None:
             options["job"] = job
         with running_remote_job(
             folder,
             host,
-            rented.place,
-            device=placement.device or rented.device,
+            host.place,
+            device=placement.device or host.device,
             workers=placement.workers,
             note=note,
             replace_host=machines.replacement,
@@ -89,7 +88,6 @@ def running_rented_job(
             **options,
         ) as there:
             yield there
-        machines.collected()
 
 
 class RentedRun:
@@ -116,7 +114,7 @@ class RentedRun:
     ) -> None:
         self._renter, self._folder, self._key, self._note, self._sleep = renter, folder, key, note, sleep
         self._renters = renters or (renter,)
-        self._kept: LeasedHost | None = None
+        self._kept: Lease | None = None
         # Renting happens on the follower's thread as well; the end waits for it.
         self._renting = threading.RLock()
 
@@ -137,7 +135,7 @@ class RentedRun:
             self._save()
 
     @property
-    def at_hand(self) -> LeasedHost | None:
+    def at_hand(self) -> Lease | None:
         """The machine that is ours now, lost or not."""
         return self._kept
 
@@ -147,12 +145,12 @@ class RentedRun:
             self._end_kept(why)
             self._save()
 
-    def first(self) -> tuple[Host, RentedMachine]:
+    def first(self) -> Lease:
         """Rent, or attach to what an earlier process of the same command has left."""
         with self._renting:
             return self._begin(self._renter.rent())
 
-    def another(self) -> LeasedHost:
+    def another(self) -> Lease:
         """Rent a machine that is new, in a run that may have been cancelled before.
 
         Raises:
@@ -160,7 +158,7 @@ class RentedRun:
         """
         with self._renting:
             self._renter.resume()
-            self._begin(self._renter.replace())
+            self._begin(self._renter.rent_another())
             assert self._kept is not None  # noqa: S101 -- it has begun
             return self._kept
 
@@ -178,57 +176,51 @@ class RentedRun:
         if kept is None or isinstance(kept.over, ClaimLost | HoursSpent) or not self.is_lost(error):
             return None
         with self._renting:
-            rental = kept.rented.rental
+            rental = kept.entry
             self._note(f"{kept.name}: {kept.over or error} Another machine goes on from the last checkpoint.")
-            if isinstance(error, MachineGoing):
+            if isinstance(error, Preempted):
                 kept.give_up(error)
             self._end_kept("it was lost")
             self._save()
             self._note(f"{rental.provider}: {self._renter.hours_left():.2f} h are left for other machines of this run")
-            host, rented = self._begin(self._renter.replace())
-            return host, rented.place
+            lease = self._begin(self._renter.rent_another())
+            return lease, lease.place
 
-    def going(self) -> MachineGoing | None:
+    def going(self) -> Preempted | None:
         """Return what its provider has said if the machine is about to be taken away."""
-        return None if self._kept is None else self._kept.going
+        return None if self._kept is None else self._kept.preempted
 
-    def collected(self) -> None:
-        """Say that the job's results are here."""
-        if self._kept is not None and self._kept.over is None:
-            self._renter.ledger.advance(self._kept.rented.rental.request_id, LeaseState.COLLECTED)
-
-    def _begin(self, rented: RentedMachine) -> tuple[Host, RentedMachine]:
-        kept = LeasedHost(rented, self._renter.connector, self._note)
-        self._kept = kept
-        if rented.was_attached:
-            self._stop_other_jobs(kept, rented)
-        if self._renter.ledger.rental(rented.rental.request_id).state is LeaseState.READY:
-            self._renter.ledger.advance(rented.rental.request_id, LeaseState.TRAINING)
-        kept.start_keeping()
+    def _begin(self, lease: Lease) -> Lease:
+        self._kept = lease
+        if lease.was_attached:
+            self._stop_other_jobs(lease)
+        if self._renter.ledger.entry(lease.entry.request_id).state is LeaseState.READY:
+            self._renter.ledger.advance(lease.entry.request_id, LeaseState.BUSY)
+        lease.start_heartbeat()
         self._save()
-        return kept, rented
+        return lease
 
-    def _stop_other_jobs(self, host: Host, rented: RentedMachine) -> None:
+    def _stop_other_jobs(self, host: Lease) -> None:
         """End jobs there that do other trainings than ours, such as all of them where some are done by now."""
-        for handle, status in retry_transient(lambda: list_jobs(host, rented.place.jobs)):
+        for handle, status in retry_transient(lambda: list_jobs(host, host.place.jobs)):
             if handle.run_key != self._key and not status.is_over:
                 retry_transient(lambda other=handle: stop_job(host, other, grace_s=STOP_GRACE_S))  # type: ignore[misc]
 
     def is_lost(self, error: Exception) -> bool:
         """Whether an error means that the machine that is ours now will not come back."""
         kept = self._kept
-        if kept is None or kept.over is not None or isinstance(error, MachineLost):
+        if kept is None or kept.over is not None or isinstance(error, InstanceLost):
             return True
         if not isinstance(error, HostError):
             return False
         # A machine that is taken away ends its processes first: their end sounds like anything.
-        looks = int(GOING_S / LOOK_EVERY_S) if kept.rented.rental.spot else 1
+        looks = int(GOING_S / LOOK_EVERY_S) if kept.entry.spot else 1
         for look in range(looks):
             if look:
                 self._sleep(LOOK_EVERY_S)
             try:
                 kept.look()
-            except MachineLost:
+            except InstanceLost:
                 return True
         return False
 
@@ -236,15 +228,14 @@ class RentedRun:
         kept, self._kept = self._kept, None
         if kept is None:
             return
-        kept.stop_keeping()
+        kept.stop_heartbeat()
         kept.close()
-        rental = self._renter.ledger.rental(kept.rented.rental.request_id)
+        rental = self._renter.ledger.entry(kept.entry.request_id)
         if isinstance(kept.over, ClaimLost):
             self._note(f"{kept.name}: {kept.over}")
             self._renter.forget(rental)
-        elif isinstance(kept.over, MachineLost) and self._renter.is_gone(rental):
-            self._renter.ledger.advance(rental.request_id, LeaseState.GONE, detail=str(kept.over))
-            self._renter.keys(rental).remove()
+        elif isinstance(kept.over, InstanceLost):
+            self._renter.settle_lost(rental, str(kept.over))
         else:
             self._renter.release(rental, str(kept.over or why))
 

@@ -23,7 +23,7 @@ from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.operations.events import REGRESSED, tell
-from tasks.provisioning.rental_files import RENTAL_NAME, read_rental
+from tasks.provisioning.rental_record import RENTAL_NAME, read_rental
 from tasks.runs.past import past_comparisons, read_json
 
 NOTHING = "–"

@@ -1,31 +1,33 @@
-"""Calls of AWS: bounded in time, tried again where that is safe, their errors put into words."""
+"""Calls of AWS: bounded in time, tried again by its own library, its errors in our words; and what machines cost."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
 
-from tasks.provisioning.provider_calls import CallLimits, always, repeat, where_nothing_happened
-from tasks.provisioning.provider_errors import (
+from tasks.provisioning.errors import (
     ApiKeyMissing,
-    ApiKeyRefused,
     NoCapacity,
-    NothingSent,
+    NotFound,
+    NothingDone,
     ProviderError,
+    ProviderRefused,
     ProviderUnavailable,
-    QuotaReached,
-    RateLimited,
-    RequestRefused,
+    key_refused,
 )
+from tasks.provisioning.provisioner import CallLimits, Offer
 
 PROVIDER = "ec2"
+_log = logging.getLogger(__name__)
 _PRICING_REGION = "us-east-1"
 
 _NO_CREDENTIALS = (
@@ -48,16 +50,6 @@ _NO_CAPACITY = {
     "SpotMaxPriceTooLow",
     "Unsupported",
     "UnfulfillableCapacity",
-}
-_QUOTA = {
-    "VcpuLimitExceeded",
-    "InstanceLimitExceeded",
-    "MaxSpotInstanceCountExceeded",
-    "SecurityGroupLimitExceeded",
-    "VolumeLimitExceeded",
-    "MaxIOPSLimitExceeded",
-    "AddressLimitExceeded",
-    "NetworkInterfaceLimitExceeded",
 }
 _KEY = {
     "AuthFailure",
@@ -97,32 +89,8 @@ _PASSING = {
     "DependencyViolation",
     "InvalidGroup.InUse",
 }
-# What a machine is given was made right before it.
+# What a machine is given was made right before it, and is not known everywhere at once.
 _JUST_MADE = {"InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound", "InvalidKeyPair.NotFound"}
-
-
-class NotThere(ProviderError):
-    """AWS does not know it, or does not know it yet: what was made a moment ago may not be seen everywhere."""
-
-    summary = "there is no such thing"
-
-
-class NotYetThere(NothingSent):
-    """What was made a moment ago is not known everywhere at AWS yet; what was asked for has not happened."""
-
-    summary = "not known there yet"
-
-
-class AlreadyThere(ProviderError):
-    """Something of that name, or that rule, is there already."""
-
-    summary = "it is there already"
-
-
-class TokenSpent(ProviderError):
-    """The machine that this request was answered with has ended."""
-
-    summary = "its machine has ended"
 
 
 @dataclass(frozen=True)
@@ -142,118 +110,178 @@ class Ec2Access:
     limits: CallLimits = field(default_factory=CallLimits)
 
 
-@dataclass(frozen=True)
-class Ec2Clients:
-    """boto3's clients. Several threads and provisioners may share them."""
+class Ec2Api:
+    """AWS, as far as it is needed here. Several threads and provisioners may share one; nothing is asked of AWS yet.
 
-    ec2: Any = field(repr=False)
-    pricing: Any = field(repr=False)
-
-
-def connect(access: Ec2Access) -> Ec2Clients:
-    """Return clients; nothing is asked of AWS yet.
+    Args:
+        access: Region, profile, limits of single calls.
 
     Raises:
         ApiKeyMissing: The profile is not there.
-        RequestRefused: No region is set, or it or the endpoint is not usable.
+        ProviderRefused: No region is set, or it or the endpoint is not usable.
     """
-    log = logging.getLogger("botocore")
-    if log.level == logging.NOTSET:
-        # At DEBUG it writes whole requests, with the machine's host key in them.
-        log.setLevel(logging.INFO)
-    limits = access.limits
-    config = Config(
-        connect_timeout=limits.connect_timeout_s,
-        read_timeout=limits.read_timeout_s,
-        # Calls are repeated here, where it is known which of them may be.
-        retries={"total_max_attempts": 1},
-    )
-    try:
-        session = boto3.Session(profile_name=access.profile, region_name=access.region)
-        if session.region_name is None:
-            raise RequestRefused(
-                PROVIDER, "connect", "no region is set: `region` in [ec2] of jade.toml, or AWS_DEFAULT_REGION"
+
+    def __init__(self, access: Ec2Access) -> None:
+        log = logging.getLogger("botocore")
+        if log.level == logging.NOTSET:
+            # At DEBUG it writes whole requests, with the machine's host key in them.
+            log.setLevel(logging.INFO)
+        limits = access.limits
+
+        def config(attempts: int) -> Config:
+            return Config(
+                connect_timeout=limits.connect_timeout_s,
+                read_timeout=limits.read_timeout_s,
+                retries={"mode": "standard", "total_max_attempts": attempts},
             )
-        return Ec2Clients(
-            session.client("ec2", endpoint_url=access.endpoint_url, config=config),
-            session.client("pricing", region_name=_PRICING_REGION, endpoint_url=access.endpoint_url, config=config),
-        )
-    except _NO_CREDENTIALS as error:
-        raise ApiKeyMissing(PROVIDER, f"connect ({error})", setting="AWS_PROFILE") from error
-    except (aws.BotoCoreError, ValueError) as error:
-        raise RequestRefused(PROVIDER, "connect", str(error)) from error
 
-
-class Ec2Api:
-    """AWS, as far as it is needed here.
-
-    Args:
-        clients: From `connect`.
-        limits: Of every call.
-        sleep: Waits between attempts.
-    """
-
-    def __init__(self, clients: Ec2Clients, limits: CallLimits, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._clients, self._limits, self._sleep = clients, limits, sleep
-
-    @property
-    def region(self) -> str:
-        """Where machines are."""
-        return str(self._clients.ec2.meta.region_name)
+        try:
+            session = boto3.Session(profile_name=access.profile, region_name=access.region)
+            if session.region_name is None:
+                raise ProviderRefused(
+                    PROVIDER, "connect", "no region is set: `region` in [ec2] of jade.toml, or AWS_DEFAULT_REGION"
+                )
+            self.region = session.region_name
+            url = access.endpoint_url
+            self.ec2: Any = session.client("ec2", endpoint_url=url, config=config(limits.attempts))
+            # What makes a machine is asked once: one that may have been heard is looked for first.
+            self._once: Any = session.client("ec2", endpoint_url=url, config=config(1))
+            self._pricing: Any = session.client(
+                "pricing", region_name=_PRICING_REGION, endpoint_url=url, config=config(limits.attempts)
+            )
+        except _NO_CREDENTIALS as error:
+            raise ApiKeyMissing(PROVIDER, f"connect ({error})", setting="AWS_PROFILE") from error
+        except (aws.BotoCoreError, ValueError) as error:
+            raise ProviderRefused(PROVIDER, "connect", str(error)) from error
 
     def call(self, doing: str, method: str, **parameters: Any) -> dict[str, Any]:
-        """Make a call that may be repeated: it looks, or does what cannot be done twice.
+        """Make a call that looks, or does what cannot be done twice: it is repeated after transient errors.
 
         Raises:
-            NotThere, AlreadyThere, ApiKeyMissing, ApiKeyRefused, RequestRefused, ProviderUnavailable: As they say.
+            NotFound, ProviderRefused, ProviderUnavailable: As they say.
         """
-        return repeat(lambda: self._once(self._clients.ec2, doing, method, parameters), self._limits, sleep=self._sleep)
-
-    def create(self, doing: str, method: str, **parameters: Any) -> dict[str, Any]:
-        """Make a call that makes something: one that may have been heard, not one more.
-
-        Raises:
-            NoCapacity, ProviderRefused, TokenSpent: Nothing was made.
-            NothingSent, RateLimited: Nothing was made.
-            ProviderUnavailable: Whether something was made is not known.
-        """
-
-        def create() -> dict[str, Any]:
-            try:
-                return self._once(self._clients.ec2, doing, method, parameters)
-            except NotThere as error:
-                kind = NotYetThere if error.status in _JUST_MADE else RequestRefused
-                raise kind(PROVIDER, doing, error.detail, status=error.status) from error
-
-        return repeat(create, self._limits, may_repeat=where_nothing_happened, sleep=self._sleep)
-
-    def pages(self, doing: str, method: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """Yield what is listed, however many pages it takes; errors as `call`."""
-        more: dict[str, Any] = {}
-        while True:
-            page = self.call(doing, method, **parameters, **more)
-            yield from page.get(key, [])
-            if not page.get("NextToken"):
-                return
-            more = {"NextToken": page["NextToken"]}
-
-    def products(self, doing: str, **parameters: Any) -> list[str]:
-        """Return what the price list says, as JSON texts; errors as `call`."""
-        answer = repeat(
-            lambda: self._once(self._clients.pricing, doing, "get_products", parameters),
-            self._limits,
-            may_repeat=always,
-            sleep=self._sleep,
-        )
-        return [str(product) for product in answer.get("PriceList", [])]
-
-    @staticmethod
-    def _once(client: Any, doing: str, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(client, method)(**parameters)
-        except (aws.BotoCoreError, aws.ClientError) as error:
-            raise translate(error, doing) from error
+        with _translated(doing):
+            answer: dict[str, Any] = getattr(self.ec2, method)(**parameters)
         return answer
+
+    def run_instance(self, doing: str, **parameters: Any) -> dict[str, Any]:
+        """Ask for one machine, once.
+
+        Raises:
+            NoCapacity, ProviderRefused, NothingDone: No machine was made.
+            ProviderUnavailable: Whether one was made is not known.
+        """
+        try:
+            with _translated(doing):
+                made: dict[str, Any] = self._once.run_instances(**parameters)["Instances"][0]
+        except NotFound as error:
+            if error.status in _JUST_MADE:
+                raise NothingDone(PROVIDER, doing, error.detail, status=error.status) from error
+            raise ProviderRefused(PROVIDER, doing, error.detail, status=error.status) from error
+        return made
+
+    def pages(self, doing: str, method: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Return what is listed, however many pages it takes; errors as `call`."""
+        with _translated(doing):
+            return [item for page in self.ec2.get_paginator(method).paginate(**parameters) for item in page[key]]
+
+    def offers(
+        self, kinds: Sequence[str], *, prices: Mapping[str, float], zone: str | None, offers_spot: bool
+    ) -> list[Offer]:
+        """Return the offers for some machine types, the cheapest first. A machine whose price is not known is none.
+
+        Args:
+            kinds: Machine types, such as `g6.xlarge`.
+            prices: USD an hour on demand, by type; instead of the price list.
+            zone: The only availability zone that counts; None: all.
+            offers_spot: Whether spot machines count.
+
+        Raises:
+            ProviderRefused: No price of any of them can be had.
+            ProviderUnavailable: Transient.
+        """
+        filters = [{"Name": "instance-type", "Values": list(kinds)}]
+        types = self.pages("list machine types", "describe_instance_types", "InstanceTypes", Filters=filters)
+        offers = list(self._on_demand(types, prices))
+        if offers_spot and types:
+            offers += self._spot(types, zone)
+        if not offers:
+            raise ProviderRefused(
+                PROVIDER,
+                "list offers",
+                f"{self.region} has none of {', '.join(kinds)}, or no price of them is known. "
+                "Allow pricing:GetProducts, or give prices in the settings",
+            )
+        return sorted(offers, key=lambda offer: offer.price_usd_per_hour)
+
+    def _on_demand(self, types: Iterable[dict[str, Any]], prices: Mapping[str, float]) -> Iterator[Offer]:
+        """By the table given, else by AWS's price list."""
+        for described in types:
+            kind = str(described["InstanceType"])
+            try:
+                price = prices[kind] if kind in prices else self._listed_price(kind)
+            except ProviderRefused as error:
+                _log.warning("ec2: %s is no offer: its price cannot be looked up: %s", kind, error)
+                continue
+            if price is None:
+                _log.warning("ec2: %s is no offer: the price list of %s does not have it", kind, self.region)
+                continue
+            yield _offer(described, price, region=self.region)
+
+    def _spot(self, types: Iterable[dict[str, Any]], zone: str | None) -> Iterator[Offer]:
+        """By what was last paid, one for each zone."""
+        by_kind = {str(described["InstanceType"]): described for described in types}
+        paid = self.pages(
+            "list spot prices",
+            "describe_spot_price_history",
+            "SpotPriceHistory",
+            InstanceTypes=list(by_kind),
+            ProductDescriptions=["Linux/UNIX"],
+            # Asked from now on, AWS tells the price that holds now.
+            StartTime=datetime.now(UTC),
+        )
+        newest = {
+            (str(price["InstanceType"]), str(price["AvailabilityZone"])): float(price["SpotPrice"])
+            for price in sorted(paid, key=lambda price: price["Timestamp"])
+        }
+        for (kind, where), price in newest.items():
+            if kind in by_kind and zone in {None, where} and price > 0:
+                yield _offer(by_kind[kind], price, region=where, spot=True)
+
+    def _listed_price(self, kind: str) -> float | None:
+        """USD an hour on demand, with Linux and nothing else; the highest should there be several."""
+        wanted = {
+            "instanceType": kind,
+            "regionCode": self.region,
+            "operatingSystem": "Linux",
+            "preInstalledSw": "NA",
+            "tenancy": "Shared",
+            "capacitystatus": "Used",
+        }
+        filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
+        with _translated(f"look up the price of {kind}"):
+            answer = self._pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)
+        return max(
+            (price for product in answer.get("PriceList", []) for price in _hourly_prices(product)), default=None
+        )
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (aws.BotoCoreError, aws.ClientError) as error:
+        raise translate(error, doing) from error
+
+
+@contextlib.contextmanager
+def tolerating(ending: str) -> Iterator[None]:
+    """Do not mind an error of AWS whose code ends so, such as `.NotFound` or `.Duplicate`."""
+    try:
+        yield
+    except ProviderError as error:
+        if not error.status.endswith(ending):
+            raise
 
 
 def translate(error: Exception, doing: str) -> ProviderError:
@@ -263,9 +291,9 @@ def translate(error: Exception, doing: str) -> ProviderError:
     if isinstance(error, _NO_CREDENTIALS):
         return ApiKeyMissing(PROVIDER, f"{doing} ({error})", setting="AWS_PROFILE or AWS_ACCESS_KEY_ID")
     if isinstance(error, _NOT_CONNECTED):
-        return NothingSent(PROVIDER, doing, f"{type(error).__name__}: {error}")
+        return NothingDone(PROVIDER, doing, f"{type(error).__name__}: {error}")
     if isinstance(error, aws.ParamValidationError | aws.UnknownEndpointError | aws.SSLError):
-        return RequestRefused(PROVIDER, doing, str(error))
+        return ProviderRefused(PROVIDER, doing, str(error))
     return ProviderUnavailable(PROVIDER, doing, f"{type(error).__name__}: {error}")
 
 
@@ -274,21 +302,41 @@ def _translate_answer(error: aws.ClientError, doing: str) -> ProviderError:
     code = str(answer.get("Error", {}).get("Code", ""))
     detail = " ".join(str(answer.get("Error", {}).get("Message", "")).split())
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    kind: type[ProviderError] = RequestRefused
+    shown = code or status
     if code in _NO_CAPACITY:
-        kind = NoCapacity
-    elif code in _QUOTA:
-        kind = QuotaReached
-    elif code in _KEY:
-        kind = ApiKeyRefused
-    elif code in _TOO_MANY or status == 429:
-        kind = RateLimited
-    elif code == "IdempotentInstanceTerminated":
-        kind = TokenSpent
-    elif code.endswith(".NotFound"):
-        kind = NotThere
-    elif code.endswith(".Duplicate"):
-        kind = AlreadyThere
-    elif code in _PASSING or status >= 500:
-        kind = ProviderUnavailable
-    return kind(PROVIDER, doing, detail, status=code or status)
+        return NoCapacity(PROVIDER, doing, detail, status=shown)
+    if code.endswith(("LimitExceeded", "CountExceeded")) and code not in _TOO_MANY:
+        summary = "the account's quota is reached"
+        advice = ". Free machines (`jade rented`), or ask the provider for a higher limit."
+        return ProviderRefused(PROVIDER, doing, detail, status=shown, summary=summary, advice=advice)
+    if code in _KEY:
+        return key_refused(PROVIDER, doing, detail, status=shown)
+    if code in _TOO_MANY or status == 429:
+        return NothingDone(PROVIDER, doing, detail, status=shown, summary="too many calls")
+    if code.endswith(".NotFound"):
+        return NotFound(PROVIDER, doing, detail, status=shown)
+    if code in _PASSING or status >= 500:
+        return ProviderUnavailable(PROVIDER, doing, detail, status=shown)
+    return ProviderRefused(PROVIDER, doing, detail, status=shown)
+
+
+def _offer(described: Mapping[str, Any], price: float, *, region: str, spot: bool = False) -> Offer:
+    gpus = described.get("GpuInfo", {}).get("Gpus", [])
+    title, memory_gib = str(described["InstanceType"]), None
+    if gpus:
+        gpu = gpus[0]
+        count = int(gpu.get("Count", 1))
+        title = f"{f'{count}x ' if count > 1 else ''}{gpu['Manufacturer']} {gpu['Name']}"
+        memory_gib = gpu["MemoryInfo"]["SizeInMiB"] / 1024
+    return Offer(PROVIDER, str(described["InstanceType"]), title, memory_gib, price, region=region, spot=spot)
+
+
+def _hourly_prices(product: str) -> Iterator[float]:
+    try:
+        terms = json.loads(product)["terms"].get("OnDemand", {})
+        dimensions = [each for term in terms.values() for each in term["priceDimensions"].values()]
+        prices = [float(each["pricePerUnit"]["USD"]) for each in dimensions if each["unit"] == "Hrs"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("ec2: an entry of the price list makes no sense (%s: %s)", type(error).__name__, error)
+        return
+    yield from (price for price in prices if price > 0)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import paramiko
 
-from tasks.provisioning.provider_errors import RequestRefused
+from tasks.provisioning.errors import ProviderRefused
 
 _AS_ROOT = 'as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'
 
@@ -63,7 +63,7 @@ def user_data(
         doing: For messages.
 
     Raises:
-        RequestRefused: A variable cannot be written down.
+        ProviderRefused: A variable cannot be written down.
     """
     key = paramiko.Ed25519Key.from_private_key(io.StringIO(host_private_key))
     files = [
@@ -92,5 +92,5 @@ def _lines(environment: Mapping[str, str], doing: str) -> str:
     for name, value in environment.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or not re.fullmatch(r'[^"\\$\n\r\0]*', value):
             detail = f"the variable {name[:40]!r} has a name or characters that /etc/environment cannot hold"
-            raise RequestRefused("ec2", doing, detail)
+            raise ProviderRefused("ec2", doing, detail)
     return "".join(f'{name}="{value}"\n' for name, value in environment.items())

@@ -1,6 +1,6 @@
 """The durable record of every machine that was, or may have been, rented: what is there to free, and what it cost.
 
-The intent is written before a provider is asked, every state after it; each step is one transaction, so that a crash
+A request is written before a provider is asked, every state after it; each step is one transaction, so that a crash
 between any two lines leaves a row that the reaper understands. SQLite in one file by default, PostgreSQL where several
 machines share a ledger. Who owns the machines is the ledger's own UUID, made once with it.
 """
@@ -16,63 +16,40 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from tasks.provisioning import ledger_tables as tables
-from tasks.provisioning.costs import HOUR_S, LedgerEntry, month_of, promised_usd, spent_usd
-from tasks.provisioning.ledger_errors import BudgetSpent, ClaimLost, LedgerUnusable, RentalUnknown, TransitionRefused
-from tasks.provisioning.ledger_states import ENDED, TRANSITIONS, LeaseState
+from tasks.provisioning import entries as tables
+from tasks.provisioning.entries import HOUR_S, TRANSITIONS, LeaseState, LedgerEntry, promised_usd, spent_usd
+from tasks.provisioning.errors import BudgetSpent, ClaimLost, LedgerError, LedgerUnusable
 from tasks.provisioning.provisioner import Instance, Offer, instance_name
-
-Clock = Callable[[], float]
-"""Seconds since 1970, UTC."""
 
 MIN_HOURS = 0.1
 """A budget that leaves less than this of a machine is spent: nothing could be trained."""
+SCHEMA_VERSION = 2
+_READ_VERSIONS = (1, SCHEMA_VERSION)
+"""Version 1 has the same tables and eleven states, which `LeaseState` reads."""
 _BUSY_MS = 30_000
 _WRITES = "jade_writes"
 _MAKING_LOCK = 0x6A616465
 
 
 @dataclass(frozen=True)
-class Transition:
-    """A step of one rental; `old` is None at its birth."""
-
-    request_id: str
-    old: LeaseState | None
-    new: LeaseState
-
-
-Observer = Callable[[Transition, Literal["before", "after"]], None]
-"""Told of every step just before and just after it is durable."""
-
-
-@dataclass(frozen=True)
-class Intent:
-    """What is about to be asked of a provider, for whom.
+class Purpose:
+    """What a machine is rented for.
 
     Attributes:
-        owner: Tag of whoever pays.
-        offer: Which kind of machine.
-        max_hours: For how long at most; a budget may shorten it.
-        orphan_grace_s: How long the machine outlives whoever controls it.
-        run_id: The run that it serves.
+        run_id: The run.
         flow_run_id: That run in Prefect; empty if there is none.
-        run_keys: Of the trainings; the same command finds its machine by them.
-        claim: Of the process that asks.
+        run_keys: Of its trainings, by which the same command finds its machine again; none where the machine takes
+            whatever is next: nobody attaches to it.
     """
 
-    owner: str
-    offer: Offer
-    max_hours: float
-    orphan_grace_s: float
     run_id: str
-    flow_run_id: str
-    run_keys: tuple[str, ...]
-    claim: str
+    flow_run_id: str = ""
+    run_keys: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -80,12 +57,11 @@ class Ledger:
 
     Args:
         url: Of the database, as SQLAlchemy takes it.
-        clock: Seconds since 1970.
-        observers: Told of every step.
+        clock: Seconds since 1970, UTC.
     """
 
-    def __init__(self, url: str, *, clock: Clock = time.time, observers: Sequence[Observer] = ()) -> None:
-        self._clock, self._observers = clock, tuple(observers)
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         try:
             parsed = sa.make_url(url)
             # Never with its password.
@@ -109,9 +85,9 @@ class Ledger:
             self.owner = self._prepare()
 
     @classmethod
-    def in_file(cls, path: Path, *, clock: Clock = time.time, observers: Sequence[Observer] = ()) -> Ledger:
+    def in_file(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
         """Open, or make, a ledger in one SQLite file that only its owner can read."""
-        return cls(f"sqlite:///{path}", clock=clock, observers=observers)
+        return cls(f"sqlite:///{path}", clock=clock)
 
     def now(self) -> float:
         """The ledger's time, seconds since 1970."""
@@ -127,163 +103,166 @@ class Ledger:
         Raises:
             BudgetSpent: Too little is left for `MIN_HOURS`.
         """
-        return _hours_within(budget_usd, price_usd_per_hour, max_hours, self.rentals(), self.now())
+        return _hours_within(budget_usd, price_usd_per_hour, max_hours, self.entries(), self.now())
 
-    def intend(self, intent: Intent, *, budget_usd: float | None) -> LedgerEntry:
+    def request(
+        self,
+        offer: Offer,
+        purpose: Purpose,
+        *,
+        claim: str,
+        max_hours: float,
+        orphan_grace_s: float,
+        budget_usd: float | None = None,
+        owner: str | None = None,
+    ) -> LedgerEntry:
         """Write down that a provider is about to be asked, and promise the money for it.
 
         Of several callers at once, each sees what the others have promised.
 
         Args:
-            intent: What, for whom.
+            offer: Which kind of machine.
+            purpose: What for.
+            claim: Of the process that asks.
+            max_hours: For how long at most; a budget may shorten it.
+            orphan_grace_s: How long the machine outlives whoever controls it.
             budget_usd: What may be spent in a calendar month, over all runs of this ledger; None: no limit.
+            owner: Tag of whoever pays; None is the ledger's own.
 
         Raises:
             BudgetSpent: Too little is left for `MIN_HOURS`.
         """
-        request_id = secrets.token_hex(8)
-        price = intent.offer.price_usd_per_hour
-        self._tell(Transition(request_id, None, LeaseState.INTENDED), "before")
+        request_id, owner = secrets.token_hex(8), owner or self.owner
         with self._locked() as connection:
             now = self.now()
-            rows = [_rental(row) for row in connection.execute(sa.select(tables.rentals))]
-            hours = _hours_within(budget_usd, price, intent.max_hours, rows, now)
-            row: dict[str, Any] = {
-                "request_id": request_id,
-                "owner": intent.owner,
-                "provider": intent.offer.provider,
-                "name": instance_name(intent.owner, request_id),
-                "state": LeaseState.INTENDED.value,
-                "kind": intent.offer.kind,
-                "title": intent.offer.title,
-                "region": intent.offer.region,
-                "spot": intent.offer.spot,
-                "price_usd_per_hour": price,
-                "max_age_s": hours * HOUR_S,
-                "orphan_grace_s": intent.orphan_grace_s,
-                "run_id": intent.run_id,
-                "flow_run_id": intent.flow_run_id,
-                "run_keys": " ".join(intent.run_keys),
-                "claim": intent.claim,
-                "intended_at": now,
-                "seen_at": now,
-                "cost_usd": 0.0,
-                "problem": "",
-            }
-            connection.execute(tables.rentals.insert().values(row))
-            self._log(connection, request_id, "", LeaseState.INTENDED, "")
-        self._tell(Transition(request_id, None, LeaseState.INTENDED), "after")
-        return self.rental(request_id)
+            rows = [_entry(row) for row in connection.execute(sa.select(tables.rentals))]
+            hours = _hours_within(budget_usd, offer.price_usd_per_hour, max_hours, rows, now)
+            connection.execute(
+                tables.rentals.insert().values(
+                    request_id=request_id,
+                    owner=owner,
+                    provider=offer.provider,
+                    name=instance_name(owner, request_id),
+                    state=LeaseState.REQUESTED.value,
+                    kind=offer.kind,
+                    title=offer.title,
+                    region=offer.region,
+                    spot=offer.spot,
+                    price_usd_per_hour=offer.price_usd_per_hour,
+                    max_age_s=hours * HOUR_S,
+                    orphan_grace_s=orphan_grace_s,
+                    run_id=purpose.run_id,
+                    flow_run_id=purpose.flow_run_id,
+                    run_keys=" ".join(purpose.run_keys),
+                    claim=claim,
+                    requested_at=now,
+                    seen_at=now,
+                    cost_usd=0.0,
+                    reason="",
+                )
+            )
+            self._log(connection, request_id, "", LeaseState.REQUESTED, "")
+            return self._get(connection, request_id)
 
     def advance(
-        self, request_id: str, new: LeaseState, *, machine: Instance | None = None, detail: str = "", **changes: Any
+        self, request_id: str, new: LeaseState, *, instance: Instance | None = None, reason: str = ""
     ) -> LedgerEntry:
-        """Take a step, durably; return how the rental then stands.
+        """Take a step, durably; return how the request then stands.
 
         Args:
             request_id: Which.
             new: Where it goes.
-            machine: As the provider tells of it; identifier, address and price are taken over.
-            detail: Why, for people; what goes wrong is kept as the rental's problem.
-            changes: Further columns, such as `fingerprint`.
+            instance: As the provider tells of it; identifier, address and price are taken over.
+            reason: Why, for people; kept if it is not empty.
 
         Raises:
-            RentalUnknown, TransitionRefused: As they say; nothing has changed.
+            LedgerError: There is no such request, or no such step from where it stands; nothing has changed.
         """
-        old = self.rental(request_id).state
-        self._tell(Transition(request_id, old, new), "before")
         with self._locked() as connection:
-            rental = self._get(connection, request_id)
-            if (rental.state, new) not in TRANSITIONS:
-                raise TransitionRefused(request_id, rental.state, new)
+            entry = self._get(connection, request_id)
+            if (entry.state, new) not in TRANSITIONS:
+                raise LedgerError(f"Request {request_id} is {entry.state} and cannot become {new}.")
             now = self.now()
-            values = {"state": new.value, **changes, **_told_by(machine)}
-            if new is LeaseState.ACQUIRED:
-                values["acquired_at"] = now
-            if new in ENDED:
-                values["ended_at"] = now
-            elif rental.state in ENDED:
-                values["ended_at"] = None
-            if detail:
-                values["problem"] = detail
+            values = {"state": new.value, **_told_by(instance)}
+            if new is LeaseState.PROVISIONING:
+                values["created_at"] = now
+            if new.is_over or entry.state.is_over:
+                values["ended_at"] = now if new.is_over else None
+            if reason:
+                values["reason"] = reason
             connection.execute(_of(request_id).values(values))
-            self._settle(connection, request_id, now)
-            self._log(connection, request_id, rental.state, new, detail)
-        self._tell(Transition(request_id, rental.state, new), "after")
-        return self.rental(request_id)
+            self._log(connection, request_id, entry.state, new, reason)
+            return self._settle(connection, request_id, now)
 
-    def correct(self, request_id: str, machine: Instance) -> None:
-        """Take over what a provider tells of a machine by now, such as a changed address; its state stays."""
-        with self._locked() as connection:
-            connection.execute(_of(request_id).values(_told_by(machine)))
+    def correct(self, request_id: str, instance: Instance | None = None, **changes: str) -> LedgerEntry:
+        """Take over what a provider tells of a machine by now, such as a changed address; its state stays.
 
-    def remark(self, request_id: str, problem: str) -> None:
-        """Keep what went wrong, for people; the state stays."""
+        Args:
+            request_id: Which.
+            instance: As the provider tells of it.
+            changes: Further fields: `fingerprint`, `reason`.
+        """
         with self._locked() as connection:
-            connection.execute(_of(request_id).values(problem=problem))
+            connection.execute(_of(request_id).values({**_told_by(instance), **changes}))
+            return self._get(connection, request_id)
 
     def touch(self, request_id: str, claim: str) -> LedgerEntry:
-        """Say that whoever claims a rental is alive; what it costs is counted up to now.
+        """Say that whoever claims a machine is alive; what it costs is counted up to now.
 
         Raises:
             ClaimLost: Somebody else claims it.
         """
         with self._locked() as connection:
-            rental = self._get(connection, request_id)
-            if rental.claim != claim:
-                raise ClaimLost(request_id, claim, rental.claim or "nobody")
+            entry = self._get(connection, request_id)
+            if entry.claim != claim:
+                raise ClaimLost(request_id, entry.claim or "nobody")
             now = self.now()
             connection.execute(_of(request_id).values(seen_at=now))
-            self._settle(connection, request_id, now)
-        return self.rental(request_id)
+            return self._settle(connection, request_id, now)
 
     def take(self, request_id: str, claim: str, *, instead_of: str) -> bool:
-        """Claim a rental in the place of another claim; return whether it stood as expected."""
+        """Claim a machine in the place of another claim; return whether it stood as expected."""
         with self._locked() as connection:
-            taken = connection.execute(
-                _of(request_id)
-                .where(tables.rentals.c.claim == instead_of, tables.rentals.c.state.not_in([s.value for s in ENDED]))
-                .values(claim=claim, seen_at=self.now())
-            )
-        return bool(taken.rowcount)
+            entry = self._get(connection, request_id)
+            if entry.claim != instead_of or entry.state.is_over:
+                return False
+            connection.execute(_of(request_id).values(claim=claim, seen_at=self.now()))
+            return True
 
     def let_go(self, request_id: str, claim: str) -> None:
         """Give up a claim, so that nobody waits for it to run out. Silent if somebody else has it."""
         with self._locked() as connection:
             connection.execute(_of(request_id).where(tables.rentals.c.claim == claim).values(claim=""))
 
-    def rental(self, request_id: str) -> LedgerEntry:
-        """Return one rental.
+    def entry(self, request_id: str) -> LedgerEntry:
+        """Return one request.
 
         Raises:
-            RentalUnknown: There is none.
+            LedgerError: There is none.
         """
         with self._reporting(), self._engine.connect() as connection:
             return self._get(connection, request_id)
 
-    def rentals(self, *, owner: str | None = None, only_open: bool = False) -> list[LedgerEntry]:
-        """Return rentals, oldest first: of an owner, only those that may cost."""
-        query = sa.select(tables.rentals).order_by(tables.rentals.c.intended_at, tables.rentals.c.request_id)
+    def entries(self, *, owner: str | None = None, only_open: bool = False) -> list[LedgerEntry]:
+        """Return requests, oldest first: of an owner, only those that may cost."""
+        query = sa.select(tables.rentals).order_by(tables.rentals.c.requested_at, tables.rentals.c.request_id)
         if owner is not None:
             query = query.where(tables.rentals.c.owner == owner)
-        if only_open:
-            query = query.where(tables.rentals.c.state.not_in([state.value for state in ENDED]))
         with self._reporting(), self._engine.connect() as connection:
-            return [_rental(row) for row in connection.execute(query)]
+            found = [_entry(row) for row in connection.execute(query)]
+        return [entry for entry in found if not (only_open and entry.state.is_over)]
 
-    def history(self, request_id: str) -> list[Transition]:
-        """Return every step that a rental took, in order."""
-        query = sa.select(tables.events).where(tables.events.c.request_id == request_id).order_by(tables.events.c.id)
+    def history(self, request_id: str) -> list[LeaseState]:
+        """Return every state that a request has been in, in order."""
+        query = (
+            sa.select(tables.events.c.new).where(tables.events.c.request_id == request_id).order_by(tables.events.c.id)
+        )
         with self._reporting(), self._engine.connect() as connection:
-            return [
-                Transition(row.request_id, LeaseState(row.old) if row.old else None, LeaseState(row.new))
-                for row in connection.execute(query)
-            ]
+            return [LeaseState(new) for (new,) in connection.execute(query)]
 
     def spent_usd(self) -> float:
         """Return what all runs have cost in this calendar month, UTC."""
-        now = self.now()
-        return spent_usd(self.rentals(), month_of(now), now)
+        return spent_usd(self.entries(), self.now())
 
     def note_reaper(self, owner: str, name: str) -> None:
         """Say that a reaper which runs on schedule has looked after an owner's machines just now."""
@@ -307,18 +286,16 @@ class Ledger:
             tables.metadata.create_all(connection)
             found = connection.execute(sa.select(tables.ledger)).first()
             if found is None:
-                values = {
-                    "id": 1,
-                    "schema_version": tables.SCHEMA_VERSION,
-                    "owner": uuid.uuid4().hex,
-                    "made_at": self.now(),
-                }
-                connection.execute(tables.ledger.insert().values(values))
+                made = {"id": 1, "schema_version": SCHEMA_VERSION, "owner": uuid.uuid4().hex, "made_at": self.now()}
+                connection.execute(tables.ledger.insert().values(made))
                 found = connection.execute(sa.select(tables.ledger)).one()
-        if found.schema_version != tables.SCHEMA_VERSION:
-            raise LedgerUnusable(
-                self.where, f"it is of version {found.schema_version}, this is Jade for {tables.SCHEMA_VERSION}"
-            )
+            if found.schema_version not in _READ_VERSIONS:
+                raise LedgerUnusable(
+                    self.where, f"it is of version {found.schema_version}, this is Jade for {SCHEMA_VERSION}"
+                )
+            if found.schema_version != SCHEMA_VERSION:
+                # Those who cannot read what is written from now on are to refuse it.
+                connection.execute(tables.ledger.update().values(schema_version=SCHEMA_VERSION))
         return str(found.owner)
 
     @contextlib.contextmanager
@@ -341,31 +318,25 @@ class Ledger:
     def _get(connection: sa.Connection, request_id: str) -> LedgerEntry:
         row = connection.execute(sa.select(tables.rentals).where(tables.rentals.c.request_id == request_id)).first()
         if row is None:
-            raise RentalUnknown(request_id)
-        return _rental(row)
+            raise LedgerError(f"The ledger has no request {request_id!r}.")
+        return _entry(row)
 
-    def _settle(self, connection: sa.Connection, request_id: str, now: float) -> None:
-        rental = self._get(connection, request_id)
-        connection.execute(_of(request_id).values(cost_usd=rental.cost_until(now)))
+    def _settle(self, connection: sa.Connection, request_id: str, now: float) -> LedgerEntry:
+        cost = self._get(connection, request_id).cost_until(now)
+        connection.execute(_of(request_id).values(cost_usd=cost))
+        return self._get(connection, request_id)
 
     def _log(self, connection: sa.Connection, request_id: str, old: str, new: LeaseState, detail: str) -> None:
-        connection.execute(
-            tables.events.insert().values(
-                request_id=request_id, at=self.now(), old=str(old), new=new.value, detail=detail
-            )
-        )
-
-    def _tell(self, transition: Transition, when: Literal["before", "after"]) -> None:
-        for observer in self._observers:
-            observer(transition, when)
+        event = {"request_id": request_id, "at": self.now(), "old": str(old), "new": new.value, "detail": detail}
+        connection.execute(tables.events.insert().values(event))
 
 
 def _hours_within(
-    budget_usd: float | None, price: float, max_hours: float, rentals: Sequence[LedgerEntry], now: float
+    budget_usd: float | None, price: float, max_hours: float, entries: Sequence[LedgerEntry], now: float
 ) -> float:
     if budget_usd is None or price <= 0:
         return max_hours
-    spent, promised = spent_usd(rentals, month_of(now), now), promised_usd(rentals, now)
+    spent, promised = spent_usd(entries, now), promised_usd(entries, now)
     hours = min(max_hours, (budget_usd - spent - promised) / price)
     if hours < min(MIN_HOURS, max_hours):
         raise BudgetSpent(budget_usd, spent, promised, price)
@@ -376,20 +347,20 @@ def _of(request_id: str) -> sa.Update:
     return tables.rentals.update().where(tables.rentals.c.request_id == request_id)
 
 
-def _told_by(machine: Instance | None) -> dict[str, Any]:
-    if machine is None:
+def _told_by(instance: Instance | None) -> dict[str, Any]:
+    if instance is None:
         return {}
     values: dict[str, Any] = {
-        "instance_id": machine.instance_id,
-        "price_usd_per_hour": machine.price_usd_per_hour,
+        "instance_id": instance.instance_id,
+        "price_usd_per_hour": instance.price_usd_per_hour,
     }
-    if machine.address is not None:
-        values |= {"host": machine.address.host, "port": machine.address.port, "user": machine.address.user}
+    if instance.address is not None:
+        values |= {"host": instance.address.host, "port": instance.address.port, "user": instance.address.user}
     return values
 
 
-def _rental(row: sa.Row[Any]) -> LedgerEntry:
-    values = {column.key: row._mapping[column] for column in tables.rentals.c}  # noqa: SLF001 - public name for it
+def _entry(row: sa.Row[Any]) -> LedgerEntry:
+    values: dict[str, Any] = {column.key: row._mapping[column] for column in tables.rentals.c}  # noqa: SLF001 - its public name
     values |= {"state": LeaseState(values["state"]), "run_keys": frozenset(values["run_keys"].split())}
     return LedgerEntry(**values)
 

@@ -15,7 +15,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from tasks.core.errors import BadRequest
-from tasks.provisioning.rental_request import RentalRequest
+from tasks.provisioning.offers import RentalRequest
 
 
 def limit_names(provider: str, request: RentalRequest) -> list[str]:

@@ -1,22 +1,36 @@
 """Machines that are taken for a run and given back: the seam between orchestration and those who lend them.
 
 `Provisioner` is implemented by what is at hand already (static hosts) and by each service that rents machines out. One
-contract suite runs over all of them (`tests/fakes/provisioner_contract.py`). Implementations know their service alone:
-which candidate is tried next, what is written to the ledger, and when a machine goes back is decided above them.
+contract suite runs over all of them. Implementations know their service alone: they ask once. How often one asks, what
+a lost reply means and what proves an end is the same for all of them: `create_instance`, `terminate_instance`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
 from tasks.core.names import HostAddress
+from tasks.core.retry import retry_transient
+from tasks.provisioning.errors import (
+    NothingDone,
+    ProviderError,
+    ProviderRefused,
+    ProviderUnavailable,
+    TerminationUnproven,
+)
+
+_log = logging.getLogger(__name__)
 
 _OWNER = re.compile(r"[a-z0-9]{4,40}")
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _NAME = re.compile(r"jade-([a-z0-9]{4,40})-([0-9a-f]{8,32})")
 
 
@@ -57,6 +71,9 @@ class InstanceState(StrEnum):
     """Will never run, and may still cost."""
     GONE = "gone"
     """The provider has ended it, or denies knowing it: it costs nothing any more."""
+
+
+_USELESS = {InstanceState.STOPPED, InstanceState.FAILED}
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,22 @@ class InstanceScripts:
     notice: str = ""
 
 
+def gone(provider: str, instance_id: str) -> Instance:
+    """Return a machine that its provider denies knowing."""
+    detail = "the provider denies knowing it"
+    return Instance(provider, instance_id, "", "", InstanceState.GONE, None, 0.0, None, detail)
+
+
+def check_name(provider: str, request: InstanceRequest, doing: str) -> None:
+    """Refuse a request whose name does not tell its owner and itself: it could not be found again.
+
+    Raises:
+        ProviderRefused: It does not.
+    """
+    if owner_and_request(request.name) != (request.owner, request.request_id):
+        raise ProviderRefused(provider, doing, f"the name {request.name!r} does not tell owner and request")
+
+
 class Provisioner(Protocol):
     """Someone who lends machines. Every call is bounded in time; only transient errors may be tried again."""
 
@@ -179,12 +212,13 @@ class Provisioner(Protocol):
         ...
 
     def create(self, request: InstanceRequest) -> Instance:
-        """Ask for one machine. After a lost reply it is looked for by its name: none is ever asked for twice blindly.
+        """Ask for one machine, once: what may have been heard is not sent again.
 
         Raises:
             NoCapacity: None of this kind now: the next candidate may be tried.
             ProviderRefused: The request, the key, the balance or a quota; trying again cannot help.
-            ProviderUnavailable: Whether a machine was made is not known; `find` and `list_ours` will tell. Transient.
+            NothingDone: Nothing has happened. Transient.
+            ProviderUnavailable: Whether a machine was made is not known; `list` will tell. Transient.
         """
         ...
 
@@ -196,10 +230,148 @@ class Provisioner(Protocol):
         """Return every machine that carries the owner's tag and is not gone, and none of others."""
         ...
 
-    def terminate(self, instance_id: str) -> None:
-        """End a machine; return only once the provider shows that it costs no more. Silent if it is already gone.
+    def terminate(self, instance_id: str) -> Instance:
+        """Ask for the end of a machine, unless it is gone; return how it stood before.
 
         Raises:
-            TerminationUnproven: It was asked for, but the provider does not confirm it in time. Transient.
+            ProviderRefused: It is not one of ours, and nothing was sent; or the key may not end it.
+            ProviderUnavailable: Transient.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one waits for a provider and its machines.
+
+    Attributes:
+        settle_s: After a lost reply: how long a machine is looked for, as lists lag behind.
+        release_s: How long an end may take to be proved.
+        look_s: Pause between two looks at first; doubled each time.
+        start_limit_s: How long a machine may take from being made to letting us in.
+        connect_s: Of one attempt to connect; then the provider is asked how the machine stands.
+        notice_s: Between two looks whether a spot machine is about to be taken away. It is said two minutes before;
+            AWS advises to look this often.
+    """
+
+    settle_s: float = 30.0
+    release_s: float = 300.0
+    look_s: float = 1.0
+    start_limit_s: float = 900.0
+    connect_s: float = 15.0
+    notice_s: float = 5.0
+
+
+def find_named(provisioner: Provisioner, owner: str, name: str) -> Instance | None:
+    """Return the machine of an owner that has a name; of several, the oldest stays and the others are ended."""
+    same = [instance for instance in provisioner.list(owner) if instance.name == name]
+    same.sort(key=lambda instance: (instance.state in _USELESS, instance.started_at or _NEVER, instance.instance_id))
+    for twin in same[1:]:
+        _log.warning("two machines are called %s: %s is ended, %s stays", name, twin.instance_id, same[0].instance_id)
+        # If this fails, the next look sees it again, as does the reaper.
+        with contextlib.suppress(ProviderError):
+            provisioner.terminate(twin.instance_id)
+    return same[0] if same else None
+
+
+def create_instance(
+    provisioner: Provisioner,
+    request: InstanceRequest,
+    timing: Timing,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Instance:
+    """Create the machine of a request, which there is once, whatever happens to calls and replies.
+
+    It is looked for before it is asked for, and after a lost reply; it is asked for again only where nothing happened.
+
+    Raises:
+        NoCapacity, ProviderRefused, NothingDone: As `Provisioner.create`: no machine was made.
+        ProviderUnavailable: Whether one was made is not known. Transient.
+    """
+    if (found := find_named(provisioner, request.owner, request.name)) is not None:
+        return found
+    lost: ProviderUnavailable
+    try:
+        return retry_transient(
+            lambda: provisioner.create(request), only=NothingDone, pause_s=timing.look_s, sleep=sleep, clock=clock
+        )
+    except NothingDone:
+        raise
+    except ProviderUnavailable as error:
+        lost = error
+
+    def look() -> Instance:
+        found = find_named(provisioner, request.owner, request.name)
+        if found is None:
+            detail = f"{lost.detail}; no machine called {request.name} was seen within {timing.settle_s:g} s"
+            raise ProviderUnavailable(lost.provider, lost.doing, detail, status=lost.status) from lost
+        _log.warning("the reply was lost (%s); found %s by its name", lost, found.instance_id)
+        return found
+
+    return retry_transient(
+        look,
+        attempts=None,
+        limit_s=timing.settle_s,
+        pause_s=timing.look_s,
+        longest_pause_s=10,
+        sleep=sleep,
+        clock=clock,
+    )
+
+
+def terminate_instance(
+    provisioner: Provisioner,
+    instance_id: str,
+    timing: Timing,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """End a machine; return only once the provider shows, or denies, it as one that costs no more.
+
+    Raises:
+        TerminationUnproven: It was asked for, but that is not proved within `timing.release_s`. Transient.
+        ProviderRefused: It is not one of ours; or the key may not end it.
+    """
+
+    def ask() -> None:
+        try:
+            instance = provisioner.terminate(instance_id)
+        except ProviderUnavailable as error:
+            raise TerminationUnproven(provisioner.provider, instance_id, str(error)) from error
+        if instance.state is not InstanceState.GONE:
+            detail = f"it is still shown as {instance.detail or instance.state.value}"
+            raise TerminationUnproven(provisioner.provider, instance_id, detail)
+
+    retry_transient(
+        ask,
+        attempts=None,
+        limit_s=timing.release_s,
+        pause_s=timing.look_s,
+        longest_pause_s=10,
+        sleep=sleep,
+        clock=clock,
+    )
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """Bounds of every call of a service's API.
+
+    Attributes:
+        connect_timeout_s: For the connection.
+        read_timeout_s: For each part of an answer.
+        call_timeout_s: For a call with all its attempts, but for the end of the last.
+        attempts: The first included, of what may be repeated.
+        pause_s: Before the second; doubled each time, and jittered.
+        longest_wait_s: How long is waited where the service says for how long; if it asks for more, the call fails.
+    """
+
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 30.0
+    call_timeout_s: float = 120.0
+    attempts: int = 5
+    pause_s: float = 1.0
+    longest_wait_s: float = 60.0

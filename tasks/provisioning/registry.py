@@ -1,52 +1,158 @@
 """Who lends machines, and the ledger of what was lent, as the settings say: the one place where they are put together.
 
-Further providers can be registered, and every step of a rental be observed; both are kept for the process.
+A section such as `[runpod]` has the fields of that provider's own settings, and a few that all have. Keys of providers
+come from the environment alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from tasks.core.errors import BadRequest
+from pydantic import SecretStr, TypeAdapter, ValidationError
+
+from tasks.core.errors import BadRequest, SettingsError
 from tasks.hosts.errors import HostError
-from tasks.provisioning.connect import Lender
-from tasks.provisioning.lease import Note, Renter, Served
-from tasks.provisioning.ledger import Ledger, Observer
-from tasks.provisioning.provisioner import Provisioner, check_owner
+from tasks.hosts.place import RemotePlace
+from tasks.provisioning.claims import new_claim
+from tasks.provisioning.connect import Note, Provider
+from tasks.provisioning.keys import open_rented
+from tasks.provisioning.ledger import Ledger, Purpose
+from tasks.provisioning.provisioner import Provisioner, Timing, check_owner
 from tasks.provisioning.reaper import Reaped, Reaper
-from tasks.provisioning.rent_settings import FACTORIES
-from tasks.provisioning.rental_request import RentalRequest
-from tasks.settings.load import Settings, load_settings, state_folder
+from tasks.provisioning.renter import Renter
+from tasks.settings.load import Settings, load_settings, provider_environment, state_folder
+
+if TYPE_CHECKING:
+    from tasks.provisioning.offers import RentalRequest
 
 LEDGER_NAME = "ledger.db"
 KEYS_NAME = "rentals"
+RUNPOD_KEY = "RUNPOD_API_KEY"
+RUNPOD_URL = "JADE_RUNPOD_URL"
 
-Factory = Callable[[Settings], Lender]
-
-_factories: dict[str, Factory] = dict(FACTORIES)
-_observers: list[Observer] = []
-
-
-def register_provider(name: str, factory: Factory) -> None:
-    """Make a provider known by its name, in this process."""
-    _factories[name] = factory
+T = TypeVar("T")
+Factory = Callable[[Settings], Provider]
 
 
-def observe_rentals(observer: Observer) -> None:
-    """Tell of every step of every rental, just before and just after it is durable, in this process."""
-    _observers.append(observer)
+@dataclass(frozen=True)
+class UseSettings(Timing):
+    """How rented machines are used, whoever lends them.
+
+    Attributes:
+        folder: Where our files lie over there; `~/` is the account's home.
+        python: Program that trains there.
+        device: What trains there.
+        time_limit_s: The machine ends a job after this long; it ends itself at its own age.
+    """
+
+    folder: str = "~/.jade"
+    python: str = "python3"
+    device: Literal["cpu", "cuda"] = "cuda"
+    time_limit_s: int = 14 * 86_400
+
+
+def runpod(settings: Settings) -> Provider:
+    """Return who lends RunPod's pods.
+
+    Raises:
+        SettingsError: `[runpod]` has something unknown or of another type.
+        ApiKeyMissing: RUNPOD_API_KEY is not set.
+    """
+    from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
+    from tasks.provisioning.runpod_api import API_URL, RunPodAccess
+
+    @dataclass(frozen=True)
+    class Where:
+        api_url: str = API_URL
+
+    use, own, where = _read("runpod", settings, UseSettings, RunPodSettings, Where)
+    environment = provider_environment((RUNPOD_KEY, RUNPOD_URL))
+    try:
+        access = RunPodAccess(SecretStr(environment.get(RUNPOD_KEY, "")), environment.get(RUNPOD_URL) or where.api_url)
+    except ValueError as error:
+        raise SettingsError(f"runpod: {error}") from error
+    return provider_of(RunPodProvisioner(access, own), use)
+
+
+def ec2(settings: Settings) -> Provider:
+    """Return who lends machines of AWS EC2; credentials and region come as AWS's own tools have them.
+
+    Raises:
+        SettingsError: `[ec2]` has something unknown or of another type.
+        ApiKeyMissing: There are no credentials.
+    """
+    from tasks.provisioning.ec2 import DEFAULT_PYTHON, Ec2Provisioner, Ec2Settings
+    from tasks.provisioning.ec2_api import Ec2Access, Ec2Api
+
+    @dataclass(frozen=True)
+    class Where:
+        region: str | None = None
+        profile: str | None = None
+        endpoint_url: str | None = None
+
+    use, own, where = _read("ec2", settings, UseSettings, Ec2Settings, Where)
+    if not {"python", "image", "launch_template"} & settings.providers.get("ec2", {}).keys():
+        use = dataclasses.replace(use, python=DEFAULT_PYTHON)
+    access = Ec2Access(where.region, where.profile, where.endpoint_url)
+    provisioner = Ec2Provisioner(Ec2Api(access), own, limits=access.limits)
+    return dataclasses.replace(provider_of(provisioner, use), admit=provisioner.admit)
+
+
+def static(settings: Settings) -> Provider:
+    """Return who lends the hosts of the settings, one run at a time."""
+    from tasks.hosts.ssh import open_host
+    from tasks.provisioning.static import StaticHost, StaticProvisioner, host_of
+
+    (use,) = _read("static", settings, UseSettings)
+    hosts = {
+        name: StaticHost(
+            entry.address,
+            entry.remote_folder,
+            lambda named=name: open_host(settings, named, connect_timeout_s=use.connect_s),  # type: ignore[misc]
+        )
+        for name, entry in settings.hosts.items()
+    }
+
+    def place(instance_id: str) -> RemotePlace:
+        entry = settings.entry(host_of(instance_id))
+        return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s)
+
+    return Provider(
+        StaticProvisioner(hosts),
+        # The settings say how a host of theirs is reached.
+        lambda entry, *_, connect_timeout_s: open_host(
+            settings, host_of(entry.machine), connect_timeout_s=connect_timeout_s
+        ),
+        place,
+        lambda instance_id: settings.entry(host_of(instance_id)).device,
+        use,
+        has_own_keys=True,
+    )
+
+
+FACTORIES: dict[str, Factory] = {"runpod": runpod, "ec2": ec2, "static": static}
+"""Who lends, by the name that `--host` takes."""
+
+
+def provider_of(provisioner: Provisioner, use: UseSettings) -> Provider:
+    """Return how machines of a provisioner are used that show the host key which we gave them."""
+    place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s, provisioner.provider)
+    return Provider(provisioner, open_rented, lambda _: place, lambda _: use.device, use)
 
 
 def provider_names() -> tuple[str, ...]:
     """Return the names of all providers: what `--host` takes beside hosts."""
-    return tuple(_factories)
+    return tuple(FACTORIES)
 
 
 def is_provider(name: str) -> bool:
     """Whether `--host NAME` rents."""
-    return name in _factories
+    return name in FACTORIES
 
 
 def check_provider(name: str) -> None:
@@ -55,7 +161,7 @@ def check_provider(name: str) -> None:
     Raises:
         SettingsError, HostError: Its settings make no sense, or its API key is missing.
     """
-    _factories[name](load_settings())
+    FACTORIES[name](load_settings())
 
 
 @dataclass
@@ -71,39 +177,40 @@ class Registry:
     settings: Settings
     ledger: Ledger
     keys_folder: Path
-    _lenders: dict[str, Lender] = field(default_factory=dict)
+    _providers: dict[str, Provider] = field(default_factory=dict)
 
-    def lender(self, provider: str) -> Lender:
+    def provider(self, name: str) -> Provider:
         """Return who lends under a name.
 
         Raises:
             BadRequest: Nobody does.
             ProviderRefused: Its API key, or another setting, is missing.
         """
-        if provider not in _factories:
-            raise BadRequest(f"no provider is called {provider!r}; there are: {', '.join(_factories)}")
-        if provider not in self._lenders:
-            self._lenders[provider] = _factories[provider](self.settings)
-        return self._lenders[provider]
+        if name not in FACTORIES:
+            raise BadRequest(f"no provider is called {name!r}; there are: {', '.join(FACTORIES)}")
+        if name not in self._providers:
+            self._providers[name] = FACTORIES[name](self.settings)
+        return self._providers[name]
 
     def provisioners(self) -> tuple[dict[str, Provisioner], dict[str, HostError]]:
         """Return those who can be asked, and why the others cannot, by name."""
         there: dict[str, Provisioner] = {}
         missing: dict[str, HostError] = {}
-        for name in _factories:
+        for name in FACTORIES:
             try:
-                there[name] = self.lender(name).provisioner
+                there[name] = self.provider(name).provisioner
             except HostError as error:
                 missing[name] = error
         return there, missing
 
-    def renter(self, provider: str, request: RentalRequest, served: Served, *, note: Note) -> Renter:
+    def renter(self, provider: str, request: RentalRequest, purpose: Purpose, *, note: Note) -> Renter:
         """Return who rents for a run.
 
         Raises:
-            BadRequest, ProviderRefused: As `lender`.
+            BadRequest, ProviderRefused: As `provider`.
         """
-        return Renter(self.ledger, self.lender(provider), request, served, self.keys_folder, note)
+        lender = self.provider(provider)
+        return Renter(self.ledger, lender, self.keys_folder, new_claim(), note, request=request, purpose=purpose)
 
     def reaper(self, owner: str | None, *, is_dry: bool = False, frees_unknown: bool = False) -> Reaper:
         """Return who frees an owner's machines; None is the ledger's own.
@@ -112,12 +219,13 @@ class Registry:
             BadRequest: It is no owner's tag.
         """
         there, _ = self.provisioners()
+        timings = {name: self.provider(name).timing for name in there}
         tag = owner_tag(owner) or self.ledger.owner
-        return Reaper(self.ledger, there, self.keys_folder, tag, is_dry=is_dry, frees_unknown=frees_unknown)
+        return Reaper(self.ledger, there, self.keys_folder, tag, timings, is_dry=is_dry, frees_unknown=frees_unknown)
 
     def free_flow_run(self, flow_run_id: str) -> list[Reaped]:
         """Free what was rented for a run in Prefect that has ended, whoever pays."""
-        owners = {rental.owner for rental in self.ledger.rentals(only_open=True) if rental.flow_run_id == flow_run_id}
+        owners = {entry.owner for entry in self.ledger.entries(only_open=True) if entry.flow_run_id == flow_run_id}
         return [item for owner in sorted(owners) for item in self.reaper(owner).reap(ended_flow_run=flow_run_id)]
 
     def close(self) -> None:
@@ -133,7 +241,7 @@ def open_registry(settings: Settings | None = None) -> Registry:
     """
     settings = settings or load_settings()
     url = settings.ledger or f"sqlite:///{state_folder() / LEDGER_NAME}"
-    return Registry(settings, Ledger(url, observers=_observers), state_folder() / KEYS_NAME)
+    return Registry(settings, Ledger(url), state_folder() / KEYS_NAME)
 
 
 def ledger_exists() -> bool:
@@ -153,3 +261,26 @@ def owner_tag(owner: str | None) -> str | None:
         return check_owner(owner)
     except ValueError as error:
         raise BadRequest(str(error)) from error
+
+
+def _read(provider: str, settings: Settings, *kinds: type[Any]) -> list[Any]:
+    """Return a provider's section as the dataclasses that its keys are the fields of; a key may belong to several.
+
+    Raises:
+        SettingsError: A key is unknown, or a value is of another type or makes no sense.
+    """
+    table = settings.providers.get(provider, {})
+    known = list(dict.fromkeys(item.name for kind in kinds for item in dataclasses.fields(kind)))
+    if unknown := sorted(table.keys() - known):
+        raise SettingsError(f"{provider}: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    found = []
+    for kind in kinds:
+        given = {item.name: table[item.name] for item in dataclasses.fields(kind) if item.name in table}
+        try:
+            # As JSON, a list is what a tuple is written as, and yet no text passes for a number.
+            found.append(TypeAdapter(kind).validate_json(json.dumps(given, default=str), strict=True))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise SettingsError(f"{provider}: {where}: {first['msg']}, not {first['input']!r}") from error
+    return found

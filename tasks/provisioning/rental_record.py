@@ -7,19 +7,67 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jade_model.core.files import write_atomically
 from tasks.operations.events import BUDGET_WARNING, tell
-from tasks.provisioning.costs import LedgerEntry
-from tasks.provisioning.lease import Renter
-from tasks.provisioning.rental_files import RENTAL_NAME, read_rental
 
+if TYPE_CHECKING:
+    from tasks.provisioning.entries import LedgerEntry
+    from tasks.provisioning.renter import Renter
+
+RENTAL_NAME = "rental.json"
 BUDGET_SHARE = 0.8
 """Of a month's budget: from there on, somebody should know."""
 
 
 _SAVING = threading.Lock()
+
+
+def read_rental(folder: Path) -> dict[str, Any] | None:
+    """Return what a run has rented; None if nothing, or if it cannot be read."""
+    try:
+        content = json.loads((folder / RENTAL_NAME).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def rental_sentence(rental: dict[str, Any]) -> str:
+    """Return in one sentence what a run has rented and what it cost."""
+    machines = rental["machines"]
+    if not machines:
+        return f"No machine of {rental['provider']} could be had."
+    hours = sum(machine["hours"] for machine in machines)
+    number = "One machine" if len(machines) == 1 else f"{len(machines)} machines"
+    return (
+        f"{number} of {rental['provider']} for {hours:.2f} h: {rental['cost_usd']:.2f} USD; all runs of this ledger "
+        f"have cost {rental['spent_this_month_usd']:.2f} USD this month."
+    )
+
+
+def rental_rows(rental: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a machine, then one for each candidate that could not be had or used."""
+    rows = [
+        {
+            "GPU": machine["title"] + (" (spot)" if machine["spot"] else ""),
+            "USD/h": machine["price_usd_per_hour"],
+            "hours": machine["hours"],
+            "USD": machine["cost_usd"],
+            "outcome": machine["problem"] or machine["state"],
+        }
+        for machine in rental["machines"]
+    ]
+    return rows + [
+        {
+            "GPU": item["what"],
+            "USD/h": item["price_usd_per_hour"],
+            "hours": 0,
+            "USD": 0,
+            "outcome": item["outcome"],
+        }
+        for item in rental["tried"]
+    ]
 
 
 def save_rental(folder: Path, renters: Sequence[Renter]) -> None:
@@ -31,12 +79,12 @@ def save_rental(folder: Path, renters: Sequence[Renter]) -> None:
     """
     renter = renters[0]
     with _SAVING:
-        rentals = [renter.ledger.rental(request_id) for each in renters for request_id in each.rented]
+        entries = [renter.ledger.entry(request_id) for each in renters for request_id in each.rented]
         now = renter.ledger.now()
         content = {
             "provider": renter.provider,
-            "cost_usd": round(sum(rental.cost_until(now) for rental in rentals), 4),
-            "machines": [_machine(rental, now) for rental in rentals],
+            "cost_usd": round(sum(entry.cost_until(now) for entry in entries), 4),
+            "machines": [_machine(entry, now) for entry in entries],
             "tried": [
                 {"what": item.what, "price_usd_per_hour": item.price_usd_per_hour, "outcome": item.outcome}
                 for each in renters
@@ -67,18 +115,18 @@ def _warn_of_budget(renter: Renter, now: dict[str, Any], before: dict[str, Any] 
     tell(BUDGET_WARNING, "budget", renter.provider, message=message, spent_usd=spent, budget_usd=budget)
 
 
-def _machine(rental: LedgerEntry, now: float) -> dict[str, Any]:
+def _machine(entry: LedgerEntry, now: float) -> dict[str, Any]:
     return {
-        "machine_id": rental.instance_id,
-        "title": rental.title,
-        "spot": rental.spot,
-        "price_usd_per_hour": rental.price_usd_per_hour,
-        "state": rental.state.value,
-        "rented_at": _shown(rental.intended_at),
-        "ended_at": None if rental.ended_at is None else _shown(rental.ended_at),
-        "hours": round(rental.age_s(now) / 3600, 4),
-        "cost_usd": round(rental.cost_until(now), 4),
-        "problem": rental.problem or None,
+        "machine_id": entry.instance_id,
+        "title": entry.title,
+        "spot": entry.spot,
+        "price_usd_per_hour": entry.price_usd_per_hour,
+        "state": entry.state.value,
+        "rented_at": _shown(entry.requested_at),
+        "ended_at": None if entry.ended_at is None else _shown(entry.ended_at),
+        "hours": round(entry.age_s(now) / 3600, 4),
+        "cost_usd": round(entry.cost_until(now), 4),
+        "problem": entry.reason or None,
     }
 
 

@@ -1,39 +1,58 @@
 """GPUs by the hour from RunPod, over version 2 of its REST API.
 
-Creating a pod has no idempotency key there, and names are not unique. So a machine's name carries owner and request;
-whoever asks again, or got no reply, looks for that name first. The end of a pod is proved by 404 alone.
+Creating a pod has no idempotency key there, and names are not unique: a machine's name carries owner and request, and
+it is looked for by that name. The end of a pod is proved by 404 alone.
 """
 
 from __future__ import annotations
 
-import logging
+import base64
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import UTC
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from tasks.provisioning.provider_calls import looks
-from tasks.provisioning.provider_errors import (
-    NothingSent,
-    ProviderError,
-    ProviderUnavailable,
-    RateLimited,
-    RequestRefused,
-    TerminationUnproven,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.core.names import HostAddress
+from tasks.provisioning.errors import NotFound, ProviderRefused, ProviderUnavailable
 from tasks.provisioning.provisioner import (
     Instance,
     InstanceRequest,
     InstanceScripts,
     InstanceState,
     Offer,
+    check_name,
+    gone,
     owner_and_request,
 )
-from tasks.provisioning.runpod_answers import MACHINE_VARIABLE, Catalogue, Pod, PodList, read
-from tasks.provisioning.runpod_api import PROVIDER, NotThere, RunPodAccess, RunPodApi
-from tasks.provisioning.runpod_start import ARGUMENTS, END, RENEW_HOST_KEY, start_environment
+from tasks.provisioning.runpod_api import PROVIDER, RunPodAccess, RunPodApi
 
-_log = logging.getLogger(__name__)
+MACHINE_VARIABLE = "JADE_MACHINE"
+"""Holds the machine's name in its environment: people rename pods, and a renamed pod is still ours to pay for."""
+ARGUMENTS = """bash -c 'eval "$JADE_START"'"""
+"""The container's command. The script itself travels in the environment, where nothing takes its quotes apart."""
+END = 'mkdir -p "$HOME/.jade" && : > "$HOME/.jade/end-machine"'
+"""Asks the pod's first process to end the pod; it does so within seconds."""
+RENEW_HOST_KEY = 'sh "$HOME/.jade/renew-host-key"'
+"""Makes a new host key and prints its public line."""
+_START = Path(__file__).with_name("runpod_start.sh")
+_LOOK_S = 2
+
+# Ended is what the service denies knowing. A pod that it shows as terminated is not proved to have stopped costing.
+_STATES = {
+    "PROVISIONING": InstanceState.STARTING,
+    "STARTING": InstanceState.STARTING,
+    "RUNNING": InstanceState.RUNNING,
+    "EXITED": InstanceState.STOPPED,
+    "TERMINATED": InstanceState.STOPPED,
+    "ERROR": InstanceState.FAILED,
+}
+
+T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -51,9 +70,6 @@ class RunPodSettings:
         pid_file: Where it writes its process id.
         pod_may_delete_itself: Whether the key that the service puts into each pod may delete that pod. The service
             does not promise it: say so only for an account where it was seen to work.
-        settle_s: After a lost reply: how long to look for the pod, for lists lag behind.
-        release_s: How long to wait for the proof of an end.
-        look_s: Pause between two looks at first; doubled each time.
     """
 
     image: str = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
@@ -65,13 +81,142 @@ class RunPodSettings:
     host_key_folder: str = "/etc/ssh"
     pid_file: str = "/run/sshd.pid"
     pod_may_delete_itself: bool = False
-    settle_s: float = 30.0
-    release_s: float = 120.0
-    look_s: float = 1.0
+
+
+class _Answer(BaseModel):
+    # Services add fields without notice; and what a pod's environment holds must not show in an error.
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class _Endpoint(_Answer):
+    host: str
+    port: int
+    username: str
+
+
+class _Ssh(_Answer):
+    direct: _Endpoint | None = None
+
+
+class Pod(_Answer):
+    """A pod as the service tells of it; of its many fields, those that count here."""
+
+    id: str = Field(min_length=1)
+    name: str
+    status: str
+    cost: float = Field(ge=0, allow_inf_nan=False)
+    env: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    ssh: _Ssh = _Ssh()
+    created_at: AwareDatetime | None = Field(None, alias="createdAt")
+    data_center: str | None = Field(None, alias="dataCenterId")
+
+    @property
+    def instance_name(self) -> str | None:
+        """What we called it; None if it is none of ours, whoever's."""
+        for name in (self.name, self.env.get(MACHINE_VARIABLE, "")):
+            if owner_and_request(name) is not None:
+                return name
+        return None
+
+    @property
+    def owner(self) -> str:
+        """Tag of whoever pays; empty if it is none of ours."""
+        told = owner_and_request(self.instance_name or "")
+        return told[0] if told else ""
+
+    def instance(self) -> Instance:
+        """Return it in the words of the seam; an address that makes no sense counts as none."""
+        address, problem = None, ""
+        if self.ssh.direct is not None:
+            try:
+                address = HostAddress(self.ssh.direct.host, self.ssh.direct.port, self.ssh.direct.username)
+            except ValueError as error:
+                problem = f", without a usable address: {error}"
+        place = f" in {self.data_center}" if self.data_center else ""
+        return Instance(
+            provider=PROVIDER,
+            instance_id=self.id,
+            name=self.instance_name or self.name,
+            owner=self.owner,
+            # A state that is not known yet: wait and see, as long as one waits for a start.
+            state=_STATES.get(self.status, InstanceState.STARTING),
+            address=address,
+            price_usd_per_hour=self.cost,
+            started_at=self.created_at.astimezone(UTC) if self.created_at else None,
+            detail=f"{self.status}{place}{problem}",
+        )
+
+
+class PodList(_Answer):
+    """All pods of the account; each is looked at only once it is known to be ours."""
+
+    pods: tuple[dict[str, Any], ...]
+
+
+class _Prices(_Answer):
+    secure: float = Field(ge=0, allow_inf_nan=False)
+    community: float = Field(ge=0, allow_inf_nan=False)
+
+
+class _Counts(_Answer):
+    secure: int
+    community: int
+
+
+class _DataCenter(_Answer):
+    id: str
+    availability: str
+
+
+class GpuType(_Answer):
+    """A GPU of the catalogue."""
+
+    id: str = Field(min_length=1)
+    name: str
+    memory: float
+    secure: bool
+    community: bool
+    price: _Prices
+    max_count: _Counts = Field(alias="maxCount")
+    availability: str | None = None
+    data_centers: tuple[_DataCenter, ...] = Field((), alias="dataCenters")
+
+    def offer(self, *, cloud: str, data_centers: tuple[str, ...]) -> Offer | None:
+        """Return it as an offer; None if this cloud does not have it, or tells no price.
+
+        Args:
+            cloud: `SECURE` or `COMMUNITY`.
+            data_centers: Where it may be; empty if anywhere.
+        """
+        is_secure = cloud == "SECURE"
+        is_there = self.secure if is_secure else self.community
+        count = self.max_count.secure if is_secure else self.max_count.community
+        price = self.price.secure if is_secure else self.price.community
+        if not is_there or count < 1 or price <= 0:
+            return None
+        levels = [self.availability] if self.availability else []
+        if data_centers:
+            levels = [place.availability for place in self.data_centers if place.id in data_centers]
+        available = any(level != "NONE" for level in levels) if levels or self.data_centers else None
+        return Offer(
+            provider=PROVIDER,
+            kind=self.id,
+            title=self.name,
+            gpu_memory_gib=self.memory,
+            price_usd_per_hour=price,
+            region=", ".join(data_centers),
+            available=available,
+        )
+
+
+class Catalogue(_Answer):
+    """What GPUs there are."""
+
+    gpus: tuple[GpuType, ...]
 
 
 class RunPodProvisioner:
-    """See `Provisioner`.
+    """RunPod as a `Provisioner`.
 
     Args:
         access: Address, key, limits of single calls.
@@ -79,6 +224,8 @@ class RunPodProvisioner:
         now: Seconds since 1970: what a machine's age is counted from.
         sleep: Waits.
     """
+
+    provider = PROVIDER
 
     def __init__(
         self,
@@ -89,133 +236,64 @@ class RunPodProvisioner:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._api = RunPodApi(access, sleep=sleep)
-        self._settings = settings or RunPodSettings()
-        self._now, self._sleep = now, sleep
-
-    @property
-    def provider(self) -> str:
-        """See `Provisioner`."""
-        return PROVIDER
-
-    @property
-    def scripts(self) -> InstanceScripts:
-        """See `Provisioner`."""
-        return InstanceScripts(END, self._settings.pod_may_delete_itself, RENEW_HOST_KEY)
+        self._settings, self._now = settings or RunPodSettings(), now
+        self.scripts = InstanceScripts(END, self._settings.pod_may_delete_itself, RENEW_HOST_KEY)
 
     def offers(self) -> Sequence[Offer]:
-        """See `Provisioner`. GPUs without a price, and those that the chosen cloud never has, are left out."""
+        """Return what can be had. GPUs without a price, and those that the chosen cloud never has, are left out."""
         settings, doing = self._settings, "list GPUs"
         params = {"include": "AVAILABILITY", "product": "POD", "count": "1", "cloud": settings.cloud}
-        catalogue = read(Catalogue, self._api.get("catalog", "gpus", doing=doing, params=params), doing)
+        catalogue = _read(Catalogue, self._api.get("catalog", "gpus", doing=doing, params=params), doing)
         offers = (gpu.offer(cloud=settings.cloud, data_centers=settings.data_centers) for gpu in catalogue.gpus)
         return sorted((offer for offer in offers if offer is not None), key=lambda offer: offer.price_usd_per_hour)
 
     def create(self, request: InstanceRequest) -> Instance:
-        """See `Provisioner`. Of several pods of the same name, the oldest stays and the others are ended."""
+        """Ask for one pod."""
         doing = f"create a pod with {request.offer.kind}"
         body, secrets = self._pod_body(request, doing)
-        if (found := self._one_called(request.name)) is not None:
-            return found
-        try:
-            answer = self._api.create("pods", doing=doing, body=body, secrets=secrets)
-            return read(Pod, answer, doing).machine()
-        except (NothingSent, RateLimited):
-            raise
-        except ProviderUnavailable as error:
-            return self._recover(request.name, error)
+        return _read(Pod, self._api.create("pods", doing=doing, body=body, secrets=secrets), doing).instance()
 
     def describe(self, instance_id: str) -> Instance:
-        """See `Provisioner`."""
+        """Return how a pod stands."""
         doing = f"look at pod {instance_id}"
         try:
-            return read(Pod, self._api.get("pods", instance_id, doing=doing), doing).machine()
-        except NotThere:
-            return Instance(PROVIDER, instance_id, "", "", InstanceState.GONE, None, 0.0, None, "the service denies it")
+            return _read(Pod, self._api.get("pods", instance_id, doing=doing), doing).instance()
+        except NotFound:
+            return gone(PROVIDER, instance_id)
 
     def list(self, owner: str) -> Sequence[Instance]:
-        """See `Provisioner`. A pod that was renamed is known by its environment."""
-        return [pod.machine() for pod in self._pods() if pod.owner == owner]
-
-    def terminate(self, instance_id: str) -> None:
-        """See `Provisioner`. Deletes, and returns once the service denies knowing the pod.
-
-        Raises:
-            TerminationUnproven: It does not deny it in time. Transient.
-            ApiKeyRefused: The key may not delete it.
-            RequestRefused: It is not one of ours; nothing was sent that could end it.
-        """
-        problem = ""
-        for _ in looks(self._settings.release_s, self._settings.look_s, self._sleep):
-            try:
-                found = self.describe(instance_id)
-            except ProviderUnavailable as error:
-                problem = str(error)
-                continue
-            if found.state is InstanceState.GONE:
-                return
-            if not found.owner:
-                raise RequestRefused(PROVIDER, f"release {instance_id}", f"{found.name!r} is no machine of ours")
-            problem = f"the service still shows it as {found.detail}"
-            try:
-                self._delete(instance_id)
-            except ProviderUnavailable as error:
-                # Such as 409 from a pod that is just ending: only a look tells.
-                problem += f" after {error}"
-        raise TerminationUnproven(PROVIDER, instance_id, problem)
-
-    def _delete(self, instance_id: str) -> None:
-        try:
-            self._api.delete("pods", instance_id, doing=f"delete pod {instance_id}")
-        except NotThere:
-            _log.debug("pod %s was gone before it was deleted", instance_id)
-
-    def _pods(self) -> Sequence[Pod]:
-        """Every pod with a name of ours, whoever's. What others have there need not make sense to us."""
+        """Return the owner's pods. One that was renamed is known by its environment."""
         doing = "list pods"
-        listed = read(PodList, self._api.get("pods", doing=doing), doing)
-        return [read(Pod, told, doing) for told in listed.pods if _may_be_ours(told)]
+        listed = _read(PodList, self._api.get("pods", doing=doing), doing)
+        # What others have there need not make sense to us.
+        pods = [_read(Pod, told, doing) for told in listed.pods if _may_be_ours(told)]
+        return [pod.instance() for pod in pods if pod.owner == owner]
 
-    def _one_called(self, name: str) -> Instance | None:
-        """Return the pod of that name, one that still runs if there is one; None if there is no such pod."""
-        same = sorted((pod for pod in self._pods() if pod.instance_name == name), key=lambda pod: pod.age_key)
-        alive = [pod for pod in same if pod.status != "TERMINATED"] or same[:1]
-        for surplus in alive[1:]:
-            _log.warning("two pods are called %s: pod %s is ended, %s stays", name, surplus.id, alive[0].id)
-            try:
-                self._delete(surplus.id)
-            except ProviderError as error:
-                # It carries the owner's tag: whoever lists ours finds it.
-                _log.warning("pod %s could not be ended: %s", surplus.id, error)
-        return alive[0].machine() if alive else None
-
-    def _recover(self, name: str, lost: ProviderUnavailable) -> Instance:
-        """Return the pod that a lost reply told of; the list may show it late."""
-        for _ in looks(self._settings.settle_s, self._settings.look_s, self._sleep):
-            try:
-                if (found := self._one_called(name)) is not None:
-                    return found
-            except ProviderUnavailable as error:
-                _log.warning("looking for %s after a lost reply: %s", name, error)
-        detail = f"{lost.detail}; no pod called {name} was seen within {self._settings.settle_s:g} s"
-        raise ProviderUnavailable(PROVIDER, lost.doing, detail, status=lost.status) from lost
+    def terminate(self, instance_id: str) -> Instance:
+        """Delete a pod, unless it is gone."""
+        found = self.describe(instance_id)
+        if found.state is InstanceState.GONE:
+            return found
+        if not found.owner:
+            raise ProviderRefused(PROVIDER, f"end machine {instance_id}", f"{found.name!r} is no machine of ours")
+        with contextlib.suppress(NotFound):
+            self._api.delete("pods", instance_id, doing=f"delete pod {instance_id}")
+        return found
 
     def _pod_body(self, request: InstanceRequest, doing: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What is posted, and what of it must not show."""
-        told = owner_and_request(request.name)
-        if told != (request.owner, request.request_id):
-            raise RequestRefused(PROVIDER, doing, f"the name {request.name!r} does not tell owner and request")
+        check_name(PROVIDER, request, doing)
         settings = self._settings
-        ours = start_environment(
-            host_private_key=request.host_private_key,
-            public_key=request.public_key,
-            ends_at=self._now() + request.max_age_s,
-            api_url=self._api.url,
-            start_command=settings.start_command,
-            host_key_folder=settings.host_key_folder,
-            pid_file=settings.pid_file,
-        ) | {MACHINE_VARIABLE: request.name}
+        ours = {
+            MACHINE_VARIABLE: request.name,
+            "PUBLIC_KEY": request.public_key.strip(),
+            "JADE_HOST_KEY": base64.b64encode(request.host_private_key.encode()).decode(),
+            "JADE_ENDS_AT": str(int(self._now() + request.max_age_s)),
+            "JADE_API": self._api.url,
+            "JADE_START": self._start_script(),
+        }
         if taken := sorted(ours.keys() & request.environment.keys()):
-            raise RequestRefused(PROVIDER, doing, f"the variable {taken[0]} is set by this program itself")
+            raise ProviderRefused(PROVIDER, doing, f"the variable {taken[0]} is set by this program itself")
         body: dict[str, Any] = {
             "name": request.name,
             "image": settings.image,
@@ -231,6 +309,32 @@ class RunPodProvisioner:
         if settings.data_centers:
             body["dataCenterIds"] = list(settings.data_centers)
         return body, (ours["JADE_HOST_KEY"], request.host_private_key, *request.environment.values())
+
+    def _start_script(self) -> str:
+        settings, script = self._settings, _START.read_text("utf-8")
+        for mark, value in (
+            ("@HOST_KEYS@", settings.host_key_folder),
+            ("@PID_FILE@", settings.pid_file),
+            ("@START@", settings.start_command),
+            ("@LOOK_S@", str(_LOOK_S)),
+        ):
+            script = script.replace(mark, value)
+        return script
+
+
+def _read(kind: type[T], answer: Any, doing: str) -> T:
+    """Return an answer of the service, checked.
+
+    Raises:
+        ProviderUnavailable: It is not what the API promises; the message says where, and quotes no values.
+    """
+    try:
+        return kind.model_validate(answer)
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, found["loc"])) or "the whole"
+        detail = f"an answer that makes no sense at {where}: {found['msg']}"
+        raise ProviderUnavailable(PROVIDER, doing, detail) from error
 
 
 def _may_be_ours(told: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Calls of RunPod's REST API, version 2: bounded in time, tried again where that is safe, its refusals put into words.
 
 A call that failed may have done its work all the same. So those that are safe to repeat (GET, DELETE) are, and the one
-that is not (POST) is sent again only where the service says, or the network proves, that nothing has happened.
+that is not (POST) is sent once.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import SecretStr
 
-from tasks.provisioning.provider_calls import CallLimits, repeat, where_nothing_happened
-from tasks.provisioning.provider_errors import (
+from tasks.core.retry import retry_transient
+from tasks.provisioning.errors import (
     ApiKeyMissing,
-    ApiKeyRefused,
-    BalanceSpent,
-    KindDenied,
     NoCapacity,
-    NothingSent,
+    NotFound,
+    NothingDone,
     ProviderError,
+    ProviderRefused,
     ProviderUnavailable,
-    RateLimited,
-    RequestRefused,
+    key_refused,
 )
+from tasks.provisioning.provisioner import CallLimits
 
 PROVIDER = "runpod"
 API_URL = "https://api.runpod.io/v2"
@@ -62,7 +61,7 @@ class RunPodAccess:
             raise ApiKeyMissing(PROVIDER, "connect", setting="RUNPOD_API_KEY")
         if not re.fullmatch(r"[\x21-\x7e]+", key):
             # The HTTP library would quote it in its error.
-            raise ApiKeyRefused(PROVIDER, "connect", "it holds blanks or characters that no key has")
+            raise key_refused(PROVIDER, "connect", "it holds blanks or characters that no key has")
         url = urlsplit(self.api_url)
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
             raise ValueError(f"the API's address must begin with https://, or the key could be read: {self.api_url!r}")
@@ -70,12 +69,6 @@ class RunPodAccess:
 
 _authorities = functools.cache(httpx.create_ssl_context)
 """Reading the certificates of all authorities takes longer than a call."""
-
-
-class NotThere(ProviderError):
-    """404: the service denies knowing it."""
-
-    summary = "there is no such thing"
 
 
 class _BearerKey(httpx.Auth):
@@ -116,19 +109,19 @@ class RunPodApi:
         """Return what is there, tried again after transient errors.
 
         Raises:
-            NotThere: The service denies knowing it.
-            ApiKeyRefused, RequestRefused, ProviderUnavailable: As they say.
+            NotFound: The service denies knowing it.
+            ProviderRefused, ProviderUnavailable: As they say.
         """
-        return repeat(lambda: self._call("GET", path, doing, params=params), self._access.limits, sleep=self._sleep)
+        return self._repeated(lambda: self._call("GET", path, doing, params=params))
 
     def delete(self, *path: str, doing: str) -> None:
         """Delete something, tried again after transient errors.
 
         Raises:
-            NotThere: It is gone already, be it by an attempt whose answer was lost.
-            ApiKeyRefused, RequestRefused, ProviderUnavailable: As they say.
+            NotFound: It is gone already, be it by an attempt whose answer was lost.
+            ProviderRefused, ProviderUnavailable: As they say.
         """
-        repeat(lambda: self._call("DELETE", path, doing), self._access.limits, sleep=self._sleep)
+        self._repeated(lambda: self._call("DELETE", path, doing))
 
     def create(self, *path: str, doing: str, body: Mapping[str, Any], secrets: Sequence[str] = ()) -> Any:
         """Make something: one POST that may have been heard, not one more.
@@ -142,13 +135,19 @@ class RunPodApi:
         Raises:
             NoCapacity: Also where a rule of the service is broken: it answers both alike.
             ProviderRefused: Key, balance or a field of the body.
-            NothingSent, RateLimited: Nothing was made.
+            NothingDone: Nothing was made.
             ProviderUnavailable: Whether something was made is not known.
         """
-        return repeat(
-            lambda: self._call("POST", path, doing, body=body, secrets=secrets),
-            self._access.limits,
-            may_repeat=where_nothing_happened,
+        return self._call("POST", path, doing, body=body, secrets=secrets)
+
+    def _repeated(self, action: Callable[[], Any]) -> Any:
+        limits = self._access.limits
+        return retry_transient(
+            action,
+            attempts=limits.attempts,
+            limit_s=limits.call_timeout_s,
+            pause_s=limits.pause_s,
+            longest_pause_s=limits.longest_wait_s,
             sleep=self._sleep,
         )
 
@@ -166,7 +165,7 @@ class RunPodApi:
         try:
             status, headers, content = self._exchange(method, url, params, body)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            raise NothingSent(PROVIDER, doing, f"{type(error).__name__}: {error}") from error
+            raise NothingDone(PROVIDER, doing, f"{type(error).__name__}: {error}") from error
         except httpx.HTTPError as error:
             raise ProviderUnavailable(PROVIDER, doing, f"{type(error).__name__}: {error}") from error
         if 200 <= status < 300:
@@ -203,22 +202,28 @@ class RunPodApi:
 
 def _refusal(status: int, headers: httpx.Headers, detail: str, doing: str, *, is_create: bool) -> ProviderError:
     """What an answer other than 2xx means. The service answers 400 to a broken rule and to no capacity alike."""
-    if status == 401:
-        return ApiKeyRefused(PROVIDER, doing, detail, status=status)
     if status == 402:
-        return BalanceSpent(PROVIDER, doing, detail, status=status)
-    if status == 403:
-        kind = KindDenied if is_create else ApiKeyRefused
-        return kind(PROVIDER, doing, detail, status=status)
+        summary, advice = (
+            "the account's balance does not suffice",
+            ". Top it up with the provider, or take a cheaper GPU.",
+        )
+        return ProviderRefused(PROVIDER, doing, detail, status=status, summary=summary, advice=advice)
+    if status == 403 and is_create:
+        summary = "not for this account or API key"
+        advice = ". A read-only key rents nothing, and some kinds are not for every account."
+        return NoCapacity(PROVIDER, doing, detail, status=status, summary=summary, advice=advice)
+    if status in {401, 403}:
+        return key_refused(PROVIDER, doing, detail, status=status)
     if status == 400 and is_create:
         return NoCapacity(PROVIDER, doing, detail, status=status)
     if status == 404 and not is_create:
-        return NotThere(PROVIDER, doing, detail, status=status)
+        return NotFound(PROVIDER, doing, detail, status=status)
+    wait_s = _retry_after_s(headers)
     if status == 429:
-        return RateLimited(PROVIDER, doing, detail, status=status, retry_after_s=_retry_after_s(headers))
+        return NothingDone(PROVIDER, doing, detail, status=status, summary="too many calls", retry_after_s=wait_s)
     if status >= 500 or status in {408, 409, 425}:
-        return ProviderUnavailable(PROVIDER, doing, detail, status=status, retry_after_s=_retry_after_s(headers))
-    return RequestRefused(PROVIDER, doing, detail, status=status)
+        return ProviderUnavailable(PROVIDER, doing, detail, status=status, retry_after_s=wait_s)
+    return ProviderRefused(PROVIDER, doing, detail, status=status)
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:

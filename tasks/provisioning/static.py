@@ -16,13 +16,14 @@ from tasks.core.names import HostAddress
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.shell import SHELL_FUNCTIONS, assigned
-from tasks.provisioning.provider_errors import NoCapacity, ProviderRefused, ProviderUnavailable
+from tasks.provisioning.errors import NoCapacity, ProviderRefused, ProviderUnavailable
 from tasks.provisioning.provisioner import (
     Instance,
     InstanceRequest,
     InstanceScripts,
     InstanceState,
     Offer,
+    gone,
     owner_and_request,
 )
 
@@ -101,7 +102,7 @@ class _Lease:
 
 
 class StaticProvisioner:
-    """See `Provisioner`. A machine's identifier is its host's name and the request that holds it.
+    """The hosts of the settings as a `Provisioner`. A machine's identifier: its host and the request that holds it.
 
     Args:
         hosts: By name.
@@ -110,22 +111,16 @@ class StaticProvisioner:
     def __init__(self, hosts: Mapping[str, StaticHost]) -> None:
         self._hosts = dict(hosts)
 
-    @property
-    def provider(self) -> str:
-        """See `Provisioner`."""
-        return PROVIDER
-
-    @property
-    def scripts(self) -> InstanceScripts:
-        """See `Provisioner`: a host of ours ends by nobody's hand, and costs nothing."""
-        return InstanceScripts(end="", end_is_certain=True)
+    provider = PROVIDER
+    scripts = InstanceScripts(end="", end_is_certain=True)
+    """A host of ours ends by nobody's hand, and costs nothing."""
 
     def offers(self) -> Sequence[Offer]:
-        """See `Provisioner`. Nobody is asked: whether a host is free shows when it is taken."""
+        """Return all hosts. Nobody is asked: whether a host is free shows when it is taken."""
         return [Offer(PROVIDER, name, name, None, 0.0) for name in self._hosts]
 
     def create(self, request: InstanceRequest) -> Instance:
-        """See `Provisioner`: take the host's lease.
+        """Take the host's lease.
 
         Raises:
             NoCapacity: Somebody else holds it, or the host is out of reach.
@@ -146,17 +141,17 @@ class StaticProvisioner:
         return self._machine(name, lease)
 
     def describe(self, instance_id: str) -> Instance:
-        """See `Provisioner`. Gone is a lease that ran out, or that somebody else holds by now."""
+        """Return how a lease stands. Gone is a lease that ran out, or that somebody else holds by now."""
         host, request_id = _parted(instance_id)
         if host in self._hosts:
             lease = self._ask(host, _SHOW, f"look at {host}")
             told = owner_and_request(lease.name)
             if lease.is_held and told is not None and told[1] == request_id:
                 return self._machine(host, lease)
-        return Instance(PROVIDER, instance_id, "", "", InstanceState.GONE, None, 0.0, None, "nobody holds it so")
+        return gone(PROVIDER, instance_id)
 
     def list(self, owner: str) -> Sequence[Instance]:
-        """See `Provisioner`. A host out of reach lists nothing: its lease runs out by itself."""
+        """Return the owner's leases. A host out of reach lists nothing: its lease runs out by itself."""
 
         def ask(name: str) -> Instance | None:
             try:
@@ -171,12 +166,13 @@ class StaticProvisioner:
         with ThreadPoolExecutor(max_workers=min(16, len(self._hosts))) as pool:
             return [machine for machine in pool.map(ask, self._hosts) if machine is not None]
 
-    def terminate(self, instance_id: str) -> None:
-        """See `Provisioner`: give the lease back, unless somebody else holds it by now."""
-        machine = self.describe(instance_id)
-        if machine.state is not InstanceState.GONE:
-            host, _ = _parted(instance_id)
-            self._ask(host, _GIVE_BACK + _SHOW, f"give {host} back", name=machine.name)
+    def terminate(self, instance_id: str) -> Instance:
+        """Give the lease back, unless somebody else holds it by now."""
+        instance = self.describe(instance_id)
+        if instance.state is not InstanceState.GONE:
+            host = host_of(instance_id)
+            self._ask(host, _GIVE_BACK + _SHOW, f"give {host} back", name=instance.name)
+        return instance
 
     def _machine(self, host: str, lease: _Lease) -> Instance:
         told = owner_and_request(lease.name)

@@ -26,7 +26,7 @@ from tasks.artifacts.repository import ArtifactPlace, open_place
 from tasks.core.clock import PROCESS_STARTED
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
-from tasks.provisioning.rental_files import read_rental
+from tasks.provisioning.rental_record import read_rental
 from tasks.runs.log import logged_to
 from tasks.settings.host_entries import LOCAL
 from tasks.settings.load import available_cores

@@ -13,7 +13,7 @@ from jade_model.comparison.contract import read_comparison
 from jade_model.core.job import Training, load_job
 from jade_model.core.training_files import files_of, is_done
 from tasks.core.layout import RunLayout
-from tasks.provisioning.rental_files import read_rental
+from tasks.provisioning.rental_record import read_rental
 from tasks.runs.past import read_checks, read_trend
 from tasks.runs.record import read_run_record
 

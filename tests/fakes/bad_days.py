@@ -5,11 +5,27 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from tasks.provisioning.provider_errors import NoCapacity, ProviderError, ProviderUnavailable, TerminationUnproven
-from tasks.provisioning.provisioner import InstanceRequest, InstanceState, Offer, Provisioner
+from tasks.provisioning.errors import (
+    NoCapacity,
+    ProviderError,
+    ProviderRefused,
+    ProviderUnavailable,
+    TerminationUnproven,
+)
+from tasks.provisioning.provisioner import InstanceRequest, InstanceState, Offer
 from tests.fakes.ec2_server import Fault as Ec2Fault
 from tests.fakes.ec2_world import Ec2World
-from tests.fakes.provisioner_contract import OTHER_OWNER, OWNER, SECRET_VALUE, World, new_request, ours, texts_of
+from tests.fakes.provisioner_contract import (
+    OTHER_OWNER,
+    OWNER,
+    SECRET_VALUE,
+    World,
+    created,
+    ended,
+    new_request,
+    ours,
+    texts_of,
+)
 from tests.fakes.runpod_server import Fault as RunPodFault
 from tests.fakes.runpod_world import RunPodWorld
 
@@ -23,7 +39,7 @@ class Told:
     errors: list[ProviderError] = field(default_factory=list)
 
 
-def live_through(provisioner: Provisioner, offers: list[Offer], draw: random.Random) -> Told:
+def live_through(world: World, offers: list[Offer], draw: random.Random) -> Told:
     """Ask, ask again, look, release, or forget all of it, at random; only what the seam names may be raised."""
     told = Told()
     for _ in range(draw.randint(1, 3)):
@@ -31,27 +47,32 @@ def live_through(provisioner: Provisioner, offers: list[Offer], draw: random.Ran
         told.requests.append(request)
         for _ in range(draw.randint(1, 3)):
             try:
-                machine = provisioner.create(request)
+                machine = created(world, request)
             except (NoCapacity, ProviderUnavailable) as error:
                 told.errors.append(error)
                 continue
+            except ProviderRefused as error:
+                # Its machine has ended: EC2 makes no other one for the same request.
+                if error.status != "IdempotentInstanceTerminated" or request.request_id not in told.acquired:
+                    raise
+                continue
             told.acquired.add(request.request_id)
             try:
-                _use(provisioner, machine.instance_id, request.owner, draw)
+                _use(world, machine.instance_id, request.owner, draw)
             except (ProviderUnavailable, TerminationUnproven) as error:
                 told.errors.append(error)
     return told
 
 
-def _use(provisioner: Provisioner, instance_id: str, owner: str, draw: random.Random) -> None:
+def _use(world: World, instance_id: str, owner: str, draw: random.Random) -> None:
     for _ in range(draw.randint(0, 3)):
         match draw.choice(["find", "list", "release"]):
             case "find":
-                provisioner.describe(instance_id)
+                world.provisioner.describe(instance_id)
             case "list":
-                provisioner.list(owner)
+                world.provisioner.list(owner)
             case _:
-                provisioner.terminate(instance_id)
+                ended(world, instance_id)
 
 
 def check_after(world: World, told: Told) -> None:
@@ -60,12 +81,12 @@ def check_after(world: World, told: Told) -> None:
     for request in told.requests:
         if any(machine.name == request.name for machine in provisioner.list(request.owner)):
             # Twins that came of a lost reply and a late list are ended when it is asked for again.
-            again = provisioner.create(request)
+            again = created(world, request)
             same = [each for each in provisioner.list(request.owner) if each.name == request.name]
             assert [each.instance_id for each in same] == [again.instance_id]
     for owner in (OWNER, OTHER_OWNER):
         for instance_id in ours(world, owner):
-            provisioner.terminate(instance_id)
+            ended(world, instance_id)
             assert provisioner.describe(instance_id).state is InstanceState.GONE
     assert world.costing() == 0
     for error in told.errors:

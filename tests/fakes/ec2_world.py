@@ -6,14 +6,17 @@ import contextlib
 import functools
 import getpass
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from botocore.retries import standard
+
 from tasks.provisioning.ec2 import Ec2Provisioner, Ec2Settings
-from tasks.provisioning.ec2_api import Ec2Access, Ec2Clients, connect
-from tasks.provisioning.provider_calls import CallLimits
+from tasks.provisioning.ec2_api import Ec2Access, Ec2Api
+from tasks.provisioning.provisioner import CallLimits, Timing
 from tests.fakes.ec2_server import Ec2Server, Fault, ec2_server
 
 SECRET_KEY = "planted/secret/access/key/0123456789abcd"
@@ -27,11 +30,22 @@ CREDENTIALS = {
 QUICK = CallLimits(connect_timeout_s=2.0, read_timeout_s=30.0, call_timeout_s=30.0, pause_s=0.004, longest_wait_s=2.0)
 
 
+class _Quick(standard.ExponentialBackoff):  # type: ignore[misc]
+    """botocore waits for half a second and more."""
+
+    def delay_amount(self, context: Any) -> float:
+        return 0.004
+
+
 @functools.cache
-def shared_clients(url: str) -> Ec2Clients:
-    """Making clients takes boto3 most of a second."""
-    with mock.patch.dict(os.environ, CREDENTIALS):
-        return connect(Ec2Access(region="us-east-1", endpoint_url=url, limits=QUICK))
+def shared_api(url: str) -> Ec2Api:
+    """Making clients takes boto3 most of a second; theirs is a budget of retries that all tests together exceed."""
+    with (
+        mock.patch.dict(os.environ, CREDENTIALS),
+        mock.patch.object(standard, "ExponentialBackoff", _Quick),
+        mock.patch.object(standard.quota, "RetryQuota", functools.partial(standard.quota.RetryQuota, 10**9)),
+    ):
+        return Ec2Api(Ec2Access(region="us-east-1", endpoint_url=url, limits=QUICK))
 
 
 class Ec2World:
@@ -39,12 +53,12 @@ class Ec2World:
 
     def __init__(self, server: Ec2Server, **settings: Any) -> None:
         self.server, self.secrets = server, (SECRET_KEY,)
-        self.clients = shared_clients(server.url)
-        self.ec2 = self.clients.ec2
+        self.api = shared_api(server.url)
+        self.ec2 = self.api.ec2
         self.provisioner = self.connect(**settings)
         self._others = {self.add_other(Name="training"), self.add_other(**{"jade:request": "0" * 32})}
 
-    def connect(self, **settings: Any) -> Ec2Provisioner:
+    def connect(self, *, now: Callable[[], float] = time.time, **settings: Any) -> Ec2Provisioner:
         quick: dict[str, Any] = {
             "instance_types": ("g4dn.xlarge", "g5.xlarge", "g6.xlarge"),
             "image": "ami-12345678",
@@ -55,8 +69,9 @@ class Ec2World:
             "release_s": 0.4,
             "look_s": 0.01,
         }
-        access = Ec2Access(region="us-east-1", endpoint_url=self.server.url, limits=QUICK)
-        return Ec2Provisioner(access, Ec2Settings(**(quick | settings)), clients=self.clients)
+        settings = quick | settings
+        self.timing = Timing(**{name: settings[name] for name in ("settle_s", "release_s", "look_s")})
+        return Ec2Provisioner(self.api, Ec2Settings(**settings), limits=QUICK, now=now)
 
     def add_other(self, **tags: str) -> str:
         """An instance of somebody else."""

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.core.names import HostAddress
-from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, TerminationUnproven
+from tasks.provisioning.errors import NoCapacity, ProviderUnavailable
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer
 from tests.fakes.sshd import SSHD
 from tests.helpers.ports import free_port
@@ -60,9 +60,9 @@ mv -f new_key host_key && kill -HUP "$(cat sshd.pid)" && cat new_key.pub"""
 
     def create(self, request: InstanceRequest) -> Instance:
         """Start an sshd of its own, unless this request has one."""
-        self._note(f"acquire {request.request_id} {request.offer.kind}")
+        self._note(f"create {request.request_id} {request.offer.kind}")
         if self._is_told("no_capacity", request.offer.kind):
-            raise NoCapacity(self.provider, "acquire", "There are no instances available", status=400)
+            raise NoCapacity(self.provider, "create", "There are no instances available", status=400)
         for machine in self.list(request.owner):
             if machine.name == request.name:
                 return machine
@@ -98,7 +98,7 @@ mv -f new_key host_key && kill -HUP "$(cat sshd.pid)" && cat new_key.pub"""
                 start_new_session=True,
             ).wait()
         if self._is_told("lose_reply", request.offer.kind):
-            raise ProviderUnavailable(self.provider, "acquire", "read timed out")
+            raise ProviderUnavailable(self.provider, "create", "read timed out")
         return self.describe(instance_id)
 
     def describe(self, instance_id: str) -> Instance:
@@ -128,12 +128,12 @@ mv -f new_key host_key && kill -HUP "$(cat sshd.pid)" && cat new_key.pub"""
         found = [self.describe(path.parent.name) for path in sorted(self.folder.glob("machines/*/machine.json"))]
         return [item for item in found if item.state is not InstanceState.GONE]
 
-    def terminate(self, instance_id: str) -> None:
+    def terminate(self, instance_id: str) -> Instance:
         """Kill its sshd and all that runs there; silent if it is gone."""
         self._note(f"release {instance_id}")
-        if self._is_told("deny_release", instance_id):
-            raise TerminationUnproven(self.provider, instance_id, "still RUNNING")
-        self.take_away(instance_id)
+        if not self._is_told("deny_release", instance_id):
+            self.take_away(instance_id)
+        return self.describe(instance_id)
 
     def take_away(self, instance_id: str) -> None:
         """As a provider that needs a spot machine back: everything there dies."""

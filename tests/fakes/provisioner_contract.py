@@ -11,14 +11,24 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tasks.provisioning.provider_errors import (
+from tasks.provisioning.errors import (
     NoCapacity,
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
     TerminationUnproven,
 )
-from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceState, Offer, Provisioner, instance_name
+from tasks.provisioning.provisioner import (
+    Instance,
+    InstanceRequest,
+    InstanceState,
+    Offer,
+    Provisioner,
+    Timing,
+    create_instance,
+    instance_name,
+    terminate_instance,
+)
 
 OWNER = "c0ffee00c0ffee00c0ffee00c0ffee00"
 OTHER_OWNER = "beefbeefbeefbeefbeefbeefbeefbeef"
@@ -30,10 +40,12 @@ class World(Protocol):
 
     Attributes:
         provisioner: What is tested.
+        timing: How long is waited for it.
         secrets: What must never show, besides the host key and the environment of requests.
     """
 
     provisioner: Provisioner
+    timing: Timing
     secrets: tuple[str, ...]
 
     def costing(self) -> int:
@@ -115,6 +127,16 @@ def new_request(
     )
 
 
+def created(world: World, request: InstanceRequest, provisioner: Provisioner | None = None) -> Instance:
+    """As leases create a machine: asked for once, and looked for after a lost reply."""
+    return create_instance(provisioner or world.provisioner, request, world.timing)
+
+
+def ended(world: World, instance_id: str, provisioner: Provisioner | None = None) -> None:
+    """As leases end a machine: until its provider shows that it costs no more."""
+    terminate_instance(provisioner or world.provisioner, instance_id, world.timing)
+
+
 def ours(world: World, owner: str = OWNER) -> list[str]:
     return sorted(machine.instance_id for machine in world.provisioner.list(owner))
 
@@ -139,7 +161,7 @@ class SeamContract:
 
     @pytest.fixture
     def machine(self, world: World, offer: Offer) -> Instance:
-        return world.provisioner.create(new_request(offer))
+        return created(world, new_request(offer))
 
     def test_offers_have_kind_title_and_price_and_rent_nothing(self, world: World) -> None:
         offers = world.provisioner.offers()
@@ -154,7 +176,7 @@ class SeamContract:
 
     def test_an_acquired_machine_tells_owner_and_name_and_is_found_and_listed(self, world: World, offer: Offer) -> None:
         request = new_request(offer)
-        machine = world.provisioner.create(request)
+        machine = created(world, request)
         assert (machine.provider, machine.owner) == (world.provisioner.provider, OWNER)
         assert machine.name == request.name
         assert machine.state in {InstanceState.STARTING, InstanceState.RUNNING}
@@ -165,7 +187,7 @@ class SeamContract:
 
     def test_the_same_request_twice_is_one_machine(self, world: World, offer: Offer) -> None:
         request = new_request(offer)
-        first, second = world.provisioner.create(request), world.provisioner.create(request)
+        first, second = created(world, request), created(world, request)
         assert first.instance_id == second.instance_id
         assert world.costing() == 1
 
@@ -181,24 +203,24 @@ class SeamContract:
         assert ours(world, OWNER[:-1]) == []
 
     def test_a_released_machine_is_gone_and_listed_no_more(self, world: World, machine: Instance) -> None:
-        world.provisioner.terminate(machine.instance_id)
+        ended(world, machine.instance_id)
         assert world.costing() == 0
         assert world.provisioner.describe(machine.instance_id).state is InstanceState.GONE
         assert ours(world) == []
 
     def test_releasing_twice_does_nothing(self, world: World, machine: Instance) -> None:
-        world.provisioner.terminate(machine.instance_id)
-        world.provisioner.terminate(machine.instance_id)
+        ended(world, machine.instance_id)
+        ended(world, machine.instance_id)
         assert world.costing() == 0
 
     def test_after_a_release_a_new_request_gets_a_machine(self, world: World, offer: Offer, machine: Instance) -> None:
-        world.provisioner.terminate(machine.instance_id)
-        again = world.provisioner.create(new_request(offer))
+        ended(world, machine.instance_id)
+        again = created(world, new_request(offer))
         assert ours(world) == [again.instance_id]
 
     def test_no_secret_shows_in_what_is_printed(self, world: World, offer: Offer) -> None:
         request = new_request(offer)
-        machine = world.provisioner.create(request)
+        machine = created(world, request)
         shown = "".join(f"{each!r} {each}" for each in (request, machine, world.provisioner, vars(world.provisioner)))
         for secret in (*world.secrets, request.host_private_key.splitlines()[1], SECRET_VALUE):
             assert secret not in shown
@@ -215,7 +237,7 @@ class ServiceContract(SeamContract):
     """A service across a network that costs money."""
 
     def test_two_requests_are_two_machines(self, world: ServiceWorld, offer: Offer) -> None:
-        machines = {world.provisioner.create(new_request(offer)).instance_id for _ in range(2)}
+        machines = {created(world, new_request(offer)).instance_id for _ in range(2)}
         assert ours(world) == sorted(machines)
         assert world.costing() == 2
 
@@ -223,7 +245,7 @@ class ServiceContract(SeamContract):
         self, world: ServiceWorld, offer: Offer
     ) -> None:
         world.lose_answer_to_create()
-        machine = world.provisioner.create(new_request(offer))
+        machine = created(world, new_request(offer))
         assert ours(world) == [machine.instance_id]
         assert world.costing() == 1
 
@@ -233,20 +255,20 @@ class ServiceContract(SeamContract):
         world.lose_create()
         request = new_request(offer)
         with pytest.raises(ProviderUnavailable):
-            world.provisioner.create(request)
+            created(world, request)
         assert world.costing() == 0
-        assert world.provisioner.create(request).name == request.name
+        assert created(world, request).name == request.name
         assert world.costing() == 1
 
     def test_none_of_a_kind_is_no_capacity_and_another_kind_can_be_had(self, world: ServiceWorld, offer: Offer) -> None:
         world.sell_out(offer.kind)
         with pytest.raises(NoCapacity):
-            world.provisioner.create(new_request(offer))
+            created(world, new_request(offer))
         assert world.costing() == 0
         other = next(
             each for each in world.provisioner.offers() if each.kind != offer.kind and each.available is not False
         )
-        world.provisioner.create(new_request(other))
+        created(world, new_request(other))
         assert world.costing() == 1
 
     def test_a_wrong_key_is_refused_everywhere_and_does_not_show(
@@ -256,10 +278,10 @@ class ServiceContract(SeamContract):
         request = new_request(offer)
         for call in (
             world.provisioner.offers,
-            lambda: world.provisioner.create(request),
+            lambda: created(world, request),
             lambda: world.provisioner.describe(machine.instance_id),
             lambda: world.provisioner.list(OWNER),
-            lambda: world.provisioner.terminate(machine.instance_id),
+            lambda: ended(world, machine.instance_id),
         ):
             with pytest.raises(ProviderRefused) as caught:
                 call()
@@ -274,7 +296,7 @@ class ServiceContract(SeamContract):
         request = new_request(offer)
         for call in (
             world.provisioner.offers,
-            lambda: world.provisioner.create(request),
+            lambda: created(world, request),
             lambda: world.provisioner.describe(machine.instance_id),
             lambda: world.provisioner.list(OWNER),
         ):
@@ -282,11 +304,11 @@ class ServiceContract(SeamContract):
                 call()
             self._check_error(world, caught.value, request)
         with pytest.raises(TerminationUnproven) as unproven:
-            world.provisioner.terminate(machine.instance_id)
+            ended(world, machine.instance_id)
         self._check_error(world, unproven.value, request)
         world.come_back()
         assert world.costing() == 1
-        world.provisioner.terminate(machine.instance_id)
+        ended(world, machine.instance_id)
         assert world.costing() == 0
 
     def test_what_only_looks_is_tried_again(self, world: ServiceWorld, machine: Instance) -> None:
@@ -300,20 +322,20 @@ class ServiceContract(SeamContract):
     ) -> None:
         world.delay_end()
         with pytest.raises(TerminationUnproven) as caught:
-            world.provisioner.terminate(machine.instance_id)
+            ended(world, machine.instance_id)
         assert machine.instance_id in str(caught.value)
         assert caught.value.is_transient
         world.hurry_end()
-        world.provisioner.terminate(machine.instance_id)
+        ended(world, machine.instance_id)
         assert world.provisioner.describe(machine.instance_id).state is InstanceState.GONE
         assert world.costing() == 0
 
     def test_machines_of_others_are_neither_listed_nor_touched(self, world: ServiceWorld, offer: Offer) -> None:
-        first = world.provisioner.create(new_request(offer))
-        theirs = world.provisioner.create(new_request(offer, owner=OTHER_OWNER))
+        first = created(world, new_request(offer))
+        theirs = created(world, new_request(offer, owner=OTHER_OWNER))
         assert ours(world) == [first.instance_id]
         assert ours(world, OTHER_OWNER) == [theirs.instance_id]
-        world.provisioner.terminate(first.instance_id)
+        ended(world, first.instance_id)
         assert ours(world, OTHER_OWNER) == [theirs.instance_id]
         assert world.others_untouched()
 

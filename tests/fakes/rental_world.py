@@ -15,14 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from tasks.core.names import HostAddress
 from tasks.hosts.errors import ConnectionLost, HostUnreachable
 from tasks.hosts.host import CommandResult, FileEntry, Progress
-from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.provider_errors import NoCapacity, ProviderUnavailable, RateLimited, TerminationUnproven
+from tasks.provisioning.entries import LedgerEntry
+from tasks.provisioning.errors import NoCapacity, NothingDone, ProviderUnavailable
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer
+from tests.fakes.watched_ledger import WatchedLedger
 
 EPOCH_S = 12.0
 REAP_EVERY_S = 600.0
@@ -166,19 +165,33 @@ class World:
             machine.is_gone = fired or asked or now >= machine.taken_at
 
 
-class SimLedger(Ledger):
-    """The real one, in memory; a dead process writes nothing."""
+class SimLedger(WatchedLedger):
+    """In memory; a dead process writes nothing, and each step is an effect."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        super().__init__("sqlite://", clock=world.clock, observers=[lambda step, when: world.gate.effect()])
+        super().__init__("sqlite://", clock=world.clock)
+        self.watch = lambda old, new, when: world.gate.effect()
 
-    @contextmanager
-    def _locked(self) -> Iterator[sa.Connection]:
+    def touch(self, request_id: str, claim: str) -> LedgerEntry:
+        self._check()
+        return super().touch(request_id, claim)
+
+    def take(self, request_id: str, claim: str, *, instead_of: str) -> bool:
+        self._check()
+        return super().take(request_id, claim, instead_of=instead_of)
+
+    def let_go(self, request_id: str, claim: str) -> None:
+        self._check()
+        super().let_go(request_id, claim)
+
+    def correct(self, request_id: str, instance: Instance | None = None, **changes: str) -> LedgerEntry:
+        self._check()
+        return super().correct(request_id, instance, **changes)
+
+    def _check(self) -> None:
         if self._world.gate.is_dead:
             raise Killed
-        with super()._locked() as connection:
-            yield connection
 
 
 @dataclass
@@ -195,11 +208,11 @@ class SimProvisioner:
 
     def create(self, request: InstanceRequest) -> Instance:
         world, faults = self.world, self.world.faults
-        self._call("acquire")
+        self._call("create")
         if world.rng.random() < faults.rate_limited:
-            raise RateLimited("fake", "acquire", "slow down", retry_after_s=5)
+            raise NothingDone("fake", "create", "slow down", retry_after_s=5)
         if world.rng.random() < faults.no_capacity:
-            raise NoCapacity("fake", "acquire", "none")
+            raise NoCapacity("fake", "create", "none")
         found = next((item for item in world.ours(request.owner) if item.name == request.name), None)
         if found is None:
             taken = request.offer.spot and world.rng.random() < faults.taken
@@ -218,19 +231,19 @@ class SimProvisioner:
         world.gate.effect()
         if world.rng.random() < faults.lost_reply:
             world.pass_time(30)
-            raise ProviderUnavailable("fake", "acquire", "read timed out")
+            raise ProviderUnavailable("fake", "create", "read timed out")
         return self._shown(found)
 
     def describe(self, instance_id: str) -> Instance:
-        self._call("find")
+        self._call("describe")
         return self._shown(self.world.machines[instance_id])
 
     def list(self, owner: str) -> Sequence[Instance]:
         self._call("list")
         return [self._shown(item) for item in self.world.ours(owner) if self.world.now >= item.listed_at]
 
-    def terminate(self, instance_id: str) -> None:
-        self._call("release")
+    def terminate(self, instance_id: str) -> Instance:
+        self._call("terminate")
         machine, world = self.world.machines[instance_id], self.world
         if machine.owner == "others":
             world.touched_others += 1
@@ -239,8 +252,7 @@ class SimProvisioner:
                 world.rng.uniform(0, 400) if world.rng.random() < world.faults.unproven else 1
             )
         world.pass_time(2)
-        if not machine.is_gone:
-            raise TerminationUnproven("fake", instance_id, "still RUNNING")
+        return self._shown(machine)
 
     def _call(self, doing: str) -> None:
         self.world.gate.effect()

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from tasks.provisioning.provider_calls import CallLimits
+from tasks.provisioning.provisioner import CallLimits, Timing
 from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
 from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.runpod_server import Fault, RunPodServer, running_runpod
@@ -20,10 +20,10 @@ QUICK = CallLimits(connect_timeout_s=2.0, read_timeout_s=2.0, call_timeout_s=10.
 class RunPodWorld:
     """The pauses are those of a test; nothing else is special."""
 
-    def __init__(self, server: RunPodServer, **settings: Any) -> None:
-        self.server = server
+    def __init__(self, server: RunPodServer, **timing: float) -> None:
+        self.server, self.timing = server, Timing(**{"settle_s": 0.3, "release_s": 0.3, "look_s": 0.01, **timing})
         self.secrets = (server.api_key,)
-        self.provisioner = self.connect(**settings)
+        self.provisioner = self.connect()
         self._others: set[str] = set()
         for name in ("training", "jade", "jade-0", "jade_of_somebody"):
             self.add_other(name)
@@ -31,8 +31,7 @@ class RunPodWorld:
     def connect(self, api_key: str | None = None, **settings: Any) -> RunPodProvisioner:
         key = SecretStr(self.server.api_key if api_key is None else api_key)
         access = RunPodAccess(key, self.server.url, QUICK)
-        quick = {"settle_s": 0.3, "release_s": 0.3, "look_s": 0.01, **settings}
-        return RunPodProvisioner(access, RunPodSettings(**quick))
+        return RunPodProvisioner(access, RunPodSettings(**settings))
 
     def add_other(self, name: str, **wanted: Any) -> None:
         """A pod of somebody else."""
@@ -78,6 +77,6 @@ class RunPodWorld:
 
 
 @contextlib.contextmanager
-def runpod_world(machines: Path | None = None, **settings: Any) -> Iterator[RunPodWorld]:
+def runpod_world(machines: Path | None = None, **timing: float) -> Iterator[RunPodWorld]:
     with running_runpod(machines) as server:
-        yield RunPodWorld(server, **settings)
+        yield RunPodWorld(server, **timing)

@@ -19,17 +19,17 @@ from pathlib import Path
 
 from tasks.execution.rented_trainings import RentedRun
 from tasks.hosts.errors import ConnectionLost, HostError
-from tasks.provisioning.ledger import Ledger, Transition
-from tasks.provisioning.provider_errors import TerminationUnproven
+from tasks.provisioning.entries import LeaseState
+from tasks.provisioning.errors import TerminationUnproven
+from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.reaper import Deed, Reaper
-from tasks.provisioning.rental_request import RentalRequest
 from tests.fakes.machines import LocalMachines
+from tests.fakes.watched_ledger import Watch, WatchedLedger
 from tests.helpers.rentals import renter_of
 
 GRACE_OVER_S = 20 * 60.0
 SPOT = RentalRequest(gpu=("L4",), max_price=0.8, max_hours=2.0, spot=True)
-
-Watch = Callable[[Transition, str], None]
 
 
 class Walk:
@@ -41,8 +41,10 @@ class Walk:
         folder.mkdir(parents=True)
 
     def ledger(self, watch: Watch | None = None, *, later_s: float = 0.0) -> Ledger:
-        observers = [watch] if watch else []
-        return Ledger.in_file(self.folder / "ledger.db", clock=lambda: time.time() + later_s, observers=observers)
+        ledger = WatchedLedger.in_file(self.folder / "ledger.db", clock=lambda: time.time() + later_s)
+        assert isinstance(ledger, WatchedLedger)
+        ledger.watch = watch or ledger.watch
+        return ledger
 
     def play(self, watch: Watch | None) -> None:
         """Rent, use and free, as the scenario has it."""
@@ -53,18 +55,17 @@ class Walk:
             self.machines.tell("lose_reply", "NVIDIA GeForce RTX 4090")
         renter = renter_of(self.ledger(watch), self.machines, self.folder, [], **({"request": SPOT} if spot else {}))
         with RentedRun(renter, self.folder, "key", sleep=lambda seconds: None).machines() as run:
-            host, rented = run.first()
+            host = run.first()
             host.run("true", timeout_s=30)
             if spot:
-                self.machines.take_away(rented.rental.instance_id or "")
+                self.machines.take_away(host.entry.machine)
                 found = run.replacement(ConnectionLost(host.name, "follow", "reset"))
                 assert found is not None
-            run.collected()
 
     def play_reaper(self, watch: Watch | None) -> None:
         """A dead renter's leavings, and the reaper that frees them."""
         rented = renter_of(self.ledger(), self.machines, self.folder, []).rent()
-        rented.host.close()
+        rented.close()
         ledger = self.ledger(watch, later_s=GRACE_OVER_S)
         self.reaper(ledger).reap()
 
@@ -91,10 +92,10 @@ def steps_of(folder: Path, scenario: str) -> list[tuple[str, str, int]]:
     """Which steps a scenario takes undisturbed, in order: old, new, and how often that came before."""
     walk, log = Walk(folder, scenario), folder / "steps"
 
-    def note(step: Transition, when: str) -> None:
+    def note(old: str, new: LeaseState, when: str) -> None:
         if when == "after":
             with log.open("a") as file:
-                file.write(json.dumps([step.old or "", step.new]) + "\n")
+                file.write(json.dumps([old, new]) + "\n")
 
     play = walk.play_reaper if scenario == "reaper" else walk.play
     assert forked(lambda: play(note)) == 0
@@ -113,9 +114,9 @@ def killed_at(folder: Path, scenario: str, old: str, new: str, number: int, side
     others = [machine.instance_id for machine in walk.machines.all()]
     count = 0
 
-    def kill(step: Transition, when: str) -> None:
+    def kill(before: str, after: LeaseState, when: str) -> None:
         nonlocal count
-        if (step.old or "", step.new, when) == (old, new, side):
+        if (before, after, when) == (old, new, side):
             if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
@@ -129,7 +130,7 @@ def killed_at(folder: Path, scenario: str, old: str, new: str, number: int, side
     for later_s in (0.0, GRACE_OVER_S, GRACE_OVER_S):
         ledger = walk.ledger(later_s=later_s)
         deeds.append([item.deed.value for item in walk.reaper(ledger).reap()])
-        still_open = [rental.state.value for rental in ledger.rentals(owner=ledger.owner, only_open=True)]
+        still_open = [entry.state.value for entry in ledger.entries(owner=ledger.owner, only_open=True)]
         ledger.close()
         if seconds is None and len(walk.machines.all()) == len(others):
             seconds = round(time.monotonic() - crashed_at + later_s, 2)
@@ -139,7 +140,7 @@ def killed_at(folder: Path, scenario: str, old: str, new: str, number: int, side
         walk.machines.take_away(machine)
     return {
         "scenario": scenario,
-        "step": f"{old or '-'} -> {new}",
+        "step": f"{old} -> {new}",
         "side": side,
         "was_killed": status == -signal.SIGKILL,
         "left_by_kill": left_by_kill,
@@ -155,7 +156,7 @@ def killed_at(folder: Path, scenario: str, old: str, new: str, number: int, side
 def _rent_for_another(walk: Walk) -> None:
     ledger = walk.ledger()
     rented = renter_of(ledger, walk.machines, walk.folder, [], owner="someoneelse").rent()
-    rented.host.close()
+    rented.close()
 
 
 def main(folder: Path, scenario: str) -> None:

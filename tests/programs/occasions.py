@@ -21,7 +21,7 @@ from tasks.artifacts.transfer import publish_run
 from tasks.experiments.promote import roll_back_champion, settle
 from tasks.experiments.trend import tell_regressions
 from tasks.operations.events import events_delivered
-from tasks.provisioning.ledger import Intent, Ledger
+from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.rental_record import save_rental
 from tests.fakes.machines import OFFERS, LocalMachines
 
@@ -84,7 +84,7 @@ def spend(folder: Path) -> None:
     request = REQUEST.model_copy(update={"budget": 1.0})
     renter = renter_of(ledger, LocalMachines(folder / "machines"), folder, [], request=request)
     offer = dataclasses.replace(OFFERS[0], price_usd_per_hour=0.5)
-    ledger.intend(Intent(ledger.owner, offer, 2.0, 900, "run", "", (), renter.claim), budget_usd=1.0)
+    ledger.request(offer, Purpose("run"), claim=renter.claim, max_hours=2.0, orphan_grace_s=900, budget_usd=1.0)
     for _ in range(5):
         save_rental(folder, [renter])
         now += 0.425 * HOUR_S

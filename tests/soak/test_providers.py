@@ -24,7 +24,7 @@ def test_runpod_leaves_nothing(seed: int) -> None:
     with runpod_world(settle_s=0.05, release_s=0.05) as world:
         offers = [offer for offer in world.provisioner.offers() if offer.available]
         spoil_runpod(world, draw)
-        told = live_through(world.provisioner, offers, draw)
+        told = live_through(world, offers, draw)
         heal_runpod(world)
         check_after(world, told)
         assert world.others_untouched()
@@ -36,7 +36,7 @@ def test_ec2_leaves_nothing(seed: int) -> None:
     draw = random.Random(seed)
     with ec2_world(settle_s=0.05, release_s=0.05) as world:
         spoil_ec2(world, draw)
-        told = live_through(world.provisioner, EC2_OFFERS, draw)
+        told = live_through(world, EC2_OFFERS, draw)
         heal_ec2(world)
         check_after(world, told)
         assert world.others_untouched()

@@ -14,13 +14,14 @@ from tasks.execution.rented_trainings import RentedRun
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.place import RemotePlace
-from tasks.provisioning.connect import Lender
-from tasks.provisioning.costs import LedgerEntry
-from tasks.provisioning.kept_hosts import LeasedHost
-from tasks.provisioning.lease import Renter, Served
+from tasks.provisioning.connect import Provider
+from tasks.provisioning.entries import LedgerEntry
+from tasks.provisioning.keys import RentalKeys
+from tasks.provisioning.lease import Lease
+from tasks.provisioning.ledger import Purpose
+from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.reaper import Reaper
-from tasks.provisioning.rental_keys import RentalKeys
-from tasks.provisioning.rental_request import RentalRequest
+from tasks.provisioning.renter import Renter
 from tests.fakes.rental_world import (
     REAP_EVERY_S,
     Gate,
@@ -88,45 +89,41 @@ class Life:
         Reaper(self.ledger, {"fake": self.provisioner}, self.folder, self.ledger.owner, sleep=self.world.sleep).reap()
 
     def open(
-        self, rental: LedgerEntry, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
+        self, entry: LedgerEntry, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
     ) -> Host:
-        assert rental.instance_id is not None
-        return SimHost(self.world, self.world.machines[rental.instance_id], self.new_key)
+        return SimHost(self.world, self.world.machines[entry.machine], self.new_key)
 
     def command(self, number: int, gate: Gate) -> None:
         """The command once, as long as it lives."""
         place = RemotePlace(".jade", "python3", 3600)
-        lender = Lender(self.provisioner, self.open, lambda _: place, lambda _: "cuda")
+        lender = Provider(self.provisioner, self.open, lambda _: place, lambda _: "cuda")
         renter = Renter(
             self.ledger,
             lender,
-            self.request,
-            Served(f"run{number}", "", ("k",)),
             self.folder,
+            f"life-{number}",
             lambda note: None,
-            sleep=self.world.sleep,
-            claim=f"life-{number}",
+            self.world.sleep,
+            request=self.request,
+            purpose=Purpose(f"run{number}", "", ("k",)),
         )
         run = RentedRun(renter, self.folder, "key", note=lambda note: None, sleep=self.world.sleep)
-        kept: LeasedHost | None = None
+        kept: Lease | None = None
         with self.world.process(gate):
             try:
                 with run.machines():
-                    host, _ = run.first()
-                    assert isinstance(host, LeasedHost)
-                    kept = host
+                    kept = run.first()
                     self._train(run, kept)
-                    run.collected()
                     self.is_finished = True
             finally:
                 if kept is not None:
-                    kept.stop_keeping()
+                    kept.stop_heartbeat()
 
-    def _train(self, run: RentedRun, kept: LeasedHost) -> None:
+    def _train(self, run: RentedRun, kept: Lease) -> None:
         machine = self._begin(kept)
         while self.published < EPOCHS:
             self.world.sleep(20)
-            kept.keep_once()
+            kept.beat()
             try:
                 epoch = int(kept.run("epoch", timeout_s=30).text)
             except HostError as error:
@@ -134,16 +131,16 @@ class Life:
                     found = run.replacement(error)
                     if found is None:
                         raise
-                    kept.stop_keeping()
-                    assert isinstance(found[0], LeasedHost)
+                    kept.stop_heartbeat()
+                    assert isinstance(found[0], Lease)
                     kept = found[0]
                     machine = self._begin(kept)
                 continue
             assert not machine.is_gone
             self.published = max(self.published, epoch)
 
-    def _begin(self, kept: LeasedHost) -> SimMachine:
-        machine = self.world.machines[kept.rented.rental.instance_id or ""]
+    def _begin(self, kept: Lease) -> SimMachine:
+        machine = self.world.machines[kept.entry.machine]
         if machine.trains_since is None:
             machine.epoch, machine.trains_since = self.published, self.world.now
         self.lost += machine.epoch < self.published
@@ -174,7 +171,7 @@ class Life:
             finished=self.is_finished,
             release_s=waits,
         )
-        assert not self.ledger.rentals(owner=self.ledger.owner, only_open=True)
+        assert not self.ledger.entries(owner=self.ledger.owner, only_open=True)
         self.ledger.close()
         return told
 

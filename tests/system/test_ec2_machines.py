@@ -10,7 +10,7 @@ import pytest
 from tasks.hosts.errors import HostKeyMismatch
 from tasks.provisioning.provisioner import InstanceState, Offer
 from tests.fakes.ec2_world import Ec2World, ec2_world
-from tests.fakes.provisioner_contract import SECRET_VALUE
+from tests.fakes.provisioner_contract import SECRET_VALUE, ended
 from tests.helpers.rented_access import Rented, fingerprint_of_line
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ec2")]
@@ -71,5 +71,5 @@ def test_a_spot_machine_hears_of_its_end(world: Ec2World, tmp_path: Path) -> Non
     world.server.take_away(rented.instance_id)
     rented.wait_for(InstanceState.GONE)
     host.close()
-    world.provisioner.terminate(rented.instance_id)
+    ended(world, rented.instance_id)
     assert (world.groups(), world.key_pairs()) == ([], [])

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from helpers.postgres import postgres
 
-from tasks.provisioning.ledger_tables import metadata
+from tasks.provisioning.entries import metadata
 from tests.fakes.ledger_contract import LedgerContract
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ledger on postgres")]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.servers import ROOT
 
-from tasks.provisioning.ledger_states import TRANSITIONS, LeaseState
+from tasks.provisioning.entries import TRANSITIONS, LeaseState
 from tests.fakes.sshd import SSHD
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
@@ -44,6 +44,6 @@ def test_wherever_a_renter_or_a_reaper_is_killed_the_next_reaper_frees_all_that_
         assert kill["seconds_to_release"] < ORPHAN_GRACE_S + 2 * REAP_EVERY_S, kill
     assert any(kill["left_by_kill"] for kill in kills), "no kill left anything: the walk proves nothing"
     walked = {tuple(kill["step"].split(" -> ")) for kill in kills}
-    known = {("-", LeaseState.INTENDED.value)} | {(old.value, new.value) for old, new in TRANSITIONS}
+    known = {("-", LeaseState.REQUESTED.value)} | {(old.value, new.value) for old, new in TRANSITIONS}
     assert walked <= known
     print(f"{scenario}: {len(kills)} kills at {len(walked)} steps; left 0, others touched 0")

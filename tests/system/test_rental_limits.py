@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.core.errors import BadRequest
 from tasks.provisioning.limits import limit_names, machines_admitted
-from tasks.provisioning.rental_request import RentalRequest
+from tasks.provisioning.offers import RentalRequest
 from tests.helpers.servers import PrefectServer
 
 pytestmark = pytest.mark.system

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,14 +34,12 @@ HELD_NIGHT = "tests/programs/held_night.py:compare"
 # Two trainings, each with one checkpoint, after its tenth epoch.
 NIGHT: dict[str, Any] = {"epochs": 12, "folds": 1}
 STEPS = [
-    "- intended",
-    "intended acquired",
-    "acquired reached",
-    "reached ready",
-    "ready training",
-    "training collected",
-    "collected releasing",
-    "releasing released",
+    "- requested",
+    "requested provisioning",
+    "provisioning ready",
+    "ready busy",
+    "busy terminating",
+    "terminating terminated",
 ]
 ORPHAN_GRACE_S, REAP_EVERY_S = 900.0, 600.0
 GRACE_OVER_S = 20 * 60.0
@@ -161,12 +160,12 @@ class Walk:
     def moments(self, step: str) -> list[Moment]:
         """Both sides of a step and what comes until the next: each state meets the reaper, and the same run."""
         between: list[Moment] = []
-        if step == "- intended":
+        if step == "- requested":
             between = [
                 self.at_request("asked for, not made yet", "late", "POST", REAPER),
                 self.at_request("made, no answer yet", "stall", "POST", AGAIN),
             ]
-        elif step == "ready training":
+        elif step == "ready busy":
             between = [
                 self.at_session("windows are uploaded", "cd -- .jade/runs/", REAPER),
                 self.at_checkpoint((*REAPER, *AGAIN)),
@@ -174,7 +173,7 @@ class Walk:
                 self.at_session("results are collected", "history.jsonl", REAPER),
                 self.at_session("results are collected", "history.jsonl", AGAIN),
             ]
-        elif step == "collected releasing":
+        elif step == "busy terminating":
             between = [
                 self.at_request("its end asked for, not begun yet", "late", "DELETE", REAPER),
                 self.at_request("ended, no answer yet", "stall", "DELETE", AGAIN),
@@ -206,7 +205,7 @@ class Walk:
     def left_by(self, run: str) -> list[FakePod]:
         """The pods that cost, and that a flow run has asked for."""
         with closing(self.ledger()) as ledger:
-            names = {rental.name for rental in ledger.rentals() if rental.flow_run_id == run}
+            names = {rental.name for rental in ledger.entries() if rental.flow_run_id == run}
         return [pod for pod in self.server.costing if pod.name in names]
 
     # Nights.
@@ -224,8 +223,8 @@ class Walk:
         """Learn figures and steps."""
         self.figures = self.complete(self.start())
         with closing(self.ledger()) as ledger:
-            (rental,) = ledger.rentals()
-            self.steps = [f"{step.old or '-'} {step.new}" for step in ledger.history(rental.request_id)]
+            (rental,) = ledger.entries()
+            self.steps = [f"{old} {new}" for old, new in pairwise(["-", *ledger.history(rental.request_id)])]
 
     def kill_at(self, moment: Moment) -> None:
         """Play a night up to a moment, kill flow and worker, let others come, and see that all is as it should be."""
@@ -305,7 +304,7 @@ class Walk:
         assert server.costing == [], title
         assert site.provider.is_tidy(), (title, server.violations, server.touched_others)
         with closing(self.ledger()) as ledger:
-            assert not ledger.rentals(only_open=True), title
+            assert not ledger.entries(only_open=True), title
         marks = (str(server.machines), *site.started)
         wait_until(lambda: not processes_for(*marks), 60, lambda: f"{title}: {processes_for(*marks)}")
         assert not list((site.folder / "state" / "rentals").glob("*")), f"{title}: keys are left"

@@ -14,8 +14,8 @@ import pytest
 from helpers.homes import clean_environment
 from helpers.servers import ROOT, kill_group, wait_until
 
+from tasks.provisioning.entries import LeaseState
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.ledger_states import LeaseState
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 from tests.helpers.processes import heed_interrupts
@@ -114,5 +114,5 @@ def test_a_killed_command_attaches_again_goes_on_elsewhere_when_its_pod_is_lost_
         kill_group(again)
     assert "is freed" in command.log.read_text()
     ledger = Ledger.in_file(tmp_path / "state" / "ledger.db")
-    assert [rental.state for rental in ledger.rentals()] == [LeaseState.RELEASED] * 2
+    assert [entry.state for entry in ledger.entries()] == [LeaseState.TERMINATED] * 2
     ledger.close()

@@ -13,15 +13,14 @@ from tasks.artifacts.repository import open_place
 from tasks.execution.remote_runs import find_runs, stop_run
 from tasks.hosts.job import JobSpec, start_job
 from tasks.provisioning import deadman
-from tasks.provisioning.lease import Served
-from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.ledger_states import LeaseState
+from tasks.provisioning.entries import LeaseState
+from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.reaper import Deed, Reaper
 from tasks.provisioning.registry import open_registry
 from tasks.settings.load import load_settings
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.sshd import SSHD
-from tests.helpers.rentals import REQUEST, lender_of, renter_of
+from tests.helpers.rentals import REQUEST, provider_of, renter_of
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
@@ -45,23 +44,22 @@ def test_a_machine_is_rented_looked_over_used_and_freed(
     notes: list[str] = []
     renter = renter_of(ledger, machines, tmp_path, notes)
     rented = renter.rent()
-    assert rented.rental.state is LeaseState.READY
-    assert rented.host.run("echo $HOME", timeout_s=10).text.strip().startswith(str(tmp_path))
-    assert deadman.beat(rented.host, rented.place.folder, rented.rental.request_id) is deadman.Switch.ARMED
+    assert rented.entry.state is LeaseState.READY
+    assert rented.run("echo $HOME", timeout_s=10).text.strip().startswith(str(tmp_path))
+    assert deadman.beat(rented, rented.place.folder, rented.entry.request_id) is deadman.Switch.ARMED
     # The key that went in with the request is not the one that counts.
-    assert rented.rental.fingerprint != renter.keys(rented.rental).first_fingerprint
-    rented.host.close()
-    assert renter.release(rented.rental, "done")
+    assert rented.entry.fingerprint != renter.keys(rented.entry).first_fingerprint
+    rented.close()
+    assert renter.release(rented.entry, "done")
     assert machines.all() == []
-    assert [step.new for step in ledger.history(rented.rental.request_id)] == [
-        LeaseState.INTENDED,
-        LeaseState.ACQUIRED,
-        LeaseState.REACHED,
+    assert ledger.history(rented.entry.request_id) == [
+        LeaseState.REQUESTED,
+        LeaseState.PROVISIONING,
         LeaseState.READY,
-        LeaseState.RELEASING,
-        LeaseState.RELEASED,
+        LeaseState.TERMINATING,
+        LeaseState.TERMINATED,
     ]
-    assert not renter.keys(rented.rental).exist()
+    assert not renter.keys(rented.entry).exist()
     assert any("0.69 USD/h" in note for note in notes)
 
 
@@ -72,11 +70,11 @@ def test_the_reaper_frees_what_a_dead_renter_left_and_nothing_else(
     other = renter_of(ledger, machines, tmp_path, [], owner="someoneelse").rent()
     reaper = Reaper(ledger, {"fake": machines}, tmp_path / "keys", ledger.owner)
     assert [item.deed for item in reaper.reap()] == [Deed.LEFT]
-    ledger.let_go(rented.rental.request_id, rented.rental.claim)
+    ledger.let_go(rented.entry.request_id, rented.entry.claim)
     assert [item.deed for item in reaper.reap()] == [Deed.FREED]
-    assert [item.instance_id for item in machines.all()] == [other.rental.instance_id]
-    rented.host.close()
-    other.host.close()
+    assert [item.instance_id for item in machines.all()] == [other.entry.instance_id]
+    rented.close()
+    other.close()
 
 
 def test_what_trains_on_a_rented_machine_is_shown_and_stopped_by_whoever_has_its_key(
@@ -84,25 +82,25 @@ def test_what_trains_on_a_rented_machine_is_shown_and_stopped_by_whoever_has_its
 ) -> None:
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("JADE_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setattr("tasks.provisioning.registry._factories", {"fake": lambda settings: lender_of(machines)})
+    monkeypatch.setattr("tasks.provisioning.registry.FACTORIES", {"fake": lambda settings: provider_of(machines)})
     settings, place = load_settings(), open_place(tmp_path / "artifacts")
-    with closing(open_registry(settings)) as lending:
-        rented = lending.renter("fake", REQUEST, Served("run-1", "", ("k" * 64,)), note=lambda _: None).rent()
+    with closing(open_registry(settings)) as registry:
+        rented = registry.renter("fake", REQUEST, Purpose("run-1", "", ("k" * 64,)), note=lambda _: None).rent()
         # What a flow leaves that is killed while it trains.
-        start_job(rented.host, rented.place.jobs, JobSpec("ab" * 20, ("sleep", "3600"), ".", 3600, stop_grace_s=1))
-        save_record(RemoteRun(rented.host.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))
-        rented.host.close()
+        start_job(rented, rented.place.jobs, JobSpec("ab" * 20, ("sleep", "3600"), ".", 3600, stop_grace_s=1))
+        save_record(RemoteRun(rented.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))
+        rented.close()
         ((shown,), problems) = find_runs(settings, place)
-        assert (shown.host, shown.run_id, shown.state, problems) == (rented.host.name, "run-1", "running", [])
+        assert (shown.host, shown.run_id, shown.state, problems) == (rented.name, "run-1", "running", [])
         assert [stopped.state for stopped in stop_run(settings, place, "run-1")] == ["stopped"]
         ((left,), _) = find_runs(settings, place)
         assert (left.state, left.rental is not None) == ("stopped", True)
-        save_record(RemoteRun(rented.host.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))
-        keys = lending.keys_folder.rename(tmp_path / "away")
+        save_record(RemoteRun(rented.name, "ab" * 20, "run-1", "/runs/x", 1, "2026-01-01T00:00:00+00:00"))
+        keys = registry.keys_folder.rename(tmp_path / "away")
         ((elsewhere,), _) = find_runs(settings, place)
         assert (elsewhere.state, elsewhere.problem) == ("unreachable", "its key lies on the machine that rented it")
-        keys.rename(lending.keys_folder)
-        lending.ledger.let_go(rented.rental.request_id, rented.rental.claim)
-        assert lending.reaper(None).reap()[0].deed is Deed.FREED
+        keys.rename(registry.keys_folder)
+        registry.ledger.let_go(rented.entry.request_id, rented.entry.claim)
+        assert registry.reaper(None).reap()[0].deed is Deed.FREED
     assert find_runs(settings, place) == ([], [])
     assert load_records() == []

@@ -10,13 +10,13 @@ import pytest
 
 from tasks.hosts.place import RemotePlace
 from tasks.provisioning import deadman
-from tasks.provisioning.connect import Lender
-from tasks.provisioning.lease import Renter
+from tasks.provisioning.connect import Provider
+from tasks.provisioning.entries import LeaseState
+from tasks.provisioning.keys import open_rented
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.ledger_states import LeaseState
-from tasks.provisioning.provisioner import InstanceState, Provisioner
-from tasks.provisioning.rental_request import RentalRequest
-from tasks.provisioning.rented_hosts import open_rented
+from tasks.provisioning.offers import RentalRequest
+from tasks.provisioning.provisioner import InstanceState, Provisioner, Timing
+from tasks.provisioning.renter import Renter
 from tests.fakes.ec2_world import ec2_world
 from tests.fakes.runpod_world import runpod_world
 from tests.fakes.sshd import SSHD
@@ -38,18 +38,20 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def check_a_rental(provisioner: Provisioner, request: RentalRequest, ledger: Ledger, folder: Path) -> None:
     place = RemotePlace(".jade", sys.executable, 3600)
-    lender = Lender(provisioner, open_rented, lambda _: place, lambda _: "cpu", start_limit_s=120.0)
+    lender = Provider(
+        provisioner, open_rented, lambda _: place, lambda _: "cpu", Timing(start_limit_s=120.0, look_s=0.1)
+    )
     notes: list[str] = []
     renter: Renter = renter_of(ledger, None, folder, notes, request=request, lender=lender)  # type: ignore[arg-type]
     rented = renter.rent()
-    assert rented.rental.state is LeaseState.READY
-    assert deadman.beat(rented.host, rented.place.folder, rented.rental.request_id) is deadman.Switch.ARMED
-    assert rented.rental.fingerprint != renter.keys(rented.rental).first_fingerprint
+    assert rented.entry.state is LeaseState.READY
+    assert deadman.beat(rented, rented.place.folder, rented.entry.request_id) is deadman.Switch.ARMED
+    assert rented.entry.fingerprint != renter.keys(rented.entry).first_fingerprint
     # What the switch would run when nobody looks after the machine any more.
-    rented.host.run(provisioner.scripts.end, timeout_s=20)
-    rented.host.close()
-    assert renter.release(rented.rental, "done")
-    assert provisioner.describe(rented.rental.instance_id or "").state is InstanceState.GONE
+    rented.run(provisioner.scripts.end, timeout_s=20)
+    rented.close()
+    assert renter.release(rented.entry, "done")
+    assert provisioner.describe(rented.entry.machine).state is InstanceState.GONE
     assert provisioner.list(ledger.owner) == []
 
 

@@ -10,13 +10,15 @@ import pytest
 from pydantic import SecretStr
 
 from tasks.hosts.errors import HostKeyMismatch
-from tasks.provisioning.provisioner import InstanceState
-from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
+from tasks.provisioning.provisioner import InstanceState, Timing, terminate_instance
+from tasks.provisioning.runpod import RunPodProvisioner
 from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.rented_machine import RentedMachine
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.runpod_world import QUICK
 from tests.helpers.rented_access import Rented, fingerprint_of_line
+
+TIMING = Timing(look_s=0.02, release_s=20.0)
 
 pytestmark = pytest.mark.system
 
@@ -31,7 +33,7 @@ def server(tmp_path: Path) -> Iterator[RunPodServer]:
 @pytest.fixture
 def provisioner(server: RunPodServer) -> RunPodProvisioner:
     access = RunPodAccess(SecretStr(server.api_key), server.url, QUICK)
-    return RunPodProvisioner(access, RunPodSettings(look_s=0.02))
+    return RunPodProvisioner(access)
 
 
 class RentedPod(Rented):
@@ -122,7 +124,7 @@ def test_the_end_script_stops_the_pod_where_its_key_may_not_delete(rented: Rente
     host.close()
     assert rented.computer.processes() == set()
     assert not rented.provisioner.scripts.end_is_certain
-    rented.provisioner.terminate(rented.instance_id)
+    terminate_instance(rented.provisioner, rented.instance_id, TIMING)
     assert not rented.pod.is_costing
 
 
@@ -139,7 +141,7 @@ def test_a_released_pod_takes_all_its_processes_with_it(rented: RentedPod) -> No
     host = rented.host()
     host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
     assert rented.computer.processes() != set()
-    rented.provisioner.terminate(rented.instance_id)
+    terminate_instance(rented.provisioner, rented.instance_id, TIMING)
     host.close()
     deadline = time.monotonic() + 5
     while rented.computer.processes() and time.monotonic() < deadline:

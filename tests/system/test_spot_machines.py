@@ -25,11 +25,12 @@ from tasks.execution.rented_lanes import RentedLane
 from tasks.execution.rented_trainings import RentedRun
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.place import RemotePlace
-from tasks.provisioning.connect import Lender
-from tasks.provisioning.lease import Renter
+from tasks.provisioning.connect import Provider
+from tasks.provisioning.keys import open_rented
 from tasks.provisioning.ledger import Ledger
-from tasks.provisioning.rental_request import RentalRequest
-from tasks.provisioning.rented_hosts import open_rented
+from tasks.provisioning.offers import RentalRequest
+from tasks.provisioning.provisioner import Timing
+from tasks.provisioning.renter import Renter
 from tests.fakes.ec2_world import Ec2World, ec2_world
 from tests.fakes.sshd import SSHD
 from tests.helpers.rentals import renter_of
@@ -64,7 +65,6 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
     """A run's folder, with a state folder beside it; what a provider announces is soon noticed."""
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("tasks.provisioning.kept_hosts.NOTICE_EVERY_S", 0.2)
     found = RunLayout(tmp_path / "a" / "run")
     found.root.mkdir(parents=True)
     return found
@@ -81,9 +81,8 @@ def renter(
     **settings: str,
 ) -> Renter:
     provisioner = world.connect(release_s=20.0, **settings)
-    lender = Lender(
-        provisioner, open_rented, lambda _: place, lambda _: "cpu", start_limit_s=120.0, admit=provisioner.admit
-    )
+    timing = Timing(start_limit_s=120.0, look_s=0.1, notice_s=0.2)
+    lender = Provider(provisioner, open_rented, lambda _: place, lambda _: "cpu", timing, admit=provisioner.admit)
     request = REQUEST.model_copy(update={"spot": spot})
     return renter_of(ledger, None, folder, notes, request=request, lender=lender)  # type: ignore[arg-type]
 
@@ -105,12 +104,12 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     with RentedRun(
         renter(world, ledger, tmp_path, notes, spot=True), layout.root, "key", note=notes.append
     ).machines() as run:
-        host, rented = run.first()
-        first = rented.rental.instance_id or ""
+        host = run.first()
+        first = host.entry.machine
         with running_remote_job(
             layout.root,
             host,
-            rented.place,
+            host.place,
             device="cpu",
             workers=1,
             mirror=mirror,
@@ -135,8 +134,8 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     assert published.take_over(training, RunLayout(tmp_path / "another"))
     assert json.loads(files_of(training, tmp_path / "another").manifest.read_text())["epoch"] >= seen
     assert any("it is about to be taken away" in note for note in notes)
-    states = {rental.instance_id: rental for rental in ledger.rentals()}
-    assert "about to be taken away" in states[first].problem
+    states = {rental.instance_id: rental for rental in ledger.entries()}
+    assert "about to be taken away" in states[first].reason
 
 
 def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_another(
@@ -161,8 +160,8 @@ def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_anothe
         engine.stop()
     assert sorted(item.run_key for item in outcomes) == sorted(item.run_key for item in job.trainings)
     assert all(isinstance(item, UnitDone) for item in outcomes), outcomes
-    assert [rental.instance_id for rental in ledger.rentals()].count(announced) == 1
-    assert len(ledger.rentals()) == 2
+    assert [rental.instance_id for rental in ledger.entries()].count(announced) == 1
+    assert len(ledger.entries()) == 2
     assert any("about to be taken away" in note and note.startswith("ec2-1: ") for note in notes), notes
 
 
@@ -171,14 +170,14 @@ def test_whoever_attaches_from_another_address_is_admitted_first(
 ) -> None:
     notes: list[str] = []
     first = renter(world, ledger, tmp_path, notes, spot=False).rent()
-    first.host.close()
-    ledger.let_go(first.rental.request_id, first.rental.claim)
+    first.close()
+    ledger.let_go(first.entry.request_id, first.entry.claim)
     later = renter(world, ledger, tmp_path, notes, spot=False, admit="203.0.113.9")
     attached = later.rent()
     assert attached.was_attached
-    assert attached.rental.instance_id == first.rental.instance_id
-    group = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [first.rental.name]}])
+    assert attached.entry.instance_id == first.entry.instance_id
+    group = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [first.entry.name]}])
     admitted = {each["CidrIp"] for rule in group["SecurityGroups"][0]["IpPermissions"] for each in rule["IpRanges"]}
     assert admitted == {"127.0.0.1/32", "203.0.113.9/32"}
-    attached.host.close()
-    assert later.release(attached.rental, "done")
+    attached.close()
+    assert later.release(attached.entry, "done")

@@ -15,24 +15,21 @@ from botocore import exceptions as aws
 from botocore.exceptions import ClientError
 
 from tasks.provisioning.ec2 import Ec2Provisioner, Ec2Settings
-from tasks.provisioning.ec2_api import Ec2Access, NotThere, connect, translate
-from tasks.provisioning.ec2_door import public_address
-from tasks.provisioning.provider_calls import CallLimits
-from tasks.provisioning.provider_errors import (
+from tasks.provisioning.ec2_api import Ec2Access, Ec2Api, translate
+from tasks.provisioning.ec2_network import public_address
+from tasks.provisioning.errors import (
     ApiKeyMissing,
-    ApiKeyRefused,
     NoCapacity,
-    NothingSent,
+    NotFound,
+    NothingDone,
     ProviderError,
+    ProviderRefused,
     ProviderUnavailable,
-    QuotaReached,
-    RateLimited,
-    RequestRefused,
 )
 from tasks.provisioning.provisioner import InstanceState, Offer
 from tests.fakes.ec2_server import Fault
 from tests.fakes.ec2_world import CREDENTIALS, QUICK, SECRET_KEY, Ec2World, ec2_world
-from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of
+from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, created, ended, new_request, ours, texts_of
 
 
 @pytest.fixture
@@ -81,9 +78,9 @@ def test_a_table_goes_before_the_price_list(world: Ec2World) -> None:
 
 def test_without_any_price_it_is_said_what_to_do(world: Ec2World) -> None:
     world.server.prices.clear()
-    with pytest.raises(RequestRefused, match=r"pricing:GetProducts.*prices in the settings"):
+    with pytest.raises(ProviderRefused, match=r"pricing:GetProducts.*prices in the settings"):
         world.connect(offers_spot=False).offers()
-    with pytest.raises(RequestRefused, match=r"has none of x9\.huge"):
+    with pytest.raises(ProviderRefused, match=r"has none of x9\.huge"):
         world.connect(instance_types=("x9.huge",)).offers()
 
 
@@ -92,7 +89,7 @@ def test_without_any_price_it_is_said_what_to_do(world: Ec2World) -> None:
 
 def test_a_machine_is_asked_for_that_ends_with_its_shutdown(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.create(request)
+    machine = created(world, request)
     (told,) = [each for each in world.server.parameters if each["ClientToken"] == request.request_id]
     assert told["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert told["MetadataOptions.HttpTokens"] == "required"
@@ -105,7 +102,7 @@ def test_a_machine_is_asked_for_that_ends_with_its_shutdown(world: Ec2World) -> 
 
 
 def test_a_spot_machine_is_asked_for_once_in_the_zone_of_its_price(world: Ec2World) -> None:
-    world.provisioner.create(new_request(SPOT))
+    created(world, new_request(SPOT))
     told = world.server.parameters[-1]
     assert told["InstanceMarketOptions.MarketType"] == "spot"
     assert told["InstanceMarketOptions.SpotOptions.SpotInstanceType"] == "one-time"
@@ -115,7 +112,7 @@ def test_a_spot_machine_is_asked_for_once_in_the_zone_of_its_price(world: Ec2Wor
 
 def test_user_data_hold_one_host_key_and_our_public_key(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.create(request)
+    machine = created(world, request)
     first, _, rest = world.server.instances[machine.instance_id].user_data.partition("\n")
     config = json.loads(rest)
     assert first == "#cloud-config"
@@ -126,7 +123,7 @@ def test_user_data_hold_one_host_key_and_our_public_key(world: Ec2World) -> None
 
 def test_only_our_address_is_admitted_and_only_to_ssh(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    world.provisioner.create(request)
+    created(world, request)
     groups = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [request.name]}])
     (rule,) = groups["SecurityGroups"][0]["IpPermissions"]
     assert [each["CidrIp"] for each in rule["IpRanges"]] == ["127.0.0.1/32"]
@@ -137,18 +134,18 @@ def test_of_twins_that_a_forgotten_token_and_a_late_list_made_one_is_ended(world
     world.server.bad.takes_tokens, world.server.bad.hidden_looks = False, 9
     request = new_request(ON_DEMAND)
     for _ in range(2):
-        world.provisioner.create(request)
+        created(world, request)
     assert world.costing() == 2
     for instance in world.server.instances.values():
         instance.hidden = 0
-    kept = world.provisioner.create(request)
+    kept = created(world, request)
     assert ours(world) == [kept.instance_id]
     assert world.costing() == 1
 
 
 def test_who_travels_is_admitted_again(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.create(request)
+    machine = created(world, request)
     world.connect(admit="2001:db8::7").admit(machine.instance_id)
     groups = world.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [request.name]}])
     rules = groups["SecurityGroups"][0]["IpPermissions"]
@@ -166,9 +163,9 @@ def test_given_groups_and_keys_are_used_and_left_alone(world: Ec2World) -> None:
     group = world.ec2.create_security_group(GroupName="theirs", Description="d", VpcId=vpc)["GroupId"]
     world.ec2.create_key_pair(KeyName="theirs")
     provisioner = world.connect(security_groups=(group,), key_pair="theirs")
-    machine = provisioner.create(new_request(ON_DEMAND))
+    machine = created(world, new_request(ON_DEMAND), provisioner)
     assert (world.groups(), world.key_pairs()) == ([], ["theirs"])
-    provisioner.terminate(machine.instance_id)
+    ended(world, machine.instance_id, provisioner)
     assert world.key_pairs() == ["theirs"]
     world.ec2.delete_security_group(GroupId=group)
 
@@ -177,7 +174,7 @@ def test_a_launch_template_can_say_the_rest(world: Ec2World) -> None:
     data = {"ImageId": "ami-87654321", "InstanceType": "t3.micro"}
     made = world.ec2.create_launch_template(LaunchTemplateName="ours", LaunchTemplateData=data)
     template = made["LaunchTemplate"]["LaunchTemplateId"]
-    world.connect(launch_template=template, image=None).create(new_request(ON_DEMAND))
+    created(world, new_request(ON_DEMAND), world.connect(launch_template=template, image=None))
     told = world.server.parameters[-1]
     assert told["LaunchTemplate.LaunchTemplateId"] == template
     assert "ImageId" not in told
@@ -185,7 +182,7 @@ def test_a_launch_template_can_say_the_rest(world: Ec2World) -> None:
 
 
 def test_without_image_and_template_it_is_the_newest_with_torch(world: Ec2World) -> None:
-    world.connect(image=None).create(new_request(ON_DEMAND))
+    created(world, new_request(ON_DEMAND), world.connect(image=None))
     assert "gpu-pytorch" in world.server.parameters[-1]["ImageId"]
 
 
@@ -193,7 +190,7 @@ def test_disk_and_subnet_are_settings(world: Ec2World) -> None:
     subnet = world.ec2.describe_subnets()["Subnets"][0]
     provisioner = world.connect(disk_gb=120, subnet=subnet["SubnetId"])
     assert {offer.region for offer in provisioner.offers() if offer.spot} == {subnet["AvailabilityZone"]}
-    provisioner.create(new_request(SPOT))
+    created(world, new_request(SPOT), provisioner)
     told = world.server.parameters[-1]
     assert told["BlockDeviceMapping.1.Ebs.VolumeSize"] == "120"
     assert told["SubnetId"] == subnet["SubnetId"]
@@ -202,8 +199,8 @@ def test_disk_and_subnet_are_settings(world: Ec2World) -> None:
 
 def test_a_variable_that_could_break_the_file_is_refused(world: Ec2World) -> None:
     request = dataclasses.replace(new_request(ON_DEMAND), environment={"A": 'x"\nPATH="/tmp'})
-    with pytest.raises(RequestRefused, match="/etc/environment cannot hold"):
-        world.provisioner.create(request)
+    with pytest.raises(ProviderRefused, match="/etc/environment cannot hold"):
+        created(world, request)
     assert world.server.count("RunInstances") == 2  # those of others
 
 
@@ -214,7 +211,7 @@ def test_news_that_spread_late_are_waited_for(world: Ec2World) -> None:
     world.server.bad.hidden_looks = 3
     provisioner = world.connect(settle_s=5.0)
     world.lose_answer_to_create()
-    machine = provisioner.create(new_request(ON_DEMAND))
+    machine = created(world, new_request(ON_DEMAND), provisioner)
     assert world.costing() == 1
     world.server.instances[machine.instance_id].hidden = 3
     assert provisioner.describe(machine.instance_id).state is not InstanceState.GONE
@@ -222,17 +219,18 @@ def test_news_that_spread_late_are_waited_for(world: Ec2World) -> None:
 
 def test_a_machine_that_is_not_known_yet_is_released_all_the_same(world: Ec2World) -> None:
     provisioner = world.connect(settle_s=5.0, release_s=5.0)
-    machine = provisioner.create(new_request(ON_DEMAND))
+    machine = created(world, new_request(ON_DEMAND), provisioner)
     world.server.instances[machine.instance_id].hidden = 3
-    provisioner.terminate(machine.instance_id)
+    ended(world, machine.instance_id, provisioner)
     assert world.costing() == 0
 
 
 def test_a_token_whose_machine_has_ended_makes_no_second_one(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
-    machine = world.provisioner.create(request)
-    world.provisioner.terminate(machine.instance_id)
-    assert world.provisioner.create(request).state is InstanceState.GONE
+    machine = created(world, request)
+    ended(world, machine.instance_id)
+    with pytest.raises(ProviderRefused, match="IdempotentInstanceTerminated"):
+        created(world, request)
     assert world.costing() == 0
 
 
@@ -240,8 +238,8 @@ def test_without_tokens_tags_alone_hold_a_request_to_one_machine(world: Ec2World
     world.server.bad.takes_tokens = False
     request = new_request(ON_DEMAND)
     world.lose_answer_to_create()
-    machine = world.provisioner.create(request)
-    assert world.provisioner.create(request).instance_id == machine.instance_id
+    machine = created(world, request)
+    assert created(world, request).instance_id == machine.instance_id
     assert world.costing() == 1
 
 
@@ -250,21 +248,21 @@ def test_without_tokens_tags_alone_hold_a_request_to_one_machine(world: Ec2World
 
 def test_a_quota_is_told_and_nothing_is_left_behind(world: Ec2World) -> None:
     world.server.bad.over_quota = True
-    with pytest.raises(QuotaReached, match=r"VcpuLimitExceeded.*current limit of 0"):
-        world.provisioner.create(new_request(ON_DEMAND))
+    with pytest.raises(ProviderRefused, match=r"VcpuLimitExceeded.*current limit of 0"):
+        created(world, new_request(ON_DEMAND))
     assert (world.groups(), world.key_pairs(), world.costing()) == ([], [], 0)
 
 
 def test_no_capacity_leaves_nothing_behind(world: Ec2World) -> None:
     world.sell_out("g5.xlarge")
     with pytest.raises(NoCapacity, match="InsufficientInstanceCapacity"):
-        world.provisioner.create(new_request(ON_DEMAND))
+        created(world, new_request(ON_DEMAND))
     assert (world.groups(), world.key_pairs()) == ([], [])
 
 
 def test_throttling_waits(world: Ec2World) -> None:
     world.server.faults.append(Fault("answer", "RunInstances", 2, 503, "RequestLimitExceeded", "slow down"))
-    world.provisioner.create(new_request(ON_DEMAND))
+    created(world, new_request(ON_DEMAND))
     assert world.costing() == 1
 
 
@@ -274,17 +272,17 @@ def test_throttling_waits(world: Ec2World) -> None:
         ("InsufficientInstanceCapacity", 500, NoCapacity),
         ("SpotMaxPriceTooLow", 400, NoCapacity),
         ("Unsupported", 400, NoCapacity),
-        ("VcpuLimitExceeded", 400, QuotaReached),
-        ("MaxSpotInstanceCountExceeded", 400, QuotaReached),
-        ("UnauthorizedOperation", 403, ApiKeyRefused),
-        ("AuthFailure", 401, ApiKeyRefused),
-        ("ExpiredToken", 400, ApiKeyRefused),
-        ("RequestLimitExceeded", 503, RateLimited),
+        ("VcpuLimitExceeded", 400, ProviderRefused),
+        ("MaxSpotInstanceCountExceeded", 400, ProviderRefused),
+        ("UnauthorizedOperation", 403, ProviderRefused),
+        ("AuthFailure", 401, ProviderRefused),
+        ("ExpiredToken", 400, ProviderRefused),
+        ("RequestLimitExceeded", 503, NothingDone),
         ("InternalError", 500, ProviderUnavailable),
         ("SomethingNew", 503, ProviderUnavailable),
-        ("InvalidAMIID.NotFound", 400, NotThere),
-        ("InvalidParameterValue", 400, RequestRefused),
-        ("IdempotentParameterMismatch", 400, RequestRefused),
+        ("InvalidAMIID.NotFound", 400, NotFound),
+        ("InvalidParameterValue", 400, ProviderRefused),
+        ("IdempotentParameterMismatch", 400, ProviderRefused),
     ],
 )
 def test_an_error_code_has_a_meaning(code: str, status: int, kind: type[ProviderError]) -> None:
@@ -296,20 +294,20 @@ def test_an_error_code_has_a_meaning(code: str, status: int, kind: type[Provider
 
 def test_an_image_that_is_not_there_is_refused(world: Ec2World) -> None:
     world.server.faults.append(Fault("answer", "RunInstances", 1, 400, "InvalidAMIID.NotFound", "no such image"))
-    with pytest.raises(RequestRefused, match="no such image"):
-        world.provisioner.create(new_request(ON_DEMAND))
+    with pytest.raises(ProviderRefused, match="no such image"):
+        created(world, new_request(ON_DEMAND))
     assert (world.groups(), world.key_pairs()) == ([], [])
 
 
 def test_a_group_that_is_not_known_everywhere_yet_is_waited_for(world: Ec2World) -> None:
     world.server.faults.append(Fault("answer", "RunInstances", 2, 400, "InvalidGroup.NotFound", "does not exist"))
-    world.provisioner.create(new_request(ON_DEMAND))
+    created(world, new_request(ON_DEMAND))
     assert world.costing() == 1
 
 
 def test_no_connection_is_nothing_sent() -> None:
     error = translate(aws.EndpointConnectionError(endpoint_url="https://ec2.example"), "start")
-    assert type(error) is NothingSent
+    assert type(error) is NothingDone
 
 
 def test_no_credentials_say_where_they_are_looked_for(world: Ec2World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +317,7 @@ def test_no_credentials_say_where_they_are_looked_for(world: Ec2World, monkeypat
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     access = Ec2Access(region="us-east-1", endpoint_url=world.server.url, limits=QUICK)
     with pytest.raises(ApiKeyMissing, match="AWS_PROFILE or AWS_ACCESS_KEY_ID"):
-        Ec2Provisioner(access, Ec2Settings()).offers()
+        Ec2Provisioner(Ec2Api(access)).offers()
 
 
 def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,10 +325,10 @@ def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(name, raising=False)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RequestRefused, match="no region is set"):
-        connect(Ec2Access())
+    with pytest.raises(ProviderRefused, match="no region is set"):
+        Ec2Api(Ec2Access())
     with pytest.raises(ApiKeyMissing, match="nobody"):
-        connect(Ec2Access(region="us-east-1", profile="nobody"))
+        Ec2Api(Ec2Access(region="us-east-1", profile="nobody"))
 
 
 # -- the end
@@ -339,9 +337,9 @@ def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_group_goes_once_the_machine_lets_go_of_it(world: Ec2World) -> None:
     world.server.bad.looks_to_end, world.server.bad.holds_groups = 3, 3
     provisioner = world.connect(release_s=10.0)
-    machine = provisioner.create(new_request(ON_DEMAND))
+    machine = created(world, new_request(ON_DEMAND), provisioner)
     assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
-    provisioner.terminate(machine.instance_id)
+    ended(world, machine.instance_id, provisioner)
     assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
 
 
@@ -349,46 +347,36 @@ def test_a_group_that_stays_is_told_and_removed_by_a_later_release(
     world: Ec2World, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = [time.time()]
-    provisioner = Ec2Provisioner(
-        Ec2Access(region="us-east-1", limits=dataclasses.replace(QUICK, attempts=1)),
-        dataclasses.replace(world.provisioner._settings, release_s=0.1),
-        clients=world.clients,
-        now=lambda: clock[0],
-    )
+    provisioner = world.connect(release_s=0.1, now=lambda: clock[0])
     world.server.bad.holds_groups = 10**6
-    provisioner.terminate(provisioner.create(new_request(ON_DEMAND)).instance_id)
+    ended(world, created(world, new_request(ON_DEMAND), provisioner).instance_id, provisioner)
     assert "left behind for now" in caplog.text
     assert len(world.groups()) == 1
     world.server.bad.holds_groups = 0
     for instance in world.server.instances.values():
         instance.holds_groups = 0
     clock[0] += 2 * 3600
-    provisioner.terminate(provisioner.create(new_request(ON_DEMAND)).instance_id)
+    ended(world, created(world, new_request(ON_DEMAND), provisioner).instance_id, provisioner)
     assert world.groups() == []
 
 
 def test_what_belongs_to_a_live_machine_is_not_swept(world: Ec2World) -> None:
-    live = world.provisioner.create(new_request(ON_DEMAND))
-    later = Ec2Provisioner(
-        Ec2Access(region="us-east-1", limits=QUICK),
-        world.provisioner._settings,
-        clients=world.clients,
-        now=lambda: time.time() + 7200,
-    )
-    later.terminate(later.create(new_request(ON_DEMAND)).instance_id)
+    live = created(world, new_request(ON_DEMAND))
+    later = world.connect(now=lambda: time.time() + 7200)
+    ended(world, created(world, new_request(ON_DEMAND), later).instance_id, later)
     assert ours(world) == [live.instance_id]
     assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
 
 
 def test_what_is_not_ours_is_not_released(world: Ec2World) -> None:
     (other, *_) = world._others
-    with pytest.raises(RequestRefused, match="does not carry our tags"):
-        world.provisioner.terminate(other)
+    with pytest.raises(ProviderRefused, match="does not carry our tags"):
+        ended(world, other)
     assert world.server.count("TerminateInstances") == 0
 
 
 def test_a_spot_machine_that_is_taken_away_is_gone(world: Ec2World) -> None:
-    machine = world.provisioner.create(new_request(SPOT))
+    machine = created(world, new_request(SPOT))
     world.server.take_away(machine.instance_id)
     assert world.provisioner.describe(machine.instance_id).state is InstanceState.GONE
 
@@ -398,13 +386,11 @@ def test_a_spot_machine_that_is_taken_away_is_gone(world: Ec2World) -> None:
 
 def test_not_even_debugging_writes_the_host_key_to_the_log(world: Ec2World, caplog: pytest.LogCaptureFixture) -> None:
     with mock.patch.dict(os.environ, CREDENTIALS):
-        clients = connect(Ec2Access(region="us-east-1", endpoint_url=world.server.url, limits=QUICK))
+        api = Ec2Api(Ec2Access(region="us-east-1", endpoint_url=world.server.url, limits=QUICK))
     caplog.set_level(logging.DEBUG)
     request = new_request(ON_DEMAND)
-    provisioner = Ec2Provisioner(
-        Ec2Access(region="us-east-1", limits=CallLimits()), world.provisioner._settings, clients=clients
-    )
-    provisioner.terminate(provisioner.create(request).instance_id)
+    provisioner = Ec2Provisioner(api, Ec2Settings(image="ami-12345678", admit="127.0.0.1", look_s=0.01))
+    ended(world, created(world, request, provisioner).instance_id, provisioner)
     for secret in (request.host_private_key.splitlines()[1], SECRET_KEY, SECRET_VALUE):
         assert secret not in caplog.text
 
@@ -412,6 +398,6 @@ def test_not_even_debugging_writes_the_host_key_to_the_log(world: Ec2World, capl
 def test_an_error_does_not_hold_the_host_key(world: Ec2World) -> None:
     request = new_request(ON_DEMAND)
     world.server.faults.append(Fault("answer", "RunInstances", 1, 400, "InvalidUserData.Malformed", "bad data"))
-    with pytest.raises(RequestRefused) as caught:
-        world.provisioner.create(request)
+    with pytest.raises(ProviderRefused) as caught:
+        created(world, request)
     assert request.host_private_key.splitlines()[1] not in texts_of(caught.value)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import BadRequest
 from tasks.execution.placement import Placement, check_placement
-from tasks.provisioning.rental_request import RentalRequest
+from tasks.provisioning.offers import RentalRequest
 
 
 def test_what_is_named_says_who_trains() -> None:

@@ -7,23 +7,22 @@ import pickle
 import pytest
 
 from tasks.hosts.errors import HostError
-from tasks.provisioning.provider_errors import (
+from tasks.provisioning.errors import (
     ApiKeyMissing,
-    ApiKeyRefused,
     NoCapacity,
+    NothingDone,
+    ProviderRefused,
     ProviderUnavailable,
-    QuotaReached,
-    RateLimited,
     TerminationUnproven,
 )
 
 ERRORS = [
     NoCapacity("runpod", "create pod", "There are no instances available", status=400),
     ApiKeyMissing("runpod", "list offers", setting="RUNPOD_API_KEY"),
-    ApiKeyRefused("runpod", "list offers", "invalid key", status=401),
-    QuotaReached("ec2", "run instance", "vCPU limit", status="VcpuLimitExceeded"),
+    ProviderRefused("runpod", "list offers", "invalid key", status=401),
+    ProviderRefused("ec2", "run instance", "vCPU limit", status="VcpuLimitExceeded"),
     ProviderUnavailable("runpod", "create pod", "read timed out", retry_after_s=3.0),
-    RateLimited("runpod", "create pod", "slow down", status=429, retry_after_s=1.5),
+    NothingDone("runpod", "create pod", "slow down", status=429, retry_after_s=1.5),
     TerminationUnproven("runpod", "pod1", "still RUNNING"),
 ]
 
@@ -45,11 +44,10 @@ def test_messages_name_the_provider_what_was_asked_and_what_it_said() -> None:
 def test_only_what_may_get_better_by_itself_is_transient() -> None:
     assert [type(error).__name__ for error in ERRORS if error.is_transient] == [
         "ProviderUnavailable",
-        "RateLimited",
+        "NothingDone",
         "TerminationUnproven",
     ]
     assert {type(error).__name__ for error in ERRORS if error.exit_code == 2} == {
         "ApiKeyMissing",
-        "ApiKeyRefused",
-        "QuotaReached",
+        "ProviderRefused",
     }

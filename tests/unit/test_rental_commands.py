@@ -6,18 +6,18 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from flows.cli import run
-from tasks.provisioning import registry as lending
-from tasks.provisioning.ledger import Intent
-from tasks.provisioning.ledger_states import LeaseState
+from tasks.provisioning import registry
+from tasks.provisioning.entries import LeaseState
+from tasks.provisioning.keys import RentalKeys
+from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.provisioner import InstanceState, Offer
-from tasks.provisioning.rent_settings import UseSettings, lender
-from tasks.provisioning.rental_keys import RentalKeys
 from tasks.settings.load import load_settings
 from tests.fakes.runpod_server import Fault, RunPodServer
 from tests.fakes.runpod_world import RunPodWorld, runpod_world
@@ -75,18 +75,17 @@ def jade(runpod: RunPodServer, capsys: pytest.CaptureFixture[str]) -> Jade:
 @pytest.fixture
 def quick(world: RunPodWorld, runpod: RunPodServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service is given up after milliseconds."""
-    found = lender(world.provisioner, UseSettings())
-    monkeypatch.setitem(lending._factories, "runpod", lambda settings: found)
+    found = registry.provider_of(world.provisioner, registry.UseSettings())
+    monkeypatch.setitem(registry.FACTORIES, "runpod", lambda settings: found)
 
 
-def intend(*, price: float = 0.39, hours: float = 2.0) -> str:
+def request(provider: str = "runpod") -> str:
     """A request of a run that has just begun; returns its identifier."""
-    opened = lending.open_registry()
-    offer = Offer("runpod", OFFER.kind, OFFER.title, 24, price)
-    wanted = Intent(opened.ledger.owner, offer, hours, 900, "a-run", "", ("k",), "")
-    rental = opened.ledger.intend(wanted, budget_usd=None)
+    opened = registry.open_registry()
+    offer = replace(OFFER, provider=provider)
+    entry = opened.ledger.request(offer, Purpose("a-run", "", ("k",)), claim="", max_hours=2.0, orphan_grace_s=900)
     opened.close()
-    return rental.request_id
+    return entry.request_id
 
 
 DRY = ("compare", "--host", "runpod", "--accept-unreaped", "--dry-run")
@@ -219,39 +218,39 @@ def test_a_provider_that_nobody_reaches_is_told(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setattr(world.server.__class__, "url", f"http://127.0.0.1:{closed.getsockname()[1]}/v2")
-        found = lender(world.connect(), UseSettings())
-        monkeypatch.setitem(lending._factories, "runpod", lambda settings: found)
+        found = registry.provider_of(world.connect(), registry.UseSettings())
+        monkeypatch.setitem(registry.FACTORIES, "runpod", lambda settings: found)
         assert "out of reach: ConnectError" in jade("offers", "--provider", "runpod", expect=1).err
 
 
 @pytest.mark.usefixtures("quick")
 def test_what_is_rented_is_listed_and_the_reaper_frees_it(jade: Jade, world: RunPodWorld) -> None:
-    request_id = intend()
-    opened = lending.open_registry()
-    rental = opened.ledger.rental(request_id)
+    request_id = request()
+    opened = registry.open_registry()
+    rental = opened.ledger.entry(request_id)
     pod = world.server.add_foreign(rental.name)
     pod.is_foreign = False
     machine = world.provisioner.describe(pod.id)
     assert machine.state in {InstanceState.STARTING, InstanceState.RUNNING}
-    opened.ledger.advance(request_id, LeaseState.ACQUIRED, machine=machine)
+    opened.ledger.advance(request_id, LeaseState.PROVISIONING, instance=machine)
     opened.close()
     (shown,) = json.loads(jade("rented", "--json").out)["machines"]
-    assert (shown["machine_id"], shown["state"], shown["run_id"]) == (pod.id, "acquired", "a-run")
+    assert (shown["machine_id"], shown["state"], shown["run_id"]) == (pod.id, "provisioning", "a-run")
     assert "would free" in jade("reap", "--dry-run").out
     assert len(world.server.costing) == 1
     assert "freed" in jade("reap").out
     assert world.server.costing == []
-    assert "released" in jade("rented", "--all").out
+    assert "terminated" in jade("rented", "--all").out
     assert json.loads(jade("reap", "--json").out) == []
 
 
 def test_the_reaper_removes_keys_that_are_left_of_a_rental_that_has_ended(jade: Jade) -> None:
-    ended, begun = intend(), intend()
-    opened = lending.open_registry()
+    ended, begun = request(), request()
+    opened = registry.open_registry()
     keys = {request_id: RentalKeys(opened.keys_folder / request_id) for request_id in (ended, begun)}
     for each in keys.values():
         each.make()
-    opened.ledger.advance(ended, LeaseState.REFUSED)
+    opened.ledger.advance(ended, LeaseState.FAILED)
     opened.close()
     jade("reap", "--dry-run")
     assert keys[ended].exist()
@@ -269,14 +268,11 @@ def test_a_provider_without_credentials_hinders_the_reaper_only_where_it_has_mac
     jade: Jade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    found = lending.FACTORIES["ec2"](load_settings())  # made once: boto3 is slow to make clients
-    monkeypatch.setitem(lending._factories, "ec2", lambda settings: found)
+    found = registry.FACTORIES["ec2"](load_settings())  # made once: boto3 is slow to make clients
+    monkeypatch.setitem(registry.FACTORIES, "ec2", lambda settings: found)
     jade("rented")
     jade("reap")
-    opened = lending.open_registry()
-    wanted = Intent(opened.ledger.owner, Offer("ec2", "g5.xlarge", "A10G", 24, 1.0), 1, 900, "a-run", "", ("k",), "")
-    opened.ledger.intend(wanted, budget_usd=None)
-    opened.close()
+    request("ec2")
     assert "no API key" in jade("rented", expect=1).err
     (told,) = json.loads(jade("reap", "--json", expect=1).out)
     assert (told["deed"], told["provider"]) == ("failed", "ec2")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import BadRequest, GpuUnknown, NothingCheapEnough
+from tasks.provisioning.offers import RentalRequest, candidates
 from tasks.provisioning.provisioner import Offer
-from tasks.provisioning.rental_request import RentalRequest, candidates
 
 OFFERS = [
     Offer("fake", "NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69),

@@ -13,25 +13,19 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
-from tasks.provisioning.provider_calls import CallLimits
-from tasks.provisioning.provider_errors import (
+from tasks.provisioning.errors import (
     ApiKeyMissing,
-    ApiKeyRefused,
-    BalanceSpent,
-    KindDenied,
     NoCapacity,
-    NothingSent,
+    NothingDone,
     ProviderError,
+    ProviderRefused,
     ProviderUnavailable,
-    RateLimited,
-    RequestRefused,
     TerminationUnproven,
 )
-from tasks.provisioning.provisioner import InstanceState, Offer
-from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
-from tasks.provisioning.runpod_answers import Pod
+from tasks.provisioning.provisioner import CallLimits, InstanceState, Offer, create_instance
+from tasks.provisioning.runpod import Pod, RunPodProvisioner
 from tasks.provisioning.runpod_api import RunPodAccess
-from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, new_request, ours, texts_of
+from tests.fakes.provisioner_contract import SECRET_VALUE, ServiceContract, created, ended, new_request, ours, texts_of
 from tests.fakes.runpod_server import Fault
 from tests.fakes.runpod_world import QUICK, RunPodWorld, runpod_world
 
@@ -78,7 +72,7 @@ def test_the_community_has_prices_of_its_own(world: RunPodWorld) -> None:
     world.provisioner = world.connect(cloud="COMMUNITY")
     prices = {offer.kind: offer.price_usd_per_hour for offer in world.provisioner.offers()}
     assert prices["NVIDIA L4"] == 0.29
-    machine = world.provisioner.create(new_request(world.provisioner.offers()[-1]))
+    machine = created(world, new_request(world.provisioner.offers()[-1]))
     assert machine.price_usd_per_hour == 2.39
 
 
@@ -99,7 +93,7 @@ def test_gpus_without_a_price_are_no_offers(world: RunPodWorld) -> None:
 
 def test_a_pod_is_asked_for_with_our_keys_and_no_more_than_ssh_open(world: RunPodWorld, offer: Offer) -> None:
     request = new_request(offer)
-    world.provisioner.create(request)
+    created(world, request)
     (body,) = world.server.bodies
     assert body["name"] == request.name
     assert body["gpu"] == {"id": "NVIDIA L4", "count": 1, "minCudaVersion": "12.8"}
@@ -112,7 +106,7 @@ def test_a_pod_is_asked_for_with_our_keys_and_no_more_than_ssh_open(world: RunPo
 
 def test_image_disk_and_place_are_settings(world: RunPodWorld, offer: Offer) -> None:
     provisioner = world.connect(image="ours:1", disk_gb=77, data_centers=("US-KS-2",), min_cuda="")
-    provisioner.create(new_request(offer))
+    created(world, new_request(offer), provisioner)
     (body,) = world.server.bodies
     assert (body["image"], body["disk"], body["dataCenterIds"]) == ("ours:1", 77, ["US-KS-2"])
     assert "minCudaVersion" not in body["gpu"]
@@ -120,8 +114,8 @@ def test_image_disk_and_place_are_settings(world: RunPodWorld, offer: Offer) -> 
 
 def test_a_variable_that_we_set_ourselves_cannot_be_set(world: RunPodWorld, offer: Offer) -> None:
     request = dataclasses.replace(new_request(offer), environment={"PUBLIC_KEY": "another"})
-    with pytest.raises(RequestRefused, match="PUBLIC_KEY"):
-        world.provisioner.create(request)
+    with pytest.raises(ProviderRefused, match="PUBLIC_KEY"):
+        created(world, request)
     assert world.server.count("POST") == 0
 
 
@@ -132,12 +126,12 @@ def test_a_variable_that_we_set_ourselves_cannot_be_set(world: RunPodWorld, offe
     ("status", "error"),
     [
         (400, NoCapacity),
-        (401, ApiKeyRefused),
-        (402, BalanceSpent),
-        (403, KindDenied),
-        (404, RequestRefused),
-        (418, RequestRefused),
-        (301, RequestRefused),
+        (401, ProviderRefused),
+        (402, ProviderRefused),
+        (403, NoCapacity),
+        (404, ProviderRefused),
+        (418, ProviderRefused),
+        (301, ProviderRefused),
     ],
 )
 def test_a_refusal_to_create_is_not_tried_again_and_quotes_the_service(
@@ -145,15 +139,15 @@ def test_a_refusal_to_create_is_not_tried_again_and_quotes_the_service(
 ) -> None:
     refuse(world, "POST", status, times=9, detail="because of\x1b[31m this")
     with pytest.raises(error, match=rf"create a pod with NVIDIA L4: .*\({status}\).*because of \[31m this") as caught:
-        world.provisioner.create(new_request(offer))
+        created(world, new_request(offer))
     assert type(caught.value) is error
     assert world.server.count("POST") == 1
     assert world.costing() == 0
 
 
 def test_a_field_that_the_service_does_not_know_is_named(world: RunPodWorld, offer: Offer) -> None:
-    with pytest.raises(RequestRefused, match=r"422.*disk"):
-        world.connect(disk_gb=0).create(new_request(offer))
+    with pytest.raises(ProviderRefused, match=r"422.*disk"):
+        created(world, new_request(offer), world.connect(disk_gb=0))
     assert world.server.count("POST") == 1
     world.server.violations.clear()
 
@@ -161,8 +155,7 @@ def test_a_field_that_the_service_does_not_know_is_named(world: RunPodWorld, off
 def test_too_many_calls_wait_as_long_as_the_service_says(world: RunPodWorld, offer: Offer) -> None:
     refuse(world, "POST", 429, times=2, headers={"Retry-After": "1"})
     waited: list[float] = []
-    provisioner = RunPodProvisioner(_access(world), sleep=waited.append)
-    provisioner.create(new_request(offer))
+    create_instance(world.provisioner, new_request(offer), world.timing, sleep=waited.append)
     assert [pause for pause in waited if pause >= 1] == waited
     assert len(waited) == 2
     assert world.server.count("POST") == 3
@@ -182,24 +175,24 @@ def test_a_wait_that_is_too_long_is_told_instead(
     world: RunPodWorld, offer: Offer, headers: Callable[[], dict[str, str]]
 ) -> None:
     refuse(world, "POST", 429, times=9, headers=headers())
-    with pytest.raises(RateLimited) as caught:
-        world.provisioner.create(new_request(offer))
+    with pytest.raises(NothingDone) as caught:
+        created(world, new_request(offer))
     assert caught.value.retry_after_s == pytest.approx(900, abs=60)
     assert world.server.count("POST") == 1
 
 
 def test_a_server_error_at_creation_is_looked_into_and_not_posted_again(world: RunPodWorld, offer: Offer) -> None:
     refuse(world, "POST", 500)
-    with pytest.raises(ProviderUnavailable, match=r"no pod called jade-.* was seen"):
-        world.provisioner.create(new_request(offer))
+    with pytest.raises(ProviderUnavailable, match=r"no machine called jade-.* was seen"):
+        created(world, new_request(offer))
     assert world.server.count("POST") == 1
 
 
 def test_nothing_listens_there(world: RunPodWorld, offer: Offer) -> None:
     access = RunPodAccess(SecretStr("rpa_0123456789"), "http://127.0.0.1:9/v2", CallLimits(pause_s=0.001, attempts=2))
-    provisioner = RunPodProvisioner(access, RunPodSettings(settle_s=0.1, look_s=0.01))
-    with pytest.raises(NothingSent, match="out of reach"):
-        provisioner.create(new_request(offer))
+    provisioner = RunPodProvisioner(access)
+    with pytest.raises(NothingDone, match="out of reach"):
+        created(world, new_request(offer), provisioner)
 
 
 # -- keys
@@ -211,7 +204,7 @@ def test_no_key_says_where_it_is_looked_for() -> None:
 
 
 def test_a_key_with_a_line_end_is_refused_without_being_shown() -> None:
-    with pytest.raises(ApiKeyRefused) as caught:
+    with pytest.raises(ProviderRefused) as caught:
         RunPodAccess(SecretStr("rpa_secret\n"))
     assert "rpa_secret" not in texts_of(caught.value)
 
@@ -225,15 +218,15 @@ def test_secrets_that_the_service_quotes_are_masked(world: RunPodWorld, offer: O
     request = new_request(offer)
     key = base64.b64encode(request.host_private_key.encode()).decode()
     refuse(world, "POST", 422, detail=f"no {key} and no {SECRET_VALUE} with {world.server.api_key}")
-    with pytest.raises(RequestRefused, match=r"no \*\*\* and no \*\*\* with \*\*\*"):
-        world.provisioner.create(request)
+    with pytest.raises(ProviderRefused, match=r"no \*\*\* and no \*\*\* with \*\*\*"):
+        created(world, request)
 
 
 def test_no_log_line_holds_a_secret(world: RunPodWorld, offer: Offer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     request = new_request(offer)
     world.lose_answer_to_create()
-    world.provisioner.terminate(world.provisioner.create(request).instance_id)
+    ended(world, created(world, request).instance_id)
     assert "HTTP Request" in caplog.text
     key = base64.b64encode(request.host_private_key.encode()).decode()
     for secret in (world.server.api_key, key, SECRET_VALUE):
@@ -247,7 +240,8 @@ def test_a_list_that_lags_behind_is_waited_for(world: RunPodWorld, offer: Offer)
     world.server.list_lag = 4
     world.lose_answer_to_create()
     request = new_request(offer)
-    machine = world.connect(settle_s=5.0).create(request)
+    world.timing = dataclasses.replace(world.timing, settle_s=5.0)
+    machine = created(world, request)
     assert machine.name == request.name
     assert world.server.count("POST") == 1
 
@@ -257,17 +251,17 @@ def test_a_pod_that_shows_up_after_we_gave_up_is_found_by_the_next_attempt(world
     world.lose_answer_to_create()
     request = new_request(offer)
     with pytest.raises(ProviderUnavailable):
-        world.connect(settle_s=0.05).create(request)
+        created(world, request)
     for pod in world.server.costing:
         pod.hidden_lists = 0
-    assert world.provisioner.create(request).name == request.name
+    assert created(world, request).name == request.name
     assert world.server.count("POST") == 1
 
 
 def test_an_answer_that_makes_no_sense_is_a_lost_one(world: RunPodWorld, offer: Offer) -> None:
     for body in (b"<html>proxy</html>", b'{"id": 7}', b""):
         world.server.faults.append(Fault("garbage", "POST", body=body))
-        world.provisioner.create(new_request(offer))
+        created(world, new_request(offer))
     assert world.server.count("POST") == 3
     assert world.costing() == 3
 
@@ -276,7 +270,7 @@ def test_a_reply_that_never_comes_is_a_lost_one(world: RunPodWorld, offer: Offer
     world.server.faults.append(Fault("stall", "POST", seconds=30))
     limits = dataclasses.replace(QUICK, read_timeout_s=0.2)
     provisioner = RunPodProvisioner(dataclasses.replace(_access(world), limits=limits))
-    provisioner.create(new_request(offer))
+    created(world, new_request(offer), provisioner)
     assert world.costing() == 1
 
 
@@ -284,22 +278,22 @@ def test_of_twins_the_oldest_stays(world: RunPodWorld, offer: Offer) -> None:
     world.server.copies = 2
     world.lose_answer_to_create()
     request = new_request(offer)
-    machine = world.provisioner.create(request)
+    machine = created(world, request)
     assert world.costing() == 1
     assert ours(world) == [machine.instance_id]
-    assert world.provisioner.create(request).instance_id == machine.instance_id
+    assert created(world, request).instance_id == machine.instance_id
 
 
 def test_a_pod_that_was_renamed_is_still_ours(world: RunPodWorld, offer: Offer) -> None:
     request = new_request(offer)
-    machine = world.provisioner.create(request)
+    machine = created(world, request)
     world.server.pod(machine.instance_id).name = "do not delete"
     assert ours(world) == [machine.instance_id]
-    assert world.provisioner.create(request).instance_id == machine.instance_id
+    assert created(world, request).instance_id == machine.instance_id
 
 
 def test_what_others_have_there_need_not_make_sense(world: RunPodWorld, offer: Offer) -> None:
-    machine = world.provisioner.create(new_request(offer))
+    machine = created(world, new_request(offer))
     world.add_other("odd", disk=-1, env=None, dataCenterIds=[7])
     assert ours(world) == [machine.instance_id]
     world.server.violations.clear()
@@ -322,12 +316,12 @@ def test_what_others_have_there_need_not_make_sense(world: RunPodWorld, offer: O
 )
 def test_a_state_is_put_into_our_words(status: str, state: InstanceState) -> None:
     pod = Pod(id="p", name="n", status=status, cost=0.4)
-    assert pod.machine().state is state
+    assert pod.instance().state is state
 
 
 def test_an_address_comes_late_and_changes(world: RunPodWorld, offer: Offer) -> None:
     world.server.looks_to_address = 3
-    machine = world.provisioner.create(new_request(offer))
+    machine = created(world, new_request(offer))
     seen = [world.provisioner.describe(machine.instance_id) for _ in range(3)]
     assert [found.state for found in seen] == [InstanceState.RUNNING] * 3
     assert seen[0].address is None
@@ -341,15 +335,15 @@ def test_an_address_that_makes_no_sense_is_none_and_is_told() -> None:
         {"id": "p", "name": "n", "status": "RUNNING", "cost": 0.4}
         | {"ssh": {"direct": {"host": "-oProxyCommand=x", "port": 1, "username": "root", "command": ""}}}
     )
-    assert pod.machine().address is None
-    assert "without a usable address" in pod.machine().detail
+    assert pod.instance().address is None
+    assert "without a usable address" in pod.instance().detail
 
 
 def test_a_pod_that_cannot_run_is_failed_and_can_be_released(world: RunPodWorld, offer: Offer) -> None:
     world.server.start_as = ["ERROR"]
-    machine = world.provisioner.create(new_request(offer))
+    machine = created(world, new_request(offer))
     assert world.provisioner.describe(machine.instance_id).state is InstanceState.FAILED
-    world.provisioner.terminate(machine.instance_id)
+    ended(world, machine.instance_id)
     assert world.costing() == 0
 
 
@@ -358,38 +352,38 @@ def test_a_pod_that_cannot_run_is_failed_and_can_be_released(world: RunPodWorld,
 
 def test_204_is_not_yet_a_proof(world: RunPodWorld, offer: Offer) -> None:
     world.server.looks_to_vanish = 3
-    machine = world.provisioner.create(new_request(offer))
-    world.provisioner.terminate(machine.instance_id)
+    machine = created(world, new_request(offer))
+    ended(world, machine.instance_id)
     assert world.costing() == 0
     assert world.server.count(f"GET /v2/pods/{machine.instance_id}") >= 2
 
 
 def test_a_lost_reply_to_delete_does_not_matter(world: RunPodWorld, offer: Offer) -> None:
-    machine = world.provisioner.create(new_request(offer))
+    machine = created(world, new_request(offer))
     world.server.faults.append(Fault("lose answer", "DELETE"))
-    world.provisioner.terminate(machine.instance_id)
+    ended(world, machine.instance_id)
     assert world.costing() == 0
 
 
 def test_a_locked_pod_is_not_released_and_the_service_is_quoted(world: RunPodWorld, offer: Offer) -> None:
-    machine = world.provisioner.create(new_request(offer))
+    machine = created(world, new_request(offer))
     world.server.pod(machine.instance_id).locked = True
     with pytest.raises(TerminationUnproven, match="pod is locked"):
-        world.provisioner.terminate(machine.instance_id)
+        ended(world, machine.instance_id)
     world.server.pod(machine.instance_id).locked = False
-    world.provisioner.terminate(machine.instance_id)
+    ended(world, machine.instance_id)
 
 
 def test_what_is_not_ours_is_not_released(world: RunPodWorld) -> None:
     (other, *_) = world.server.others
-    with pytest.raises(RequestRefused, match="no machine of ours"):
-        world.provisioner.terminate(other.id)
+    with pytest.raises(ProviderRefused, match="no machine of ours"):
+        ended(world, other.id)
     assert world.server.count("DELETE") == 0
 
 
 def test_a_machine_id_never_leads_elsewhere(world: RunPodWorld, offer: Offer) -> None:
-    world.provisioner.create(new_request(offer))
-    world.provisioner.terminate("../pods")
+    created(world, new_request(offer))
+    ended(world, "../pods")
     assert world.server.requests[-1] == "GET /v2/pods/..%2Fpods"
     assert ours(world) != []
 

@@ -8,8 +8,8 @@ import pytest
 
 from tasks.core.names import HostAddress
 from tasks.hosts.errors import HostUnreachable
-from tasks.provisioning.provider_errors import NoCapacity
-from tasks.provisioning.provisioner import Offer
+from tasks.provisioning.errors import NoCapacity
+from tasks.provisioning.provisioner import Offer, Timing
 from tasks.provisioning.static import StaticHost, StaticProvisioner
 from tests.fakes.local_host import LocalHost
 from tests.fakes.provisioner_contract import OTHER_OWNER, SeamContract, new_request
@@ -17,6 +17,7 @@ from tests.fakes.provisioner_contract import OTHER_OWNER, SeamContract, new_requ
 
 class StaticWorld:
     secrets: tuple[str, ...] = ()
+    timing = Timing(settle_s=0.1, release_s=0.1, look_s=0.01)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

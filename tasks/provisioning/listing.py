@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.hosts.errors import HostError
-from tasks.provisioning.costs import HOUR_S, LedgerEntry, month_of
-from tasks.provisioning.provider_errors import ApiKeyMissing
+from tasks.provisioning.entries import HOUR_S, LedgerEntry, month_of
+from tasks.provisioning.errors import ApiKeyMissing
 from tasks.provisioning.provisioner import Instance
 from tasks.provisioning.registry import Registry, owner_tag
 
@@ -41,21 +41,21 @@ class RentedEntry:
 
 
 def list_rented(
-    lending: Registry, owner: str | None, *, wants_all: bool = False
+    registry: Registry, owner: str | None, *, wants_all: bool = False
 ) -> tuple[list[RentedEntry], dict[str, str]]:
     """Return an owner's machines, and why providers that have some could not be asked.
 
     Args:
-        lending: Ledger and providers.
+        registry: Ledger and providers.
         owner: Tag; None is the ledger's own.
         wants_all: Also what has ended this month.
 
     Raises:
         BadRequest: It is no owner's tag.
     """
-    ledger = lending.ledger
+    ledger = registry.ledger
     tag = owner_tag(owner) or ledger.owner
-    there, missing = lending.provisioners()
+    there, missing = registry.provisioners()
     shown: dict[str, list[Instance]] = {}
     problems: dict[str, str] = {}
     for name, provisioner in there.items():
@@ -65,16 +65,16 @@ def list_rented(
             missing[name] = error
         except HostError as error:
             problems[name] = str(error)
-    rentals = ledger.rentals(owner=tag)
-    open_at = {rental.provider for rental in rentals if rental.state.may_cost}
+    rows = ledger.entries(owner=tag)
+    open_at = {row.provider for row in rows if not row.state.is_over}
     problems |= {name: str(error) for name, error in missing.items() if name in open_at}
     month, _ = month_of(ledger.now())
     entries = [
-        _entry(rental, shown.get(rental.provider), ledger.now())
-        for rental in rentals
-        if rental.state.may_cost or (wants_all and (rental.ended_at or 0.0) >= month)
+        _entry(row, shown.get(row.provider), ledger.now())
+        for row in rows
+        if not row.state.is_over or (wants_all and (row.ended_at or 0.0) >= month)
     ]
-    known = {rental.name for rental in rentals if rental.state.may_cost}
+    known = {row.name for row in rows if not row.state.is_over}
     entries += [
         _unknown(machine, ledger.now())
         for machines in shown.values()
@@ -84,21 +84,21 @@ def list_rented(
     return entries, problems
 
 
-def _entry(rental: LedgerEntry, machines: list[Instance] | None, now: float) -> RentedEntry:
-    machine = next((item for item in machines or () if item.name == rental.name), None)
-    note = rental.problem
-    if rental.state.may_cost and machines is not None and machine is None:
+def _entry(row: LedgerEntry, machines: list[Instance] | None, now: float) -> RentedEntry:
+    machine = next((item for item in machines or () if item.name == row.name), None)
+    note = row.reason
+    if not row.state.is_over and machines is not None and machine is None:
         note = f"{note}; the provider does not show it".lstrip("; ")
     return RentedEntry(
-        rental.provider,
-        rental.instance_id or (machine.instance_id if machine else ""),
-        rental.request_id,
-        rental.title + (" (spot)" if rental.spot else ""),
-        rental.state.value,
-        round(rental.age_s(now) / HOUR_S, 4),
-        rental.price_usd_per_hour,
-        round(rental.cost_until(now), 4),
-        rental.run_id,
+        row.provider,
+        row.instance_id or (machine.instance_id if machine else ""),
+        row.request_id,
+        row.title + (" (spot)" if row.spot else ""),
+        row.state.value,
+        round(row.age_s(now) / HOUR_S, 4),
+        row.price_usd_per_hour,
+        round(row.cost_until(now), 4),
+        row.run_id,
         note,
     )
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 import httpx
 
-from tasks.provisioning.ec2_api import PROVIDER, AlreadyThere, Ec2Api, NotThere
-from tasks.provisioning.provider_calls import CallLimits, looks, repeat
-from tasks.provisioning.provider_errors import ProviderError, ProviderUnavailable, RequestRefused
-from tasks.provisioning.provisioner import InstanceRequest
+from tasks.core.retry import retry_transient
+from tasks.provisioning.ec2_api import PROVIDER, Ec2Api, tolerating
+from tasks.provisioning.errors import ProviderError, ProviderRefused, ProviderUnavailable
+from tasks.provisioning.provisioner import CallLimits, InstanceRequest
 
 _log = logging.getLogger(__name__)
 OWNER_TAG, REQUEST_TAG, MADE_TAG = "jade:owner", "jade:request", "jade:made"
@@ -33,7 +34,6 @@ def public_address(url: str = CHECK_URL, limits: CallLimits | None = None) -> st
         ProviderUnavailable: Nobody told, or what was told is no address. Transient.
     """
     limits = limits or CallLimits()
-    doing = f"ask {url} for our address"
 
     def ask() -> str:
         try:
@@ -41,9 +41,10 @@ def public_address(url: str = CHECK_URL, limits: CallLimits | None = None) -> st
             answer.raise_for_status()
             return str(ipaddress.ip_address(answer.text.strip()[:100]))
         except (httpx.HTTPError, ValueError) as error:
-            raise ProviderUnavailable(PROVIDER, doing, f"{type(error).__name__}: {error}") from error
+            detail = f"{type(error).__name__}: {error}"
+            raise ProviderUnavailable(PROVIDER, f"ask {url} for our address", detail) from error
 
-    return repeat(ask, limits)
+    return retry_transient(ask, attempts=limits.attempts, limit_s=limits.call_timeout_s, pause_s=limits.pause_s)
 
 
 def tags_of(owner: str, request_id: str, name: str, now: float) -> Tags:
@@ -52,13 +53,18 @@ def tags_of(owner: str, request_id: str, name: str, now: float) -> Tags:
     return [{"Key": key, "Value": value} for key, value in told.items()]
 
 
+def tags_told(described: Any) -> dict[str, str]:
+    """The tags of anything that AWS describes."""
+    return {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
+
+
 def tag_filters(owner: str, request_id: str | None = None) -> list[dict[str, Any]]:
     """What finds all of an owner, or of a request."""
     wanted = {OWNER_TAG: owner} | ({} if request_id is None else {REQUEST_TAG: request_id})
     return [{"Name": f"tag:{key}", "Values": [value]} for key, value in wanted.items()]
 
 
-class Door:
+class Network:
     """Makes and removes what admits us.
 
     Args:
@@ -76,49 +82,41 @@ class Door:
         *,
         port: int,
         subnet: str | None,
-        sleep: Callable[[float], None],
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._api, self._address, self._port, self._subnet, self._sleep = api, address, port, subnet, sleep
 
     def make_group(self, request: InstanceRequest, tags: Tags) -> str:
         """Return the id of a security group that admits our address to SSH, and nothing else; safe to repeat."""
         doing = f"make security group {request.name}"
-        network = self._network()
-        try:
-            group_id = str(
-                self._api.call(
-                    doing,
-                    "create_security_group",
-                    GroupName=request.name,
-                    Description="SSH from the machine that rented it",
-                    VpcId=network,
-                    TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
-                )["GroupId"]
+        network, group_id = self._network(), ""
+        with tolerating(".Duplicate"):
+            made = self._api.call(
+                doing,
+                "create_security_group",
+                GroupName=request.name,
+                Description="SSH from the machine that rented it",
+                VpcId=network,
+                TagSpecifications=[{"ResourceType": "security-group", "Tags": tags}],
             )
-        except AlreadyThere:
-            group_id = self._group_called(request.name, network, doing)
-        self.admit(group_id)
+            group_id = str(made["GroupId"])
+        if not group_id:
+            filters = [{"Name": "group-name", "Values": [request.name]}, {"Name": "vpc-id", "Values": [network]}]
+            groups = self._groups(filters)
+            if not groups:
+                raise ProviderUnavailable(PROVIDER, doing, "it is there, and yet it is not listed")
+            group_id = str(groups[0]["GroupId"])
+        self._admit(group_id)
         return group_id
 
-    def admit(self, group_id: str) -> None:
-        """Let our present address in; silent if it is in already."""
-        address = ipaddress.ip_address(self._address())
-        whole = f"{address}/{address.max_prefixlen}"
-        what: dict[str, Any] = {"IpRanges": [{"CidrIp": whole}]}
-        if address.version == 6:
-            what = {"Ipv6Ranges": [{"CidrIpv6": whole}]}
-        rule = {"IpProtocol": "tcp", "FromPort": self._port, "ToPort": self._port, **what}
-        with contextlib.suppress(AlreadyThere):
-            self._api.call(
-                f"admit {whole} to {group_id}",
-                "authorize_security_group_ingress",
-                GroupId=group_id,
-                IpPermissions=[rule],
-            )
+    def admit(self, owner: str, request_id: str) -> None:
+        """Let our present address in to what was made for a request; no other group is touched."""
+        for group in self._groups(tag_filters(owner, request_id)):
+            self._admit(str(group["GroupId"]))
 
     def make_key_pair(self, request: InstanceRequest, tags: Tags) -> str:
         """Return the name of a key pair with our public key; safe to repeat."""
-        with contextlib.suppress(AlreadyThere):
+        with tolerating(".Duplicate"):
             self._api.call(
                 f"import key pair {request.name}",
                 "import_key_pair",
@@ -128,7 +126,7 @@ class Door:
             )
         return request.name
 
-    def remove(self, owner: str, request_id: str, limit_s: float, pause_s: float) -> None:
+    def remove(self, owner: str, request_id: str, *, limit_s: float, pause_s: float) -> None:
         """Remove what was made for a request. Costs nothing, so that what cannot be removed is only told.
 
         Args:
@@ -137,55 +135,57 @@ class Door:
             limit_s: How long to try: a group is held until the machine's network interface is gone.
             pause_s: Before the second attempt; doubled each time.
         """
-        problem: ProviderError | None = None
-        for _ in looks(limit_s, pause_s, self._sleep):
-            try:
-                self._remove_once(tag_filters(owner, request_id))
-            except ProviderError as error:
-                problem = error
-                if not error.is_transient:
-                    break
-            else:
-                return
-        _log.warning("ec2: left behind for now, it costs nothing: %s", problem)
 
-    def remove_left_behind(self, owner: str, live_requests: Sequence[str], now: float) -> None:
-        """Remove what was made for requests of an owner that have no machine (any more), an hour after it was made."""
-        for pages in self._listed(tag_filters(owner)):
-            for each in pages:
-                told = {tag["Key"]: tag["Value"] for tag in each.get("Tags", [])}
-                made = told.get(MADE_TAG, "")
-                if told.get(REQUEST_TAG) in live_requests or not made.isdecimal():
-                    continue
-                if now - int(made) > _LEFT_BEHIND_S:
-                    with contextlib.suppress(ProviderUnavailable):
-                        self._remove_one(each)
-
-    def _remove_once(self, filters: list[dict[str, Any]]) -> None:
-        for pages in self._listed(filters):
-            for each in pages:
+        def remove() -> None:
+            for each in self._listed(tag_filters(owner, request_id)):
                 self._remove_one(each)
 
-    def _listed(self, filters: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], ...]:
+        try:
+            retry_transient(
+                remove, attempts=None, limit_s=limit_s, pause_s=pause_s, longest_pause_s=10, sleep=self._sleep
+            )
+        except ProviderError as error:
+            _log.warning("ec2: left behind for now, it costs nothing: %s", error)
+
+    def remove_left_behind(self, owner: str, live: Collection[str], now: float) -> None:
+        """Remove what was made for an owner, but not for machines of these names, an hour after it was made."""
+        for each in self._listed(tag_filters(owner)):
+            told = tags_told(each)
+            made = told.get(MADE_TAG, "")
+            if told.get("Name") not in live and made.isdecimal() and now - int(made) > _LEFT_BEHIND_S:
+                with contextlib.suppress(ProviderUnavailable):
+                    self._remove_one(each)
+
+    def _admit(self, group_id: str) -> None:
+        address = ipaddress.ip_address(self._address())
+        whole = f"{address}/{address.max_prefixlen}"
+        what: dict[str, Any] = {"IpRanges": [{"CidrIp": whole}]}
+        if address.version == 6:
+            what = {"Ipv6Ranges": [{"CidrIpv6": whole}]}
+        rule = {"IpProtocol": "tcp", "FromPort": self._port, "ToPort": self._port, **what}
+        with tolerating(".Duplicate"):
+            self._api.call(
+                f"admit {whole} to {group_id}",
+                "authorize_security_group_ingress",
+                GroupId=group_id,
+                IpPermissions=[rule],
+            )
+
+    def _groups(self, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return self._api.pages("list groups", "describe_security_groups", "SecurityGroups", Filters=filters)
+
+    def _listed(self, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pairs = self._api.call("list key pairs", "describe_key_pairs", Filters=filters).get("KeyPairs", [])
-        groups = self._api.pages("list groups", "describe_security_groups", "SecurityGroups", Filters=filters)
-        return pairs, list(groups)
+        return [*pairs, *self._groups(filters)]
 
     def _remove_one(self, each: dict[str, Any]) -> None:
-        with contextlib.suppress(NotThere):
+        with tolerating(".NotFound"):
             if "KeyPairId" in each:
                 pair = each["KeyName"]
                 self._api.call(f"delete key pair {pair}", "delete_key_pair", KeyName=pair)
             else:
                 group = each["GroupId"]
                 self._api.call(f"delete security group {group}", "delete_security_group", GroupId=group)
-
-    def _group_called(self, name: str, network: str, doing: str) -> str:
-        filters = [{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [network]}]
-        groups = self._api.call(doing, "describe_security_groups", Filters=filters)["SecurityGroups"]
-        if not groups:
-            raise ProviderUnavailable(PROVIDER, doing, "it is there, and yet it is not listed")
-        return str(groups[0]["GroupId"])
 
     def _network(self) -> str:
         if self._subnet is not None:
@@ -195,5 +195,5 @@ class Door:
         filters = [{"Name": "is-default", "Values": ["true"]}]
         networks = self._api.call(doing, "describe_vpcs", Filters=filters)["Vpcs"]
         if not networks:
-            raise RequestRefused(PROVIDER, doing, f"{self._api.region} has none: name a subnet in the settings")
+            raise ProviderRefused(PROVIDER, doing, f"{self._api.region} has none: name a subnet in the settings")
         return str(networks[0]["VpcId"])

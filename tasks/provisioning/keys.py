@@ -13,7 +13,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tasks.hosts.keys import fingerprint, load_private_key
+from tasks.core.names import HostAddress
+from tasks.hosts.access import SshAccess
+from tasks.hosts.host import Host
+from tasks.hosts.keys import HostTrust, fingerprint, load_private_key
+from tasks.hosts.ssh import SshHost
+from tasks.provisioning.entries import LedgerEntry
 
 _LOGIN, _HOST = "login_key", "host_key"
 
@@ -66,3 +71,19 @@ class RentalKeys:
     def remove(self) -> None:
         """Remove them. Silent if they are gone."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def open_rented(
+    entry: LedgerEntry, address: HostAddress, keys: RentalKeys, pin: str | None, *, connect_timeout_s: float
+) -> Host:
+    """Return a connection with our own key, and to no other server key than the pinned one."""
+    if pin is None:
+        raise ValueError("a rented machine is never reached without a pinned key")
+    access = SshAccess(
+        address,
+        HostTrust(pins=(pin,)),
+        key_file=keys.login_file,
+        use_agent=False,
+        connect_timeout_s=connect_timeout_s,
+    )
+    return SshHost(access, name=entry.host_name)
