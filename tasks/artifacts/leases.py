@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts.errors import RecordChanged, StoreError
+from tasks.artifacts.errors import PreconditionFailed, StoreError
 from tasks.artifacts.records import Record, Records
 from tasks.core.errors import LeaseLost
 
@@ -127,7 +127,7 @@ class Heartbeat:
             try:
                 self._version = self.records.write(_running(self.run_id), self._content(), replaces=self._version)
                 self._last_beat = began
-            except RecordChanged:
+            except PreconditionFailed:
                 # It may be our own: a beat before this one whose answer was lost.
                 if not self._is_still_ours():
                     return self._lose("another run took it for dead and may train the same by now")
@@ -223,10 +223,10 @@ def claim(records: Records, run_id: str, key: str) -> Holder | None:
                 continue  # it gave a sign of life meanwhile
         try:
             records.write(_claim(key), content, replaces=found.version if found else None)
-        except RecordChanged:
+        except PreconditionFailed:
             continue
         return None
-    raise RecordChanged(_claim(key), "the artifacts")
+    raise PreconditionFailed(_claim(key), "the artifacts")
 
 
 def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
@@ -240,7 +240,7 @@ def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
         if found is not None and _owner(found) == run_id:
             try:
                 records.write(_claim(key), json.dumps({"run_id": ""}).encode(), replaces=found.version)
-            except RecordChanged:
+            except PreconditionFailed:
                 continue
 
 
@@ -271,7 +271,7 @@ def _remove_if_dead(records: Records, name: str) -> bool:
         return False
     try:
         records.remove(name, version=found.version)
-    except RecordChanged:
+    except PreconditionFailed:
         return False
     return True
 
@@ -292,7 +292,7 @@ def _bury(records: Records, run_id: str, beat: Record, by: str) -> bool:
     try:
         content = json.dumps({"run_id": run_id, "dead": True, "by": by}).encode()
         records.write(_running(run_id), content, replaces=beat.version)
-    except RecordChanged:
+    except PreconditionFailed:
         return False
     return True
 

@@ -1,89 +1,81 @@
-"""Runs on a disk: each a readable tree with its `manifest.json`.
-
-```
-<root>/<run>/...                       the files of a run under their own names
-<root>/<run>/manifest.json             path, size and SHA-256 of each; moved last
-<root>/.store/pointers/<name>          the run that a name stands for
-<root>/.store/staged/<run>/<digest>    content that was put and not yet committed
-<root>/.store/staged/<run>/next.json   a commit under way; if it was cut off, whoever comes next ends it
-<root>/.store/locks/<run>              held for the time of a commit; the system lets go of it if its owner dies
-<root>/.store/trash/                   runs on their way out
-```
-"""
+"""A store on a disk: a readable tree with each run's files under their own names, and what is ours in `.store`."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import secrets
 import shutil
+import stat
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tasks.artifacts.base import (
-    MANIFEST_NAME,
-    Manifest,
-    StoredFile,
-    check_pointer_name,
-    check_run_id,
-    is_run_id,
-)
+from filelock import FileLock, Timeout
+
+from tasks.artifacts.backend import FOLDER_KEYS, Answer, Item
 from tasks.artifacts.errors import (
-    ArtifactCorrupted,
+    AccessDenied,
     ArtifactNotFound,
-    ManifestCorrupted,
     NameRefused,
     PreconditionFailed,
-    RunProtected,
     SourceChanged,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
 )
-from tasks.artifacts.files import (
-    disk_errors,
-    durable_path,
-    file_chunks,
-    locked,
-    move,
-    size_and_sha256,
-    sync,
-    write_durably,
-)
-from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest, parse_pointer, pointer_bytes
+from tasks.artifacts.manifest import StoredFile, check_path, file_chunks, is_same, size_and_sha256
 
-FETCHING_SUFFIX = ".fetching"
+LOCK_TIMEOUT_S = 60.0
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE}
 
 
-class LocalStore:
-    """An `ArtifactStore` in a folder.
-
-    A run that lies in the folder already is published in place: nothing is copied.
+class LocalBackend:
+    """A `Backend` in a folder. What lies there already under its own name is never copied.
 
     Args:
         root: The folder; made when something is stored.
     """
 
+    keys = FOLDER_KEYS
+    keeps_versions = False
+
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self.keeps_versions = False
+        self.place = str(self.root)
         self._own = self.root / ".store"
+        self._lock_path = self._own / "locks" / ".records"
 
-    @property
-    def place(self) -> str:
-        """The folder."""
-        return str(self.root)
+    def get(self, key: str, offset: int = 0) -> Answer:
+        """Open a file; links are not followed."""
+        doing = f"reading {key}"
+        path = self._path(key)
+        with disk_errors(self.place, doing):
+            try:
+                found = path.lstat()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ArtifactNotFound(key, self.place) from error
+            if stat.S_ISLNK(found.st_mode):
+                raise NameRefused(key, "it is a link")
+            if stat.S_ISDIR(found.st_mode):
+                raise ArtifactNotFound(key, self.place)
 
-    def put(self, run_id: str, file: StoredFile, source: Path) -> bool:
-        """See `RunFiles.put`."""
-        target = self._target(run_id, file.path)
-        with disk_errors(self.place, f"storing {file.path}"):
-            if _holds(target, file):
+        def chunks() -> Iterator[bytes]:
+            with disk_errors(self.place, doing):
+                yield from file_chunks(path, offset)
+
+        return Answer(_version(found), found.st_size, found.st_mtime, chunks())
+
+    def put(self, key: str, file: StoredFile, source: Path) -> bool:
+        """Copy a file in, unless it lies there."""
+        path = self._path(key)
+        with disk_errors(self.place, f"storing {key}"):
+            if is_same(path, file):
                 return False
-            staged = self._staged(run_id, file)
-            if _holds(staged, file):
-                os.utime(staged)  # a sweep shall take it for young
-                return False
-            with durable_path(staged) as temporary:
+            with durable_path(path) as temporary:
                 with temporary.open("xb") as copy:
                     copy.writelines(file_chunks(source))
                 size, digest = size_and_sha256(file_chunks(temporary))
@@ -91,215 +83,153 @@ class LocalStore:
                     raise SourceChanged(file.path, file.sha256, digest)
         return True
 
-    def commit(self, manifest: Manifest) -> None:
-        """See `RunFiles.commit`."""
-        run_id = manifest.run_id
-        with disk_errors(self.place, f"publishing {run_id}"), self._lock(run_id):
-            self._finish_commit(run_id)
-            current = self._current(run_id)
-            if current == manifest:
-                return
-            found = current.revision if current else 0
-            # After a damaged manifest, its number is unknown: whoever publishes the run anew may go on with any.
-            if manifest.revision != found + 1 and not (current is None and self._manifest_path(run_id).exists()):
-                raise PreconditionFailed(run_id, self.place, manifest.revision - 1, found)
-            for file in manifest.files:
-                self._require_content(run_id, file)
-            write_durably(self._next_path(run_id), manifest_bytes(manifest))
-            self._finish_commit(run_id)
+    def put_if(self, key: str, data: bytes, version: str | None) -> str:
+        """Compare and write under a lock, which the system lets go of if its owner dies."""
+        path = self._path(key)
+        with disk_errors(self.place, f"writing {key}"), self._locked():
+            self._compare(path, key, version)
+            write_chunks(path, [data])
+            return _version(path.lstat())
 
-    def manifest(self, run_id: str) -> Manifest:
-        """See `RunFiles.manifest`."""
-        check_run_id(run_id)
-        with disk_errors(self.place, f"reading the manifest of {run_id}"):
-            if self._next_path(run_id).exists():
-                with self._lock(run_id):
-                    self._finish_commit(run_id)
-            path = self._manifest_path(run_id)
-            data = _small_file(path, run_id, self.place)
-        return parse_manifest(data, str(path), run_id=run_id)
+    def list(self, pattern: str) -> list[Item]:
+        """Walk the folder; temporary files are left out."""
+        found = []
+        with disk_errors(self.place, f"listing {pattern}"):
+            for path in self.root.glob(pattern + "/*" if pattern.endswith("**") else pattern):
+                if path.name.startswith(".") and path.name.endswith(".part"):
+                    continue
+                with suppress(FileNotFoundError):
+                    status = path.lstat()
+                    if path.is_symlink() or not path.is_dir():
+                        found.append(Item(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
+        return sorted(found, key=lambda item: item.key)
 
-    def read(self, run_id: str, file: StoredFile) -> Iterator[bytes]:
-        """See `RunFiles.read`."""
-        target = self._target(run_id, file.path)
-        size, digest = 0, hashlib.sha256()
-        with disk_errors(self.place, f"reading {file.path}"):
-            try:
-                for chunk in file_chunks(target):
-                    size += len(chunk)
-                    if size > file.size:
-                        break
-                    digest.update(chunk)
-                    yield chunk
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-                raise ArtifactNotFound(f"file {file.path} of the run {run_id}", self.place) from error
-        if size != file.size:
-            raise ArtifactCorrupted(str(target), f"{file.size} bytes", f"{'more' if size > file.size else size} bytes")
-        if digest.hexdigest() != file.sha256:
-            raise ArtifactCorrupted(str(target), file.sha256, digest.hexdigest())
+    def delete(self, keys: Collection[str], *, version: str | None = None) -> None:
+        """Unlink files; a folder's name is free at once, however long the rest takes."""
+        with disk_errors(self.place, "deleting"):
+            for key in keys:
+                path = self._path(key.rstrip("/"))
+                if key.endswith("/"):
+                    self._trash(path)
+                elif version is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    with self._locked():
+                        if path.exists():
+                            self._compare(path, key, version)
+                        path.unlink(missing_ok=True)
 
-    def runs(self) -> tuple[str, ...]:
-        """See `RunFiles.runs`."""
-        with disk_errors(self.place, "listing runs"):
-            found = {path.parent.name for path in self.root.glob(f"*/{MANIFEST_NAME}")}
-            found |= {path.parent.name for path in (self._own / "staged").glob("*/next.json")}
-        return tuple(sorted(name for name in found if is_run_id(name)))
+    def now(self) -> float:
+        """Touch a file and look: on a network file system, too, that is the server's clock."""
+        with disk_errors(self.place, "reading the clock"):
+            self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock_path.touch()
+            return self._lock_path.stat().st_mtime
 
-    def point(self, name: str, run_id: str) -> None:
-        """See `Pointers.point`."""
-        check_pointer_name(name)
-        with disk_errors(self.place, f"pointing {name}"), self._lock(run_id):
-            self._finish_commit(run_id)
-            if not self._manifest_path(run_id).exists():
-                raise ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
-            write_durably(self._own / "pointers" / name, pointer_bytes(run_id))
-
-    def pointers(self) -> dict[str, str]:
-        """See `Pointers.pointers`."""
-        found = {}
-        with disk_errors(self.place, "reading the pointers"):
-            for path in sorted((self._own / "pointers").glob("[!.]*")):
-                found[path.name] = parse_pointer(path.read_bytes(), path.name)
-        return found
-
-    def delete(self, run_id: str) -> None:
-        """See `Upkeep.delete`."""
-        with disk_errors(self.place, f"deleting {run_id}"), self._lock(run_id):
-            names = tuple(name for name, target in self.pointers().items() if target == run_id)
-            if names:
-                raise RunProtected(run_id, self.place, names)
-            self._trash(self._own / "staged" / run_id)
-            self._trash(self.root / run_id)
-
-    def sweep(self, *, older_than_s: float, running: Collection[str] = ()) -> int:
-        """See `Upkeep.sweep`."""
+    def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
+        """Remove temporary files, what is left of deleted runs, and what older versions staged for runs."""
         freed = 0
         with disk_errors(self.place, "sweeping"):
-            spared = set(running) | self._finish_commits()
-            left = [
-                *(self._own / "trash").glob("*"),
-                *(path for path in (self._own / "staged").glob("*/*") if path.parent.name not in spared),
-                *(self._own / "pointers").glob(".*"),
-                *self.root.glob(f".*{FETCHING_SUFFIX}"),
-            ]
-            for path in left:
-                if _is_older(path, older_than_s):
-                    freed += _size(path)
-                    self._trash(path)
+            staged = [path for path in (self._own / "staged").glob("*/*") if path.parent.name not in running]
+            for path in [*(self._own / "trash").glob("*"), *self.root.rglob(".*.part"), *staged]:
+                with suppress(FileNotFoundError):
+                    if time.time() - path.lstat().st_mtime > older_than_s:
+                        freed += sum(item.lstat().st_size for item in (path, *path.rglob("*")) if not item.is_dir())
+                        self._trash(path)
         return freed
 
-    def _manifest_path(self, run_id: str) -> Path:
-        return self.root / run_id / MANIFEST_NAME
-
-    def _next_path(self, run_id: str) -> Path:
-        return self._own / "staged" / run_id / "next.json"
-
-    def _staged(self, run_id: str, file: StoredFile) -> Path:
-        # By path and digest: two files of equal content must not become one on disk, for one may be written to later.
-        name = hashlib.sha256(f"{file.path}\0{file.sha256}".encode()).hexdigest()
-        return self._own / "staged" / run_id / name
-
-    def _target(self, run_id: str, path: str) -> Path:
-        check_run_id(run_id)
-        target = self.root / run_id / path
+    def _path(self, key: str) -> Path:
+        check_path(key)
+        path = self.root / key
+        first = self.root / key.split("/", maxsplit=1)[0]
         # The names are checked; a link within the tree could still lead out of it.
-        if not target.parent.resolve().is_relative_to((self.root / run_id).resolve()):
-            raise NameRefused(path, f"a link leads it out of {self.root / run_id}")
-        return target
+        if path != first and not path.parent.resolve().is_relative_to(first.resolve()):
+            raise NameRefused(key, f"a link leads it out of {first}")
+        return path
 
-    def _current(self, run_id: str) -> Manifest | None:
-        path = self._manifest_path(run_id)
-        try:
-            return parse_manifest(path.read_bytes(), str(path), run_id=run_id)
-        except (FileNotFoundError, ManifestCorrupted):
-            return None
-
-    def _require_content(self, run_id: str, file: StoredFile) -> None:
-        for path in (self._staged(run_id, file), self._target(run_id, file.path)):
-            if path.is_file() and path.stat().st_size == file.size:
-                return
-        raise ArtifactNotFound(f"content for {file.path} of the run {run_id}", self.place, "It was never put.")
-
-    def _finish_commit(self, run_id: str) -> None:
-        """Bring a commit that was decided to its end. Needs the lock; can be cut off and done again at any point."""
-        next_path = self._next_path(run_id)
-        if not next_path.exists():
-            return
-        manifest = parse_manifest(next_path.read_bytes(), str(next_path), run_id=run_id)
-        before = self._current(run_id)
-        for file in manifest.files:
-            staged = self._staged(run_id, file)
-            if staged.exists():
-                move(staged, self._target(run_id, file.path))
-        kept = {file.path for file in manifest.files}
-        for file in before.files if before else ():
-            if file.path not in kept:
-                self._target(run_id, file.path).unlink(missing_ok=True)
-        move(next_path, self._manifest_path(run_id))
-        sync(self.root)
-
-    def _finish_commits(self) -> set[str]:
-        """End commits that were cut off: they need what is staged, however old. Return the runs where that failed."""
-        failed = set()
-        for path in list((self._own / "staged").glob("*/next.json")):
-            run_id = path.parent.name
-            try:
-                with self._lock(run_id):
-                    self._finish_commit(run_id)
-            except ManifestCorrupted:
-                failed.add(run_id)
-        return failed
-
-    @contextmanager
-    def _lock(self, run_id: str) -> Iterator[None]:
-        check_run_id(run_id)
-        with locked(self._own / "locks" / run_id, self.place):
-            yield
+    def _compare(self, path: Path, key: str, version: str | None) -> None:
+        found = _version(path.lstat()) if path.exists() else None
+        if found != version:
+            raise PreconditionFailed(key, self.place)
 
     def _trash(self, path: Path) -> None:
-        """Remove a file or folder; its name is free at once, however long the rest takes."""
         trash = self._own / "trash" / f"{path.name}-{secrets.token_hex(4)}"
         trash.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with suppress(FileNotFoundError):
             path.rename(trash)
-        except FileNotFoundError:
-            return
-        sync(path.parent)
-        if trash.is_symlink() or not trash.is_dir():
-            trash.unlink()
-            return
-        shutil.rmtree(trash, ignore_errors=True)  # a sweep may be at it too
-        if trash.exists():
-            shutil.rmtree(trash)
+            _sync(path.parent)
+        if trash.is_dir() and not trash.is_symlink():
+            shutil.rmtree(trash, ignore_errors=True)  # a sweep may be at it too
+        else:
+            trash.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self._lock_path, timeout=LOCK_TIMEOUT_S, poll_interval=0.02):
+                yield
+        except Timeout as error:
+            reason = f"another process has held {self._lock_path} for {LOCK_TIMEOUT_S:g} s"
+            raise StoreUnavailable(self.place, "locking", reason) from error
 
 
-def _holds(path: Path, file: StoredFile) -> bool:
+@contextmanager
+def disk_errors(place: str, doing: str) -> Iterator[None]:
+    """Turn the disk's errors within the block into the store's."""
     try:
-        if path.lstat().st_size != file.size:
-            return False
-        return size_and_sha256(file_chunks(path)) == (file.size, file.sha256)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
+        yield
+    except OSError as error:
+        evidence = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        if error.errno == errno.ELOOP:
+            raise NameRefused(str(error.filename), "it is a link") from error
+        if error.errno in _FULL:
+            raise StoreFull(place, evidence) from error
+        if error.errno in _REFUSED:
+            raise AccessDenied(place, doing, evidence) from error
+        if error.errno in _PASSING:
+            raise StoreUnavailable(place, doing, evidence) from error
+        raise StoreRefused(place, doing, evidence) from error
 
 
-def _small_file(path: Path, run_id: str, place: str) -> bytes:
+@contextmanager
+def durable_path(path: Path) -> Iterator[Path]:
+    """Give a hidden temporary path beside `path`; what was written there becomes `path` when the block ends well.
+
+    That survives a power cut. If the block raises, the temporary file is removed and `path` stays as it was.
+    """
+    _make_folder(path.parent)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ManifestCorrupted(str(path), f"it is larger than {MAX_MANIFEST_BYTES} bytes")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        hint = "`jade artifacts list` shows what is published."
-        raise ArtifactNotFound(f"run {run_id}", place, hint) from error
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _is_older(path: Path, age_s: float) -> bool:
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a stream as a whole file in one step; if the stream raises, the file stays as it was."""
+    with durable_path(path) as temporary, temporary.open("xb") as file:
+        file.writelines(chunks)
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}-{status.st_ino}"
+
+
+def _make_folder(path: Path) -> None:
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        return time.time() - path.lstat().st_mtime > age_s
-    except FileNotFoundError:
-        return False
-
-
-def _size(path: Path) -> int:
-    if path.is_symlink() or not path.is_dir():
-        return path.lstat().st_size
-    return sum(item.lstat().st_size for item in path.rglob("*") if not item.is_dir())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,18 +5,126 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts.base import MANIFEST_NAME, Manifest, StoredFile, is_run_id
-from tasks.artifacts.errors import ArtifactCorrupted, ArtifactNotFound, ManifestCorrupted, NameRefused, SourceChanged
-from tasks.artifacts.files import file_chunks, size_and_sha256
+from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, SourceChanged
+from tasks.core.names import is_plain_name, name_fault
 
+MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 64 * 2**20
+CHUNK_BYTES = 2**20
+MAX_NAME_BYTES = 900
+"""An S3 key has at most 1024, and a prefix goes before."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a run as its manifest names it.
+
+    Attributes:
+        path: Relative to the run, with forward slashes; never leaves its folder (see `check_path`).
+        size: Bytes.
+        sha256: 64 lower-case hexadecimal digits.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
+        if self.path == MANIFEST_NAME:
+            raise NameRefused(self.path, "it is the name of the manifest itself")
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 0:
+            raise NameRefused(self.path, f"its size is given as {self.size!r}")
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise NameRefused(self.path, f"its SHA-256 is given as {self.sha256!r}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run consists of.
+
+    Attributes:
+        run_id: The run's name.
+        revision: 1 for the first, then one more each time.
+        complete: False while the run goes on, or where it ended early.
+        published_at: When this revision was made, UTC, whole seconds.
+        files: Sorted by path.
+    """
+
+    run_id: str
+    revision: int
+    complete: bool
+    published_at: datetime
+    files: tuple[StoredFile, ...]
+
+    def __post_init__(self) -> None:
+        check_plain(self.run_id)
+        if self.revision < 1:
+            raise ValueError(f"a manifest's revision starts at 1, not {self.revision}")
+        if self.published_at.tzinfo is None:
+            raise ValueError("published_at needs a time zone")
+        # One order and one zone: equal content gives equal bytes.
+        object.__setattr__(self, "published_at", self.published_at.astimezone(UTC).replace(microsecond=0))
+        object.__setattr__(self, "files", tuple(sorted(self.files, key=lambda file: file.path)))
+        check_tree([file.path for file in self.files])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def file(self, path: str) -> StoredFile | None:
+        """Return the file of that path, or None."""
+        return next((file for file in self.files if file.path == path), None)
+
+
+def check_path(path: str) -> None:
+    """Refuse a relative file name that could leave its folder, or confuse a terminal, a log or a temporary name.
+
+    Raises:
+        NameRefused: It is absolute, has an empty, `.` or `..` part, a backslash or a character that cannot be shown,
+            or is too long.
+    """
+    if fault := name_fault(path, MAX_NAME_BYTES):
+        raise NameRefused(*fault)
+
+
+def check_tree(paths: Sequence[str]) -> None:
+    """Refuse a list of checked paths that cannot all be files of one folder.
+
+    Raises:
+        NameRefused: One is listed twice, or is both a file and a folder.
+    """
+    # With "/" sorted before every other character, a folder's first file follows right after a file of its name.
+    ordered = sorted(path.replace("/", "\0") for path in paths)
+    for before, after in pairwise(ordered):
+        if before == after:
+            raise NameRefused(after.replace("\0", "/"), "it is listed twice")
+        if after.startswith(before + "\0"):
+            raise NameRefused(before.replace("\0", "/"), "it is listed as a file and as a folder")
+
+
+def check_plain(name: str) -> None:
+    """Refuse a run's or a pointer's name that is not plain.
+
+    Raises:
+        NameRefused: See `is_plain_name`.
+    """
+    if not is_plain_name(name):
+        rule = "a run or a pointer is called by 1 to 128 letters, digits, dots, dashes and underscores"
+        raise NameRefused(str(name)[:160], f"{rule}, the first a letter or digit")
 
 
 def build_manifest(
@@ -67,18 +175,25 @@ def describe_file(folder: Path, path: str) -> StoredFile:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Return the manifest as JSON that people can read; equal manifests give equal bytes."""
-    body = _body(manifest)
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": manifest.run_id,
+        "revision": manifest.revision,
+        "complete": manifest.complete,
+        "published_at": manifest.published_at.isoformat(),
+        "files": [asdict(file) for file in manifest.files],
+    }
     return (json.dumps({**body, "sha256": _digest(body)}, indent=2) + "\n").encode()
 
 
-def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int = 0) -> Manifest:
+def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int | None = None) -> Manifest:
     """Return the manifest that the bytes hold.
 
     Args:
         data: Whatever was found.
         path: Where, for messages.
         run_id: Whose manifest it must be.
-        revision: Which one its place says it is; 0 if its place does not tell.
+        revision: Which one its place says it is; None if its place does not tell.
 
     Raises:
         ManifestCorrupted: It is not JSON, lacks something, names a file that is refused, belongs to another run, or
@@ -88,7 +203,7 @@ def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int = 0) ->
         found: dict[str, Any] = json.loads(data)
         digest = found.pop("sha256")
         if found["schema_version"] != SCHEMA_VERSION:
-            raise ManifestCorrupted(path, f"schema version {found['schema_version']!r} is unknown", revision)
+            raise ManifestCorrupted(path, f"schema version {found['schema_version']!r} is unknown")
         manifest = Manifest(
             found["run_id"],
             found["revision"],
@@ -97,42 +212,43 @@ def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int = 0) ->
             tuple(StoredFile(item["path"], item["size"], item["sha256"]) for item in found["files"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, NameRefused) as error:
-        raise ManifestCorrupted(path, f"{type(error).__name__}: {error}", revision) from error
+        raise ManifestCorrupted(path, f"{type(error).__name__}: {error}") from error
     if digest != _digest(found):
-        raise ManifestCorrupted(path, "its content does not fit the digest that it carries", revision)
+        raise ManifestCorrupted(path, "its content does not fit the digest that it carries")
     if manifest.run_id != run_id:
-        raise ManifestCorrupted(path, f"it belongs to the run {manifest.run_id}", revision)
-    if revision and manifest.revision != revision:
-        raise ManifestCorrupted(path, f"it says revision {manifest.revision}, its name {revision}", revision)
+        raise ManifestCorrupted(path, f"it belongs to the run {manifest.run_id}")
+    if revision is not None and manifest.revision != revision:
+        raise ManifestCorrupted(path, f"it says revision {manifest.revision}, its name {revision}")
     return manifest
 
 
-def pointer_bytes(run_id: str) -> bytes:
-    """Return what a pointer to a run holds."""
-    return f"{run_id}\n".encode()
-
-
-def parse_pointer(data: bytes, name: str) -> str:
-    """Return the run that a pointer stands for.
+def file_chunks(path: Path, offset: int = 0) -> Iterator[bytes]:
+    """Yield the content of a plain file, from an offset on; links are not followed.
 
     Raises:
-        ArtifactCorrupted: It holds no run's name.
+        OSError: It is missing, a link (`ELOOP`), or cannot be read.
     """
-    found = data[:256].decode("utf-8", "replace").strip()
-    if not is_run_id(found):
-        raise ArtifactCorrupted(f"the pointer {name}", "a run's name", repr(found))
-    return found
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        file.seek(offset)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
-def _body(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": manifest.run_id,
-        "revision": manifest.revision,
-        "complete": manifest.complete,
-        "published_at": manifest.published_at.isoformat(),
-        "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files],
-    }
+def size_and_sha256(chunks: Iterable[bytes]) -> tuple[int, str]:
+    """Return how many bytes a stream has, and their digest."""
+    size, digest = 0, hashlib.sha256()
+    for chunk in chunks:
+        size += len(chunk)
+        digest.update(chunk)
+    return size, digest.hexdigest()
+
+
+def is_same(path: Path, file: StoredFile) -> bool:
+    """Whether a plain file lies at a path and every byte of it is as said."""
+    try:
+        return path.lstat().st_size == file.size and size_and_sha256(file_chunks(path)) == (file.size, file.sha256)
+    except OSError:
+        return False
 
 
 def _digest(body: dict[str, Any]) -> str:

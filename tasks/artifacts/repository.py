@@ -24,24 +24,26 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from tasks.artifacts.address import S3Settings, find_stored_run, open_store, parse_s3_address, split_run_address
-from tasks.artifacts.base import MANIFEST_NAME, ArtifactStore, StoredFile, is_run_id
-from tasks.artifacts.errors import ArtifactNotFound, StoreError
-from tasks.artifacts.files import file_chunks, size_and_sha256, write_durably
+from tasks.artifacts.errors import ArtifactNotFound, BadStoreAddress, NameRefused, StoreError
 from tasks.artifacts.leases import running
-from tasks.artifacts.manifest import manifest_bytes
-from tasks.artifacts.records import LocalRecords, Records
+from tasks.artifacts.local import LocalBackend, write_chunks
+from tasks.artifacts.manifest import MANIFEST_NAME, check_path, is_same, manifest_bytes
+from tasks.artifacts.records import Records
 from tasks.artifacts.remote_records import load_records
 from tasks.artifacts.retention import RunFacts, gather_facts
+from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
+from tasks.core.names import is_plain_name
+from tasks.settings.artifacts import S3Settings
 from tasks.settings.load import cache_folder, load_settings
 
 LATEST = "latest"
 REPORT_FILES = ("report/",)
 """What may be written again although a run is complete."""
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{6}")
 
 
@@ -81,7 +83,7 @@ class ArtifactPlace:
         if self.is_local:
             return RunLayout(self._find_folder(name))
         try:
-            run_id = find_stored_run(self.store, name)
+            run_id = self.store.find(name)
         except ArtifactNotFound as error:
             raise RunNotFound(str(error)) from error
         self._fetch(run_id, below)
@@ -140,7 +142,7 @@ class ArtifactPlace:
             return published
         known = {run.run_id for run in published}
         left = [path.parent for path in self.folder.glob("*/run.json") if path.parent.name not in known]
-        return published + tuple(self._unpublished(folder) for folder in sorted(left) if is_run_id(folder.name))
+        return published + tuple(self._unpublished(folder) for folder in sorted(left) if is_plain_name(folder.name))
 
     def forget_copies(self, run_ids: Sequence[str]) -> None:
         """Remove working copies of runs that are gone from the bucket."""
@@ -178,10 +180,10 @@ class ArtifactPlace:
             raise RunNotFound(f"the run {run_id} in {self.address} has nothing below {below!r}")
         for file in wanted:
             path = root / file.path
-            if not (_is_same(path, file) if manifest.complete else path.is_file()):
+            if not (is_same(path, file) if manifest.complete else path.is_file()):
                 fetch_file(self.store, run_id, file, path)
         if not below and manifest.complete:
-            write_durably(root / MANIFEST_NAME, manifest_bytes(manifest))
+            write_chunks(root / MANIFEST_NAME, [manifest_bytes(manifest)])
 
 
 def open_place(address: str | Path | None = None) -> ArtifactPlace:
@@ -195,30 +197,40 @@ def open_place(address: str | Path | None = None) -> ArtifactPlace:
     """
     settings = load_settings()
     text = str(address or settings.artifacts)
-    if "://" not in text:
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
         folder = Path(text).expanduser().resolve()
-        return ArtifactPlace(str(folder), folder, open_store(folder), LocalRecords(folder), is_local=True)
+        backend = LocalBackend(folder)
+        return ArtifactPlace(str(folder), folder, ArtifactStore(backend), Records(backend), is_local=True)
     return _bucket_place(text.rstrip("/"), settings.s3, cache_folder())
 
 
 @lru_cache(maxsize=8)
 def _bucket_place(address: str, settings: S3Settings, cache: Path) -> ArtifactPlace:
     # One client for all who ask: making one takes boto3 most of a second.
-    parsed = parse_s3_address(address)
-    from tasks.artifacts.s3 import S3Store
-    from tasks.artifacts.s3_link import connect
-    from tasks.artifacts.s3_records import S3Records
+    bucket, prefix = _bucket_and_prefix(address)
+    from tasks.artifacts.s3 import S3Address, S3Backend  # boto3 takes half a second to import
 
-    client = connect(settings)
+    parsed = S3Address(bucket, prefix)
     # Two endpoints may have buckets of one name.
     told = hashlib.sha256(json.dumps([settings.endpoint_url, str(parsed)]).encode()).hexdigest()[:16]
-    return ArtifactPlace(
-        str(parsed),
-        cache / "runs" / told,
-        S3Store(parsed, settings, client=client),
-        S3Records(parsed, settings, client=client),
-        is_local=False,
-    )
+    backend = S3Backend(parsed, settings)
+    return ArtifactPlace(str(parsed), cache / "runs" / told, ArtifactStore(backend), Records(backend), is_local=False)
+
+
+def _bucket_and_prefix(text: str) -> tuple[str, str]:
+    scheme, _, rest = text.partition("://")
+    if scheme != "s3":
+        raise BadStoreAddress(text, f"{scheme.partition(':')[0]}:// is not supported")
+    bucket, _, prefix = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise BadStoreAddress(text, f"{bucket!r} is not a bucket's name (3 to 63 lower-case letters, digits, dashes)")
+    prefix = prefix.rstrip("/")
+    try:
+        if prefix:
+            check_path(prefix)
+    except NameRefused as error:
+        raise BadStoreAddress(text, f"its prefix is refused: {error}") from error
+    return bucket, prefix
 
 
 def open_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, RunLayout]:
@@ -243,13 +255,15 @@ def locate_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
         StoreError: As the store says.
     """
     place, run = _named(name, artifacts)
-    return place, find_stored_run(place.store, run)
+    return place, place.store.find(run)
 
 
 def _named(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
     """Return the place of a run that a user names, and its name there."""
     if "://" in name:
-        address, run = split_run_address(name)
+        address, _, run = name.rstrip("/").rpartition("/")
+        if not is_plain_name(run) or address.endswith(":/"):
+            raise BadStoreAddress(name, "it must end in a run's name")
         return open_place(address), run
     if (Path(name) / "run.json").is_file():
         folder = Path(name).resolve()
@@ -277,7 +291,7 @@ def fetch_path(name: str, artifacts: str | None) -> Path:
     else:
         run, _, path = name.strip("/").partition("/")
         place = open_place(artifacts)
-        if not is_run_id(run):
+        if not is_plain_name(run):
             raise RunNotFound(f"there is no {name}, and no run's name stands at its beginning")
     if ".." in path.split("/"):
         raise RunNotFound(f"{name} leads out of its run")
@@ -303,10 +317,3 @@ def _split_path(text: str) -> tuple[str, str, str]:
             "with --artifacts s3://bucket/prefix."
         )
     return "s3://" + "/".join(parts[:at]), parts[at], "/".join(parts[at + 1 :])
-
-
-def _is_same(path: Path, file: StoredFile) -> bool:
-    try:
-        return path.lstat().st_size == file.size and size_and_sha256(file_chunks(path)) == (file.size, file.sha256)
-    except OSError:
-        return False

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tasks.artifacts.base import ArtifactStore
-from tasks.artifacts.errors import ManifestCorrupted, RetentionMissing, RunProtected
+from tasks.artifacts.errors import ManifestCorrupted, RunProtected, StoreUserError
+from tasks.artifacts.store import ArtifactStore
 
 SWEEP_AGE_S = 24 * 3600.0
 """Nobody uploads one file for that long: what is older and belongs to nothing has no living writer."""
@@ -126,11 +126,13 @@ def plan_prune(
         One decision a run, the newest first.
 
     Raises:
-        RetentionMissing: Neither rule is given.
+        StoreUserError: Neither rule is given.
         ValueError: One is negative.
     """
     if keep_last is None and keep_days is None:
-        raise RetentionMissing
+        raise StoreUserError(
+            "Say what to keep: the newest N runs (--keep-last), runs of the last D days (--keep-days)."
+        )
     if (keep_last or 0) < 0 or (keep_days or 0) < 0:
         raise ValueError(f"keep_last {keep_last} and keep_days {keep_days} must not be negative")
     readable = [run for run in runs if run.published_at is not None]
@@ -179,7 +181,7 @@ def prune(
         return PruneOutcome(tuple(gone), 0)
     running = [decision.run_id for decision in plan if is_running(decision.run_id)]
     swept_bytes = store.sweep(older_than_s=sweep_age_s, running=running)
-    return PruneOutcome(tuple(gone), swept_bytes, versions_remain=store.keeps_versions)
+    return PruneOutcome(tuple(gone), swept_bytes, versions_remain=store.backend.keeps_versions)
 
 
 def _reason_to_keep(

@@ -1,274 +1,485 @@
-"""Runs in an S3 bucket: content under its digest, and a manifest that says which content is which file.
-
-```
-<prefix>/blobs/<run>/<SHA-256>             content of the run's files
-<prefix>/manifests/<run>/<revision>.json   the newest revision says what the run is
-<prefix>/pointers/<name>                   the run that a name stands for
-```
-
-Nothing is ever overwritten: content is named by its digest, a manifest by its revision, and both are written only
-where nothing is (`If-None-Match: *`); only pointers move. Content lies below its run, not in one pool, so that
-deleting one run can never take what another has just begun to use.
-"""
+"""A store in an S3 bucket: each request bounded in time, tried again where that can help, its errors put into words."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import math
+import secrets
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tasks.artifacts.address import S3Address, S3Settings
-from tasks.artifacts.base import Manifest, StoredFile, check_pointer_name, check_run_id, is_run_id
+import boto3
+from botocore import exceptions as aws
+from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
+from botocore.parsers import ResponseParserError
+from s3transfer.manager import TransferConfig, TransferManager
+
+from tasks.artifacts.backend import BUCKET_KEYS, Answer, Item, read_small, retried
 from tasks.artifacts.errors import (
+    AccessDenied,
     ArtifactNotFound,
-    ManifestCorrupted,
+    BadStoreAddress,
+    NoSuchBucket,
     PreconditionFailed,
-    RunProtected,
+    SourceChanged,
+    StoreError,
+    StoreFull,
+    StoreRefused,
     StoreUnavailable,
+    TransferDamaged,
 )
-from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, manifest_bytes, parse_manifest, parse_pointer, pointer_bytes
-from tasks.artifacts.s3_content import find_content, read_content, upload_content
-from tasks.artifacts.s3_link import ConditionRefused, S3Link, connect
+from tasks.artifacts.local import disk_errors
+from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, StoredFile, check_path
+from tasks.settings.artifacts import S3Settings
+
+T = TypeVar("T")
+MOST_PARTS = 10_000
+_DIGEST = "jade-sha256"
+_NO_CREDENTIALS = (
+    aws.NoCredentialsError,
+    aws.PartialCredentialsError,
+    aws.CredentialRetrievalError,
+    aws.ProfileNotFound,
+    aws.TokenRetrievalError,
+    aws.SSOError,
+)
+_NOT_S3 = (aws.SSLError, aws.InvalidProxiesConfigError, aws.ParamValidationError, aws.UnknownEndpointError)
+_DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
+_FULL = {"XMinioStorageFull", "QuotaExceeded", "StorageFull", "InsufficientCapacity", "InsufficientStorage"}
+_PASSING = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalError"}
+_BAD_REQUEST_FOR_GOOD = {"InvalidBucketName", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
-class S3Store:
-    """An `ArtifactStore` in a bucket.
+@dataclass(frozen=True)
+class S3Address:
+    """A bucket and what all keys in it start with.
+
+    Attributes:
+        bucket: Its name.
+        prefix: Without slashes at its ends; may be empty.
+    """
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+class _ConditionRefused(StoreError):
+    """The object is not as the condition wants it (HTTP 412, or 409 where somebody is writing it just now)."""
+
+    takes = ("place", "doing", "evidence")
+    text = "{doing} at {place} was refused: {evidence}"
+
+
+def connect(settings: S3Settings) -> Any:
+    """Return a boto3 client for an endpoint; nothing is asked of it yet. Several stores and threads may share it.
+
+    Raises:
+        AccessDenied, BadStoreAddress: Profile, credentials, region or endpoint are not usable.
+    """
+    config = Config(
+        connect_timeout=settings.connect_timeout_s,
+        read_timeout=settings.read_timeout_s,
+        retries={"mode": "standard", "total_max_attempts": settings.attempts},
+        # Every endpoint checks the signed digest of what it gets; checksums that trail the content break many.
+        s3={"addressing_style": "path" if settings.path_style else "auto", "payload_signing_enabled": True},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
+        credentials = _credentials_within(settings, session.get_credentials)
+        client = session.client("s3", endpoint_url=settings.endpoint_url, config=config)
+    except _NO_CREDENTIALS as error:
+        raise AccessDenied(settings.endpoint_url or "AWS", "connecting", str(error)) from error
+    except (aws.BotoCoreError, ValueError) as error:
+        raise BadStoreAddress(settings.endpoint_url or "s3://", str(error)) from error
+
+    def refresh(**_: Any) -> None:
+        if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
+            _credentials_within(settings, credentials.get_frozen_credentials)
+
+    # Credentials that expire are fetched anew here, where that is bounded and its errors have a name.
+    client.meta.events.register("before-call.s3", refresh)
+    return client
+
+
+def _credentials_within(settings: S3Settings, ask: Callable[[], T]) -> T:
+    """Ask for credentials, which may run a program or call a service, and give up after a while."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(ask())
+        except Exception as error:  # whatever fails here, there are no credentials
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="aws-credentials").start()
+    try:
+        return outcome.result(settings.credentials_timeout_s)
+    except Exception as error:
+        evidence = f"{type(error).__name__}: {error}"
+        if isinstance(error, TimeoutError) and not outcome.done():
+            evidence = (
+                f"no credentials came within {settings.credentials_timeout_s:g} s: what the AWS configuration names "
+                "for them, such as a credential_process, does not answer"
+            )
+        raise AccessDenied(settings.endpoint_url or "AWS", "getting credentials", evidence) from error
+
+
+class S3Backend:
+    """A `Backend` in a bucket.
 
     Args:
         address: Bucket and prefix.
         settings: Endpoint, time limits and attempts.
         client: From `connect` with the same settings; a new one if not given.
-        sleep: Waits between attempts.
-
-    Raises:
-        AccessDenied, BadStoreAddress: Profile, region or endpoint are not usable. The bucket is not asked yet.
     """
 
-    def __init__(
-        self,
-        address: S3Address,
-        settings: S3Settings,
-        *,
-        client: Any = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.address = address
+    keys = BUCKET_KEYS
+
+    def __init__(self, address: S3Address, settings: S3Settings, client: Any = None) -> None:
+        self.address, self._settings, self._client = address, settings, client or connect(settings)
+        self._prefix = f"{address.prefix}/" if address.prefix else ""
+        self.place = f"{address} ({self._client.meta.endpoint_url})"
         self.keeps_versions = False
-        """Whether a deletion left an older version behind, as the endpoint said."""
-        self._link = S3Link(address, settings, client or connect(settings), sleep=sleep)
+        self._clock: tuple[float, float] | None = None
+        self._trial = threading.Lock()
+        self._wants_quotes: bool | None = None
 
-    @property
-    def place(self) -> str:
-        """`s3://bucket/prefix`."""
-        return str(self.address)
+    def get(self, key: str, offset: int = 0) -> Answer:
+        """Ask for an object; its content is read as it is taken."""
+        check_path(key)
+        doing = f"reading {key}"
+        answer = self._call(doing, "get_object", Key=key, **({"Range": f"bytes={offset}-"} if offset else {}))
+        # A server may answer with everything when asked for the rest.
+        start = offset if answer["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
+        size = start + answer["ContentLength"]
+        chunks = self._chunks(answer["Body"], size - start, offset - start, doing)
+        told = answer["Metadata"].get(_DIGEST, "")
+        return Answer(answer["ETag"], size, answer["LastModified"].timestamp(), chunks, told)
 
-    def put(self, run_id: str, file: StoredFile, source: Path) -> bool:
-        """See `RunFiles.put`."""
-        key = self._blob_key(run_id, file)
-        doing = f"storing {file.path} of {run_id}"
-        found = find_content(self._link, key, file, doing)
-        if found == "there":
+    def put(self, key: str, file: StoredFile, source: Path) -> bool:
+        """Upload a file's content, checked on both sides, unless it is there."""
+        check_path(key)
+        doing = f"storing {file.path} as {key}"
+        if self._holds(key, file, doing):
             return False
-        try:
-            upload_content(self._link, key, file, source, doing, replace=found == "damaged")
-        except ConditionRefused as error:
-            # Another writer was quicker, or the answer to our own first attempt was lost.
-            if find_content(self._link, key, file, doing) != "there":
-                raise StoreUnavailable(self.place, doing, "other content appeared there meanwhile") from error
-            return False
+        upload = self._upload_whole if file.size <= self._settings.part_bytes else self._upload_in_parts
+        retried(lambda: upload(key, file, source, doing), attempts=2)
         return True
 
-    def commit(self, manifest: Manifest) -> None:
-        """See `RunFiles.commit`."""
-        run_id = manifest.run_id
-        doing = f"publishing {run_id}"
-        newest = self._newest_revision(run_id)
-        if manifest.revision != newest + 1:
-            self._accept_only(manifest, newest)
-            return
-        self._require_content(manifest, doing)
+    def put_if(self, key: str, data: bytes, version: str | None) -> str:
+        """Write with `If-None-Match` or `If-Match`, after the server has shown that it knows them."""
+        check_path(key)
+        with self._trial:
+            if self._wants_quotes is None:
+                self._wants_quotes = self._try_conditions()
+        doing = f"writing {key}"
+        condition = _condition(version, quoted=self._wants_quotes)
         try:
-            self._link.call(
-                doing,
-                "put_object",
-                Key=self._manifest_key(run_id, manifest.revision),
-                Body=manifest_bytes(manifest),
-                ContentType="application/json",
-                IfNoneMatch="*",
-            )
-        except ConditionRefused:
-            self._accept_only(manifest, self._newest_revision(run_id))
-
-    def manifest(self, run_id: str) -> Manifest:
-        """See `RunFiles.manifest`."""
-        revision = self._newest_revision(run_id)
-        if not revision:
-            raise ArtifactNotFound(f"run {run_id}", self.place, "`jade artifacts list` shows what is published.")
-        key = self._manifest_key(run_id, revision)
-        data = self._small_object(key, f"reading the manifest of {run_id}", MAX_MANIFEST_BYTES)
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise ManifestCorrupted(key, f"it is larger than {MAX_MANIFEST_BYTES} bytes", revision)
-        return parse_manifest(data, f"s3://{self.address.bucket}/{key}", run_id=run_id, revision=revision)
-
-    def read(self, run_id: str, file: StoredFile) -> Iterator[bytes]:
-        """See `RunFiles.read`."""
-        return read_content(self._link, self._blob_key(run_id, file), file, f"reading {file.path} of {run_id}")
-
-    def runs(self) -> tuple[str, ...]:
-        """See `RunFiles.runs`."""
-        return tuple(sorted(self._revisions("listing runs", self._key("manifests/"))))
-
-    def point(self, name: str, run_id: str) -> None:
-        """See `Pointers.point`."""
-        check_pointer_name(name)
-        if not self._newest_revision(run_id):
-            raise ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
-        self._link.call(f"pointing {name}", "put_object", Key=self._key(f"pointers/{name}"), Body=pointer_bytes(run_id))
-
-    def pointers(self) -> dict[str, str]:
-        """See `Pointers.pointers`."""
-        doing, prefix = "reading the pointers", self._key("pointers/")
-        found = {}
-        for item in self._link.keys(doing, prefix):
-            name = item["Key"].removeprefix(prefix)
-            found[name] = parse_pointer(self._small_object(item["Key"], doing, 256), name)
-        return found
-
-    def delete(self, run_id: str) -> None:
-        """See `Upkeep.delete`."""
-        check_run_id(run_id)
-        doing = f"deleting {run_id}"
-        names = tuple(name for name, target in self.pointers().items() if target == run_id)
-        if names:
-            raise RunProtected(run_id, self.place, names)
-        # The oldest revision first: whenever this is cut off, the run is there in its newest form, or not at all.
-        for item in list(self._link.keys(doing, self._key(f"manifests/{run_id}/"))):
-            self._delete_keys(doing, [item["Key"]])
-        self._delete_keys(doing, [item["Key"] for item in self._link.keys(doing, self._key(f"blobs/{run_id}/"))])
-
-    def sweep(self, *, older_than_s: float, running: Collection[str] = ()) -> int:
-        """See `Upkeep.sweep`."""
-        doing = "sweeping"
-        prefix = self._key("blobs/")
-        # Content is listed before the manifests are: what is committed in between is seen as in use.
-        blobs = [
-            (item, *item["Key"].removeprefix(prefix).partition("/")[::2]) for item in self._link.keys(doing, prefix)
-        ]
-        before = self._link.now(doing) - timedelta(seconds=older_than_s)
-        in_use, superseded = self._in_use(doing, before)
-        old = [
-            item
-            for item, run_id, digest in blobs
-            if item["LastModified"] < before and digest not in in_use.get(run_id, set()) and run_id not in running
-        ]
-        left = old + [item for run_id, items in superseded.items() if run_id not in running for item in items]
-        self._delete_keys(doing, [item["Key"] for item in left])
-        self._abort_uploads(doing, prefix, before, running)
-        return sum(item["Size"] for item in left)
-
-    def _in_use(self, doing: str, before: datetime) -> tuple[dict[str, Collection[str]], dict[str, list[Any]]]:
-        """Return the digests that each run's newest manifest names, and the older manifests that are old enough."""
-        in_use: dict[str, Collection[str]] = {}
-        superseded = {}
-        for run_id, items in self._revisions(doing, self._key("manifests/")).items():
+            return retried(lambda: self._put(doing, key, data, condition), attempts=2)
+        except (_ConditionRefused, ArtifactNotFound) as error:
+            # The answer to our own first attempt may have been lost.
             try:
-                in_use[run_id] = {file.sha256 for file in self.manifest(run_id).files}
-                superseded[run_id] = [item for item in items[:-1] if item["LastModified"] < before]
-            except ManifestCorrupted:
-                in_use[run_id] = _Everything()  # nobody knows what belongs to it
-        return in_use, superseded
+                found, answer = read_small(self, key, MAX_MANIFEST_BYTES)
+            except ArtifactNotFound:
+                raise PreconditionFailed(key, self.place) from error
+            if found == data:
+                return answer.version
+            if answer.version == version:
+                reason = "it answers 412 although nobody changed the object"
+                raise StoreUnavailable(self.place, doing, reason) from error
+            raise PreconditionFailed(key, self.place) from error
 
-    def _abort_uploads(self, doing: str, prefix: str, before: datetime, running: Collection[str]) -> None:
-        more: dict[str, Any] = {}
-        while True:
-            page = self._link.call(doing, "list_multipart_uploads", Prefix=prefix, **more)
-            for upload in page.get("Uploads", []):
-                run_id = upload["Key"].removeprefix(prefix).partition("/")[0]
-                if upload["Initiated"] < before and run_id not in running:
-                    self._link.abort(upload["Key"], upload["UploadId"], doing)
-            if not page.get("IsTruncated"):
+    def list(self, pattern: str) -> list[Item]:
+        """Page through what begins as the pattern does."""
+        prefix = pattern.partition("*")[0]
+        found = [
+            Item(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
+            for item in self._pages(f"listing {pattern}", "list_objects_v2", "Contents", prefix)
+        ]
+        return sorted((item for item in found if _fits(item.key, pattern)), key=lambda item: item.key)
+
+    def delete(self, keys: Collection[str], *, version: str | None = None) -> None:
+        """Delete objects one by one: of many at once (DeleteObjects), endpoints want different checksums."""
+        below = [item.key for key in keys if key.endswith("/") for item in self.list(f"{key}**")]
+        wanted = [key for key in keys if not key.endswith("/")] + below
+        condition = {}
+        if version is not None:
+            # Looked at first: endpoints that do not know the condition of a deletion, pass it over.
+            try:
+                if self._call("looking", "head_object", Key=wanted[0])["ETag"] != version:
+                    raise PreconditionFailed(wanted[0], self.place)
+            except ArtifactNotFound:
                 return
-            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            condition = _condition(version, quoted=self._wants_quotes is not False)
 
-    def _accept_only(self, manifest: Manifest, newest: int) -> None:
-        """Accept that exactly this manifest is the newest already; refuse any other."""
-        if newest != manifest.revision or self.manifest(manifest.run_id) != manifest:
-            raise PreconditionFailed(manifest.run_id, self.place, manifest.revision - 1, newest)
-
-    def _require_content(self, manifest: Manifest, doing: str) -> None:
-        prefix = self._key(f"blobs/{manifest.run_id}/")
-        sizes = {item["Key"].removeprefix(prefix): item["Size"] for item in self._link.keys(doing, prefix)}
-        for file in manifest.files:
-            if sizes.get(file.sha256) != file.size:
-                what = f"content for {file.path} of the run {manifest.run_id}"
-                raise ArtifactNotFound(what, self.place, "It was never put.")
-
-    def _newest_revision(self, run_id: str) -> int:
-        check_run_id(run_id)
-        prefix = self._key(f"manifests/{run_id}/")
-        revisions = self._revisions(f"looking up {run_id}", prefix).get(run_id)
-        return _revision(revisions[-1]["Key"]) if revisions else 0
-
-    def _revisions(self, doing: str, prefix: str) -> dict[str, list[dict[str, Any]]]:
-        """Return each run's manifests as listed, oldest first."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for item in self._link.keys(doing, prefix):
-            run_id, name = item["Key"].rsplit("/", 2)[-2:]
-            if is_run_id(run_id) and name.removesuffix(".json").isdigit():
-                found.setdefault(run_id, []).append(item)
-        return found
-
-    def _small_object(self, key: str, doing: str, limit_bytes: int) -> bytes:
-        """Return an object's content, at most one byte more than the limit."""
-
-        def request() -> bytes:
-            answer = self._link.get(key)
-            content: bytes = answer["Body"].read(limit_bytes + 1)
-            # A cut answer reads like a short one.
-            if len(content) < min(answer["ContentLength"], limit_bytes + 1):
-                raise StoreUnavailable(self.place, doing, "the answer was cut off")
-            return content
-
-        return self._link.retry(doing, request)
-
-    def _delete_keys(self, doing: str, keys: Iterable[str]) -> None:
         def delete(key: str) -> None:
-            with contextlib.suppress(ArtifactNotFound):
-                answer = self._link.call(doing, "delete_object", Key=key)
-                if answer.get("DeleteMarker") or answer.get("VersionId"):
-                    self.keeps_versions = True
+            try:
+                answer = self._call(f"deleting {key}", "delete_object", Key=key, **condition)
+            except _ConditionRefused as error:
+                raise PreconditionFailed(key, self.place) from error
+            except ArtifactNotFound:
+                return  # somebody else removed it, or we did and the answer was lost
+            if answer.get("DeleteMarker") or answer.get("VersionId"):
+                self.keeps_versions = True
 
-        # One by one: of many at once (DeleteObjects), endpoints want different checksums.
         with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(delete, keys))
+            list(pool.map(delete, wanted))
 
-    def _key(self, rest: str) -> str:
-        return f"{self.address.prefix}/{rest}" if self.address.prefix else rest
+    def now(self) -> float:
+        """Return the time of the server's last answer, and what has passed since."""
+        if self._clock is None:
+            self._call("reading the clock", "head_bucket")
+        if self._clock is None:
+            raise StoreRefused(self.place, "reading the clock", "its answers have no usable date")
+        date, heard_at = self._clock
+        return date + time.monotonic() - heard_at
 
-    def _blob_key(self, run_id: str, file: StoredFile) -> str:
-        check_run_id(run_id)
-        return self._key(f"blobs/{run_id}/{file.sha256}")
-
-    def _manifest_key(self, run_id: str, revision: int) -> str:
-        return self._key(f"manifests/{run_id}/{revision:08d}.json")
-
-
-class _Everything(Collection[str]):
-    """Has whatever is asked for."""
-
-    def __contains__(self, item: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
+    def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
+        """Abort multipart uploads of dead writers; the endpoint does not tell their size."""
+        prefix = self.keys.content.partition("{")[0]
+        before = self.now() - older_than_s
+        for upload in self._pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
+            run_id = upload["Key"].removeprefix(self._prefix + prefix).partition("/")[0]
+            if upload["Initiated"].timestamp() < before and run_id not in running:
+                with contextlib.suppress(ArtifactNotFound):
+                    key = upload["Key"].removeprefix(self._prefix)
+                    self._call("aborting an upload", "abort_multipart_upload", Key=key, UploadId=upload["UploadId"])
         return 0
 
+    def _holds(self, key: str, file: StoredFile, doing: str) -> bool:
+        """Whether the content is stored, as far as can be told without reading it."""
+        try:
+            found = self._call(doing, "head_object", Key=key, ChecksumMode="ENABLED")
+        except ArtifactNotFound:
+            return False
+        checksum = found.get("ChecksumSHA256")
+        # The checksum of what was sent in parts is one over the parts' checksums: it cannot be compared.
+        in_parts = "-" in str(found.get("ETag", "")) or "-" in str(checksum)
+        return found["ContentLength"] == file.size and (
+            checksum is None or in_parts or checksum == _base64(file.sha256)
+        )
 
-def _revision(key: str) -> int:
-    return int(key.rpartition("/")[2].removesuffix(".json"))
+    def _upload_whole(self, key: str, file: StoredFile, source: Path, doing: str) -> None:
+        with disk_errors(str(source.parent), doing), source.open("rb") as opened:
+            data = _Checked(opened, file).read(-1)
+        answer = self._call(doing, "put_object", Key=key, Body=data, ChecksumSHA256=_base64(file.sha256))
+        if answer.get("ChecksumSHA256") not in {None, _base64(file.sha256)}:
+            self.delete([key])
+            raise TransferDamaged(self.place, doing, f"checksum {answer['ChecksumSHA256']}")
+
+    def _upload_in_parts(self, key: str, file: StoredFile, source: Path, doing: str) -> None:
+        part_bytes = max(self._settings.part_bytes, math.ceil(file.size / MOST_PARTS))
+        config = TransferConfig(
+            part_bytes,
+            part_bytes,
+            max_request_concurrency=4,
+            max_submission_concurrency=1,
+            max_in_memory_upload_chunks=4,
+        )
+
+        def upload() -> None:
+            with source.open("rb") as opened, TransferManager(self._client, config) as manager:
+                checked: Any = _Checked(opened, file)
+                manager.upload(checked, self.address.bucket, self._prefix + key).result()
+
+        try:
+            with disk_errors(str(source.parent), doing):
+                self._translated(doing, upload)
+        except ArtifactNotFound:
+            # Where the answer to the completion was lost, asking again finds no upload: it is completed.
+            if not self._holds(key, file, doing):
+                raise TransferDamaged(self.place, doing, "the endpoint lost the upload") from None
+
+    def _put(self, doing: str, key: str, data: bytes, condition: dict[str, str]) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        answer = self._call(
+            doing,
+            "put_object",
+            Key=key,
+            Body=data,
+            Metadata={_DIGEST: digest},
+            ChecksumSHA256=_base64(digest),
+            **condition,
+        )
+        return str(answer["ETag"])
+
+    def _try_conditions(self) -> bool:
+        """Try what the server makes of conditions; return whether it wants ETags in their quotation marks.
+
+        Raises:
+            BadStoreAddress: It passes conditions over: two who write at once would not learn of each other.
+        """
+        key, doing = f"{self.keys.records}trial/{secrets.token_hex(8)}", "trying conditional writes"
+
+        def is_refused(condition: dict[str, str]) -> bool:
+            try:
+                self._put(doing, key, secrets.token_bytes(8), condition)
+            except _ConditionRefused:
+                return True
+            return False
+
+        version = self._put(doing, key, b"first", {})
+        try:
+            if not is_refused(_condition(None)) or not is_refused(_condition('"00000000000000000000000000000000"')):
+                raise BadStoreAddress(
+                    self.place,
+                    "it overwrites an object although If-None-Match or If-Match forbids it, so that runs that are "
+                    "published at once would lose files. Use an endpoint with conditional writes",
+                )
+            for quoted in (True, False):
+                if not is_refused(_condition(version, quoted=quoted)):
+                    return quoted
+            raise BadStoreAddress(
+                self.place,
+                f"it refuses If-Match with the very ETag that it gave, {version}, with quotation marks and without",
+            )
+        finally:
+            self._call(doing, "delete_object", Key=key)
+
+    def _chunks(self, body: Any, size: int, skip: int, doing: str) -> Iterator[bytes]:
+        """Yield an answer's content but for its first bytes; give up a server that is far too slow."""
+        limit_s = self._settings.read_timeout_s + size / self._settings.slowest_bytes_per_s
+        deadline, position = time.monotonic() + limit_s, 0
+        pieces = body.iter_chunks(CHUNK_BYTES)
+        with contextlib.closing(body):
+            while piece := self._translated(doing, lambda: next(pieces, b"")):
+                position += len(piece)
+                if time.monotonic() > deadline:
+                    reason = f"only {position} bytes came in {limit_s:.0f} s"
+                    raise StoreUnavailable(self.place, doing, reason)
+                if fresh := piece[max(0, skip - (position - len(piece))) :]:
+                    yield fresh
+
+    def _pages(self, doing: str, method: str, what: str, prefix: str) -> Iterator[Any]:
+        pages = iter(
+            self._client.get_paginator(method).paginate(Bucket=self.address.bucket, Prefix=self._prefix + prefix)
+        )
+        while page := self._translated(doing, lambda: next(pages, None)):
+            self._hear(page)
+            yield from page.get(what, [])
+
+    def _call(self, doing: str, method: str, *, Key: str | None = None, **parameters: Any) -> dict[str, Any]:
+        """Make a request of the bucket, with a key below the prefix."""
+        if Key is not None:
+            parameters["Key"] = self._prefix + Key
+
+        def request() -> dict[str, Any]:
+            answer: dict[str, Any] = getattr(self._client, method)(Bucket=self.address.bucket, **parameters)
+            return answer
+
+        answer = self._translated(doing, request)
+        self._hear(answer)
+        return answer
+
+    def _hear(self, answer: dict[str, Any]) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            self._clock = date.timestamp(), time.monotonic()
+
+    def _translated(self, doing: str, action: Callable[[], T]) -> T:
+        started = time.monotonic()
+        try:
+            return action()
+        except aws.ClientError as error:
+            raise self._of_answer(error, doing, started) from error
+        except _NO_CREDENTIALS as error:
+            raise AccessDenied(self.place, doing, str(error)) from error
+        except ResponseParserError as error:
+            raise BadStoreAddress(self.place, f"no S3 answers there: {error}") from error
+        except (*_NOT_S3, ValueError) as error:
+            raise BadStoreAddress(self.place, str(error)) from error
+        except aws.BotoCoreError as error:
+            # What is left are connections: refused, reset, timed out, cut in mid-answer.
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, aws.ReadTimeoutError):
+                reason = f"no byte came for {self._settings.read_timeout_s:g} s"
+            raise StoreUnavailable(self.place, doing, _tried(started, reason)) from error
+
+    def _of_answer(self, error: aws.ClientError, doing: str, started: float) -> StoreError:
+        """Return what an error that the server answered with means."""
+        told: dict[str, Any] = dict(error.response)
+        code, message = (str(told.get("Error", {}).get(name, "")) for name in ("Code", "Message"))
+        status = int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        evidence = f"HTTP {status} {code}: {message}".rstrip(": ")
+        if code == "NoSuchBucket":
+            return NoSuchBucket(self.address.bucket, self._client.meta.endpoint_url)
+        if status == 404 and code not in {"404", "NoSuchKey", "NoSuchUpload"}:
+            return BadStoreAddress(self.place, f"no S3 answers there: {evidence}")
+        if status == 404:
+            return ArtifactNotFound("such content", self.place, f"({doing}; {evidence})")
+        if status == 412 or code == "ConditionalRequestConflict":
+            return _ConditionRefused(self.place, doing, evidence)
+        if code in _DAMAGED:
+            return TransferDamaged(self.place, doing, evidence)
+        if code in _FULL or status == 507:
+            return StoreFull(self.place, evidence)
+        if status in {401, 403} or code in {"ExpiredToken", "InvalidToken"}:
+            return AccessDenied(self.place, doing, evidence)
+        if status == 501:
+            return BadStoreAddress(self.place, f"it cannot do {doing}: {evidence}")
+        if status in {301, 307, 308} or code in _BAD_REQUEST_FOR_GOOD:
+            return BadStoreAddress(self.place, f"bucket, region or endpoint do not fit: {evidence}")
+        if status >= 500 or status in {408, 409, 429} or code in _PASSING:
+            return StoreUnavailable(self.place, doing, _tried(started, evidence))
+        return StoreRefused(self.place, doing, evidence)
+
+
+class _Checked:
+    """A file as it is uploaded; it raises before its last bytes go if they are not the file's."""
+
+    def __init__(self, opened: Any, file: StoredFile) -> None:
+        self._opened, self._file = opened, file
+        self._digest, self._position = hashlib.sha256(), 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            SourceChanged: The whole is not what was said.
+        """
+        left = self._file.size - self._position
+        data: bytes = self._opened.read(left + 1 if size < 0 else min(size, left + 1))
+        self._digest.update(data)
+        self._position += len(data)
+        is_over = self._position > self._file.size or (not data and left > 0)
+        is_wrong = self._position == self._file.size and self._digest.hexdigest() != self._file.sha256
+        if is_over or is_wrong or (size < 0 and self._position < self._file.size):
+            found = f"{self._position} bytes, {self._digest.hexdigest()}"
+            raise SourceChanged(self._file.path, self._file.sha256, found)
+        return data
+
+
+def _condition(version: str | None, *, quoted: bool = True) -> dict[str, str]:
+    if version is None:
+        return {"IfNoneMatch": "*"}
+    return {"IfMatch": version if quoted else version.strip('"')}
+
+
+def _fits(key: str, pattern: str) -> bool:
+    parts, wanted = key.split("/"), pattern.split("/")
+    if wanted[-1] == "**":
+        parts, wanted = parts[: len(wanted) - 1], wanted[:-1]
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def _tried(started: float, reason: str) -> str:
+    return f"given up after {time.monotonic() - started:.1f} s, last reason: {reason}"
+
+
+def _base64(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()

@@ -17,14 +17,14 @@ from typing import Any, Protocol
 from jade_model.core.files import sha256_file, write_atomically
 from jade_model.core.job import Training
 from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
-from tasks.artifacts.base import Manifest, StoredFile
 from tasks.artifacts.errors import (
     ArtifactCorrupted,
     ArtifactNotFound,
     ManifestCorrupted,
     NameRefused,
-    RecordChanged,
+    PreconditionFailed,
 )
+from tasks.artifacts.manifest import Manifest, StoredFile
 from tasks.artifacts.records import Record
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.artifacts.transfer import fetch_file, publish_files
@@ -228,10 +228,10 @@ class BucketIndex:
                     json.dumps(dataclasses.asdict(entry)).encode(),
                     replaces=before.version if before is not None else None,
                 )
-            except RecordChanged:
+            except PreconditionFailed:
                 continue
             return
-        raise RecordChanged(_record(training), self._place.address)
+        raise PreconditionFailed(_record(training), self._place.address)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,26 +10,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.artifacts.base import MANIFEST_NAME, ArtifactStore, Manifest, StoredFile
 from tasks.artifacts.errors import (
     AlreadyPublished,
     ArtifactCorrupted,
     ArtifactNotFound,
-    FolderTaken,
     ManifestCorrupted,
     NameRefused,
     PreconditionFailed,
 )
-from tasks.artifacts.files import disk_errors, move, size_and_sha256, write_chunks, write_durably
-from tasks.artifacts.local import FETCHING_SUFFIX
-from tasks.artifacts.manifest import build_manifest, describe_file, manifest_bytes
+from tasks.artifacts.local import disk_errors, write_chunks
+from tasks.artifacts.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    StoredFile,
+    build_manifest,
+    describe_file,
+    size_and_sha256,
+)
+from tasks.artifacts.store import ArtifactStore
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
-
-DEFAULT_WORKERS = 4
-COMMIT_ATTEMPTS = 20
+_WORKERS = 4
+_COMMIT_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,18 @@ def publish_run(
     complete: bool = True,
     may_replace: Sequence[str] = (),
     pointer: str | None = None,
-    workers: int = DEFAULT_WORKERS,
-    progress: Progress | None = None,
 ) -> Manifest:
     """Make a store's run exactly what lies in a folder. Doing it again, after a cut or not, does no harm.
 
-    Content goes first, then the manifest in one step, then the pointer: whoever reads meanwhile sees the run as it
-    was before, or whole. A damaged manifest in the store is replaced.
+    A damaged manifest in the store is replaced.
 
     Args:
         store: Where to.
-        folder: The run's folder. It may be the run's place in a `LocalStore`: then nothing is copied.
+        folder: The run's folder. It may be the run's own place in a store on this disk: then nothing is copied.
         run_id: The run's name.
         complete: Whether the run has ended well. From then on its files stay as they are.
         may_replace: Files, or folders ending in "/", that may change or vanish although the run is complete.
         pointer: A name that shall stand for this run in the end, such as `latest`.
-        workers: Files under way at once.
-        progress: Told as files are through.
 
     Returns:
         The manifest as it stands in the store.
@@ -86,15 +81,7 @@ def publish_run(
     with disk_errors(str(folder), "reading the run"):
         files = build_manifest(folder, run_id).files
     manifest = _publish(
-        store,
-        folder,
-        run_id,
-        files,
-        lambda _: (files, complete),
-        may_be_damaged=True,
-        may_replace=may_replace,
-        workers=workers,
-        progress=progress,
+        store, folder, run_id, files, lambda _: (files, complete), may_be_damaged=True, may_replace=may_replace
     )
     if pointer is not None:
         store.point(pointer, run_id)
@@ -109,12 +96,10 @@ def publish_files(
     *,
     remove: Iterable[str] = (),
     may_replace: Sequence[str] = (),
-    workers: int = DEFAULT_WORKERS,
-    progress: Progress | None = None,
 ) -> Manifest:
     """Add some files of a folder to a store's run, or replace them; the others stay.
 
-    This is how the checkpoints of a training that goes on are mirrored. Several may do this to one run at once.
+    This is how the checkpoints of a training that goes on are published. Several may do this to one run at once.
 
     Args:
         store: Where to.
@@ -122,9 +107,7 @@ def publish_files(
         run_id: The run's name; a run that is not there yet begins as incomplete.
         paths: Relative to the folder.
         remove: Files that the run shall no longer have.
-        may_replace: See `publish_run`.
-        workers: See `publish_run`.
-        progress: See `publish_run`.
+        may_replace: As in `publish_run`.
 
     Raises:
         ArtifactNotFound: The folder has no such file.
@@ -134,57 +117,13 @@ def publish_files(
     with disk_errors(str(folder), "reading files"):
         files = tuple(describe_file(folder, path) for path in paths)
     removed = frozenset(remove)
-    return _publish(
-        store,
-        folder,
-        run_id,
-        files,
-        lambda current: _merged(current, files, removed),
-        may_be_damaged=False,
-        may_replace=may_replace,
-        workers=workers,
-        progress=progress,
-    )
 
+    def merged(current: Manifest | None) -> tuple[tuple[StoredFile, ...], bool]:
+        by_path = {file.path: file for file in (*(current.files if current else ()), *files)}
+        kept = tuple(by_path[path] for path in sorted(by_path) if path not in removed)
+        return kept, current is not None and current.complete
 
-def fetch_run(
-    store: ArtifactStore,
-    run_id: str,
-    folder: Path,
-    *,
-    workers: int = DEFAULT_WORKERS,
-    progress: Progress | None = None,
-) -> Manifest:
-    """Copy a run out of a store; the folder appears whole and verified, or not at all.
-
-    Silent if the folder is there already and every byte of it is what the manifest says.
-
-    Raises:
-        FolderTaken: The folder holds something else.
-        ArtifactNotFound, ArtifactCorrupted, ManifestCorrupted: What the store has is not whole.
-    """
-    manifest = store.manifest(run_id)
-    with disk_errors(str(folder.parent), f"fetching {run_id}"):
-        if folder.exists():
-            if not _is_run(folder, manifest):
-                raise FolderTaken(str(folder), run_id)
-            return manifest
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.with_name(f".{run_id}.{secrets.token_hex(4)}{FETCHING_SUFFIX}")
-        try:
-            _for_each(
-                manifest.files,
-                lambda file: fetch_file(store, run_id, file, temporary / file.path),
-                workers,
-                progress,
-            )
-            write_durably(temporary / MANIFEST_NAME, manifest_bytes(manifest))
-            if folder.exists():
-                raise FolderTaken(str(folder), run_id)
-            move(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return manifest
+    return _publish(store, folder, run_id, files, merged, may_be_damaged=False, may_replace=may_replace)
 
 
 def fetch_file(store: ArtifactStore, run_id: str, file: StoredFile, into: Path) -> None:
@@ -201,9 +140,7 @@ def fetch_file(store: ArtifactStore, run_id: str, file: StoredFile, into: Path) 
             write_chunks(into, store.read(run_id, file))
 
 
-def verify(
-    store: ArtifactStore, run_id: str, *, workers: int = DEFAULT_WORKERS, progress: Progress | None = None
-) -> tuple[Problem, ...]:
+def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
     """Read every byte of a stored run and compare it with the manifest.
 
     Returns:
@@ -217,22 +154,21 @@ def verify(
         manifest = store.manifest(run_id)
     except ManifestCorrupted as error:
         return (Problem(MANIFEST_NAME, "damaged", str(error)),)
-    problems: list[Problem] = []
-    _for_each(manifest.files, lambda file: problems.extend(_check(store, run_id, file)), workers, progress)
-    return tuple(sorted(problems, key=lambda problem: problem.path))
 
-
-def _check(store: ArtifactStore, run_id: str, file: StoredFile) -> list[Problem]:
-    for is_last in (False, True):
+    def check(file: StoredFile) -> Problem | None:
         try:
-            size_and_sha256(store.read(run_id, file))
-            break
+            try:
+                size_and_sha256(store.read(run_id, file))
+            except ArtifactCorrupted:
+                size_and_sha256(store.read(run_id, file))
         except (ArtifactNotFound, NameRefused) as error:
-            return [Problem(file.path, "missing", str(error))]
+            return Problem(file.path, "missing", str(error))
         except ArtifactCorrupted as error:
-            if is_last:
-                return [Problem(file.path, "damaged", str(error))]
-    return []
+            return Problem(file.path, "damaged", str(error))
+        return None
+
+    found = _for_each(manifest.files, check)
+    return tuple(sorted((problem for problem in found if problem), key=lambda problem: problem.path))
 
 
 def _publish(
@@ -244,8 +180,6 @@ def _publish(
     *,
     may_be_damaged: bool,
     may_replace: Sequence[str],
-    workers: int,
-    progress: Progress | None,
 ) -> Manifest:
     """Put the files, then commit; begin again where somebody else committed meanwhile.
 
@@ -253,96 +187,54 @@ def _publish(
     """
     attempt = 1
     while True:
-        current, revision = _current(store, run_id, may_be_damaged=may_be_damaged)
+        current, revision, _ = store.current(run_id, may_be_damaged=may_be_damaged)
         new_files, complete = wanted(current)
         if current is not None and current.complete:
             _refuse_changes(store, current, new_files, may_replace)
             complete = True
-        stored = _for_each(files, lambda file: store.put(run_id, file, folder / file.path), workers, progress)
+        stored = _for_each(files, lambda file: store.put(run_id, file, folder / file.path))
         manifest = Manifest(run_id, revision + 1, complete, datetime.now(UTC), new_files)
-        if current is not None and not any(stored) and _says_the_same(current, manifest):
+        if current is not None and not any(stored) and (current.files, current.complete) == (new_files, complete):
             return current
         try:
             store.commit(manifest)
         except PreconditionFailed:
             # Whoever was quicker got on, so this comes to an end. Their commit may have taken away what was put here.
-            if attempt == COMMIT_ATTEMPTS:
+            if attempt == _COMMIT_ATTEMPTS:
                 raise
             attempt += 1
         else:
             return manifest
 
 
-def _current(store: ArtifactStore, run_id: str, *, may_be_damaged: bool) -> tuple[Manifest | None, int]:
-    try:
-        manifest = store.manifest(run_id)
-    except ArtifactNotFound:
-        return None, 0
-    except ManifestCorrupted as error:
-        if not may_be_damaged:
-            raise
-        return None, error.revision
-    return manifest, manifest.revision
-
-
-def _merged(
-    current: Manifest | None, files: tuple[StoredFile, ...], removed: frozenset[str]
-) -> tuple[tuple[StoredFile, ...], bool]:
-    by_path = {file.path: file for file in (*(current.files if current else ()), *files)}
-    kept = tuple(by_path[path] for path in sorted(by_path) if path not in removed)
-    return kept, current is not None and current.complete
-
-
 def _refuse_changes(
     store: ArtifactStore, current: Manifest, wanted: tuple[StoredFile, ...], may_replace: Sequence[str]
 ) -> None:
     by_path = {file.path: file for file in wanted}
-    changed = tuple(
-        file.path for file in current.files if by_path.get(file.path) != file and not _is_below(file.path, may_replace)
-    )
+
+    def may_change(path: str) -> bool:
+        return any(path == name or (name.endswith("/") and path.startswith(name)) for name in may_replace)
+
+    changed = tuple(f.path for f in current.files if by_path.get(f.path) != f and not may_change(f.path))
     if changed:
         raise AlreadyPublished(current.run_id, store.place, changed)
 
 
-def _says_the_same(one: Manifest, other: Manifest) -> bool:
-    return (one.files, one.complete) == (other.files, other.complete)
-
-
-def _is_below(path: str, names: Sequence[str]) -> bool:
-    return any(path == name or (name.endswith("/") and path.startswith(name)) for name in names)
-
-
-def _is_run(folder: Path, manifest: Manifest) -> bool:
-    try:
-        return build_manifest(folder, manifest.run_id).files == manifest.files
-    except (ArtifactNotFound, NameRefused):
-        return False
-
-
-def _for_each(
-    files: Sequence[StoredFile], action: Callable[[StoredFile], T], workers: int, progress: Progress | None
-) -> list[T]:
+def _for_each(files: Sequence[StoredFile], action: Callable[[StoredFile], T]) -> list[T]:
     """Call the action on all files, a few at once; after the first error begin no more, and raise it."""
-    total = sum(file.size for file in files)
-    done, lock, stop = 0, threading.Lock(), threading.Event()
+    stop = threading.Event()
     results: list[T] = []
 
     def run(file: StoredFile) -> None:
-        nonlocal done
         if stop.is_set():
             return
         try:
-            result = action(file)
+            results.append(action(file))
         except BaseException:
             stop.set()
             raise
-        with lock:
-            results.append(result)
-            done += file.size
-            if progress is not None:
-                progress(done, total)
 
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
         futures = [pool.submit(run, file) for file in files]
         try:
             for future in futures:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def name_fault(path: object, max_bytes: int) -> tuple[str, str] | None:
@@ -58,3 +61,8 @@ def check_pins(pins: tuple[str, ...]) -> None:
         digest = pin.removeprefix("SHA256:")
         if digest == pin or len(digest) != 43:
             raise ValueError(f"a pin is SHA256: and 43 characters of base64 as ssh-keygen -l prints it, not {pin!r}")
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether it is 1 to 128 letters, digits, dots, dashes and underscores, the first a letter or digit."""
+    return isinstance(name, str) and _PLAIN_NAME.fullmatch(name) is not None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from tasks.artifacts.base import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.core.errors import BadRequest
 
 CHAMPION = "champion"

@@ -14,7 +14,7 @@ from jade_model.comparison.contract import read_comparison
 from jade_model.core.job import load_job
 from jade_model.core.training_files import files_of
 from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
-from tasks.artifacts.base import MANIFEST_NAME
+from tasks.artifacts.manifest import MANIFEST_NAME
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
 from tasks.runs.past import read_checks, read_trend

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tasks.artifacts.base import is_run_id
 from tasks.core.errors import BadRequest
+from tasks.core.names import is_plain_name
 
 Kind = Literal["slack", "email", "webhook"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -35,7 +35,7 @@ class Target:
     silent_after_s: float = SILENT_AFTER_S
 
     def __post_init__(self) -> None:
-        if not is_run_id(self.name) or self.name != self.name.lower() or set(self.name) & {"_", "."}:
+        if not is_plain_name(self.name) or self.name != self.name.lower() or set(self.name) & {"_", "."}:
             raise BadRequest(f"{self.name!r} is no name for who is notified: use lower-case letters, digits and dashes")
         if unknown := sorted(set(self.occasions) - set(OCCASIONS)):
             raise BadRequest(f"nobody can be told of {', '.join(unknown)}; known: {', '.join(OCCASIONS)}")

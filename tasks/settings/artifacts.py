@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from tasks.artifacts.address import S3Settings
-from tasks.artifacts.errors import BadStoreAddress
 from tasks.core.errors import SettingsError
 
 DEFAULT_ARTIFACTS = "artifacts"
@@ -15,6 +15,48 @@ S3_KEYS: dict[str, type] = {"endpoint_url": str, "region": str, "path_style": bo
 
 _AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_SMALLEST_PART_BYTES = 5 * 2**20
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """How to reach an S3-compatible endpoint. Credentials are not among them: they come from the usual AWS chain.
+
+    Attributes:
+        endpoint_url: `https://...` of the endpoint; None for AWS itself.
+        region: None for what the AWS chain says.
+        path_style: Whether the bucket stands in the path rather than in the host name; most endpoints that are not
+            AWS want that.
+        profile: Of the AWS configuration files; None for the usual one.
+        connect_timeout_s: For one connection.
+        credentials_timeout_s: For the credentials to come, wherever the AWS configuration fetches them.
+        read_timeout_s: For one answer, or one piece of it, to arrive.
+        slowest_bytes_per_s: A download that is slower on the whole counts as hung.
+        attempts: For each request, the first included; only transient errors are tried again.
+        part_bytes: Of a multipart upload; files that are larger than it are sent in parts.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    path_style: bool = False
+    profile: str | None = None
+    connect_timeout_s: float = 10.0
+    credentials_timeout_s: float = 60.0
+    read_timeout_s: float = 60.0
+    slowest_bytes_per_s: float = 32 * 2**10
+    attempts: int = 5
+    part_bytes: int = 16 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url is not None and not re.match(r"https?://[^/\s]+", self.endpoint_url):
+            raise ValueError(
+                f"an endpoint URL starts with http:// or https:// and a host, which {self.endpoint_url!r} does not"
+            )
+        for name in ("connect_timeout_s", "credentials_timeout_s", "read_timeout_s", "slowest_bytes_per_s", "attempts"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.part_bytes < _SMALLEST_PART_BYTES:
+            raise ValueError(f"part_bytes must be at least {_SMALLEST_PART_BYTES}, as S3 wants, not {self.part_bytes}")
 
 
 def check_s3_table(table: Any) -> dict[str, Any]:
@@ -73,5 +115,5 @@ def s3_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> S3
         source, endpoint = "s3: endpoint_url", values["endpoint_url"]
     try:
         return S3Settings(**{"path_style": bool(endpoint), **values, "endpoint_url": endpoint})
-    except BadStoreAddress as error:
-        raise SettingsError(f"{source}: {error.reason}, not {error.address!r}") from error
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}") from error

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from jade_model.core.files import write_atomically
-from tasks.artifacts.address import S3Settings
 from tasks.core.errors import BadRequest, SettingsError
-from tasks.settings.artifacts import DEFAULT_ARTIFACTS, check_s3_table, s3_from_environment, s3_settings
+from tasks.settings.artifacts import DEFAULT_ARTIFACTS, S3Settings, check_s3_table, s3_from_environment, s3_settings
 from tasks.settings.host_entries import LOCAL, PROVIDERS, HostEntry, entry_from_table, with_host, without_host
 
 SETTINGS_NAME = "jade.toml"

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tasks.artifacts.errors import NameRefused, RecordChanged
+from tasks.artifacts.errors import NameRefused, PreconditionFailed
 from tasks.artifacts.records import Records
 
 NAME = "claims/0a1b"
@@ -23,10 +23,10 @@ class RecordContract:
 
     def test_only_what_was_read_is_replaced(self, records: Records) -> None:
         first = records.write(NAME, b"one", replaces=None)
-        with pytest.raises(RecordChanged):
+        with pytest.raises(PreconditionFailed):
             records.write(NAME, b"two", replaces=None)
         second = records.write(NAME, b"two", replaces=first)
-        with pytest.raises(RecordChanged):
+        with pytest.raises(PreconditionFailed):
             records.write(NAME, b"three", replaces=first)
         found = records.read(NAME)
         assert found is not None
@@ -36,14 +36,14 @@ class RecordContract:
         version = records.write(NAME, b"one", replaces=None)
         records.remove(NAME)
         records.remove(NAME)
-        with pytest.raises(RecordChanged):
+        with pytest.raises(PreconditionFailed):
             records.write(NAME, b"two", replaces=version)
         assert records.read(NAME) is None
 
     def test_only_what_was_read_is_removed(self, records: Records) -> None:
         first = records.write(NAME, b"one", replaces=None)
         second = records.write(NAME, b"two", replaces=first)
-        with pytest.raises(RecordChanged):
+        with pytest.raises(PreconditionFailed):
             records.remove(NAME, version=first)
         assert records.read(NAME) is not None
         records.remove(NAME, version=second)
@@ -76,7 +76,7 @@ class RecordContract:
         def race(number: int) -> None:
             try:
                 records.write(NAME, f"by {number}".encode(), replaces=version)
-            except RecordChanged:
+            except PreconditionFailed:
                 return
             won.append(number)
 

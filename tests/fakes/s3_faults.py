@@ -1,6 +1,6 @@
 """A proxy before an S3 endpoint that does what the endpoint's stand-in doesn't: refuse, stall, cut and damage.
 
-It also checks the SHA-256 that comes with an upload, as S3 does, and can answer in the manner of other servers.
+It also checks the digests that come with an upload, as S3 does, and can answer in the manner of other servers.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
         promised = self.headers.get("x-amz-checksum-sha256")
         if promised and promised != base64.b64encode(hashlib.sha256(body).digest()).decode():
             return self._refuse(400, "BadDigest")
+        if self.headers.get("x-amz-content-sha256") != hashlib.sha256(body).hexdigest():
+            return self._refuse(400, "XAmzContentSHA256Mismatch")
         manner = self.owner.manner
         match = self.headers.get("If-Match") if self.command == "PUT" else None
         if match and (manner == "refuses If-Match" or (manner == "Ceph RGW" and match.startswith('"'))):

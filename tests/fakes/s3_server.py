@@ -13,9 +13,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tasks.artifacts.address import S3Address, S3Settings
-from tasks.artifacts.s3 import S3Store
-from tasks.artifacts.s3_link import connect
+from tasks.artifacts.s3 import S3Address, S3Backend, connect
+from tasks.artifacts.store import ArtifactStore
+from tasks.settings.artifacts import S3Settings
 
 
 @dataclasses.dataclass
@@ -26,10 +26,12 @@ class Bucket:
     settings: S3Settings
     client: Any
 
-    def store(self, prefix: str = "runs/ours", **changes: Any) -> S3Store:
+    def backend(self, prefix: str = "runs/ours", **changes: Any) -> S3Backend:
         settings = dataclasses.replace(self.settings, **changes)
-        address = S3Address(self.address.bucket, prefix)
-        return S3Store(address, settings, client=client_for(settings), sleep=lambda _: None)
+        return S3Backend(S3Address(self.address.bucket, prefix), settings, client_for(settings))
+
+    def store(self, prefix: str = "runs/ours", **changes: Any) -> ArtifactStore:
+        return ArtifactStore(self.backend(prefix, **changes))
 
     def list_keys(self) -> list[str]:
         listed = self.client.list_objects_v2(Bucket=self.address.bucket).get("Contents", [])
@@ -73,6 +75,7 @@ class WithBucket:
 
     @pytest.fixture
     def bucket(self, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+        monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from tasks.artifacts.base import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.experiments.champion import champion_history, current_champion, promote, roll_back
 
 NIGHT = datetime(2026, 11, 24, 2, tzinfo=UTC)

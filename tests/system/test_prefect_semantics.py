@@ -16,7 +16,8 @@ import pytest
 from helpers.servers import PrefectServer, wait_until
 
 from tasks.artifacts.leases import holders
-from tasks.artifacts.records import LocalRecords
+from tasks.artifacts.local import LocalBackend
+from tasks.artifacts.records import Records
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
@@ -106,7 +107,7 @@ python = "{python}"
 
     def flow_process(self) -> int:
         """The process of the flow that goes on."""
-        (holder,) = holders(LocalRecords(self.folder / "artifacts"))
+        (holder,) = holders(Records(LocalBackend(self.folder / "artifacts")))
         assert holder.process_id is not None
         return holder.process_id
 

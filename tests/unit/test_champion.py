@@ -14,8 +14,9 @@ import pytest
 from helpers.champions import NIGHT, check_champion_and_healing
 
 from tasks.artifacts.errors import ArtifactNotFound
-from tasks.artifacts.local import LocalStore
+from tasks.artifacts.local import LocalBackend
 from tasks.artifacts.repository import open_place
+from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import publish_run
 from tasks.core.errors import BadRequest
 from tasks.experiments.champion import champion_history, current_champion, promote, roll_back
@@ -24,16 +25,16 @@ from tasks.experiments.promote import promote_by_hand, why_champion
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
+def store(tmp_path: Path) -> ArtifactStore:
     for name in "abc":
         folder = tmp_path / f"run-{name}"
         folder.mkdir()
         (folder / "card.json").write_text("{}")
-        publish_run(LocalStore(tmp_path), folder, folder.name)
-    return LocalStore(tmp_path)
+        publish_run(ArtifactStore(LocalBackend(tmp_path)), folder, folder.name)
+    return ArtifactStore(LocalBackend(tmp_path))
 
 
-def test_promotions_and_rollbacks_form_a_history(store: LocalStore) -> None:
+def test_promotions_and_rollbacks_form_a_history(store: ArtifactStore) -> None:
     assert current_champion(store) is None
     promote(store, "run-a", instead_of=None, now=NIGHT)
     promote(store, "run-b", instead_of="run-a", now=NIGHT + timedelta(days=1))
@@ -53,7 +54,7 @@ def test_promotions_and_rollbacks_form_a_history(store: LocalStore) -> None:
         roll_back(store)
 
 
-def test_what_was_promoted_after_a_rollback_goes_back_to_where_it_came_from(store: LocalStore) -> None:
+def test_what_was_promoted_after_a_rollback_goes_back_to_where_it_came_from(store: ArtifactStore) -> None:
     promote(store, "run-a", instead_of=None)
     promote(store, "run-b", instead_of="run-a")
     roll_back(store)
@@ -61,7 +62,7 @@ def test_what_was_promoted_after_a_rollback_goes_back_to_where_it_came_from(stor
     assert roll_back(store).run_id == "run-a"
 
 
-def test_refusals_leave_the_champion_where_it_was(store: LocalStore) -> None:
+def test_refusals_leave_the_champion_where_it_was(store: ArtifactStore) -> None:
     promote(store, "run-a", instead_of=None)
     with pytest.raises(BadRequest, match="champion already"):
         promote(store, "run-a", instead_of="run-a")
@@ -91,7 +92,7 @@ def test_a_promotion_by_force_is_told_as_one(tmp_path: Path) -> None:
     assert told == ["Promoted because it passes.", "Promoted by force; its card says: it fails the gate: calibration."]
 
 
-def test_former_champions_are_protected(store: LocalStore) -> None:
+def test_former_champions_are_protected(store: ArtifactStore) -> None:
     promote(store, "run-a", instead_of=None)
     promote(store, "run-b", instead_of="run-a")
     assert {"run-a", "run-b"} <= set(store.pointers().values())
@@ -101,9 +102,10 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from tasks.experiments.champion import promote, roll_back
-from tasks.artifacts.local import LocalStore
+from tasks.artifacts.local import LocalBackend
+from tasks.artifacts.store import ArtifactStore
 
-class Dying(LocalStore):
+class Dying(ArtifactStore):
     calls = 0
     def point(self, name, run_id):
         self._die(2 * Dying.calls)
@@ -114,7 +116,7 @@ class Dying(LocalStore):
         if step == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-store = Dying(Path(sys.argv[1]))
+store = Dying(LocalBackend(Path(sys.argv[1])))
 promote(store, "run-c", instead_of="run-b") if sys.argv[3] == "promote" else roll_back(store)
 """
 
@@ -122,7 +124,7 @@ promote(store, "run-c", instead_of="run-b") if sys.argv[3] == "promote" else rol
 @pytest.mark.parametrize("action", ["promote", "rollback"])
 @pytest.mark.parametrize("step", range(4))
 def test_a_kill_at_any_step_leaves_one_champion_and_a_history_that_heals(
-    store: LocalStore, tmp_path: Path, action: str, step: int
+    store: ArtifactStore, tmp_path: Path, action: str, step: int
 ) -> None:
     promote(store, "run-a", instead_of=None, now=NIGHT)
     promote(store, "run-b", instead_of="run-a", now=NIGHT)

@@ -15,13 +15,14 @@ import pytest
 from tasks.artifacts import leases
 from tasks.artifacts.errors import StoreUnavailable
 from tasks.artifacts.leases import Heartbeat, claim, release, running, sweep
-from tasks.artifacts.records import LocalRecords, Record, Records
+from tasks.artifacts.local import LocalBackend
+from tasks.artifacts.records import Record, Records
 from tasks.core.errors import LeaseLost
 
 KEY = "ab" * 32
 
 
-class Cuttable(LocalRecords):
+class Cuttable(Records):
     """Records that do not answer while `is_cut`."""
 
     is_cut = False
@@ -34,7 +35,7 @@ class Cuttable(LocalRecords):
 
 @pytest.fixture
 def records(tmp_path: Path) -> Cuttable:
-    return Cuttable(tmp_path)
+    return Cuttable(LocalBackend(tmp_path))
 
 
 @pytest.fixture
@@ -84,8 +85,9 @@ def test_a_killed_flow_of_this_machine_is_known_to_be_dead_at_once(records: Reco
 import sys, time
 from pathlib import Path
 from tasks.artifacts.leases import Heartbeat, claim
-from tasks.artifacts.records import LocalRecords
-records = LocalRecords(Path({str(tmp_path)!r}))
+from tasks.artifacts.local import LocalBackend
+from tasks.artifacts.records import Records
+records = Records(LocalBackend(Path({str(tmp_path)!r})))
 Heartbeat(records, "killed").start()
 claim(records, "killed", {KEY!r})
 print("claimed", flush=True)

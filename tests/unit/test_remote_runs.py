@@ -14,7 +14,8 @@ from helpers.processes import heed_interrupts, processes_of_group
 
 from flows.cli import run
 from tasks.artifacts.errors import StoreUnavailable
-from tasks.artifacts.records import LocalRecords
+from tasks.artifacts.local import LocalBackend
+from tasks.artifacts.records import Records
 from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
 from tasks.hosts.job import JobSpec, job_status, start_job
 from tasks.hosts.keys import load_private_key
@@ -120,8 +121,9 @@ FLOW = """
 import sys, time
 from pathlib import Path
 from tasks.artifacts.leases import Heartbeat
-from tasks.artifacts.records import LocalRecords
-heartbeat = Heartbeat(LocalRecords(Path(sys.argv[1])), "20260101T000000Z-compare-abcdef")
+from tasks.artifacts.local import LocalBackend
+from tasks.artifacts.records import Records
+heartbeat = Heartbeat(Records(LocalBackend(Path(sys.argv[1]))), "20260101T000000Z-compare-abcdef")
 heartbeat.start()
 print("begun", flush=True)
 try:
@@ -149,7 +151,7 @@ def test_a_flow_that_trains_here_is_shown_and_stopped(tmp_path: Path, capsys: py
 
 def test_a_flow_on_another_machine_is_shown_but_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = {"run_id": "run-1", "machine": "elsewhere", "host": "gpu7", "process": None}
-    LocalRecords(tmp_path / "kept").write("running/run-1", json.dumps(told).encode(), replaces=None)
+    Records(LocalBackend(tmp_path / "kept")).write("running/run-1", json.dumps(told).encode(), replaces=None)
     assert run(["runs", "--artifacts", str(tmp_path / "kept")]) == 0
     assert {"gpu7", "run-1", "running", "elsewhere"} <= set(capsys.readouterr().out.split())
     assert run(["runs", "stop", "run-1", "--artifacts", str(tmp_path / "kept")]) == 1

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.artifacts.base import ArtifactStore, StoredFile
-from tasks.artifacts.local import LocalStore
+from tasks.artifacts.local import LocalBackend
+from tasks.artifacts.manifest import StoredFile
+from tasks.artifacts.store import ArtifactStore
 from tests.fakes.s3_server import Bucket, WithBucket
 from tests.fakes.store_contract import Damage, DamageManifest, SeamContract, TransferContract
 
@@ -13,7 +14,7 @@ from tests.fakes.store_contract import Damage, DamageManifest, SeamContract, Tra
 class TestLocalStore(SeamContract, TransferContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> ArtifactStore:
-        return LocalStore(tmp_path / "store")
+        return ArtifactStore(LocalBackend(tmp_path / "store"))
 
     @pytest.fixture
     def damage(self, tmp_path: Path) -> Damage:

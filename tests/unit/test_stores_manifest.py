@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.artifacts.base import Manifest, StoredFile, check_path, check_tree
-from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, RetentionMissing
-from tasks.artifacts.manifest import build_manifest, describe_file, manifest_bytes, parse_manifest
+from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, StoreUserError
+from tasks.artifacts.manifest import (
+    Manifest,
+    StoredFile,
+    build_manifest,
+    check_path,
+    check_tree,
+    describe_file,
+    manifest_bytes,
+    parse_manifest,
+)
 from tasks.artifacts.retention import RunFacts, plan_prune
 from tests.fakes.store_contract import UNSAFE_PATHS, make_run
 
@@ -154,7 +162,7 @@ def test_prune_deletes_exactly_what_no_rule_keeps(
     runs: list[RunFacts], keep_last: int | None, keep_days: float | None
 ) -> None:
     if keep_last is None and keep_days is None:
-        with pytest.raises(RetentionMissing, match="--keep-last"):
+        with pytest.raises(StoreUserError, match="--keep-last"):
             plan_prune(runs, now=NOW)
         return
     plan = {d.run_id: d for d in plan_prune(runs, keep_last=keep_last, keep_days=keep_days, now=NOW)}

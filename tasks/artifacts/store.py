@@ -1,0 +1,335 @@
+"""Runs in a store: content first, the manifest last and in one step, then the pointer. Written once over both backends.
+
+Whoever reads while somebody publishes sees the run as it was before, or whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.artifacts.backend import Backend, Item, read_small
+from tasks.artifacts.errors import (
+    ArtifactCorrupted,
+    ArtifactNotFound,
+    ManifestCorrupted,
+    PreconditionFailed,
+    RunProtected,
+    StoreError,
+    StoreUnavailable,
+)
+from tasks.artifacts.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    StoredFile,
+    check_plain,
+    manifest_bytes,
+    parse_manifest,
+)
+from tasks.core.names import is_plain_name
+
+_POINT_ATTEMPTS = 20
+_POINTER_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest manifest of a run as it lies in the store.
+
+    Attributes:
+        key: Where.
+        version: For `Backend.put_if`.
+        data: What was found.
+        revision: That its key names; None where a key names none.
+    """
+
+    key: str
+    version: str
+    data: bytes
+    revision: int | None
+
+
+class ArtifactStore:
+    """The published runs of a place, and the names that stand for them. Safe to use from several threads and processes.
+
+    Args:
+        backend: What keeps the bytes.
+        read_attempts: For a file's content, the first included; each goes on where the one before was cut off.
+    """
+
+    def __init__(self, backend: Backend, *, read_attempts: int = 5) -> None:
+        self.backend, self._keys, self._read_attempts = backend, backend.keys, read_attempts
+
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+        return self.backend.place
+
+    def put(self, run_id: str, file: StoredFile, source: Path) -> bool:
+        """Store a file's content for a run, unless it is there. It is no part of the run before the `commit`.
+
+        Returns:
+            Whether anything had to be stored.
+
+        Raises:
+            SourceChanged: `source` is not what `file` says.
+            StoreError: As `Backend.put` says.
+        """
+        return self.backend.put(self._content_key(run_id, file), file, source)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make a manifest the run's, in one step. Silent if exactly it is the run's already.
+
+        Raises:
+            PreconditionFailed: Its revision does not follow the run's: somebody else wrote.
+            ArtifactNotFound: A file that it names was never put.
+        """
+        run_id = manifest.run_id
+        current, revision, head = self.current(run_id, may_be_damaged=True)
+        if current == manifest:
+            return
+        # After a damaged manifest whose number nobody knows, whoever publishes the run anew may go on with any.
+        if manifest.revision != revision + 1 and not (head and current is None and head.revision is None):
+            raise PreconditionFailed(
+                f"the run {run_id}", self.place, f"Expected revision {manifest.revision - 1}, found {revision}."
+            )
+        found = {item.key: item.size for item in self.backend.list(self._contents(run_id))}
+        for file in manifest.files:
+            if found.get(self._content_key(run_id, file)) != file.size:
+                raise ArtifactNotFound(f"content for {file.path} of the run {run_id}", self.place, "It was never put.")
+        key = self._keys.manifest.format(run=run_id, revision=manifest.revision)
+        replaced = head.version if head and head.key == key else None
+        try:
+            self.backend.put_if(key, manifest_bytes(manifest), replaced)
+        except PreconditionFailed as error:
+            raise PreconditionFailed(
+                f"the run {run_id}", self.place, f"It happened while revision {manifest.revision} was written."
+            ) from error
+
+    def manifest(self, run_id: str) -> Manifest:
+        """Return the run's newest manifest.
+
+        Raises:
+            ArtifactNotFound: No such run.
+            ManifestCorrupted: It is not what was written.
+        """
+        current, _, _ = self.current(run_id, may_be_damaged=False)
+        if current is None:
+            hint = "`jade artifacts list` shows what is published."
+            raise ArtifactNotFound(f"run {run_id}", self.place, hint)
+        return current
+
+    def current(self, run_id: str, *, may_be_damaged: bool) -> tuple[Manifest | None, int, Head | None]:
+        """Return the run's newest manifest, its revision (0 without one), and how it lies there.
+
+        Raises:
+            ManifestCorrupted: It is damaged, and may not be.
+        """
+        check_plain(run_id)
+        head = self._head(run_id)
+        if head is None:
+            return None, 0, None
+        try:
+            manifest = parse_manifest(head.data, f"{self.place}: {head.key}", run_id=run_id, revision=head.revision)
+        except ManifestCorrupted:
+            if not may_be_damaged:
+                raise
+            return None, head.revision or 0, head
+        return manifest, manifest.revision, head
+
+    def read(self, run_id: str, file: StoredFile) -> Iterator[bytes]:
+        """Yield a file's content in order. Only when the iteration has ended well were the bytes the right ones.
+
+        A cut is mended on the way by asking for the rest alone; never are more bytes given than the manifest says.
+
+        Raises:
+            ArtifactNotFound: The content is not there.
+            ArtifactCorrupted: Size or digest differ; after the last byte.
+        """
+        key = self._content_key(run_id, file)
+        where = f"{self.place}: {file.path} of {run_id}"
+        digest, position = hashlib.sha256(), 0
+        for attempt in range(1, self._read_attempts + 1):
+            try:
+                answer = self.backend.get(key, position)
+                if answer.size != file.size:
+                    raise ArtifactCorrupted(where, f"{file.size} bytes", f"{answer.size} bytes")
+                for chunk in answer.chunks:
+                    position += len(chunk)
+                    if position > file.size:
+                        raise ArtifactCorrupted(where, f"{file.size} bytes", "more")
+                    digest.update(chunk)
+                    yield chunk
+                if position == file.size:
+                    break
+                reason = f"the answer ended after {position} of {file.size} bytes"
+                raise StoreUnavailable(self.place, f"reading {file.path} of {run_id}", reason)
+            except StoreError as error:
+                if not error.is_transient or attempt == self._read_attempts:
+                    raise
+            time.sleep(0.1 * attempt)
+        if digest.hexdigest() != file.sha256:
+            raise ArtifactCorrupted(where, file.sha256, digest.hexdigest())
+
+    def runs(self) -> tuple[str, ...]:
+        """Return the names of all runs that have a manifest, sorted."""
+        return tuple(sorted({run_id for run_id, _ in self._manifests("*")}))
+
+    def find(self, name: str) -> str:
+        """Return the run that is meant: its name, a pointer's, or the beginning of a name that only one run has.
+
+        Raises:
+            ArtifactNotFound: None or several fit.
+        """
+        if (pointed := self.pointers().get(name)) is not None:
+            return pointed
+        runs = self.runs()
+        fitting = [run for run in runs if run == name] or [run for run in runs if run.startswith(name)]
+        if len(fitting) != 1:
+            known = ", ".join(runs[-5:]) or "none"
+            hint = f"{len(fitting)} begin so; the last ones there: {known}." if runs else "Nothing is published there."
+            raise ArtifactNotFound(f"single run {name!r}", self.place, hint)
+        return fitting[0]
+
+    def point(self, name: str, run_id: str) -> None:
+        """Let a name stand for a run, in one step; the last writer wins.
+
+        Raises:
+            ArtifactNotFound: The run is not there. The pointer stays where it was.
+        """
+        check_plain(name)
+        check_plain(run_id)
+        key, absent = f"{self._keys.pointers}{name}", f"{name} stays where it was."
+        if not self._manifests(run_id):
+            raise ArtifactNotFound(f"run {run_id}", self.place, absent)
+        for _ in range(_POINT_ATTEMPTS):
+            before, version = self._pointer(key)
+            try:
+                written = self.backend.put_if(key, f"{run_id}\n".encode(), version)
+            except PreconditionFailed:
+                continue
+            break
+        else:
+            raise PreconditionFailed(key, self.place)
+        # A run that was deleted meanwhile (see `delete`) is pointed to by nothing.
+        if not self._manifests(run_id):
+            if before is None:
+                self.backend.delete([key], version=written)
+            else:
+                self.backend.put_if(key, before, written)
+            raise ArtifactNotFound(f"run {run_id}", self.place, absent)
+
+    def pointers(self) -> dict[str, str]:
+        """Return which run each name stands for.
+
+        Raises:
+            ArtifactCorrupted: One holds no run's name.
+        """
+        found = {}
+        for item in self.backend.list(f"{self._keys.pointers}*"):
+            name = item.key.rpartition("/")[2]
+            data, _ = self._pointer(item.key)
+            run_id = (data or b"").decode("utf-8", "replace").strip()
+            if data is not None and not is_plain_name(run_id):
+                raise ArtifactCorrupted(f"the pointer {name} in {self.place}", "a run's name", repr(run_id))
+            if data is not None:
+                found[name] = run_id
+        return found
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run. Silent if it is already gone. It first stops being listed, then its content goes.
+
+        Raises:
+            RunProtected: A pointer stands on it.
+        """
+        check_plain(run_id)
+        self._refuse_if_pointed_to(run_id)
+        head = self._head(run_id)
+        # The oldest revision first: whenever this is cut off, the run is there in its newest form, or not at all.
+        for _, item in self._manifests(run_id):
+            self.backend.delete([item.key])
+        try:
+            self._refuse_if_pointed_to(run_id)
+        except RunProtected:
+            if head is not None:  # somebody let a name stand for it meanwhile
+                self.backend.put_if(head.key, head.data, None)
+            raise
+        self.backend.delete([self._contents(run_id).rstrip("*")])
+
+    def sweep(self, *, older_than_s: float, running: Collection[str] = ()) -> int:
+        """Remove what dead writers left: unfinished writes, content and manifests that newer ones superseded.
+
+        Args:
+            older_than_s: What is younger stays, since its writer may live. By the store's clock.
+            running: Runs that are not touched whatever their age.
+
+        Returns:
+            Bytes freed, of what the store tells the size.
+        """
+        freed = self.backend.sweep(older_than_s=older_than_s, running=running)
+        if not self._keys.are_revisions_kept:
+            return freed
+        # Content is listed before the manifests are: what is committed in between is seen as in use.
+        contents = self.backend.list(self._contents("*"))
+        before = self.backend.now() - older_than_s
+        by_run: dict[str, list[Item]] = {}
+        for run_id, item in self._manifests("*"):
+            by_run.setdefault(run_id, []).append(item)
+        used, unreadable, left = set(), set(running), []
+        for run_id, manifests in by_run.items():
+            try:
+                used |= {self._content_key(run_id, file) for file in self.manifest(run_id).files}
+                left += [item for item in manifests[:-1] if run_id not in running]
+            except ManifestCorrupted:
+                unreadable.add(run_id)  # nobody knows what belongs to it
+        left += [item for item in contents if item.key not in used and item.key.split("/")[-2] not in unreadable]
+        left = [item for item in left if item.modified_s < before]
+        self.backend.delete([item.key for item in left])
+        return freed + sum(item.size for item in left)
+
+    def _content_key(self, run_id: str, file: StoredFile) -> str:
+        check_plain(run_id)
+        return self._keys.content.format(run=run_id, path=file.path, sha256=file.sha256)
+
+    def _contents(self, run_id: str) -> str:
+        return self._keys.content.format(run=run_id, path="**", sha256="*")
+
+    def _manifests(self, run_id: str) -> list[tuple[str, Item]]:
+        """Return runs and their manifests as listed, of each run the oldest first."""
+        template = self._keys.manifest.replace("{revision:08d}", "*")
+        at = template.split("/").index("{run}")
+        found = [(item.key.split("/")[at], item) for item in self.backend.list(template.format(run=run_id))]
+        return [(run, item) for run, item in found if is_plain_name(run) and (self._revision(item.key) != 0)]
+
+    def _revision(self, key: str) -> int | None:
+        """Return the revision that a manifest's key names; None if keys name none, 0 if this one is no manifest's."""
+        if not self._keys.are_revisions_kept:
+            return None
+        number = key.rpartition("/")[2].removesuffix(".json")
+        return int(number) if number.isdigit() else 0
+
+    def _head(self, run_id: str) -> Head | None:
+        found = self._manifests(run_id)
+        if not found:
+            return None
+        key = found[-1][1].key
+        try:
+            data, answer = read_small(self.backend, key, MAX_MANIFEST_BYTES)
+        except ArtifactNotFound:
+            return None  # deleted meanwhile
+        return Head(key, answer.version, data, self._revision(key))
+
+    def _pointer(self, key: str) -> tuple[bytes | None, str | None]:
+        try:
+            data, answer = read_small(self.backend, key, _POINTER_BYTES)
+        except ArtifactNotFound:
+            return None, None
+        return data, answer.version
+
+    def _refuse_if_pointed_to(self, run_id: str) -> None:
+        names = tuple(name for name, target in self.pointers().items() if target == run_id)
+        if names:
+            raise RunProtected(run_id, self.place, ", ".join(names))
