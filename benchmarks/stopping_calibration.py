@@ -36,23 +36,23 @@ class Trial:
 
 
 def run(design: Design, rng: np.random.Generator, *, error_rate: float) -> Trial:
-    arms, group_N, fold_SN = draw(design, rng)
-    skill = dict(zip((arm.name for arm in arms), design.skills, strict=True))
+    study = draw(design, rng)
+    skill = dict(zip((arm.name for arm in study.arms), design.skills, strict=True))
     rule = StoppingRule(error_rate, design.num_seeds - 1)
     stopped: dict[str, int] = {}
     is_wrong = False
     for look in range(1, design.num_seeds):
         racing = [
             ArmCounts(arm.name, arm.bar_counts_SN3[:look], arm.event_counts_SN3[:look])
-            for arm in arms
+            for arm in study.arms
             if arm.name not in stopped
         ]
-        windows = ScoredWindows(group_N, fold_SN[:look])
+        windows = ScoredWindows(study.group_N, study.training_SN[:look])
         for item in eliminate(rule, look, racing, windows):
             stopped[item.arm] = look
             is_wrong |= skill[item.better] <= skill[item.arm]
     best = max(design.skills)
-    spared = sum(design.num_seeds - look for look in stopped.values()) / (design.num_seeds * len(arms))
+    spared = sum(design.num_seeds - look for look in stopped.values()) / (design.num_seeds * len(study.arms))
     return Trial(is_wrong, any(skill[name] == best for name in stopped), spared)
 
 

@@ -22,7 +22,7 @@ from tasks.execution.jobs import parts_of
 from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import follow_training, training_job
 from tasks.experiments.evaluate import EvaluationSettings
-from tasks.experiments.promote import champion_run, settle
+from tasks.experiments.promote import anchor_run, champion_run, settle
 from tasks.experiments.publish import publish_card, publish_checks
 from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, load_joined, prepare_retraining
 from tasks.operations.events import events_delivered
@@ -106,8 +106,9 @@ def evaluate(folder: str, parameters: RetrainParameters, record: dict[str, Any])
         ensemble=parameters.ensemble,
     )
     promotion = PromotionRule(parameters.margin, parameters.max_calibration_error, CONFIDENCE)
-    champion = champion_run(open_place(parameters.artifacts))
-    return evaluate_retraining(RunLayout(Path(folder)), champion, promotion, settings, record)
+    place = open_place(parameters.artifacts)
+    champion, anchor = champion_run(place), anchor_run(place)
+    return evaluate_retraining(RunLayout(Path(folder)), champion, promotion, settings, record, anchor)
 
 
 @task(name="promote", task_run_name="promote-or-keep", cache_policy=NO_CACHE)

@@ -24,7 +24,7 @@ from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
 from jade_model.statistics.verdict import Difference
 
 PARTS = ("out of fold", "hold-out")
-CHALLENGER, CHAMPION, RULE = "challenger", "champion", "largest_move"
+CHALLENGER, CHAMPION, RULE, ANCHOR = "challenger", "champion", "largest_move", "anchor"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Judgement:
         calibration_error: Of the challenger.
         num_unjudged: Windows left out because all of the champion's models have seen some of their group.
         caveats: Sentences for people.
+        since_anchor: Challenger minus anchor in bar F1: the best champion so far, where that is not the present one.
     """
 
     scores: tuple[Score, ...]
@@ -78,6 +79,7 @@ class Judgement:
     calibration_error: float
     num_unjudged: int
     caveats: tuple[str, ...]
+    since_anchor: Difference | None = None
 
     def score(self, arm: str, part: str | None = None) -> Score | None:
         """Return the bar F1 of an arm: over all windows, or one part."""
@@ -104,6 +106,7 @@ class Judgement:
             "calibration_error": self.calibration_error,
             "num_unjudged": self.num_unjudged,
             "caveats": list(self.caveats),
+            "since_anchor": None if self.since_anchor is None else self.since_anchor.to_json(),
         }
 
 
@@ -115,15 +118,19 @@ class Decision:
         promote: Whether.
         reason: One sentence.
         gates: All that had to hold.
+        is_best: Whether those that come later are held against this one too: it is shown to be better than the best
+            before it, or there was none.
     """
 
     promote: bool
     reason: str
     gates: tuple[Gate, ...]
+    is_best: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"promote": self.promote, "reason": self.reason, "gates": [asdict(gate) for gate in self.gates]}
+        gates = [asdict(gate) for gate in self.gates]
+        return {"promote": self.promote, "reason": self.reason, "gates": gates, "is_best": self.is_best}
 
 
 def judge(
@@ -137,6 +144,7 @@ def judge(
     all_positive_f1: float,
     calibration_error: float,
     promotion: PromotionRule,
+    anchor: tuple[Counts, NDArray[np.bool_]] | None = None,
 ) -> Judgement:
     """Compare challenger, champion and rule on the same windows, none of which the scored models have seen.
 
@@ -150,6 +158,11 @@ def judge(
         all_positive_f1: Of marking every bar.
         calibration_error: Of the challenger.
         promotion: Margin and confidence.
+        anchor: Hits and misses of the best champion so far, and where it has a model that has not seen the window's
+            group; None if that is the champion itself.
+
+    Raises:
+        ValueError: The champion or the anchor has seen all windows.
     """
     training_N = np.where(roles.role_N == HOLDOUT, roles.final, roles.role_N)
     windows = ScoredWindows(
@@ -172,8 +185,25 @@ def judge(
         differences = tuple(
             windows.differences([*arms, baseline], [(0, 1)], margin=promotion.margin, confidence=promotion.confidence)
         )
+    since_anchor = None
+    if anchor is not None:
+        counts, fresh_N = anchor
+        since = ScoredWindows(grouping.group_N, np.where(fresh_N, training_N, -1)[None], given_models=True)
+        (since_anchor,) = since.differences(
+            [_arm(CHALLENGER, challenger, fresh_N), _arm(ANCHOR, counts, fresh_N)],
+            [(0, 1)],
+            margin=promotion.margin,
+            confidence=promotion.confidence,
+            metrics=("f1",),
+        )
     return Judgement(
-        tuple(scores), tuple(differences), all_positive_f1, calibration_error, num_unjudged, tuple(windows.caveats())
+        tuple(scores),
+        tuple(differences),
+        all_positive_f1,
+        calibration_error,
+        num_unjudged,
+        tuple(windows.caveats()),
+        since_anchor,
     )
 
 
@@ -181,7 +211,8 @@ def decide_promotion(judgement: Judgement, promotion: PromotionRule, *, failed_c
     """Say whether the challenger may become champion, and why.
 
     It may if it passes the gates and is better than the champion, or not worse by more than the margin: the whole
-    interval of the difference lies above minus the margin. Without a champion, the gates alone decide.
+    interval of the difference lies above minus the margin. So that many small losses don't add up, the same is asked of
+    the difference to the best champion so far. Without a champion, the gates alone decide.
 
     Args:
         judgement: From `judge`.
@@ -191,19 +222,22 @@ def decide_promotion(judgement: Judgement, promotion: PromotionRule, *, failed_c
     gates = _gates(judgement, promotion, failed_checks)
     broken = [gate for gate in gates if not gate.passed]
     difference = judgement.difference()
+    against_best = judgement.since_anchor or difference
+    is_best = against_best is None or against_best.better == CHALLENGER
     if broken:
         told = "; ".join(f"{gate.name} (found {gate.found}; expected {gate.expected})" for gate in broken)
         failed = "it fails the gate" if len(broken) == 1 else f"it fails {len(broken)} gates"
-        return Decision(promote=False, reason=f"{failed}: {told}", gates=gates)
+        return Decision(promote=False, reason=f"{failed}: {told}", gates=gates, is_best=is_best)
     if difference is None:
-        return Decision(promote=True, reason="there is no champion yet, and it passes every gate", gates=gates)
+        return Decision(
+            promote=True, reason="there is no champion yet, and it passes every gate", gates=gates, is_best=is_best
+        )
     low, high = difference.confidence_interval
     shown = f"the F1 difference is {difference.difference:+.3f} ({low:+.3f} to {high:+.3f})"
     if difference.better == CHALLENGER:
-        return Decision(promote=True, reason=f"it is better than the champion: {shown}", gates=gates)
-    return Decision(
-        promote=True, reason=f"it is not worse than the champion by {promotion.margin:g} or more: {shown}", gates=gates
-    )
+        return Decision(promote=True, reason=f"it is better than the champion: {shown}", gates=gates, is_best=is_best)
+    reason = f"it is not worse than the champion by {promotion.margin:g} or more: {shown}"
+    return Decision(promote=True, reason=reason, gates=gates, is_best=is_best)
 
 
 def _gates(judgement: Judgement, promotion: PromotionRule, failed_checks: Sequence[str]) -> tuple[Gate, ...]:
@@ -243,6 +277,16 @@ def _gates(judgement: Judgement, promotion: PromotionRule, failed_checks: Sequen
                 high > -promotion.margin,
                 f"F1 difference {on_holdout.difference:+.3f} ({low:+.3f} to {high:+.3f})",
                 f"not the whole interval below {-promotion.margin:g}",
+            )
+        )
+    if judgement.since_anchor is not None:
+        low, high = judgement.since_anchor.confidence_interval
+        gates.append(
+            Gate(
+                "not worse than the best champion so far",
+                low > -promotion.margin,
+                f"F1 difference {judgement.since_anchor.difference:+.3f} ({low:+.3f} to {high:+.3f})",
+                f"the whole interval above {-promotion.margin:g}",
             )
         )
     return tuple(gates)

@@ -22,6 +22,18 @@ def champion_run(place: ArtifactPlace) -> RunLayout | None:
     return None if run_id is None else place.find_run(run_id)
 
 
+def anchor_run(place: ArtifactPlace) -> RunLayout | None:
+    """Return the run of the best champion so far: the last that was shown to be better than the best before it.
+
+    None if there is no champion. Champions of an older Jade name none: they count as the best themselves.
+    """
+    champion = champion_run(place)
+    if champion is None:
+        return None
+    best = read_card(champion).get("anchor", champion.run_id)
+    return champion if best == champion.run_id else place.find_run(best)
+
+
 def model_of(name: str, artifacts: str | None) -> Path:
     """Return the model that a user names, on this machine: a path, or `champion` and `challenger` of a place.
 

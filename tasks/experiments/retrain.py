@@ -132,6 +132,7 @@ def evaluate_retraining(
     promotion: PromotionRule,
     settings: EvaluationSettings,
     record: Mapping[str, Any],
+    anchor: RunLayout | None = None,
 ) -> dict[str, Any]:
     """Score the trained models, judge them beside the champion, decide, and write the card.
 
@@ -141,6 +142,7 @@ def evaluate_retraining(
         promotion: What the new model has to show.
         settings: How models are scored.
         record: `run.json` so far.
+        anchor: The run of the best champion so far; None: the champion.
 
     Returns:
         The card.
@@ -171,12 +173,17 @@ def evaluate_retraining(
         all_positive_f1=all_positive_scores([truth_of(windows)]).f1,
         calibration_error=_calibration_error(arm),
         promotion=promotion,
+        anchor=_count_champion(anchor, windows, grouping) if anchor is not None and anchor != champion else None,
     )
     (checks,) = json.loads(layout.data_checks_json.read_text("utf-8"))
     failed = [check["name"] for check in checks["checks"] if check["status"] == "failed"]
     decision = decide_promotion(judgement, promotion, failed_checks=failed)
     card = compose_card(layout, arm, decoder, windows, grouping, roles, judgement, decision, checks, record)
     card["champion"] = champion.run_id if champion is not None else None
+    best = anchor or champion
+    # Whom the next challenger is held against too, should this one become champion.
+    card["anchor"] = layout.run_id if best is None or decision.is_best else best.run_id
+    card["held_against"] = None if best is None else best.run_id
     write_atomically(layout.card_json, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return card
 

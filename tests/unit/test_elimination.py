@@ -17,13 +17,13 @@ def sweeps(design: Design, number: int, *, error_rate: float) -> list[list[str]]
     rule = StoppingRule(error_rate, design.num_seeds - 1)
     found = []
     for _ in range(number):
-        arms, group_N, fold_SN = draw(design, rng)
+        study = draw(design, rng)
         stopped: list[str] = []
         for look in range(1, design.num_seeds):
-            windows = ScoredWindows(group_N, fold_SN[:look])
+            windows = ScoredWindows(study.group_N, study.training_SN[:look])
             racing = [
                 ArmCounts(arm.name, arm.bar_counts_SN3[:look], arm.event_counts_SN3[:look])
-                for arm in arms
+                for arm in study.arms
                 if arm.name not in stopped
             ]
             stopped += [item.arm for item in eliminate(rule, look, racing, windows)]
@@ -47,14 +47,14 @@ def test_a_clearly_worse_arm_is_stopped_and_the_best_one_stays() -> None:
 def test_the_error_rate_is_shared_over_the_looks_and_no_more_looks_are_taken() -> None:
     rule = StoppingRule(0.06, 3)
     assert rule.confidence == pytest.approx(0.98)
-    arms, group_N, fold_SN = draw(Design(num_groups=10, num_folds=2), np.random.default_rng(0))
+    study = draw(Design(num_groups=10, num_folds=2), np.random.default_rng(0))
     with pytest.raises(ConfigError, match="look 4"):
-        eliminate(rule, 4, arms, ScoredWindows(group_N, fold_SN))
+        eliminate(rule, 4, study.arms, study.windows())
 
 
 def test_one_arm_alone_is_never_stopped() -> None:
-    arms, group_N, fold_SN = draw(Design(num_groups=10, num_folds=2), np.random.default_rng(0))
-    assert eliminate(StoppingRule(0.05, 1), 1, arms[:1], ScoredWindows(group_N, fold_SN)) == ()
+    study = draw(Design(num_groups=10, num_folds=2), np.random.default_rng(0))
+    assert eliminate(StoppingRule(0.05, 1), 1, study.arms[:1], study.windows()) == ()
 
 
 @pytest.mark.parametrize(("rate", "looks"), [(0.0, 1), (0.6, 1), (0.05, 0)])

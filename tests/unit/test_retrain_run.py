@@ -74,6 +74,8 @@ def test_the_challenger_is_judged_beside_the_champion_in_both_parts(second: Retr
     assert card["data_checks"]["reference"] == first[0].run_id
     assert len(card["data_checks"]["drift"]) == 12
     assert card["decision"]["reason"]
+    assert card["held_against"] == first[0].run_id
+    assert card["anchor"] == (second[0].run_id if card["decision"]["is_best"] else first[0].run_id)
 
 
 def test_the_card_is_readable(second: Retrained, tmp_path: Path) -> None:

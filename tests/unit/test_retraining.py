@@ -146,6 +146,45 @@ def test_an_equal_model_is_promoted_as_not_worse_once_enough_groups_agree(window
     assert "not worse" in decision.reason
 
 
+def test_small_losses_do_not_add_up(windows: Windows) -> None:
+    # Week after week the challenger is as good as the champion, to within the margin: a little is lost each time.
+    windows = sample_windows(num_bases=200)
+    truth, grouping, roles = truth_of(windows), group_windows(windows), roles_of(windows)
+    order = np.random.default_rng(0).permutation(grouping.num_groups)
+
+    def model(missed: int) -> Counts:
+        finds_G = np.ones(grouping.num_groups, dtype=bool)
+        finds_G[order[:missed]] = False
+        return count(truth.mask_NT & finds_G[grouping.group_N][:, None], truth)
+
+    everywhere_N = np.ones(windows.num_windows, dtype=bool)
+    promotion = PromotionRule(margin=0.05)
+    champion = anchor = 0
+    for week in range(1, 13):
+        judgement = judge(
+            roles,
+            grouping,
+            model(2 * week),
+            model(60),
+            model(champion),
+            judged_N=everywhere_N,
+            all_positive_f1=0.1,
+            calibration_error=0.0,
+            promotion=promotion,
+            anchor=None if anchor == champion else (model(anchor), everywhere_N),
+        )
+        decision = decide_promotion(judgement, promotion)
+        if decision.promote:
+            champion = 2 * week
+            anchor = champion if decision.is_best else anchor
+    assert anchor == 0
+    assert champion > 0
+    assert 1 - model(champion).scores().f1 < promotion.margin
+    assert not decision.promote
+    assert "not worse than the best champion so far" in decision.reason
+    assert judgement.to_json()["since_anchor"]["difference"] < -0.05
+
+
 def test_a_worse_model_is_kept_back(windows: Windows) -> None:
     _, decision = judged(windows, 0.4, 0.9)
     assert not decision.promote
