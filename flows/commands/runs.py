@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def command(context: click.Context, *, wants_all: bool, artifacts: str | None, as_json: bool) -> None:
     """Show what still trains: on the known hosts, on rented machines, and in flows that keep their runs here.
 
-    The command that started a run attaches to it when it is given again. Exit code 1 if the ledger or the artifacts
-    could not be read.
+    The command that started a run attaches to it when it is given again. Exit code 1 if a host, the ledger or the
+    artifacts could not be asked: no answer is not "nothing".
     """
     if context.invoked_subcommand is not None:
         return

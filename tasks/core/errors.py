@@ -134,7 +134,8 @@ class TrainingFailed(RunError):
     """The training job ended without all of its results; `exit_status` is None if it was killed."""
 
     def __init__(self, what: str, exit_status: int | None, stderr_tail: str) -> None:
-        ended = "was killed" if exit_status is None or exit_status < 0 else f"exited with {exit_status}"
+        is_killed = exit_status is None or exit_status < 0 or exit_status == 137
+        ended = "was killed" if is_killed else f"exited with {exit_status}"
         super().__init__(
             f"{what}: the training process {ended}. The end of its output:\n{stderr_tail or '(nothing)'}",
             exit_status=exit_status,

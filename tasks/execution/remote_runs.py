@@ -13,7 +13,7 @@ from tasks.artifacts.errors import StoreError
 from tasks.artifacts.leases import Holder, holders, interrupt
 from tasks.artifacts.remote_records import RemoteRun, load_records, remove_record
 from tasks.artifacts.repository import ArtifactPlace
-from tasks.core.errors import RunError, RunNotFound
+from tasks.core.errors import RunError, RunNotFound, TaskError
 from tasks.execution.job_places import place_on
 from tasks.execution.remote import STOP_GRACE_S
 from tasks.hosts.errors import HostError
@@ -115,12 +115,13 @@ def find_runs(settings: Settings, place: ArtifactPlace) -> tuple[list[FoundRun],
     Returns:
         What was found, and what could not be asked.
     """
-    with _registry(settings) as (registry, problems):
+    with _registry(settings) as (registry, unreadable):
         machines, found = _machines(settings, registry)
         ended = (
             {rental.host_name for rental in registry.ledger.entries() if rental.state.is_over} if registry else set()
         )
-        found += _ask_all(machines, found, ended)
+        told, silent = _ask_all(machines, found, ended)
+        found, problems = found + told, unreadable + silent
     try:
         going_on = holders(place.records)
     except StoreError as error:
@@ -144,7 +145,7 @@ def stop_run(settings: Settings, place: ArtifactPlace, name: str) -> list[FoundR
         RunError: Only a flow is at it, on another machine or one that does not end.
         HostError: A host could not be reached, or a job not be ended.
     """
-    known, _ = find_runs(settings, place)
+    known, problems = find_runs(settings, place)
     fitting = [run for run in known if name in {run.name, run.key}] or [
         run for run in known if run.name.startswith(name) or run.key.startswith(name)
     ]
@@ -152,7 +153,8 @@ def stop_run(settings: Settings, place: ArtifactPlace, name: str) -> list[FoundR
         fitting = [run for run in fitting if run.may_run] or fitting
     names = {run.name for run in fitting}
     if len(names) != 1:
-        there = ", ".join(f"{run.name} on {run.host}" for run in known) or "nothing"
+        there = ", ".join(f"{run.name} on {run.host}" for run in known if run.name) or "nothing"
+        there += "".join(f"; {problem}" for problem in problems)
         raise RunNotFound(f"{'no run' if not names else f'{len(names)} runs'} called {name!r}; there is: {there}")
     return [_stop(settings, run) for run in fitting]
 
@@ -233,17 +235,20 @@ def _machines(settings: Settings, registry: Registry | None) -> tuple[list[_Mach
     return machines, found
 
 
-def _ask_all(machines: list[_Machine], unasked: list[FoundRun], ended: set[str]) -> list[FoundRun]:
+def _ask_all(machines: list[_Machine], unasked: list[FoundRun], ended: set[str]) -> tuple[list[FoundRun], list[str]]:
+    """What the machines tell, and which of them could not be asked."""
     records = {(record.host, record.key): record for record in load_records()}
-    found: list[FoundRun] = []
+    found, problems = list[FoundRun](), list[str]()
     with ThreadPoolExecutor(max_workers=16) as pool:
         answers = list(pool.map(_ask, machines))
     for machine, answer in zip(machines, answers, strict=True):
         ours = {key: record for (host, key), record in records.items() if host == machine.name}
         name, rental = machine.name, machine.rental
-        if isinstance(answer, HostError):
-            told = [FoundRun(name, key, record, problem=str(answer), rental=rental) for key, record in ours.items()]
-            found += told or ([FoundRun(name, problem=str(answer), rental=rental)] if rental is not None else [])
+        if isinstance(answer, str):
+            # No answer is not none: whatever is known of it, the host is told of.
+            told = [FoundRun(name, key, record, problem=answer, rental=rental) for key, record in ours.items()]
+            found += told or [FoundRun(name, problem=answer, rental=rental)]
+            problems.append(f"{name} could not be asked: {answer}")
             continue
         there = [FoundRun(name, job.run_key, ours.get(job.run_key), job, status, "", rental) for job, status in answer]
         found += there or ([FoundRun(name, rental=rental)] if rental is not None else [])
@@ -255,17 +260,13 @@ def _ask_all(machines: list[_Machine], unasked: list[FoundRun], ended: set[str])
             remove_record(host, key)  # the machine is no more, and the job with it
         elif host not in asked:
             found.append(FoundRun(host, key, record, problem="no settings file has this host any more"))
-    return found
+    return found, problems
 
 
-def _ask(machine: _Machine) -> tuple[tuple[JobHandle, JobStatus], ...] | HostError:
+def _ask(machine: _Machine) -> tuple[tuple[JobHandle, JobStatus], ...] | str:
+    """A machine's jobs, or why it could not be asked."""
     try:
-        host = machine.open()
-    except HostError as error:
-        return error
-    try:
-        return list_jobs(host, machine.jobs)
-    except HostError as error:
-        return error
-    finally:
-        host.close()
+        with contextlib.closing(machine.open()) as host:
+            return list_jobs(host, machine.jobs)
+    except (TaskError, ValueError) as error:  # the latter: what it answered makes no sense
+        return str(error)

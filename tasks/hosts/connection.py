@@ -372,7 +372,9 @@ class SshLink:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._channels: set[paramiko.Channel] = set()
-        self._channel_ended = threading.Condition()
+        self._max_channels = math.inf
+        self._changed = threading.Condition()
+        self._opening = threading.Lock()
 
     def connected(self) -> Connection:
         """The connection, made if there is none that is alive; several threads share it."""
@@ -394,47 +396,51 @@ class SshLink:
             HostUserError: The server gives none, though none of ours is open.
         """
         deadline = time.monotonic() + timeout_s
-        num_broken, refused_since = 0, math.inf
-        while True:
+        num_broken, refused_since, reason = 0, math.inf, "no session became free"
+        while self._wait_for_session(deadline):
             transport = self.connected().transport
             try:
-                channel = transport.open_session(timeout=min(timeout_s, ATTEMPT_S))
+                with self._opening:  # paramiko would tell one thread of another's refusal
+                    channel = transport.open_session(timeout=min(timeout_s, ATTEMPT_S))
             except paramiko.ChannelException as error:
-                now = time.monotonic()
-                refused_since = min(refused_since, now) if not self._wait_for_end_of_channel() else math.inf
-                if now - refused_since > _REFUSED_S:
+                reason = f"no further session: {error.text}"
+                with self._changed:
+                    self._max_channels = len(self._channels) or self._max_channels
+                    # A server may notice late that the last one has ended.
+                    refused_since = math.inf if self._channels else min(refused_since, time.monotonic())
+                    self._changed.wait(0.1)
+                if time.monotonic() - refused_since > _REFUSED_S:
                     raise HostUserError(
                         f"{self.access.address} opens no session ({error.text}). Its sshd_config may say MaxSessions 0."
-                    ) from error
-                if now > deadline:
-                    raise ConnectionLost(
-                        str(self.access.address), doing, f"no further session: {error.text}"
                     ) from error
             except (paramiko.SSHException, EOFError, OSError) as error:
                 # An idle connection may have died unnoticed; nothing was sent yet, so try a new one.
                 transport.close()
-                num_broken += 1
+                num_broken, reason = num_broken + 1, str(error) or type(error).__name__
                 if num_broken > 1:
-                    reason = str(error) or type(error).__name__
-                    raise ConnectionLost(str(self.access.address), doing, reason) from error
+                    break
             else:
-                with self._channel_ended:
+                with self._changed:
                     self._channels.add(channel)
                 return channel, transport
+        raise ConnectionLost(str(self.access.address), doing, reason)
 
-    def _wait_for_end_of_channel(self) -> bool:
-        """Wait a moment for a session to become free; whether one of ours was open."""
-        with self._channel_ended:
-            self._channels = {channel for channel in self._channels if not channel.closed}
-            self._channel_ended.wait(1.0 if self._channels else 0.1)
-            return bool(self._channels)
+    def _wait_for_session(self, deadline: float) -> bool:
+        """Wait until the server may open one more session; False if it is too late."""
+        with self._changed:
+            while (left_s := deadline - time.monotonic()) > 0:
+                self._channels = {channel for channel in self._channels if not channel.closed}
+                if len(self._channels) < self._max_channels:
+                    return True
+                self._changed.wait(min(left_s, 1.0))
+        return False
 
     def close_channel(self, channel: paramiko.Channel) -> None:
         """Close a session."""
         channel.close()
-        with self._channel_ended:
+        with self._changed:
             self._channels.discard(channel)
-            self._channel_ended.notify_all()
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -100,7 +100,7 @@ class SshHost:
             channel.settimeout(_GRACE_S)
             channel.invoke_subsystem("sftp")
             paramiko.SFTPClient(channel)
-        except (paramiko.SSHException, EOFError, OSError):
+        except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError):
             return ""
         finally:
             self._link.close_channel(channel)

@@ -117,7 +117,7 @@ def parse_address(text: str) -> tuple[str, int | None, str | None]:
     """
     user, _, place = text.strip().removeprefix("ssh://").rstrip("/").rpartition("@")
     if found := re.fullmatch(r"\[([^\[\]]+)\](?::(\d+))?", place) or re.fullmatch(r"([^:]+):(\d+)", place):
-        host, port = found[1], found[2] and int(found[2])
+        host, port = found[1], int(found[2]) if found[2] else None
     else:
         host, port = place, None
     if (
@@ -127,7 +127,7 @@ def parse_address(text: str) -> tuple[str, int | None, str | None]:
         or (":" in host and host.count(":") < 2)
     ):
         raise SettingsError(f"an address is HOST, USER@HOST, HOST:PORT or ssh://USER@HOST:PORT, not {text!r}")
-    return host, port or None, user or None
+    return host, port, user or None
 
 
 def check_host_name(name: str) -> None:

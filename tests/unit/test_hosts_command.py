@@ -94,11 +94,41 @@ def test_nobody_vouching_for_a_server_is_a_problem_until_first_use_is_asked_for(
         (["add", "a", "--host", "h", "--jump", "gate"], "no host is called 'gate'"),
         (["add", "a"], "--host"),
         (["remove", "a"], "no host is called 'a'"),
+        (["add", "a", "--host", "ssh root@h -p 22"], "an address is HOST, USER@HOST, HOST:PORT"),
+        (["add", "a", "--host", "root@h", "--user", "me"], "--host names user root, --user says me"),
+        (["add", "a", "--host", "h:0"], "port"),
+        (["add", "a", "--host", "h", "--key", "nowhere"], "there is no file nowhere; --key names the private key"),
+        (
+            ["add", "a", "--host", "h", "--key", "id.pub"],
+            "id.pub is a public key; --key names the private key's file: id",
+        ),
+        (["add", "a", "--host", "h", "--folder", "~"], "folder must be a path such as /data/jade, or ~/.jade"),
+        (["add", "a", "--host", "h", "--folder", "$HOME/x"], "folder must be a path"),
+        (["add", "a", "--host", "h", "--python", "conda run -n x python"], "such as /opt/conda/envs/NAME/bin/python"),
+        (["add", "a", "--host", "h", "--python", "~/venv/bin/python"], "python must be one program"),
+        (["add", "a", "--host", "h", "--python", "/usr/bin/python -u"], "python must be one program without flags"),
     ],
 )
 def test_bad_input_exits_with_2_and_writes_nothing(
     arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("id.pub").write_text("ssh-ed25519 AAAA me\n")
     assert run(["hosts", *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "config").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("1.2.3.4", "root@1.2.3.4:22"),
+        ("me@1.2.3.4", "me@1.2.3.4:22"),
+        ("1.2.3.4:36470", "root@1.2.3.4:36470"),
+        ("ssh://me@gpu.example:2222/", "me@gpu.example:2222"),
+        ("[2001:db8::1]:2222", "root@2001:db8::1:2222"),
+        ("2001:db8::1", "root@2001:db8::1:22"),
+    ],
+)
+def test_an_address_is_taken_as_people_write_it(written: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["hosts", "add", "a", "--host", written]) == 0
+    assert f"a is {meant}, in" in capsys.readouterr().out

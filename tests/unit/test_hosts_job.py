@@ -10,13 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.names import HostAddress
-from tasks.hosts.access import SshAccess
-from tasks.hosts.errors import CommandTimedOut, HostUnreachable, HostUserError
+from tasks.hosts.errors import CommandTimedOut, HostUnreachable, HostUserError, JobFailed
 from tasks.hosts.host import CommandResult, Host
-from tasks.hosts.job import JobHandle, JobSpec, JobState, follow_log, job_status, parse_status, start_job
+from tasks.hosts.job import (
+    JobHandle,
+    JobSpec,
+    JobState,
+    follow_log,
+    job_status,
+    parse_status,
+    raise_unless_success,
+    read_log_tail,
+    start_job,
+)
 from tasks.hosts.job_log import MAX_LINE_BYTES, LineFolder
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.ssh import SshHost
+from tasks.hosts.ssh import SshAccess, SshHost
 from tests.fakes.job_contract import JobContract, follow_to_end, sh, wait_until_over
 from tests.fakes.local_host import LocalHost
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
@@ -51,6 +60,24 @@ class TestJobsOnThisMachine(JobContract):
         assert 0 <= status.heartbeat_age_s < 30
         (place / "go").touch()
         assert wait_until_over(host, job).is_success
+
+    def test_a_job_that_was_killed_says_what_the_host_knows_of_it(
+        self, host: Host, place: Path, jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = start_job(host, jobs, sh("echo up; kill -KILL $$", place))
+        assert wait_until_over(host, job).exit_status == 137
+        assert read_log_tail(host, job).splitlines()[-1].startswith("jade: killed by signal 9: out of memory, or by")
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        (programs / "dmesg").write_text(
+            f"#!/bin/sh\n[ ! -e {place}/starved ] || echo 'Out of memory: Killed process 7 (python)'\n"
+        )
+        (programs / "dmesg").chmod(0o755)
+        monkeypatch.setenv("PATH", str(programs), prepend=":")
+        job = start_job(host, jobs, sh("touch starved; exit 1", place, key="other"))
+        wait_until_over(host, job)
+        with pytest.raises(JobFailed, match=r"out of memory, by the kernel's log: .*Killed process 7 \(python\)"):
+            raise_unless_success(host, job, job_status(host, job))
 
     def test_a_full_disk_is_told_at_the_start(
         self, host: Host, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

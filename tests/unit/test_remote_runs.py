@@ -90,13 +90,32 @@ def test_a_run_on_a_host_that_does_not_answer_is_still_told_of(
     monkeypatch.setattr("tasks.execution.remote_runs.CONNECT_S", 0.5)
     save_record(RemoteRun("ci", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
     server.close()
-    assert run(["runs", "--json"]) == 0
+    assert run(["runs", "--json"]) == 1
     (shown,) = json.loads(capsys.readouterr().out)
     assert (shown["run_id"], shown["state"]) == ("run-1", "unreachable")
     assert "did not answer" in shown["problem"]
     assert run(["runs", "stop", "run-1"]) == 2
     assert "nothing was stopped" in capsys.readouterr().err
     assert len(load_records()) == 1
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_host_that_does_not_answer_is_never_one_on_which_nothing_trains(
+    flags: list[str], server: FakeSshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.execution.remote_runs.CONNECT_S", 0.5)
+    server.close()
+    capsys.readouterr()
+    assert run(["runs", *flags]) == 1
+    said = capsys.readouterr()
+    assert "ci could not be asked: tester@127.0.0.1" in said.err
+    assert "Nothing trains" not in said.err
+    if flags:
+        (shown,) = json.loads(said.out)
+        assert (shown["host"], shown["run_id"], shown["state"]) == ("ci", None, "unreachable")
+        assert "did not answer" in shown["problem"]
+    assert run(["runs", "stop", "20260101T"]) == 2
+    assert "ci could not be asked" in capsys.readouterr().err
 
 
 def test_a_run_on_a_host_that_was_removed_is_still_told_of(capsys: pytest.CaptureFixture[str]) -> None:
