@@ -19,10 +19,11 @@ from pathlib import Path
 from jade_model.core.job import Job
 from tasks.core.names import HostAddress
 from tasks.execution.jobs import FollowedJob, drawn
+from tasks.hosts.access import SshAccess
 from tasks.hosts.host import Host
 from tasks.hosts.job import JobSpec, follow_log, start_job
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tests.fakes.local_host import LocalHost
 from tests.fakes.sshd import SSHD, running_sshd
 

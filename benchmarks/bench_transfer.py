@@ -14,8 +14,9 @@ from pathlib import Path
 
 from benchmarks.harness import Measurement, interleaved
 from tasks.core.names import HostAddress
+from tasks.hosts.access import SshAccess
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tasks.hosts.transfer import describe_files
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 

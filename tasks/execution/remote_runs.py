@@ -120,8 +120,8 @@ def find_runs(settings: Settings, place: ArtifactPlace) -> tuple[list[FoundRun],
         ended = (
             {rental.host_name for rental in registry.ledger.entries() if rental.state.is_over} if registry else set()
         )
-        told, silent = _ask_all(machines, found, ended)
-        found, problems = found + told, unreadable + silent
+        answered, silent = _ask_all(machines, found, ended)
+        found, problems = found + answered, unreadable + silent
     try:
         going_on = holders(place.records)
     except StoreError as error:

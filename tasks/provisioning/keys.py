@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tasks.core.names import HostAddress
+from tasks.hosts.access import SshAccess
 from tasks.hosts.host import Host
 from tasks.hosts.keys import HostTrust, fingerprint, load_private_key
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tasks.provisioning.entries import LedgerEntry
 
 _LOGIN, _HOST = "login_key", "host_key"

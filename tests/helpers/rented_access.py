@@ -9,8 +9,9 @@ from pathlib import Path
 
 import paramiko
 
+from tasks.hosts.access import SshAccess
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tasks.provisioning.provisioner import InstanceState, Offer, Provisioner
 from tests.fakes.provisioner_contract import new_request
 from tests.fakes.ssh_server import write_private_key

@@ -14,9 +14,10 @@ from tasks.core.names import HostAddress
 from tasks.execution.base import Outcome
 from tasks.execution.fleet import HostsEngine
 from tasks.execution.lanes import HostLane
+from tasks.hosts.access import SshAccess
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.place import RemotePlace
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tests.fakes.sshd import Sshd, running_sshd
 from tests.helpers.waiting_trainer import waiting_python
 

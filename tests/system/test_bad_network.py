@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from tasks.core.names import HostAddress
+from tasks.hosts.access import SshAccess
 from tasks.hosts.job import JobSpec, follow_log, job_status, remove_job, start_job
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tests.fakes.sshd import SSHD, running_sshd
 
 HERE, THERE = "10.213.77.1", "10.213.77.2"

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks.hosts.access import SshAccess
 from tasks.hosts.errors import AuthenticationFailed, CommandTimedOut, HostError, HostUnreachable, HostUserError
 from tasks.hosts.job import follow_log, remove_job, start_job
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.preflight import check_host
-from tasks.hosts.ssh import SshAccess, SshHost, access_of
+from tasks.hosts.ssh import SshHost, access_of
 from tasks.settings.host_entries import HostEntry
 from tasks.settings.load import Settings
 from tests.fakes.job_contract import sh

@@ -17,11 +17,12 @@ from helpers.processes import unique_sleep, wait_until_none, words_of
 from tasks.core.names import HostAddress
 from tasks.core.retry import retry_transient
 from tasks.hosts import errors
+from tasks.hosts.access import SshAccess
 from tasks.hosts.host import Host
 from tasks.hosts.job import Ending, find_job, follow_log, raise_unless_success, start_job, stop_job
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.preflight import check_host
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tests.fakes.host_contract import (
     CommandContract,
     TransferContract,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.names import HostAddress
+from tasks.hosts.access import SshAccess
 from tasks.hosts.errors import CommandTimedOut, HostUnreachable, HostUserError, JobFailed
 from tasks.hosts.host import CommandResult, Host
 from tasks.hosts.job import (
@@ -25,7 +26,7 @@ from tasks.hosts.job import (
 )
 from tasks.hosts.job_log import MAX_LINE_BYTES, LineFolder
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tests.fakes.job_contract import JobContract, follow_to_end, sh, wait_until_over
 from tests.fakes.local_host import LocalHost
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key

@@ -16,10 +16,11 @@ import pytest
 from tasks.core.names import HostAddress
 from tasks.core.retry import retry_transient
 from tasks.hosts import errors
+from tasks.hosts.access import SshAccess
 from tasks.hosts.connection import connect
 from tasks.hosts.host import Host
 from tasks.hosts.keys import HostTrust, fingerprint, known_keys, load_private_key
-from tasks.hosts.ssh import SshAccess, SshHost
+from tasks.hosts.ssh import SshHost
 from tests.fakes.host_contract import CommandContract, TransferContract, large_file
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
 
