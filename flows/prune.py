@@ -7,7 +7,6 @@ from typing import Any
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from tasks.artifacts.pruning import prune_place
 from tasks.artifacts.repository import open_place
 from tasks.operations.events import events_delivered
 from tasks.operations.ui import show_table
@@ -30,7 +29,7 @@ def prune(
     """
     place = open_place(artifacts)
     with events_delivered():
-        plan, outcome = prune_place(place, keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)
+        plan, outcome = place.prune(keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)
     gone = {decision.run_id for decision in outcome.deleted}
     rows: list[dict[str, Any]] = [
         {"run": item.run_id, "": "deleted" if item.run_id in gone else "kept", "bytes": item.size, "why": item.reason}

@@ -88,11 +88,10 @@ def prune_runs(
     *, keep_last: int | None, keep_days: float | None, dry_run: bool, artifacts: str | None, as_json: bool
 ) -> None:
     """Delete the runs that no rule keeps; never one that a pointer stands on, or that goes on."""
-    from tasks.artifacts.pruning import prune_place
     from tasks.artifacts.repository import open_place
 
     place = open_place(artifacts)
-    plan, outcome = prune_place(place, keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)
+    plan, outcome = place.prune(keep_last=keep_last, keep_days=keep_days, dry_run=dry_run)
     gone = {decision.run_id for decision in outcome.deleted}
     if as_json:
         print_json(

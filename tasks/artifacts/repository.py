@@ -19,18 +19,26 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 from tasks.artifacts.errors import ArtifactNotFound, BadStoreAddress, NameRefused, StoreError
-from tasks.artifacts.leases import running
+from tasks.artifacts.leases import running, sweep
 from tasks.artifacts.local import LocalBackend, write_chunks
 from tasks.artifacts.manifest import MANIFEST_NAME, check_path, is_same, manifest_bytes
 from tasks.artifacts.records import Records
 from tasks.artifacts.remote_records import load_records
-from tasks.artifacts.retention import RunFacts, gather_facts
+from tasks.artifacts.retention import (
+    SWEEP_AGE_S,
+    PruneDecision,
+    PruneOutcome,
+    RunFacts,
+    gather_facts,
+    plan_prune,
+    prune,
+)
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run
 from tasks.core.errors import RunNotFound
@@ -144,11 +152,26 @@ class ArtifactPlace:
         left = [path.parent for path in self.folder.glob("*/run.json") if path.parent.name not in known]
         return published + tuple(self._unpublished(folder) for folder in sorted(left) if is_plain_name(folder.name))
 
-    def forget_copies(self, run_ids: Sequence[str]) -> None:
-        """Remove working copies of runs that are gone from the bucket."""
-        if not self.is_local:
-            for run_id in run_ids:
-                shutil.rmtree(self.folder / run_id, ignore_errors=True)
+    def prune(
+        self, *, keep_last: int | None, keep_days: float | None, dry_run: bool = False
+    ) -> tuple[Sequence[PruneDecision], PruneOutcome]:
+        """Delete the runs that no rule keeps, what dead ones left, and working copies of what went.
+
+        Args:
+            keep_last: The newest so many stay.
+            keep_days: Runs of so many days stay.
+            dry_run: Delete nothing.
+
+        Returns:
+            What was decided of each run, and what went.
+        """
+        plan = plan_prune(self.facts(), keep_last=keep_last, keep_days=keep_days, now=datetime.now(UTC))
+        outcome = prune(self.store, plan, self.is_running, dry_run=dry_run)
+        if not dry_run:
+            for decision in outcome.deleted if not self.is_local else ():
+                shutil.rmtree(self.folder / decision.run_id, ignore_errors=True)
+            outcome = replace(outcome, swept_leases=sweep(self.records, older_than_s=SWEEP_AGE_S))
+        return plan, outcome
 
     def _unpublished(self, folder: Path) -> RunFacts:
         files = [path.lstat() for path in folder.rglob("*") if not path.is_dir()]

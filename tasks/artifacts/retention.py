@@ -39,14 +39,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class PruneDecision:
-    """What becomes of a run, and why.
-
-    Attributes:
-        run_id: Its name.
-        size: Bytes of its files.
-        delete: Whether it goes.
-        reason: For people.
-    """
+    """Whether a run of so many bytes goes, and why."""
 
     run_id: str
     size: int
@@ -66,7 +59,7 @@ class PruneOutcome:
     """
 
     deleted: tuple[PruneDecision, ...]
-    swept_bytes: int
+    swept_bytes: int = 0
     swept_leases: int = 0
     versions_remain: bool = False
 
@@ -81,27 +74,19 @@ def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tup
 
     Args:
         store: Where they are.
-        is_running: Whether somebody trains the run of that name now; only the ledger of runs knows. Called from
-            several threads.
+        is_running: Whether somebody trains the run of that name now. Called from several threads.
     """
-    by_run: dict[str, list[str]] = {}
-    for name, run_id in store.pointers().items():
-        by_run.setdefault(run_id, []).append(name)
+    pointers = store.pointers()
 
     def look(run_id: str) -> RunFacts:
-        pointers = tuple(sorted(by_run.get(run_id, [])))
+        names = tuple(sorted(name for name, target in pointers.items() if target == run_id))
+        facts = RunFacts(run_id, None, 0, names, is_running(run_id))
         try:
-            manifest = store.manifest(run_id)
+            found = store.manifest(run_id)
         except ManifestCorrupted:
-            return RunFacts(run_id, None, 0, pointers, is_running(run_id))
+            return facts
         return RunFacts(
-            run_id,
-            manifest.published_at,
-            manifest.size,
-            pointers,
-            is_running(run_id),
-            manifest.complete,
-            len(manifest.files),
+            run_id, found.published_at, found.size, names, facts.is_running, found.complete, len(found.files)
         )
 
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -130,19 +115,33 @@ def plan_prune(
         ValueError: One is negative.
     """
     if keep_last is None and keep_days is None:
-        raise StoreUserError(
-            "Say what to keep: the newest N runs (--keep-last), runs of the last D days (--keep-days)."
-        )
+        rules = "the newest N runs (--keep-last), runs of the last D days (--keep-days)"
+        raise StoreUserError(f"Say what to keep: {rules}.")
     if (keep_last or 0) < 0 or (keep_days or 0) < 0:
         raise ValueError(f"keep_last {keep_last} and keep_days {keep_days} must not be negative")
-    readable = [run for run in runs if run.published_at is not None]
-    newest_first = sorted(readable, key=lambda run: (run.published_at, run.run_id), reverse=True)
-    newest = {run.run_id for run in newest_first[: keep_last or 0]}
-    decisions = []
-    for run in [*newest_first, *sorted((run for run in runs if run not in readable), key=lambda run: run.run_id)]:
-        reason = _reason_to_keep(run, newest, keep_last, keep_days, now)
-        decisions.append(PruneDecision(run.run_id, run.size, not reason, reason or "no rule keeps it"))
-    return tuple(decisions)
+    dated = sorted(((run.published_at, run.run_id) for run in runs if run.published_at is not None), reverse=True)
+    newest = {run_id for _, run_id in dated[: keep_last or 0]}
+
+    def reason_to_keep(run: RunFacts) -> str:
+        if run.is_running:
+            return "it is running"
+        if run.pointers:
+            return f"{', '.join(run.pointers)} points to it"
+        if run.published_at is None:
+            return "its manifest cannot be read: look at it, then delete it by name"
+        if run.run_id in newest:
+            return f"it is among the newest {keep_last}"
+        if keep_days is not None and now - run.published_at <= timedelta(days=keep_days):
+            return f"it is not older than {keep_days:g} days"
+        return ""
+
+    by_name = {run.run_id: run for run in runs}
+    unreadable = sorted(run.run_id for run in runs if run.published_at is None)
+    reasons = {run_id: reason_to_keep(by_name[run_id]) for run_id in [*(run_id for _, run_id in dated), *unreadable]}
+    return tuple(
+        PruneDecision(run_id, by_name[run_id].size, not reason, reason or "no rule keeps it")
+        for run_id, reason in reasons.items()
+    )
 
 
 def prune(
@@ -162,7 +161,7 @@ def prune(
         plan: From `plan_prune`.
         is_running: As in `gather_facts`.
         dry_run: Delete nothing.
-        sweep_age_s: See `Upkeep.sweep`.
+        sweep_age_s: As `older_than_s` of `ArtifactStore.sweep`.
 
     Returns:
         What went, or would go. A run that a pointer reached meanwhile is not among them.
@@ -178,24 +177,7 @@ def prune(
                 continue
         gone.append(decision)
     if dry_run:
-        return PruneOutcome(tuple(gone), 0)
+        return PruneOutcome(tuple(gone))
     running = [decision.run_id for decision in plan if is_running(decision.run_id)]
     swept_bytes = store.sweep(older_than_s=sweep_age_s, running=running)
     return PruneOutcome(tuple(gone), swept_bytes, versions_remain=store.backend.keeps_versions)
-
-
-def _reason_to_keep(
-    run: RunFacts, newest: set[str], keep_last: int | None, keep_days: float | None, now: datetime
-) -> str:
-    """Return why the run stays, or an empty text."""
-    if run.is_running:
-        return "it is running"
-    if run.pointers:
-        return f"{', '.join(run.pointers)} points to it"
-    if run.published_at is None:
-        return "its manifest cannot be read: look at it, then delete it by name"
-    if run.run_id in newest:
-        return f"it is among the newest {keep_last}"
-    if keep_days is not None and now - run.published_at <= timedelta(days=keep_days):
-        return f"it is not older than {keep_days:g} days"
-    return ""

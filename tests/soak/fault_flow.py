@@ -9,7 +9,7 @@ from pathlib import Path
 import tasks.execution.remote
 from jade_model.data.sample import sample_windows
 from tasks.artifacts.repository import open_place
-from tasks.artifacts.training_cache import BucketIndex
+from tasks.artifacts.training_cache import KeptTrainings
 from tasks.execution.placement import Placement
 from tasks.execution.run import trainings_of
 from tasks.experiments.plan import Plan, write_job
@@ -29,7 +29,7 @@ def run_flow(environment: dict[str, str], address: str, log: str) -> None:
     tasks.execution.remote.MIRROR_EVERY_S = 0.0
     tasks.execution.remote.POLL_S = 0.1
     tasks.execution.remote.check_ready = lambda host, place, **_: None  # type: ignore[assignment]
-    BucketIndex.every_s = 0.3
+    KeptTrainings.every_s = 0.3
     with recorded_run(open_place(address), "train", {"soak": True}, host="soak") as run:
         write_job(run.layout, [sample_windows(num_bases=20)], PLAN)
         with trainings_of(run, Placement(host=("soak",), device="cpu", workers=1)) as job:

@@ -15,7 +15,8 @@ from helpers.servers import wait_until
 from jade_model.core.windows import Windows
 from jade_model.core.worker import files_of
 from tasks.artifacts.publisher import Mirror
-from tasks.artifacts.training_cache import FolderIndex
+from tasks.artifacts.repository import open_place
+from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Outcome, UnitDone
 from tasks.execution.fetching import local_epoch, remote_epoch
@@ -99,7 +100,7 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
 ) -> None:
     notes: list[str] = []
     (training,) = write_job(layout, [small_windows], PLAN).trainings
-    published = FolderIndex(tmp_path / "a")
+    published = kept_trainings(open_place(tmp_path / "a"))
     mirror = Mirror(published, layout, notes.append)
     with RentedRun(
         renter(world, ledger, tmp_path, notes, spot=True), layout.root, "key", note=notes.append

@@ -228,7 +228,8 @@ class TestBucket(WithBucket, PlaceContract):
         shutil.rmtree(layout.report)
         assert place.find_run("latest").comparison_json.read_bytes() == small_run.comparison_json.read_bytes()
         assert (layout.report / "index.html").is_file()
-        place.forget_copies([layout.run_id])
+        place.store.point("latest", self.run_in(place, small_run).run_id)
+        place.prune(keep_last=1, keep_days=None)
         assert not layout.root.exists()
 
     def test_only_what_is_asked_for_is_fetched(

@@ -18,7 +18,8 @@ from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
 from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
-from tasks.artifacts.training_cache import FolderIndex
+from tasks.artifacts.repository import open_place
+from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.errors import HostNotReady, TrainingFailed
 from tasks.core.layout import RunLayout
 from tasks.execution.bundle import job_key
@@ -374,7 +375,7 @@ def test_a_host_lost_in_the_middle_costs_only_the_epochs_since_the_last_checkpoi
     job = run_of(tmp_path / "a" / "first", small_windows, plan)
     (training,) = job.trainings
     entry = tmp_path / "a" / ".trainings" / f"{training.run_key}.unfinished"
-    kept_here = FolderIndex(tmp_path / "a")
+    kept_here = kept_trainings(open_place(tmp_path / "a"))
 
     def lose_the_host() -> None:
         first = tmp_path / "a" / "first"
