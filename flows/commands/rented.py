@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from flows.commands.common import json_option, print_json, print_table
-
-if TYPE_CHECKING:
-    from tasks.provisioning.listing import RentedEntry
 
 
 @click.command("rented")
@@ -31,8 +28,7 @@ def command(context: click.Context, *, owner: str | None, wants_all: bool, as_js
         entries, problems = list_rented(registry, owner, wants_all=wants_all)
         spent = registry.ledger.spent_usd()
     if as_json:
-        machines = [_as_json(entry) for entry in entries]
-        print_json({"machines": machines, "spent_this_month_usd": round(spent, 4), "problems": problems})
+        print_json({"machines": entries, "spent_this_month_usd": round(spent, 4), "problems": problems})
     else:
         if entries:
             columns = ["provider", "machine", "GPU", "state", "hours", "USD/h", "USD", "run", "note"]
@@ -46,30 +42,15 @@ def command(context: click.Context, *, owner: str | None, wants_all: bool, as_js
         context.exit(1)
 
 
-def _row(entry: RentedEntry) -> list[str]:
+def _row(entry: dict[str, Any]) -> list[str]:
     return [
-        entry.provider,
-        entry.instance_id or "?",
-        entry.title,
-        entry.state,
-        "" if entry.hours is None else f"{entry.hours:.2f}",
-        f"{entry.price_usd_per_hour:.3f}",
-        "" if entry.cost_usd is None else f"{entry.cost_usd:.2f}",
-        entry.run_id,
-        entry.note,
+        entry["provider"],
+        entry["machine_id"] or "?",
+        entry["title"],
+        entry["state"],
+        "" if entry["hours"] is None else f"{entry['hours']:.2f}",
+        f"{entry['price_usd_per_hour']:.3f}",
+        "" if entry["cost_usd"] is None else f"{entry['cost_usd']:.2f}",
+        entry["run_id"] or "",
+        entry["note"] or "",
     ]
-
-
-def _as_json(entry: RentedEntry) -> dict[str, Any]:
-    return {
-        "provider": entry.provider,
-        "machine_id": entry.instance_id or None,
-        "request_id": entry.request_id or None,
-        "title": entry.title,
-        "state": entry.state,
-        "hours": entry.hours,
-        "price_usd_per_hour": entry.price_usd_per_hour,
-        "cost_usd": entry.cost_usd,
-        "run_id": entry.run_id or None,
-        "note": entry.note or None,
-    }

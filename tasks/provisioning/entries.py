@@ -12,9 +12,10 @@ Costs are by time, since nobody sends a bill by the minute.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -203,38 +204,29 @@ ledger = sa.Table(
 )
 """One row: who this ledger is. It is locked while money is promised. Times are seconds since 1970, UTC."""
 
-# Keys are the names of `LedgerEntry`; names of columns are those of version 1.
+_EARLIER_NAMES = {
+    "instance_id": "machine_id",
+    "requested_at": "intended_at",
+    "created_at": "acquired_at",
+    "reason": "problem",
+}
+_TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {"bool": sa.Boolean, "float": sa.Double, "int": sa.Integer}
 rentals = sa.Table(
     "jade_rentals",
     metadata,
-    sa.Column("request_id", sa.String(32), primary_key=True),
-    sa.Column("owner", sa.String(40), nullable=False, index=True),
-    sa.Column("provider", sa.String(32), nullable=False),
-    sa.Column("name", sa.String(96), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("kind", sa.String(128), nullable=False),
-    sa.Column("title", sa.String(128), nullable=False),
-    sa.Column("region", sa.String(64), nullable=False),
-    sa.Column("spot", sa.Boolean, nullable=False),
-    sa.Column("price_usd_per_hour", sa.Double, nullable=False),
-    sa.Column("max_age_s", sa.Double, nullable=False),
-    sa.Column("orphan_grace_s", sa.Double, nullable=False),
-    sa.Column("run_id", sa.String(128), nullable=False, index=True),
-    sa.Column("flow_run_id", sa.String(64), nullable=False),
-    sa.Column("run_keys", sa.Text, nullable=False),
-    sa.Column("claim", sa.String(200), nullable=False),
-    sa.Column("machine_id", sa.String(128), key="instance_id"),
-    sa.Column("host", sa.String(255)),
-    sa.Column("port", sa.Integer),
-    sa.Column("user", sa.String(64)),
-    sa.Column("fingerprint", sa.String(64)),
-    sa.Column("intended_at", sa.Double, key="requested_at", nullable=False),
-    sa.Column("acquired_at", sa.Double, key="created_at"),
-    sa.Column("seen_at", sa.Double, nullable=False),
-    sa.Column("ended_at", sa.Double),
-    sa.Column("cost_usd", sa.Double, nullable=False),
-    sa.Column("problem", sa.Text, key="reason", nullable=False),
+    *(
+        sa.Column(
+            _EARLIER_NAMES.get(item.name, item.name),
+            _TYPES.get(str(item.type).removesuffix(" | None"), sa.Text),
+            key=item.name,
+            primary_key=item.name == "request_id",
+            nullable=str(item.type).endswith(" | None"),
+            index=item.name in {"owner", "state", "run_id"},
+        )
+        for item in fields(LedgerEntry)
+    ),
 )
+"""One row a `LedgerEntry`; columns have the names that version 1 gave them."""
 
 events = sa.Table(
     "jade_rental_events",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from tasks.hosts.errors import HostError
 from tasks.provisioning.entries import HOUR_S, LedgerEntry, month_of
@@ -11,39 +11,15 @@ from tasks.provisioning.provisioner import Instance
 from tasks.provisioning.registry import Registry, owner_tag
 
 
-@dataclass(frozen=True)
-class RentedEntry:
-    """One machine, or request for one.
-
-    Attributes:
-        provider: Whose.
-        instance_id: The provider's identifier; empty if none is known.
-        request_id: The ledger's; empty if it does not know the machine.
-        title: Of the GPU.
-        state: The ledger's, or the provider's where the ledger knows nothing.
-        hours: Its age; None if nobody tells.
-        price_usd_per_hour: What it costs.
-        cost_usd: So far; None if nobody tells.
-        run_id: The run that it serves.
-        note: What does not agree, or went wrong.
-    """
-
-    provider: str
-    instance_id: str
-    request_id: str
-    title: str
-    state: str
-    hours: float | None
-    price_usd_per_hour: float
-    cost_usd: float | None
-    run_id: str
-    note: str = ""
-
-
 def list_rented(
     registry: Registry, owner: str | None, *, wants_all: bool = False
-) -> tuple[list[RentedEntry], dict[str, str]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return an owner's machines, and why providers that have some could not be asked.
+
+    Of each machine, or request for one: `provider`, `machine_id` (the provider's), `request_id` (the ledger's), `title`
+    of the GPU, `state` (the ledger's, or the provider's where the ledger knows nothing), `hours` of age,
+    `price_usd_per_hour`, `cost_usd` so far, the run that it serves (`run_id`), and a `note` on what does not agree or
+    went wrong. What nobody knows is None.
 
     Args:
         registry: Ledger and providers.
@@ -54,66 +30,64 @@ def list_rented(
         BadRequest: It is no owner's tag.
     """
     ledger = registry.ledger
-    tag = owner_tag(owner) or ledger.owner
+    tag, now = owner_tag(owner) or ledger.owner, ledger.now()
     there, missing = registry.provisioners()
-    shown: dict[str, list[Instance]] = {}
+    shown: dict[str, dict[str, Instance]] = {}
     problems: dict[str, str] = {}
     for name, provisioner in there.items():
         try:
-            shown[name] = list(provisioner.list(tag))
+            shown[name] = {instance.name: instance for instance in provisioner.list(tag)}
         except ApiKeyMissing as error:
             missing[name] = error
         except HostError as error:
             problems[name] = str(error)
-    rows = ledger.entries(owner=tag)
-    open_at = {row.provider for row in rows if not row.state.is_over}
-    problems |= {name: str(error) for name, error in missing.items() if name in open_at}
-    month, _ = month_of(ledger.now())
-    entries = [
-        _entry(row, shown.get(row.provider), ledger.now())
-        for row in rows
-        if not row.state.is_over or (wants_all and (row.ended_at or 0.0) >= month)
+    entries = ledger.entries(owner=tag)
+    still_open = [entry for entry in entries if not entry.state.is_over]
+    problems |= {name: str(error) for name, error in missing.items() if name in {each.provider for each in still_open}}
+    month, _ = month_of(now)
+    listed = [
+        _known(entry, shown.get(entry.provider), now)
+        for entry in entries
+        if not entry.state.is_over or (wants_all and (entry.ended_at or 0.0) >= month)
     ]
-    known = {row.name for row in rows if not row.state.is_over}
-    entries += [
-        _unknown(machine, ledger.now())
-        for machines in shown.values()
-        for machine in machines
-        if machine.name not in known
-    ]
-    return entries, problems
+    known = {entry.name for entry in still_open}
+    return listed + [
+        _unknown(instance, now)
+        for instances in shown.values()
+        for instance in instances.values()
+        if instance.name not in known
+    ], problems
 
 
-def _entry(row: LedgerEntry, machines: list[Instance] | None, now: float) -> RentedEntry:
-    machine = next((item for item in machines or () if item.name == row.name), None)
-    note = row.reason
-    if not row.state.is_over and machines is not None and machine is None:
+def _known(entry: LedgerEntry, shown: dict[str, Instance] | None, now: float) -> dict[str, Any]:
+    instance, note = (shown or {}).get(entry.name), entry.reason
+    if not entry.state.is_over and shown is not None and instance is None:
         note = f"{note}; the provider does not show it".lstrip("; ")
-    return RentedEntry(
-        row.provider,
-        row.instance_id or (machine.instance_id if machine else ""),
-        row.request_id,
-        row.title + (" (spot)" if row.spot else ""),
-        row.state.value,
-        round(row.age_s(now) / HOUR_S, 4),
-        row.price_usd_per_hour,
-        round(row.cost_until(now), 4),
-        row.run_id,
-        note,
-    )
+    return {
+        "provider": entry.provider,
+        "machine_id": entry.instance_id or (instance.instance_id if instance else None),
+        "request_id": entry.request_id,
+        "title": entry.title + (" (spot)" if entry.spot else ""),
+        "state": entry.state.value,
+        "hours": round(entry.age_s(now) / HOUR_S, 4),
+        "price_usd_per_hour": entry.price_usd_per_hour,
+        "cost_usd": round(entry.cost_until(now), 4),
+        "run_id": entry.run_id or None,
+        "note": note or None,
+    }
 
 
-def _unknown(machine: Instance, now: float) -> RentedEntry:
-    hours = None if machine.started_at is None else max(now - machine.started_at.timestamp(), 0.0) / HOUR_S
-    return RentedEntry(
-        machine.provider,
-        machine.instance_id,
-        "",
-        "",
-        machine.state.value,
-        None if hours is None else round(hours, 4),
-        machine.price_usd_per_hour,
-        None if hours is None else round(hours * machine.price_usd_per_hour, 4),
-        "",
-        "the ledger holds it for ended, or does not know it: `jade reap` frees it",
-    )
+def _unknown(instance: Instance, now: float) -> dict[str, Any]:
+    hours = None if instance.started_at is None else max(now - instance.started_at.timestamp(), 0.0) / HOUR_S
+    return {
+        "provider": instance.provider,
+        "machine_id": instance.instance_id,
+        "request_id": None,
+        "title": "",
+        "state": instance.state.value,
+        "hours": None if hours is None else round(hours, 4),
+        "price_usd_per_hour": instance.price_usd_per_hour,
+        "cost_usd": None if hours is None else round(hours * instance.price_usd_per_hour, 4),
+        "run_id": None,
+        "note": "the ledger holds it for ended, or does not know it: `jade reap` frees it",
+    }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from tasks.provisioning.ledger import SCHEMA_VERSION, Ledger, Purpose
 from tasks.provisioning.provisioner import Instance, InstanceState, Offer, owner_and_request
 
 OFFER = Offer("fake", "NVIDIA L4", "L4", 24, 0.5)
+OWNER = "c0ffee00c0ffee00c0ffee00c0ffee00"
 NOON = 1_795_521_600.0  # 2026-11-24, 12:00 UTC
 
 
@@ -31,6 +33,32 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+TABLES_OF_VERSION_1 = """
+CREATE TABLE jade_ledger (
+  id INTEGER NOT NULL PRIMARY KEY, schema_version INTEGER NOT NULL, owner VARCHAR(40) NOT NULL,
+  made_at DOUBLE PRECISION NOT NULL);
+CREATE TABLE jade_rentals (
+  request_id VARCHAR(32) NOT NULL PRIMARY KEY, owner VARCHAR(40) NOT NULL, provider VARCHAR(32) NOT NULL,
+  name VARCHAR(96) NOT NULL, state VARCHAR(16) NOT NULL, kind VARCHAR(128) NOT NULL, title VARCHAR(128) NOT NULL,
+  region VARCHAR(64) NOT NULL, spot BOOLEAN NOT NULL, price_usd_per_hour DOUBLE PRECISION NOT NULL,
+  max_age_s DOUBLE PRECISION NOT NULL, orphan_grace_s DOUBLE PRECISION NOT NULL, run_id VARCHAR(128) NOT NULL,
+  flow_run_id VARCHAR(64) NOT NULL, run_keys TEXT NOT NULL, claim VARCHAR(200) NOT NULL, machine_id VARCHAR(128),
+  host VARCHAR(255), port INTEGER, "user" VARCHAR(64), fingerprint VARCHAR(64),
+  intended_at DOUBLE PRECISION NOT NULL, acquired_at DOUBLE PRECISION, seen_at DOUBLE PRECISION NOT NULL,
+  ended_at DOUBLE PRECISION, cost_usd DOUBLE PRECISION NOT NULL, problem TEXT NOT NULL);
+CREATE TABLE jade_rental_events (
+  id {serial}, request_id VARCHAR(32) NOT NULL REFERENCES jade_rentals (request_id), at DOUBLE PRECISION NOT NULL,
+  old VARCHAR(16) NOT NULL, new VARCHAR(16) NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE jade_reapers (
+  owner VARCHAR(40) NOT NULL, name VARCHAR(200) NOT NULL, seen_at DOUBLE PRECISION NOT NULL, PRIMARY KEY (owner, name));
+INSERT INTO jade_ledger VALUES (1, 1, '{owner}', {now})
+"""
+RENTAL_OF_VERSION_1 = """
+INSERT INTO jade_rentals VALUES (
+  '{id}', '{owner}', 'fake', 'jade-{owner}-{id}', '{state}', 'NVIDIA L4', 'L4', '', FALSE, 0.5, 7200, 900, 'run', '',
+  'k1 k2', 'me', 'm-{id}', '192.0.2.1', 22, 'root', NULL, {now}, {now}, {now}, {ended}, 0, '');
+INSERT INTO jade_rental_events (request_id, at, old, new, detail) VALUES ('{id}', {now}, '', '{state}', '')
+"""
 STATES_OF_VERSION_1 = {
     "intended": LeaseState.REQUESTED,
     "acquired": LeaseState.PROVISIONING,
@@ -199,26 +227,27 @@ class LedgerContract:
     def test_a_ledger_of_the_version_before_is_read_with_every_machine_in_its_new_state(
         self, url: str, clock: Clock
     ) -> None:
-        before = Ledger(url, clock=clock)
-        entries = {old: put_into(before, LeaseState.PROVISIONING) for old in STATES_OF_VERSION_1}
-        before.close()
         engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), connect_args=_text(url))
-        with engine.begin() as connection:
-            connection.execute(sa.update(tables.ledger).values(schema_version=1))
-            for old, entry in entries.items():
-                mine = tables.rentals.c.request_id == entry.request_id
-                connection.execute(sa.update(tables.rentals).where(mine).values(state=old))
-                connection.execute(
-                    sa.update(tables.events).where(tables.events.c.request_id == entry.request_id).values(new=old)
-                )
-        after = Ledger(url, clock=clock)
-        assert after.owner == before.owner
+        if url.startswith("sqlite"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir()
+        serial = "SERIAL PRIMARY KEY" if url.startswith("postgresql") else "INTEGER PRIMARY KEY"
+        script = TABLES_OF_VERSION_1.format(serial=serial, owner=OWNER, now=NOON)
+        ids = {old: f"{number:016x}" for number, old in enumerate(STATES_OF_VERSION_1)}
         for old, new in STATES_OF_VERSION_1.items():
-            entry = after.entry(entries[old].request_id)
-            assert (entry.state, entry.name) == (new, entries[old].name)
-            assert after.history(entry.request_id)[-1] is new
+            ended = NOON if new.is_over else "NULL"
+            script += ";" + RENTAL_OF_VERSION_1.format(id=ids[old], owner=OWNER, state=old, now=NOON, ended=ended)
+        with engine.begin() as connection:
+            for statement in script.split(";"):
+                connection.execute(sa.text(statement))
+        after = Ledger(url, clock=clock)
+        assert after.owner == OWNER
+        for old, new in STATES_OF_VERSION_1.items():
+            entry = after.entry(ids[old])
+            assert (entry.state, entry.instance_id, entry.requested_at) == (new, f"m-{ids[old]}", NOON)
+            assert str(entry.address) == "root@192.0.2.1:22"
+            assert after.history(ids[old]) == [new]
         still_open = {entry.request_id for entry in after.entries(only_open=True)}
-        assert still_open == {entries[old].request_id for old in entries if not STATES_OF_VERSION_1[old].is_over}
+        assert still_open == {ids[old] for old, new in STATES_OF_VERSION_1.items() if not new.is_over}
         for request_id in still_open:
             assert after.take(request_id, "other", instead_of="me")
             if after.entry(request_id).state is not LeaseState.TERMINATING:
