@@ -220,6 +220,14 @@ class Difference(TypedDict):
     training_share: NotRequired[float | None]
 
 
+class OverDatasets(TypedDict):
+    """The difference over instruments like the data sets."""
+
+    difference: float
+    confidence_interval: Interval
+    num_datasets: int
+
+
 class Verdict(TypedDict):
     """The answer."""
 
@@ -237,6 +245,8 @@ class Verdict(TypedDict):
     groups_needed: float | None
     seeds_needed: NotRequired[float | None]
     lack: NotRequired[str | None]
+    what_decides: NotRequired[str]
+    over_datasets: NotRequired[OverDatasets | None]
     beats_baseline: dict[str, bool]
     caveats: list[str]
 

@@ -184,8 +184,21 @@ def _how_far(facts: Facts) -> str:
         return (
             "**How far to trust it?** As far as one seed goes, which is little: a repetition with other "
             f"seeds may shift the scores ({basis}); a leak between training and scored windows is excluded."
+            f"{_instruments(facts)}"
         )
     return (
         f"**How far to trust it?** It rests on {basis}; no bar was both trained on and scored, and thresholds "
-        "were chosen without the scored windows."
+        f"were chosen without the scored windows.{_instruments(facts)}"
     )
+
+
+def _instruments(facts: Facts) -> str:
+    """Say that pooled data sets are those data sets, and what holds for others if that is known."""
+    names, verdict = [data["name"] for data in facts.numbers["data"]], facts.numbers["verdict"]
+    if len(names) < 2:
+        return ""
+    over, beyond = verdict.get("over_datasets"), "another instrument may differ"
+    if over is not None:
+        bounds = interval(over["confidence_interval"], with_sign=True)
+        beyond = f"over instruments like them the difference lies within {bounds}"
+    return f" It holds for these {len(names)} data sets; {beyond}."

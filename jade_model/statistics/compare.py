@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jade_model.core.config import require
 from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
-from jade_model.statistics.verdict import Difference, Metric, Verdict, decide
+from jade_model.statistics.verdict import Difference, Metric, Verdict, decide, over_datasets
 
 
 @dataclass(frozen=True)
@@ -98,4 +98,9 @@ def compare_arms(
         num_groups=windows.num_groups,
         caveats=(*caveats, *windows.caveats()),
     )
+    pair = (verdict.first, verdict.second, metric)
+    each = [item for item in between if (item.first, item.second, item.metric) == pair and item.dataset is not None]
+    order = [arm.name for arm in arms]
+    told = windows.what_decides(arms, order.index(verdict.first), order.index(verdict.second), metric)
+    verdict = over_datasets(replace(verdict, what_decides=told), each, confidence)
     return Comparison(tuple(scores), (*between, *against), verdict)

@@ -78,6 +78,18 @@ class Estimates:
             return self
         return replace(self, standard_error_P=np.ones_like(self.value_P), degrees_P=np.ones_like(self.value_P))
 
+    def shares(self, row: int) -> tuple[float, float, float]:
+        """Return the shares of a variance that are the groups' own, of cells (groups by trainings), and of trainings.
+
+        More groups lessen the first two, more seeds the last two. One seed does not tell the first two apart: they are
+        taken to be the groups' own, so that seeds are not promised too much.
+        """
+        group, cell, seeds = float(self.group_variance_P[row]), float(self.cell_variance_P[row]), self.num_seeds
+        own = group if seeds == 1 else min(group, max(0.0, (group - cell) * seeds / (seeds - 1)))
+        trainings = float(self.training_share_P[row])
+        of_groups = own / group if group > 0 else 1.0
+        return (1 - trainings) * of_groups, (1 - trainings) * (1 - of_groups), trainings
+
     def critical_values(self, confidence: float, *, jointly: bool) -> FloatArray:
         """Return the intervals' half-widths in standard errors, shape [P].
 

@@ -93,15 +93,15 @@ def _projected(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return standard errors and degrees of freedom of designs with so many times the groups, or the seeds."""
     group, cell = float(estimates.group_variance_P[row]), float(estimates.cell_variance_P[row])
-    variance, seeds = float(estimates.standard_error_P[row]) ** 2, estimates.num_seeds
+    variance = float(estimates.standard_error_P[row]) ** 2
     excess = max(0.0, variance - group)
     group_degrees, training_degrees = (
         float(estimates.group_degrees_P[row]),
         max(float(estimates.training_degrees_P[row]), 0.0),
     )
     if more_seeds:
-        # One seed doesn't tell what is the groups' own: all of it, so that seeds are not promised too much.
-        own = group if seeds == 1 else min(group, max(0.0, (group - cell) * seeds / (seeds - 1)))
+        own_share, cell_share, _ = estimates.shares(row)
+        own = group * own_share / max(own_share + cell_share, 1e-12)
         group_K, cell_K, excess_K = own + (group - own) / times_K, cell / times_K, excess / times_K
         training_degrees_K, group_degrees_K = times_K * (training_degrees + 1) - 1, np.full_like(times_K, group_degrees)
     else:

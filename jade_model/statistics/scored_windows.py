@@ -6,12 +6,13 @@ Legend: A arms, P pairs, S seeds, N windows; 3 is (tp, fp, fn).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jade_model.scoring.metrics import f1_of
 from jade_model.statistics.intervals import FEWEST_TRAININGS, ROUNDING, Estimates
 from jade_model.statistics.power import Needed, detectable_difference, needed
 from jade_model.statistics.variance import ClusteredF1
@@ -109,9 +110,10 @@ class ScoredWindows:
         self.dataset_names = tuple(dataset_names)
         self.training_SN = training_SN
         self.given_models = given_models
+        self.dataset_N = np.zeros(len(group_N), dtype=np.int64) if dataset_N is None else dataset_N
         self._clustered = ClusteredF1(
             group_N,
-            dataset_N=np.zeros(len(group_N), dtype=np.int64) if dataset_N is None else dataset_N,
+            dataset_N=self.dataset_N,
             training_SN=training_SN,
             given_models=given_models,
         )
@@ -225,6 +227,63 @@ class ScoredWindows:
             Effect(float(value), (float(low), float(high)), float(adjusted))
             for value, low, high, adjusted in zip(estimates.value_P, low_P, high_P, adjusted_P, strict=True)
         ]
+
+    def what_decides(self, arms: Sequence[ArmCounts], first: int, second: int, metric: Metric) -> str:
+        """Say what makes the doubt about a difference, and which data set or training moves it most.
+
+        Args:
+            arms: On these windows.
+            first: Index of the arm.
+            second: Index of the one that is taken from it.
+            metric: Which F1.
+        """
+        pair_PA = np.zeros((1, len(arms)))
+        pair_PA[0, first], pair_PA[0, second] = 1, -1
+        estimates = self.estimates(arms, pair_PA, metric, None)
+        if estimates.lack is not None:
+            return ""
+        own, noise, luck = (round(100 * share) for share in estimates.shares(0))
+        said = (
+            f"Of the doubt, {own} % is which base windows were drawn, {luck} % the luck of whole trainings, and "
+            f"{noise} % what either more base windows or more seeds would lessen."
+        )
+        whole = float(estimates.value_P[0])
+        shifts = {
+            name: self._without(arms, pair_PA, metric, left_out_SN) - whole for name, left_out_SN in self._parts()
+        }
+        if len(shifts) < 2:
+            return said
+        name = max(shifts, key=lambda part: abs(shifts[part]))
+        return f"{said} Without {name} the difference would be {whole + shifts[name]:+.3f} instead of {whole:+.3f}."
+
+    def _parts(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Yield each data set, and each training, by name, and where it scored."""
+        for index, name in self.views[1:]:
+            yield f"data set {name}", np.broadcast_to(self.dataset_N == index, self.training_SN.shape)
+        for seed, row_N in enumerate(self.training_SN):
+            for fold, training in enumerate(np.unique(row_N[row_N >= 0]).tolist()):
+                is_row = np.zeros(self.training_SN.shape, dtype=bool)
+                is_row[seed] = row_N == training
+                yield f"training {fold + 1} of seed {seed + 1}", is_row
+
+    def _without(
+        self, arms: Sequence[ArmCounts], pair_PA: NDArray[np.float64], metric: Metric, left_out_SN: NDArray[np.bool_]
+    ) -> float:
+        """Return the difference with some scores left out."""
+        kept_SN = (self.training_SN >= 0) & ~left_out_SN
+        values = []
+        for arm in arms:
+            counts_S3 = np.stack(
+                [
+                    counts_N3[kept_N].sum(axis=0)
+                    for counts_N3, kept_N in zip(
+                        np.broadcast_to(arm.counts(metric), (*kept_SN.shape, 3)), kept_SN, strict=True
+                    )
+                    if kept_N.any()
+                ]
+            )
+            values.append(f1_of(counts_S3).mean() if len(counts_S3) else 0.0)
+        return float((pair_PA @ np.array(values))[0])
 
     def caveats(self) -> list[str]:
         """Return what is to be said of these windows and trainings whatever the arms score."""

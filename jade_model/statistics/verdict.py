@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
+from typing import Any, Literal, assert_never, get_args
 
-if TYPE_CHECKING:  # brings scipy.stats: flows and commands that only name a metric start without it
-    from jade_model.statistics.intervals import Lack
+import numpy as np
+from scipy import special
+
+from jade_model.statistics.intervals import Lack
 
 Metric = Literal["f1", "span_f1_iou50"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 Outcome = Literal["winner", "equivalent", "undecided"]
 Interval = tuple[float, float]
+
+FEWEST_DATASETS = 6
+"""From so many on, something can be said of instruments that are not among them."""
 
 _METRIC_WORDS: dict[Metric, str] = {"f1": "bar F1", "span_f1_iou50": "span F1 (IoU 0.5)"}
 
@@ -72,6 +78,59 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class OverDatasets:
+    """The mean of the data sets' differences, each counting alike, for instruments that are not among them.
+
+    Attributes:
+        difference: First minus second.
+        confidence_interval: Student's t over the data sets.
+        num_datasets: How many.
+    """
+
+    difference: float
+    confidence_interval: Interval
+    num_datasets: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `over_datasets` of comparison.json."""
+        return {**dataclasses.asdict(self), "confidence_interval": list(self.confidence_interval)}
+
+
+def over_datasets(verdict: Verdict, each: Sequence[Difference], confidence: float) -> Verdict:
+    """Add to a verdict what its data sets say alone: an interval over instruments, and which disagree.
+
+    Args:
+        verdict: Pooled.
+        each: The difference of the verdict's two arms in every data set.
+        confidence: Of the interval.
+    """
+    if len(each) < 2:
+        return verdict
+    names = ", ".join(str(item.dataset) for item in each)
+    caveats = [f"It holds for these {len(each)} data sets ({names}); another instrument may differ."]
+    found = None
+    if len(each) >= FEWEST_DATASETS:
+        values = np.array([item.difference for item in each])
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
+        half = float(special.stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
+        mean = float(values.mean())
+        found = OverDatasets(mean, (max(-1.0, mean - half), min(1.0, mean + half)), len(values))
+        low, high = found.confidence_interval
+        caveats.append(
+            f"Over instruments like these, {verdict.first} minus {verdict.second} lies between {low:+.3f} and "
+            f"{high:+.3f} ({100 * confidence:g} % interval; each data set counts alike)."
+        )
+    against = [item for item in each if item.difference * verdict.difference < 0]
+    if against:
+        told = ", ".join(
+            f"{item.dataset} ({item.difference:+.3f}{', shown' if item.outcome == 'winner' else ''})"
+            for item in against
+        )
+        caveats.append(f"The sign is the other way in {told}; pooled it is {verdict.difference:+.3f}.")
+    return dataclasses.replace(verdict, over_datasets=found, caveats=(*caveats, *verdict.caveats))
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Which arm is better, if that can be said.
 
@@ -92,6 +151,8 @@ class Verdict:
         seeds_needed: Likewise of seeds, on the same groups.
         lack: What there is too little of for any outcome but undecided, or None.
         beats_baseline: Arm -> whether it beats the untrained rule; empty without one.
+        what_decides: What makes the doubt, and which data set or training moves the difference most; a sentence or two.
+        over_datasets: The difference over instruments like the data sets, where there are enough of them.
         caveats: What a reader should know before acting on it, one plain sentence each.
     """
 
@@ -110,6 +171,8 @@ class Verdict:
     lack: Lack | None
     beats_baseline: dict[str, bool]
     caveats: tuple[str, ...]
+    what_decides: str = ""
+    over_datasets: OverDatasets | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return `verdict` of comparison.json, less `decoder`."""
@@ -118,6 +181,7 @@ class Verdict:
             **fields,
             "confidence_interval": list(self.confidence_interval),
             "caveats": list(self.caveats),
+            "over_datasets": None if self.over_datasets is None else self.over_datasets.to_json(),
         }
 
 

@@ -467,6 +467,58 @@ def test_a_baseline_of_one_seed_stands_for_all() -> None:
     assert compare_arms(arms[:2], windows, baseline=rule) == compare_arms(arms[:2], windows, baseline=full)
 
 
+# --- several data sets, and what decides
+
+
+def over_sets(shifts: list[float]) -> Comparison:
+    """Compare arms on data sets in which the second is better by so much."""
+    rng = np.random.default_rng(4)
+    drawn = [study(rng, (0.5, 0.5 + shift), num_groups=30) for shift in shifts]
+    arms = [
+        ArmCounts(
+            name, *(np.concatenate([getattr(arms[row], field) for arms, _, _ in drawn], axis=1) for field in FIELDS)
+        )
+        for row, name in enumerate("ab")
+    ]
+    dataset_N = np.concatenate([np.full(len(group_N), index) for index, (_, group_N, _) in enumerate(drawn)])
+    group_N = np.concatenate([group_N + 1000 * index for index, (_, group_N, _) in enumerate(drawn)])
+    fold_SN = np.concatenate([fold_SN + 10 * index for index, (_, _, fold_SN) in enumerate(drawn)], axis=1)
+    names = tuple("rstuvwxyz"[: len(shifts)])
+    return compare_arms(arms, ScoredWindows(group_N, fold_SN, dataset_N=dataset_N, dataset_names=names))
+
+
+FIELDS = ("bar_counts_SN3", "event_counts_SN3")
+
+
+def test_data_sets_that_disagree_are_named_and_no_more_is_claimed_than_these() -> None:
+    verdict = over_sets([3.0, 3.0, -2.0]).verdict
+    assert verdict.over_datasets is None
+    assert verdict.caveats[0] == "It holds for these 3 data sets (r, s, t); another instrument may differ."
+    assert verdict.caveats[1].startswith("The sign is the other way in t (+0.")
+    assert "Without data set " in verdict.what_decides
+
+
+def test_six_data_sets_say_something_of_other_instruments() -> None:
+    comparison = over_sets([2.0, 1.5, 2.5, -1.0, 0.0, 1.0])
+    over = comparison.verdict.over_datasets
+    assert over is not None
+    each = [d.difference for d in comparison.differences if d.dataset is not None and d.metric == "f1"]
+    expected = stats.t.interval(0.95, 5, np.mean(each), stats.sem(each))
+    assert (*over.confidence_interval, over.num_datasets) == pytest.approx((*expected, 6))
+    low, high = comparison.verdict.confidence_interval
+    assert over.confidence_interval[1] - over.confidence_interval[0] > high - low
+
+
+def test_what_makes_the_doubt_is_said_with_the_training_that_moves_it_most() -> None:
+    quiet, noisy = (
+        compared(0.5, 0.5, num_seeds=3, num_folds=5, num_groups=300, training_noise=noise).verdict.what_decides
+        for noise in (0.0, 1.5)
+    )
+    shares = [int(told.partition(" % the luck of whole trainings")[0].rpartition(", ")[2]) for told in (quiet, noisy)]
+    assert shares[0] < 40 < shares[1]
+    assert "Without training " in noisy
+
+
 # --- bad input
 
 
