@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import paramiko
@@ -17,6 +17,7 @@ from tasks.settings.host_entries import HostEntry, parse_address
 from tasks.settings.load import Settings, state_folder
 
 CONNECT_S = 30.0
+_UNKNOWN_MATCH = re.compile(r"(?i)\b(exec|localnetwork|tagged|version|sessiontype|command)\b")
 _DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -28,25 +29,21 @@ class SshAccess:
         address: Where and as whom.
         trust: Which server key is the right one.
         key_file: Private key; None tries `preferred_keys`, the agent's keys, then the usual files in `~/.ssh`.
-        passphrase: Of `key_file`; never shown.
         use_agent: Whether to ask the SSH agent, where the key needs it.
         preferred_keys: Private keys that `~/.ssh/config` names for the host; some may be missing.
         only_preferred: Whether no others are tried, if there are any.
         jump: The host to go through, with its own address, trust and key.
         connect_timeout_s: How long to keep trying, the login included; a refused connection is tried again until then.
-        keepalive_s: Seconds of silence after which a sign of life is sent.
     """
 
     address: HostAddress
     trust: HostTrust
     key_file: Path | None = None
-    passphrase: str | None = field(default=None, repr=False)
     use_agent: bool = True
     preferred_keys: tuple[Path, ...] = ()
     only_preferred: bool = False
     jump: SshAccess | None = None
     connect_timeout_s: float = CONNECT_S
-    keepalive_s: float = 15.0
 
     def usual_key_files(self) -> list[Path]:
         """The private keys that are tried where none is named, beside the agent's."""
@@ -140,7 +137,11 @@ def _lines(file: Path, depth: int) -> list[str]:
     for line in file.read_text("utf-8", "replace").splitlines():
         keyword, _, value = re.sub(r"^\s*(\w+)\s*=?\s*", r"\1 ", line).partition(" ")
         if keyword.lower() in {"host", "match"}:
-            section = line
+            # A section that would run a program, or that is newer than paramiko, matches nothing.
+            is_known = keyword.lower() == "host" or not _UNKNOWN_MATCH.search(value)
+            section = line if is_known else "Host !*"
+            lines.append(section)
+            continue
         if keyword.lower() != "include":
             lines.append(line)
             continue

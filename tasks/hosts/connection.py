@@ -12,24 +12,23 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
 from tasks.hosts.access import SshAccess
-from tasks.hosts.errors import AuthenticationFailed, ConnectionLost, HostKeyMismatch, HostUnreachable, HostUserError
-from tasks.hosts.keys import KEY_FAMILIES, fingerprint, load_private_key, public_blob
+from tasks.hosts.errors import ConnectionLost, HostKeyMismatch, HostUnreachable, HostUserError
+from tasks.hosts.keys import KEY_FAMILIES, fingerprint
+from tasks.hosts.login import NotYet, log_in
 
 # AES-GCM is faster than paramiko's first choice, AES-CTR with a separate MAC; OpenSSH offers all of these.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 ATTEMPT_S = 15.0
 """A connection, or a greeting, that takes longer is tried anew. A login may take all the time that is left."""
-AGENT_S = 5.0
-"""An SSH agent that does not tell its keys for so long is left out."""
 _REFUSED_S = 5.0
+KEEPALIVE_S = 15
+"""Of silence, after which a sign of life is sent."""
 _SILENCE_MS = 60_000
 
 REKEY_BYTES = 2**35
@@ -43,11 +42,7 @@ logging.getLogger(_PARAMIKO_LOG).propagate = False
 logging.getLogger(_PARAMIKO_LOG).addHandler(logging.NullHandler())
 
 
-class _NotYet(Exception):  # a message to the loop below, not an error of its own
-    """This attempt failed in a way that another one may not."""
-
-
-class _NoSuchKey(_NotYet):
+class _NoSuchKey(NotYet):
     """The server has no key of the kind that was asked for."""
 
 
@@ -111,7 +106,7 @@ def connect(access: SshAccess) -> Connection:
         attempts += 1
         try:
             return _attempt(access, deadline)
-        except _NotYet as problem:
+        except NotYet as problem:
             reason = str(problem)
         left_s = deadline - time.monotonic()
         if left_s <= pause_s:
@@ -151,8 +146,8 @@ def _attempt_with_families(access: SshAccess, families: list[str], deadline: flo
         transport = _negotiate(access, sock, families, deadline)
         undo.callback(transport.close)
         access.trust.check(access.address, transport.get_remote_server_key())
-        _log_in(transport, access, deadline)
-        transport.set_keepalive(int(access.keepalive_s))
+        log_in(transport, access, deadline - time.monotonic())
+        transport.set_keepalive(KEEPALIVE_S)
         undo.pop_all()
         return Connection(transport, through)
 
@@ -160,7 +155,7 @@ def _attempt_with_families(access: SshAccess, families: list[str], deadline: flo
 def _left_s(deadline: float, what: str) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise _NotYet(f"no time was left to {what}")
+        raise NotYet(f"no time was left to {what}")
     return left
 
 
@@ -173,7 +168,7 @@ def _socket(access: SshAccess, through: Connection | None, deadline: float) -> s
                 "direct-tcpip", (address.host, address.port), ("127.0.0.1", 0), timeout=timeout_s
             )
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise _NotYet(f"the jump host could not reach it: {error}") from error
+            raise NotYet(f"the jump host could not reach it: {error}") from error
     try:
         sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
     except (socket.gaierror, UnicodeError) as error:  # the latter: an empty part, or one that is too long
@@ -181,9 +176,9 @@ def _socket(access: SshAccess, through: Connection | None, deadline: float) -> s
             raise HostUserError(
                 f"No address is known for the host name {address.host!r}. Check its spelling and your DNS."
             ) from error
-        raise _NotYet(f"its name could not be looked up: {error.strerror}") from error
+        raise NotYet(f"its name could not be looked up: {error.strerror}") from error
     except OSError as error:
-        raise _NotYet(error.strerror or str(error)) from error
+        raise NotYet(error.strerror or str(error)) from error
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -213,9 +208,9 @@ def _negotiate(
                 raise _NoSuchKey(str(error)) from error
             raise HostUserError(_nothing_in_common(access, transport, str(error))) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise _NotYet(f"it does not speak SSH well: {error or type(error).__name__}") from error
+            raise NotYet(f"it does not speak SSH well: {error or type(error).__name__}") from error
         if not transport.initial_kex_done:
-            raise _NotYet("it accepted the connection but did not finish the greeting")
+            raise NotYet("it accepted the connection but did not finish the greeting")
         undo.pop_all()
     return transport
 
@@ -235,129 +230,6 @@ def _nothing_in_common(access: SshAccess, transport: _Transport, reason: str) ->
                 "Its sshd_config can allow one of these."
             )
     return f"{access.address} and this machine have nothing in common to connect with: {reason}"
-
-
-def _log_in(transport: paramiko.Transport, access: SshAccess, deadline: float) -> None:
-    with contextlib.closing(_Agent(is_asked=access.use_agent)) as agent:
-        _offer(transport, access, agent, deadline)
-
-
-def _offer(transport: paramiko.Transport, access: SshAccess, agent: _Agent, deadline: float) -> None:
-    address = str(access.address)
-    tried: list[str] = []
-    reason = "no key to offer"
-    unusable: HostUserError | None = None
-    for label, key in _candidates(access, agent):
-        if isinstance(key, HostUserError):
-            unusable = unusable or key
-            continue
-        tried.append(f"{label} ({fingerprint(key.asbytes())})")
-        transport.auth_timeout = _left_s(deadline, "log in")
-        try:
-            still_wanted = transport.auth_publickey(access.address.user, key)
-        except paramiko.BadAuthenticationType as error:
-            wanted = ", ".join(error.allowed_types)
-            raise _refusal(address, tried, f"it wants {wanted}, not a key") from error
-        except paramiko.AuthenticationException as error:
-            reason = str(error).rstrip(".")
-            if "timeout" in reason.lower():
-                raise _NotYet(
-                    f"the login with {label} took longer than the {access.connect_timeout_s:g} s that it is given; "
-                    "connect_timeout_s of the host gives more"
-                ) from error
-            if transport.is_active():
-                continue
-            if len(tried) == 1:
-                raise _NotYet("it closed the connection during the login") from error
-            break  # servers hang up after a few wrong keys
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise _NotYet(f"the connection broke during the login: {error}") from error
-        if not still_wanted:
-            return
-        raise _refusal(address, tried, f"it also wants {', '.join(still_wanted)}")
-    if unusable is not None and not tried:
-        raise HostUserError(f"{unusable}{agent.problem}") from unusable
-    raise _refusal(address, tried, reason + agent.problem)
-
-
-def _refusal(address: str, tried: list[str], reason: str) -> AuthenticationFailed:
-    keys = ", ".join(tried) if tried else "no key at all: there is no agent and no key file"
-    return AuthenticationFailed(
-        f"{address} refused to log in ({reason}). Tried {keys}. "
-        "Check the user name, and that the public key stands in the account's authorized_keys."
-    )
-
-
-class _Agent:
-    """The SSH agent's keys, asked for when they are needed, once, and not for ever.
-
-    Attributes:
-        problem: Why they are not known, to be added to a message; empty if nothing is wrong.
-    """
-
-    def __init__(self, *, is_asked: bool) -> None:
-        self.problem = ""
-        self._agent: paramiko.Agent | None = None
-        self._keys: list[paramiko.AgentKey] | None = None if is_asked else []
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self._agent is not None:
-            self._agent.close()
-
-    def held(self) -> list[paramiko.AgentKey]:
-        """What it holds; none if it does not say."""
-        if self._keys is None:
-            found: list[paramiko.AgentKey] = []
-            faults: list[str] = [f" The SSH agent did not answer within {AGENT_S:g} s."]
-
-            def ask() -> None:
-                try:
-                    self._agent = paramiko.Agent()
-                    found.extend(self._agent.get_keys())
-                except (paramiko.SSHException, OSError) as error:
-                    faults[0] = f" The SSH agent cannot be used: {error}."
-                else:
-                    faults.clear()
-
-            asking = threading.Thread(target=ask, daemon=True, name="ssh-agent")
-            asking.start()
-            asking.join(AGENT_S)
-            self.problem = faults[0] if faults else ""
-            self._keys = list(found) if not faults else []
-            for key in self._keys:
-                if key.get_name().endswith("-cert-v01@openssh.com"):
-                    # Without it paramiko offers the plain key under the name of a certificate.
-                    key.public_blob = getattr(getattr(key, "inner_key", None), "public_blob", None)
-        return self._keys
-
-
-def _candidates(access: SshAccess, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey | HostUserError]]:
-    """Keys to offer, in order; in the place of one that cannot be used, the error that says why."""
-    if access.key_file is not None:
-        yield from _of_file(access.key_file, access.passphrase, agent)
-        return
-    for path in access.preferred_keys:
-        yield from _of_file(path, None, agent)
-    if not access.only_preferred:
-        for key in agent.held():
-            yield "agent", key
-    for path in access.usual_key_files():
-        yield from _of_file(path, None, agent)
-
-
-def _of_file(path: Path, passphrase: str | None, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey | HostUserError]]:
-    try:
-        yield str(path), load_private_key(path, passphrase)
-    except HostUserError as unusable:
-        # The agent may hold it. Where nothing tells the public key, it may be any of the agent's.
-        wanted = public_blob(path)
-        has_file = wanted is not None or path.expanduser().exists()
-        held = [key for key in agent.held() if wanted in {None, key.asbytes()}] if has_file else []
-        for key in held:
-            yield f"{path}, held by the agent", key
-        if not held:
-            yield str(path), unusable
 
 
 class SshLink:

@@ -243,24 +243,23 @@ def remember(file: Path, address: HostAddress, key_type: str, key_blob: bytes) -
 
 
 class KeyLocked(HostUserError):
-    """The private key is locked by a passphrase."""
+    """The private key is locked by a passphrase, which nobody is asked for here."""
 
-    def __init__(self, key_file: Path, *, wrong: bool = False) -> None:
-        what = "The given passphrase does not open" if wrong else "A passphrase protects"
-        super().__init__(f"{what} the private key {key_file}. Unlock it once with: ssh-add {key_file}")
+    def __init__(self, key_file: Path) -> None:
+        super().__init__(f"A passphrase protects the private key {key_file}. Unlock it once with: ssh-add {key_file}")
 
 
-def load_private_key(path: Path, passphrase: str | None = None) -> paramiko.PKey:
+def load_private_key(path: Path) -> paramiko.PKey:
     """A private key of any kind and format that OpenSSH reads, but DSA, with the certificate beside it, if any.
 
     Raises:
-        KeyLocked: It is locked and no, or the wrong, passphrase was given.
+        KeyLocked: A passphrase locks it.
         HostUserError: It is missing, unreadable, or no private key.
     """
     path = path.expanduser()
     try:
         data = path.read_bytes()
-        key = _parsed(data, path, passphrase)
+        key = _parsed(data, path)
         certificate = path.with_name(f"{path.name}-cert.pub")
         if certificate.is_file():
             key.load_certificate(str(certificate))
@@ -275,19 +274,12 @@ def load_private_key(path: Path, passphrase: str | None = None) -> paramiko.PKey
     return key
 
 
-def _parsed(data: bytes, path: Path, passphrase: str | None) -> paramiko.PKey:
-    password = None if passphrase is None else passphrase.encode()
+def _parsed(data: bytes, path: Path) -> paramiko.PKey:
     load = load_ssh_private_key if b"BEGIN OPENSSH PRIVATE KEY" in data else load_pem_private_key
     try:
-        loaded = load(data, password)
-    except TypeError as error:  # so it says that it wants a passphrase, or wants none
-        if passphrase is None:
-            raise KeyLocked(path) from error
         loaded = load(data, None)
-    except ValueError as error:
-        if passphrase is not None and b"PRIVATE KEY" in data:
-            raise KeyLocked(path, wrong=True) from error
-        raise
+    except TypeError as error:  # so it says that it wants a passphrase
+        raise KeyLocked(path) from error
     kinds: tuple[tuple[type, type[paramiko.PKey]], ...] = (
         (rsa.RSAPrivateKey, paramiko.RSAKey),
         (ec.EllipticCurvePrivateKey, paramiko.ECDSAKey),

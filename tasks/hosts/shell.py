@@ -32,7 +32,7 @@ _START = (
     "\n" * 16
     + f"""[ -z "${{ZSH_VERSION-}}" ] || emulate sh
 unset CDPATH GREP_OPTIONS TAR_OPTIONS POSIXLY_CORRECT; cd
-{{ echo "{MARK.decode()}$$"
+{{ echo "{MARK.decode()}$$"; echo "{MARK.decode()}" >&2
 """
 )
 
@@ -106,8 +106,8 @@ class Tail:
         del self._data[: -self._max_bytes]
 
     def text(self) -> str:
-        """What is kept, as text."""
-        return self._data.decode("utf-8", "replace").strip()
+        """What is kept, as text; what came before a command began is not the command's."""
+        return self._data.rpartition(MARK)[2].decode("utf-8", "replace").strip()
 
 
 def assigned(**values: str | int) -> str:

@@ -19,8 +19,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED, cMSG_CHANNEL_SUCCESS
 from paramiko.sftp import SFTP_OK
 
-from tasks.hosts.keys import load_private_key
-
 logging.getLogger("fake-ssh-server").propagate = False
 logging.getLogger("fake-ssh-server").addHandler(logging.NullHandler())
 
@@ -35,7 +33,7 @@ def write_private_key(path: Path, passphrase: str | None = None) -> paramiko.PKe
     )
     path.write_bytes(data)
     path.chmod(0o600)
-    return load_private_key(path, passphrase)
+    return paramiko.Ed25519Key.from_private_key_file(str(path), passphrase)
 
 
 class FakeSshServer:

@@ -211,20 +211,6 @@ class TestLogin:
         with pytest.raises(errors.HostUserError, match="ssh-add"):
             SshHost(replace(access, key_file=tmp_path / "locked")).run("echo", timeout_s=10)
 
-    def test_a_wrong_passphrase_is_told_and_never_shown(self, access: SshAccess, tmp_path: Path) -> None:
-        write_private_key(tmp_path / "locked", "open sesame")
-        given = replace(access, key_file=tmp_path / "locked", passphrase="abracadabra")
-        with pytest.raises(errors.HostUserError, match="does not open") as caught:
-            SshHost(given).run("echo", timeout_s=10)
-        assert "abracadabra" not in f"{caught.value} {given!r}"
-
-    def test_a_locked_key_opens_with_its_passphrase(
-        self, server: FakeSshServer, access: SshAccess, tmp_path: Path
-    ) -> None:
-        server.user_blobs.add(write_private_key(tmp_path / "locked", "open sesame").asbytes())
-        given = replace(access, key_file=tmp_path / "locked", passphrase="open sesame")
-        assert SshHost(given).run("echo in", timeout_s=10).text == "in\n"
-
     @pytest.mark.parametrize("contents", [None, b"", b"ssh-ed25519 AAAA public\n"])
     def test_a_file_that_is_no_private_key_is_named(
         self, access: SshAccess, tmp_path: Path, contents: bytes | None
