@@ -1,7 +1,7 @@
-"""The queue of the engine `hosts` on a virtual clock, that engine on three SSH servers, and what `processes` costs.
+"""The fleet's queue on a virtual clock, the fleet on three SSH servers, and what training in processes here costs.
 
-`python -m benchmarks engine` measures them; `python -m benchmarks.bench_engine` prints the queue's time, memory, wall
-time and cost against units and hosts as one table.
+`python -m benchmarks engine` measures them; `python -m benchmarks.bench_engine` prints the queue's time, memory and
+wall time against units and hosts as one table.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from fakes.fleet import Fleet, FleetHost, FleetResult
 from jade_model.core.config import ModelConfig
 from jade_model.data.sample import sample_windows
 from tasks.core.layout import RunLayout
-from tasks.execution.base import UnitDone
-from tasks.execution.local import ProcessEngine
+from tasks.execution.local import LocalExecutor
 from tasks.experiments.plan import Plan, write_job
 from tasks.settings.load import available_cores
 from tests.helpers.three_hosts import train_on_three_hosts
 
 UNIT_S = 300.0
-USD_PER_HOUR = 0.4
 LARGEST = (10_000, 100)
 SIZES = tuple((units, hosts) for units in (1_000, 3_000, 10_000) for hosts in (10, 30, 100))
 MAX_S_A_UNIT = 2e-3
@@ -41,45 +39,38 @@ WAITING_UNIT_S = 3.0
 MAX_OVER_BEST = 1.3
 
 
-def fleet(num_units: int, num_hosts: int) -> tuple[Fleet, float]:
-    """Hosts of three speeds with failures, preemption and prices that change; returns them and their budget."""
-    hosts = [
-        FleetHost(f"h{number}", unit_s=UNIT_S * (0.5, 1.0, 3.0)[number % 3], usd_per_hour=USD_PER_HOUR)
-        for number in range(num_hosts)
-    ]
-    budget_usd = 1.6 * num_units * UNIT_S * USD_PER_HOUR / 3600
-    return Fleet(hosts, num_units=num_units, seed=0, budget_usd=budget_usd), budget_usd
+def fleet(num_units: int, num_hosts: int) -> Fleet:
+    """Hosts of three speeds, with failures and preemption."""
+    hosts = [FleetHost(f"h{number}", unit_s=UNIT_S * (0.5, 1.0, 3.0)[number % 3]) for number in range(num_hosts)]
+    return Fleet(hosts, num_units=num_units, seed=0)
 
 
-def checked(num_units: int, num_hosts: int) -> tuple[FleetResult, float]:
-    """Run a fleet; every unit ends exactly once, and the budget holds."""
-    simulated, budget_usd = fleet(num_units, num_hosts)
+def checked(num_units: int, num_hosts: int) -> FleetResult:
+    """Run a fleet; every unit ends exactly once."""
+    simulated = fleet(num_units, num_hosts)
     result = simulated.run()
     assert sorted(item.unit for item in result.ended) == sorted(simulated.units)
-    assert result.spent_usd <= budget_usd
     assert not simulated.queue.hosts
-    return result, budget_usd
+    return result
 
 
 def peak_mib(num_units: int, num_hosts: int) -> float:
     """Most memory of a fleet and its queue at once."""
     tracemalloc.start()
-    simulated, _ = fleet(num_units, num_hosts)
-    simulated.run()
+    fleet(num_units, num_hosts).run()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak / 2**20
 
 
 def measure() -> list[Measurement]:
-    result, budget_usd = checked(*LARGEST)
+    result = checked(*LARGEST)
     done = sum(item.reason is None for item in result.ended)
     queue = Measurement(
         f"queue, a unit of {LARGEST[0]} on {LARGEST[1]} hosts",
         result.queue_s / LARGEST[0],
         max_s=MAX_S_A_UNIT,
-        note=f"{done} done, {result.num_lost} losses, {result.num_preempted} preemptions; {result.spent_usd:.0f} of "
-        f"{budget_usd:.0f} USD",
+        note=f"{done} done, {result.num_lost} losses, {result.num_preempted} preemptions",
     )
     return [queue, _overhead(), _three_hosts()]
 
@@ -93,9 +84,9 @@ def _three_hosts() -> Measurement:
         (folder / "run").mkdir()
         job = write_job(RunLayout(folder / "run"), [sample_windows(num_bases=12)], plan)
         found = train_on_three_hosts(job, folder / "run", folder, WAITING_UNIT_S)
-    assert all(isinstance(item, UnitDone) for item in found.outcomes), found
+    assert all(item.kind == "done" for item in found.outcomes), found
     return Measurement(
-        f"engine hosts, {len(found.outcomes)} units of {WAITING_UNIT_S:g} s on 3 SSH hosts",
+        f"the fleet, {len(found.outcomes)} units of {WAITING_UNIT_S:g} s on 3 SSH hosts",
         found.seconds[-1],
         found.best_possible_s(WAITING_UNIT_S),
         peer="the best possible: units take all the time, and each host works while it is alive",
@@ -105,7 +96,7 @@ def _three_hosts() -> Measurement:
 
 
 def _overhead() -> Measurement:
-    """Wall time of the engine against what its trainings took on as many cores."""
+    """Wall time of the executor against what its trainings took on as many cores."""
     cores = available_cores()
     windows = sample_windows(num_bases=40)
     plan = Plan({"a": "jade_soft_span"}, 1, seeds=4, folds=NUM_TIMED // 4, split="grouped", ensemble=1)
@@ -119,7 +110,7 @@ def _overhead() -> Measurement:
     for unit_s in units_s:
         ends_s[ends_s.index(min(ends_s))] += unit_s
     return Measurement(
-        f"engine processes, {NUM_TIMED} units of {sum(units_s) / NUM_TIMED:.0f} s on {cores} cores",
+        f"processes here, {NUM_TIMED} units of {sum(units_s) / NUM_TIMED:.0f} s on {cores} cores",
         wall_s,
         max(ends_s),
         peer="the trainings' own time, each on the core that is free first",
@@ -129,32 +120,31 @@ def _overhead() -> Measurement:
 
 
 def _wall(windows: object, plan: Plan, *, workers: int) -> tuple[float, list[float]]:
-    """Wall time of the engine, and what each training took, in the order in which they were begun."""
+    """Wall time of the executor, and what each training took, in the order in which they were begun."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         job = write_job(RunLayout(folder), [windows], plan)  # type: ignore[list-item]
-        engine = ProcessEngine(folder, job, workers=workers)
+        executor = LocalExecutor(folder, job, workers=workers)
         began = time.perf_counter()
-        outcomes = list(engine.run(job.trainings))
+        outcomes = [event for event in executor.run(job.trainings) if event.kind in {"done", "failed"}]
         wall_s = time.perf_counter() - began
-    assert all(isinstance(item, UnitDone) for item in outcomes), outcomes
-    took_s = {item.run_key: item.seconds for item in outcomes if isinstance(item, UnitDone)}
+    took_s = {item.run_key: item.data["seconds"] for item in outcomes}
     return wall_s, [took_s[training.run_key] for training in job.trainings]
 
 
 def main() -> None:
-    print("| units | hosts | queue, µs of CPU a unit | peak, MiB | hours, virtual | at best | USD | budget | lost |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| units | hosts | queue, µs of CPU a unit | peak, MiB | hours, virtual | at best | lost |")
+    print("|---|---|---|---|---|---|---|")
     cost_us: dict[int, list[tuple[int, float]]] = {}
     for num_units, num_hosts in SIZES:
-        result, budget_usd = checked(num_units, num_hosts)
+        result = checked(num_units, num_hosts)
         rate = sum(1 / (UNIT_S * (0.5, 1.0, 3.0)[number % 3]) for number in range(num_hosts))
         each_us = 1e6 * result.queue_s / num_units
         cost_us.setdefault(num_hosts, []).append((num_units, each_us))
         best_s = num_units / rate
         print(
             f"| {num_units:,} | {num_hosts:,} | {each_us:.0f} | {peak_mib(num_units, num_hosts):.1f} | "
-            f"{result.seconds / 3600:.2f} | {best_s / 3600:.2f} | {result.spent_usd:.0f} | {budget_usd:.0f} | "
+            f"{result.seconds / 3600:.2f} | {best_s / 3600:.2f} | "
             f"{result.num_lost + result.num_preempted} |",
             flush=True,
         )

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jade_model.core.job import Job
 from tasks.core.names import HostAddress
-from tasks.execution.jobs import FollowedJob, drawn
+from tasks.execution.progress import RunProgress, drawn
+from tasks.execution.told import Trainer, printable
 from tasks.hosts.access import SshAccess
 from tasks.hosts.host import Host
 from tasks.hosts.job import JobSpec, follow_log, start_job
@@ -41,17 +41,6 @@ while written < total:
 print(f"written within {time.monotonic() - start:.2f} s")
 """
 POLL_S = 0.5
-
-
-class Chatty(FollowedJob):
-    """Follows a job that trains nothing."""
-
-    def stop(self) -> None:
-        """Nothing runs here."""
-
-    def hear(self, line: str) -> None:
-        """Take a line as a training job does."""
-        self._hear(line)
 
 
 @contextlib.contextmanager
@@ -79,18 +68,19 @@ def follow(host: Host, folder: Path, rate: int, seconds: float) -> None:
     spec = JobSpec(
         "a" * 40, (sys.executable, "writer.py", str(rate), str(seconds)), str(there), time_limit_s=600, environment={}
     )
-    job = Chatty(folder, Job("bench", (), ()))
+    progress, trainer = RunProgress(), Trainer((), "bench", is_remote=True)
     terminal, records, shown, left_out = folder / "terminal", 0, 0, 0
     started, cpu = time.monotonic(), time.process_time()
     handle = start_job(host, str(folder / "jobs"), spec)
-    with terminal.open("w") as screen, contextlib.redirect_stderr(screen), drawn(job):
+    with terminal.open("w") as screen, contextlib.redirect_stderr(screen), drawn(progress):
         with (folder / "remote.log").open("w") as log:
             for batch in follow_log(host, handle, poll_s=POLL_S):
                 for line in batch.lines:
                     log.write(line + "\n")
-                    job.hear(line)
+                    shown_line = printable(line)
+                    progress.take(trainer.line(shown_line, trainer.read(shown_line)))
                 log.flush()
-                if said := job.said.take_for_log():
+                if said := progress.said.take_for_log():
                     records += 1
                     first, *_ = lines = said.splitlines()
                     left_out += int(first[1:].split()[0]) if first.startswith("(") else 0

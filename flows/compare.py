@@ -19,9 +19,9 @@ from jade_model.report import DrawingProcess
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
 from tasks.core.preloading import import_meanwhile
-from tasks.execution.jobs import parts_of
 from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import follow_training, training_job
+from tasks.execution.progress import parts_of
 from tasks.experiments.checks import check_job_data
 from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.experiments.promote import champion_run
@@ -64,11 +64,14 @@ def compare(parameters: CompareParameters) -> str:
             run.save()
         with (
             run.phase("train"),
-            training_job(run, parameters.trains_on, fresh=parameters.fresh) as job,
+            training_job(run, parameters.trains_on, fresh=parameters.fresh) as training,
         ):
             import_meanwhile("tasks.experiments.evaluate", "jade_model.report.figures")
             beside = at_end.enter_context(DrawingProcess())
-            followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
+            training.start()
+            followed = [
+                follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(training.job)
+            ]
             for future in followed:
                 future.result()
         with run.phase("evaluate"):

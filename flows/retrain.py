@@ -18,9 +18,9 @@ from jade_model.data.checks import DataLimits
 from jade_model.statistics.promotion import PromotionRule
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
-from tasks.execution.jobs import parts_of
 from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import follow_training, training_job
+from tasks.execution.progress import parts_of
 from tasks.experiments.evaluate import EvaluationSettings
 from tasks.experiments.promote import anchor_run, champion_run, settle
 from tasks.experiments.publish import publish_card, publish_checks
@@ -60,9 +60,12 @@ def retrain(parameters: RetrainParameters) -> str:
             run.save()
         with (
             run.phase("train"),
-            training_job(run, parameters.trains_on, fresh=parameters.fresh) as job,
+            training_job(run, parameters.trains_on, fresh=parameters.fresh) as training,
         ):
-            followed = [follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(job.job)]
+            training.start()
+            followed = [
+                follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(training.job)
+            ]
             for future in followed:
                 future.result()
         with run.phase("evaluate"):

@@ -8,26 +8,21 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 
 from flows.naming import run_name
 from flows.parameters import SweepParameters, taking
 from flows.reap import free_machines
 from jade_model.scoring.evaluate import Cleanup
 from tasks.artifacts.repository import open_place
-from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.layout import RunLayout
-from tasks.execution.opening import open_engine
 from tasks.execution.placement import check_placement
-from tasks.execution.prefect_tasks import rental_shown
-from tasks.execution.run import claim_trainings
+from tasks.execution.prefect_tasks import training_job
 from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.experiments.sweep import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
 from tasks.experiments.sweep_plan import plan_arms
 from tasks.experiments.sweep_publishing import publish_sweep, write_sweep_report
 from tasks.experiments.sweep_rounds import finish_sweep, look, opened_sweep, train_round
 from tasks.operations.events import events_delivered
-from tasks.provisioning.limits import machines_admitted
 from tasks.runs.record import Run, recorded_run
 
 CONFIDENCE = 0.95
@@ -58,16 +53,13 @@ def sweep(parameters: SweepParameters) -> str:
         with run.phase("prepare"):
             prepared = prepare_sweep(folder, parameters)
             record_data(run, prepared)
-            claim_trainings(run, prepared.job.trainings, kept_trainings(place), fresh=parameters.fresh)
         with (
             run.phase("train"),
             opened_sweep(prepared),
-            machines_admitted(placement.provider, placement.rental, placement.machines),
-            rental_shown(run.layout.root),
-            open_engine(placement, run.layout.root, prepared.job, flow_run_id=str(flow_run.id or "")) as engine,
+            training_job(run, placement, fresh=parameters.fresh) as training,
         ):
             for number, seeds in enumerate(prepared.rounds, start=1):
-                train_round(folder, engine, seeds)
+                train_round(folder, training, seeds)
                 is_last = number == len(prepared.rounds)
                 if look(folder, is_last=is_last) < 2:
                     break
@@ -104,7 +96,7 @@ def prepare_sweep(folder: str, parameters: SweepParameters) -> Sweep:
         checkpoint=parameters.scoring.checkpoint,
         cleanup=Cleanup(parameters.scoring.min_span_length, parameters.scoring.merge_gap),
     )
-    return Sweep(layout, job, arms, data, plan, settings, kept_trainings(open_place(parameters.artifacts)))
+    return Sweep(layout, job, arms, data, plan, settings)
 
 
 def record_data(run: Run, prepared: Sweep) -> None:

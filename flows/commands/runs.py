@@ -9,7 +9,7 @@ import click
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tasks.execution.remote_runs import FoundRun
+    from tasks.runs.active import FoundRun
 
 
 @click.group("runs", invoke_without_command=True)
@@ -26,7 +26,7 @@ def command(context: click.Context, *, wants_all: bool, artifacts: str | None, a
     if context.invoked_subcommand is not None:
         return
     from tasks.artifacts.repository import open_place
-    from tasks.execution.remote_runs import find_runs
+    from tasks.runs.active import find_runs
     from tasks.settings.load import load_settings
 
     everything, problems = find_runs(load_settings(), open_place(artifacts))
@@ -53,7 +53,7 @@ def stop(*, run: str, artifacts: str | None, as_json: bool) -> None:
     What it has trained stays for the next attempt.
     """
     from tasks.artifacts.repository import open_place
-    from tasks.execution.remote_runs import stop_run
+    from tasks.runs.active import stop_run
     from tasks.settings.load import load_settings
 
     ended = stop_run(load_settings(), open_place(artifacts), run)

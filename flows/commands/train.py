@@ -13,7 +13,6 @@ from flows.parameters import TrainParameters
 from jade_model.core.checkpoint import load_checkpoint
 from jade_model.core.training_files import files_of
 from tasks.artifacts.repository import open_place
-from tasks.execution.jobs import FollowedJob, parts_of
 from tasks.execution.run import trainings_of
 from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.runs.record import recorded_run
@@ -38,8 +37,13 @@ def command(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
         data = load_data(parameters.data)
         run.record["data"] = [{"name": item.name, "path": item.path, "sha256": item.sha256} for item in data]
         job = write_job(run.layout, data, plan)
-        with run.phase("train"), trainings_of(run, placement, fresh=parameters.fresh) as running:
-            _wait(running)
+        with (
+            run.phase("train"),
+            trainings_of(run, placement, fresh=parameters.fresh) as training,
+        ):
+            training.start()
+            training.progress.wait_for_end()
+            training.raise_if_failed()
     trained = [_trained(files_of(training, run.layout.root).last) for training in job.trainings]
     if as_json:
         print_json({"run_id": run.layout.run_id, "folder": str(run.layout.root), "trainings": trained})
@@ -47,13 +51,6 @@ def command(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
         for entry in trained:
             shown = "" if entry["validation_loss"] is None else f", val_loss={entry['validation_loss']:.4f}"
             click.echo(f"{entry['checkpoint']}: train_loss={entry['train_loss']:.4f}{shown}")
-
-
-def _wait(running: FollowedJob) -> None:
-    running.wait_for_end()
-    if running.exit_status != 0:
-        parts = ", ".join(part.name for part in parts_of(running.job))
-        raise running.failure(f"train {parts}")
 
 
 def _trained(checkpoint: Path) -> dict[str, Any]:

@@ -1,85 +1,97 @@
-"""Where trainings run, as the rest of the program sees it: given units, an engine tells of each how it ended.
+"""Training somewhere, as the rest of the program sees it: given trainings, an executor tells events until all are over.
 
-The unit of work is one training. It is idempotent by its run key: an engine may try it several times, or in two places
-at once, and what counts is the first result whose files are in the run's folder and agree with their manifest.
+A training is idempotent by its run key: an executor may try it several times, or in two places at once, and what counts
+is the first result whose files are in the run's folder and agree with their manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from jade_model.core.job import Training
+from jade_model.core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged, UserError
+from jade_model.core.job import Job, Training
+from jade_model.core.training_files import TrainingFiles, files_of, is_done
 
-
-@dataclass(frozen=True)
-class UnitDone:
-    """A training whose files are in the run's folder, verified.
-
-    Attributes:
-        run_key: Of the training.
-        where: Host, worker or process that did it, for people.
-        seconds: That the training itself took; 0 if it was kept from an earlier run.
-    """
-
-    run_key: str
-    where: str
-    seconds: float
+HERE = "this machine"
+OWN_FAULTS = frozenset(kind.__name__ for kind in (TrainingDiverged, UserError, ConfigError, DataError, CheckpointError))
+"""Errors that a training would meet wherever it is tried."""
 
 
 @dataclass(frozen=True)
-class UnitFailed:
-    """A training that will not be done in this run.
+class Event:
+    """Something that happened to a training, or that its process wrote.
 
     Attributes:
-        run_key: Of the training.
-        where: Where it was tried last.
-        reason: For people.
-        is_own_fault: Whether the training itself failed (it diverged, its recipe cannot be trained), so that it would
-            fail anywhere; else whoever ran it did.
-        attempts: How often it was tried.
+        kind: `epoch`: one ended; `data` is what the trainer tells of it. `checkpoint`: the newest one of an unfinished
+            training is in the run's folder, verified; `at_once` if its host is about to be lost. `line`: `text` as it
+            was written on another host, None here; `shown` is what people should see of it, None if other events tell
+            it. `done`: the training's files are in the run's folder and agree with their manifest; `seconds` that it
+            took, 0 if it was kept. `failed`: it will not be done in this run; `reason` for people, `error` if whoever
+            ran it failed, `is_own_fault` if it would fail anywhere, and how many `attempts` there were.
+        run_key: Of the training; empty for a line of the whole process.
+        where: Host, worker or process, for people.
+        data: See above.
     """
 
+    kind: Literal["epoch", "checkpoint", "line", "done", "failed"]
     run_key: str
     where: str
-    reason: str
-    is_own_fault: bool
-    attempts: int = 1
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
-Outcome = UnitDone | UnitFailed
+def done(training: Training, where: str, seconds: float) -> Event:
+    """Return the event of a training that is done."""
+    return Event("done", training.run_key, where, {"seconds": seconds})
 
 
-OnEpoch = Callable[[dict[str, Any]], None]
+def failed(
+    run_key: str,
+    where: str,
+    reason: str,
+    *,
+    error: Exception | None = None,
+    is_own_fault: bool = False,
+    attempts: int = 1,
+) -> Event:
+    """Return the event of a training that will not be done."""
+    data = {"reason": reason, "error": error, "is_own_fault": is_own_fault, "attempts": attempts}
+    return Event("failed", run_key, where, data)
 
 
-def unheard(event: dict[str, Any]) -> None:
-    """Nobody wants to know of epochs."""
+class Executor(Protocol):
+    """Runs trainings of one run's job; `tasks.execution.opening.open_executor` makes one, and ends it."""
 
+    def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
+        """Run trainings; tell what happens until each has ended with one `done` or `failed`, in any order.
 
-class Engine(Protocol):
-    """Runs trainings of one run's job; open one with `tasks.execution.opening.open_engine`, which also ends it.
-
-    Attributes:
-        on_epoch: Told of epochs as they end, from any thread, with the event as the trainer tells it; not of each where
-            many end in a second. It must not raise.
-    """
-
-    on_epoch: OnEpoch
-
-    def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
-        """Run trainings and tell of each how it ended, as they end, in any order, each once.
-
-        When a `UnitDone` is given out, the training's files are in the run's folder and agree with their manifest; one
-        that lies there already is not trained again. A training that fails does not stop the others. May be called
-        again once the iterator is exhausted. An iterator that is closed early stops what it started.
+        What is done in the run's folder already is not trained again. A training that fails does not stop the others.
+        Checkpoints are told of as they come. May be called again once the iterator is exhausted. An iterator that is
+        closed early stops what it started.
 
         Raises:
-            RunError, HostError: Nothing can run at all, such as no host that can train.
+            Exception: The reason that `stop` was given, once nothing is waited for any more.
+            RunError, HostError: Somebody stopped the job on its host.
         """
         ...
 
-    def stop(self) -> None:
-        """End what runs. Returns once nothing of it does, or says what may still run. Silent if nothing does."""
+    def stop(self, reason: Exception | None = None) -> None:
+        """End what runs. Returns once nothing of it does, or says what may still run. Silent if nothing does.
+
+        Args:
+            reason: Why the run may not go on: `run` raises it. Jobs on other hosts are then left alone, for whoever
+                goes on with the run may be attached to them.
+        """
         ...
+
+
+def pending_trainings(job: Job, folder: Path) -> dict[str, Training]:
+    """Return the trainings of a job that are not done in a run's folder, by run key."""
+    return {item.run_key: item for item in job.trainings if not is_done(item, files_of(item, folder))}
+
+
+def checkpoint_of(files: TrainingFiles, which: str = "last") -> Path:
+    """Return the checkpoint that is scored: of the last epoch, or of the best validation loss."""
+    return files.best if which == "best" else files.last

@@ -8,13 +8,17 @@ Inputs and results travel as bytes with digests, over Dask's own connections, to
 elsewhere: there is one way, it needs no shared file system, and a training's files are about a megabyte. A data set's
 arrays are held by the cluster and sent from worker to worker; if the one that holds them is lost, they are made anew.
 
-A lost worker's trainings are given to the others by the scheduler; one that takes its worker with it again and again is
-given up (Dask's `distributed.scheduler.allowed-failures`, 3).
+A training's events come through the scheduler, and so does its newest checkpoint, now and then: if this process is
+killed, the next one goes on from there. A lost worker's trainings are given to the others by the scheduler; one that
+takes its worker with it again and again is given up (Dask's `distributed.scheduler.allowed-failures`, 3).
 """
 
 from __future__ import annotations
 
 import functools
+import json
+import logging
+import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,16 +32,19 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from jade_model.core.job import Job, Training
 from jade_model.core.training_files import files_of, is_done
 from tasks.core.errors import BadRequest, UnitError
-from tasks.execution.base import OnEpoch, Outcome, UnitDone, UnitFailed, unheard
-from tasks.execution.followed import OWN_FAULTS
-from tasks.execution.parcels import Files, Parcel, pack, topic_of, unpack
+from tasks.execution.base import HERE, OWN_FAULTS, Event, done, failed
+from tasks.execution.parcels import Files, Parcel, checkpoint_name, pack, topic_of, unpack
 from tasks.execution.placement import Placement
+from tasks.execution.told import Trainer, printable
 from tasks.hosts.errors import HostError
 from tasks.settings.load import THREADING, available_cores
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect_dask.task_runners import DaskTaskRunner
+
+TrainedUnit = tuple[Files, str, float]
+"""A training's files, where it was trained, and how many seconds that took."""
 
 TAG = "dask-train"
 """On every training: a limit of this tag holds over all flows."""
@@ -46,11 +53,15 @@ MISSING = (
     "--host dask needs an optional package: python -m pip install 'jade-expansions[dask]' (or prefect-dask); "
     "every other host does without"
 )
+CHECKPOINT_WITHIN_S = 30.0
 LOOPBACK = ("127.", "localhost", "[::1]")
 
 
-class DaskEngine:
-    """See `Engine`; made by `open_dask_engine`.
+_log = logging.getLogger(__name__)
+
+
+class DaskExecutor:
+    """See `Executor`; made by `dask_executor`.
 
     Args:
         folder: The run's.
@@ -63,43 +74,79 @@ class DaskEngine:
     def __init__(self, folder: Path, job: Job, runner: DaskTaskRunner, *, device: str, api_url: str) -> None:
         self._folder, self._job, self._runner, self._device, self._api_url = folder, job, runner, device, api_url
         self._arrays: dict[str, PrefectFuture[bytes]] = {}
-        self._open: dict[Any, tuple[Training, PrefectFuture[tuple[Files, str, float]]]] = {}
-        self.on_epoch: OnEpoch = unheard
+        self._open: dict[Any, tuple[Training, PrefectFuture[TrainedUnit]]] = {}
+        self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._reason: Exception | None = None
 
-    def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
-        """See `Engine`."""
-        from distributed import as_completed
-
+    def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
+        """See `Executor.run`."""
         pending = []
         for training in trainings:
             if is_done(training, files_of(training, self._folder)):
-                yield UnitDone(training.run_key, "this machine", 0.0)
+                yield done(training, HERE, 0.0)
             else:
                 pending.append(training)
-        topic = topic_of(self._job.run_id)
-        self._runner.client.subscribe_topic(topic, self._hear)  # type: ignore[no-untyped-call]
+        if pending and self._reason is None:
+            yield from self._train(pending)
+        if self._reason is not None:
+            raise self._reason
+
+    def stop(self, reason: Exception | None = None) -> None:
+        """See `Executor.stop`. What runs on a cluster elsewhere ends with its training."""
+        self._reason = self._reason or reason
+        if self._open:
+            self._runner.client.cancel(list(self._open), force=True)  # type: ignore[no-untyped-call]
+        self._told.put(None)
+
+    def _train(self, pending: list[Training]) -> Iterator[Event]:
+        topic, client = topic_of(self._job.run_id), self._runner.client
+        trainer = Trainer(pending, "the cluster", is_remote=True)
+        client.subscribe_topic(topic, self._told.put)  # type: ignore[no-untyped-call]
         try:
             with temporary_settings({PREFECT_API_URL: self._api_url}):
                 for training in pending:
                     self._submit(training)
-            for done in as_completed(list(self._open), loop=self._runner.client.loop):  # type: ignore[no-untyped-call]
-                training, future = self._open.pop(done)
-                yield self._outcome(training, future)
+            for future in self._open:
+                future.add_done_callback(self._told.put)
+            while self._open and self._reason is None:
+                item = self._told.get()
+                if item is None:
+                    return
+                if isinstance(item, tuple):
+                    # Dask gives the time and what was told; it may come from anybody on the cluster.
+                    yield from self._hear(trainer, item[1])
+                elif item in self._open:
+                    training, ended = self._open.pop(item)
+                    yield self._outcome(training, ended)
         finally:
-            self.stop()
-            self._runner.client.unsubscribe_topic(topic)  # type: ignore[no-untyped-call]
+            if self._open:
+                client.cancel(list(self._open), force=True)  # type: ignore[no-untyped-call]
+                self._open.clear()
+            client.unsubscribe_topic(topic)  # type: ignore[no-untyped-call]
 
-    def _hear(self, told: tuple[float, dict[str, Any]]) -> None:
-        """Dask gives the time and what was told; it may come from anybody on the cluster."""
-        event = told[1]
-        if isinstance(event, dict) and event.get("event") == "epoch":
-            self.on_epoch(event)
+    def _hear(self, trainer: Trainer, told: Any) -> Iterator[Event]:
+        line = printable(json.dumps(told))
+        event = trainer.read(line)
+        yield trainer.line(line, event)
+        if event is None or event.training is None:
+            return
+        if event.what == "epoch" and (epoch := trainer.event(event)) is not None:
+            yield epoch
+        elif event.what == "checkpoint" and self._bring(event.training):
+            yield Event("checkpoint", event.training.run_key, "the cluster")
 
-    def stop(self) -> None:
-        """See `Engine`. What runs on a cluster elsewhere ends with its training."""
-        if self._open:
-            self._runner.client.cancel(list(self._open), force=True)  # type: ignore[no-untyped-call]
-            self._open.clear()
+    def _bring(self, training: Training) -> bool:
+        """Bring the newest checkpoint of a training here, if it is further than what is here."""
+        from distributed import Variable
+
+        name = checkpoint_name(self._job.run_id, training.run_key)
+        try:
+            kept: Any = Variable(name, client=self._runner.client)  # type: ignore[no-untyped-call]
+            files = kept.get(timeout=CHECKPOINT_WITHIN_S)
+            return unpack(dict(files), training, self._folder, is_complete=False)
+        except Exception as error:  # of Dask, or not what its manifest says: the next one comes
+            _log.warning("%s: a checkpoint did not come: %s: %s", training.title, type(error).__name__, error)
+            return False
 
     def _submit(self, training: Training) -> None:
         data = self._job.dataset(training.dataset)
@@ -111,18 +158,17 @@ class DaskEngine:
         future = self._runner.submit(train_unit, parameters)
         self._open[future.wrapped_future] = (training, future)
 
-    def _outcome(self, training: Training, future: PrefectFuture[tuple[Files, str, float]]) -> Outcome:
+    def _outcome(self, training: Training, future: PrefectFuture[TrainedUnit]) -> Event:
         try:
             files, where, seconds = future.result()
             unpack(files, training, self._folder)
         except UnitError as error:
-            return UnitFailed(training.run_key, error.where, error.reason, is_own_fault=error.kind in OWN_FAULTS)
+            return failed(training.run_key, error.where, error.reason, is_own_fault=error.kind in OWN_FAULTS)
         except HostError as error:
-            return UnitFailed(training.run_key, "the cluster", str(error), is_own_fault=False)
+            return failed(training.run_key, "the cluster", str(error))
         except Exception as error:  # lost workers, closed clusters: Dask's errors have no common base
-            reason = f"{type(error).__name__}: {error}"
-            return UnitFailed(training.run_key, "the cluster", reason, is_own_fault=False)
-        return UnitDone(training.run_key, where, seconds)
+            return failed(training.run_key, "the cluster", f"{type(error).__name__}: {error}")
+        return done(training, where, seconds)
 
 
 @task(name="hold-arrays", task_run_name="hold-{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -132,7 +178,7 @@ def hold_arrays(name: str, content: bytes) -> bytes:  # noqa: ARG001 - the name 
 
 
 @task(name="train-unit", task_run_name="train {title}", tags={TAG}, cache_policy=NO_CACHE, persist_result=False)
-def train_unit(title: str, parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:  # noqa: ARG001
+def train_unit(title: str, parcel: Parcel, arrays: bytes) -> TrainedUnit:  # noqa: ARG001
     """Train one model on a worker of the cluster; return its files, where that was, and how long it took.
 
     Raises:
@@ -145,7 +191,7 @@ def train_unit(title: str, parcel: Parcel, arrays: bytes) -> tuple[Files, str, f
 
 
 @contextmanager
-def open_dask_engine(placement: Placement, folder: Path, job: Job) -> Iterator[DaskEngine]:
+def dask_executor(placement: Placement, folder: Path, job: Job) -> Iterator[DaskExecutor]:
     """Connect to a scheduler, or start a cluster on this machine that ends with the block. Called within a flow.
 
     Raises:
@@ -172,11 +218,7 @@ def open_dask_engine(placement: Placement, folder: Path, job: Job) -> Iterator[D
             runner.client.scheduler_info()
         except OSError as error:  # TimeoutError is one
             raise BadRequest(f"the Dask scheduler {placement.scheduler} does not answer: {error}") from error
-        engine = DaskEngine(folder, job, runner, device=placement.device or "cpu", api_url=api_url)
-        try:
-            yield engine
-        finally:
-            engine.stop()
+        yield DaskExecutor(folder, job, runner, device=placement.device or "cpu", api_url=api_url)
 
 
 def check_reachable(scheduler: str, api_url: str) -> None:

@@ -14,7 +14,6 @@ from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_o
 from tasks.hosts.errors import NameRefused, RemoteFileMissing, TransferCorrupted
 from tasks.hosts.host import FileEntry, Host
 
-INCOMING_NAME = ".incoming"
 JOB_NAME = "job.json"
 MAX_JOB_BYTES = 64 * 2**20
 MAX_MANIFEST_BYTES = 2**20
@@ -23,8 +22,8 @@ _CALL_S = 60.0
 _FETCH_S = 3600.0
 
 
-def fetch_training(host: Host, remote_run: str, training: Training, root: Path) -> None:
-    """Bring a finished training's files into the run's folder here; the manifest comes last.
+def fetch_training(host: Host, remote_run: str, training: Training, into: Path) -> None:
+    """Bring a finished training's files here; the manifest comes last.
 
     Nothing that the host says chooses a place: only the files that a training leaves are taken, into the folder that
     the job here names.
@@ -33,22 +32,21 @@ def fetch_training(host: Host, remote_run: str, training: Training, root: Path) 
         host: Where it was trained.
         remote_run: The run's folder there.
         training: Which.
-        root: The run's folder here.
+        into: A folder that stands for the run's, which nobody else writes to; see `move_training`.
 
     Raises:
         TransferCorrupted: What came is not what the manifest says, or the manifest not of this training.
         NameRefused: The manifest names another file, or one that is too large.
         HostError: As `Host.get` says.
     """
-    files = files_of(training, root)
+    files = files_of(training, into)
     _fetch(host, remote_run, training, files, is_complete=True)
-    files.resume.unlink(missing_ok=True)
     if not is_done(training, files):
         raise TransferCorrupted(str(files.folder), "a finished training", "files that are not those of its manifest")
 
 
-def fetch_checkpoint(host: Host, remote_run: str, training: Training, root: Path) -> bool:
-    """Bring an unfinished training's newest checkpoint into the run's folder here, to go on from if the host is lost.
+def fetch_checkpoint(host: Host, remote_run: str, training: Training, into: Path) -> bool:
+    """Bring an unfinished training's newest checkpoint here, to go on from if the host is lost.
 
     Returns:
         Whether it came whole; a training that goes on meanwhile may replace it under our hands, and the next one comes.
@@ -57,10 +55,35 @@ def fetch_checkpoint(host: Host, remote_run: str, training: Training, root: Path
         HostError: As `Host.get` says.
     """
     try:
-        _fetch(host, remote_run, training, files_of(training, root), is_complete=False)
+        _fetch(host, remote_run, training, files_of(training, into), is_complete=False)
     except (TransferCorrupted, RemoteFileMissing):
-        shutil.rmtree(files_of(training, root).folder / INCOMING_NAME, ignore_errors=True)
+        shutil.rmtree(files_of(training, into).folder, ignore_errors=True)
         return False
+    return True
+
+
+def move_training(training: Training, source: Path, root: Path) -> bool:
+    """Move what came of a training into the run's folder, unless what lies there is as far; one thread at a time.
+
+    Args:
+        training: Which.
+        source: The folder that stood for the run's.
+        root: The run's folder.
+
+    Returns:
+        Whether it was moved.
+    """
+    came, target = files_of(training, source), files_of(training, root)
+    is_complete = is_done(training, came)
+    if is_done(training, target) or (not is_complete and local_epoch(source, training) <= local_epoch(root, training)):
+        return False
+    target.folder.mkdir(parents=True, exist_ok=True)
+    # An arm's folder holds one training's files and the folders of others. The manifest last.
+    came_here = [path for path in came.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    for path in sorted(came_here, key=lambda path: path == came.manifest):
+        path.replace(target.folder / path.name)
+    if is_complete:
+        target.resume.unlink(missing_ok=True)
     return True
 
 
@@ -70,12 +93,7 @@ def _fetch(host: Host, remote_run: str, training: Training, files: TrainingFiles
     script = f"# jade: read {shlex.quote(path)}\nhead -c {MAX_MANIFEST_BYTES} < {shlex.quote(path)}"
     content = host.run(script, timeout_s=_CALL_S).stdout
     entries = manifest_entries(content, training, files, is_complete=is_complete)
-    # Beside, so that what an unfinished training left here is replaced as a whole or not at all.
-    incoming = files.folder / INCOMING_NAME
-    host.get(entries, remote, incoming, timeout_s=_FETCH_S)
-    for entry in entries:
-        (incoming / entry.path).replace(files.folder / entry.path)
-    shutil.rmtree(incoming)
+    host.get(entries, remote, files.folder, timeout_s=_FETCH_S)
     write_atomically(files.manifest, content)
 
 
@@ -127,8 +145,8 @@ def remove_folder(host: Host, folder: str) -> None:
     host.run(f"# jade: remove {shlex.quote(folder)}\nrm -rf -- {shlex.quote(folder)}", timeout_s=_CALL_S)
 
 
-def remote_run_keys(host: Host, remote_run: str) -> set[str]:
-    """Return the run keys that a run's folder on a host is to train; none if it is gone, or says nothing of use.
+def remote_trainings(host: Host, remote_run: str) -> set[tuple[str, str]]:
+    """Return run key and folder of all that a run's folder on a host is to train; none if it says nothing of use.
 
     Raises:
         HostError: The host could not be asked.
@@ -136,7 +154,7 @@ def remote_run_keys(host: Host, remote_run: str) -> set[str]:
     path = shlex.quote(f"{remote_run}/{JOB_NAME}")
     read = host.run(f"# jade: read {path}\nhead -c {MAX_JOB_BYTES} < {path}", timeout_s=_CALL_S, check=False)
     try:
-        return {str(training["run_key"]) for training in json.loads(read.stdout)["trainings"]}
+        return {(str(item["run_key"]), str(item["output_dir"])) for item in json.loads(read.stdout)["trainings"]}
     except (ValueError, KeyError, TypeError):
         return set()
 

@@ -1,4 +1,4 @@
-"""What the engine `hosts` serves: one place after the other where trainings go on, of one's own or rented."""
+"""What the fleet serves: one place after the other where trainings go on, of one's own or rented."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tasks.execution.remote import MustLeave
+from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.place import RemotePlace
 from tasks.settings.host_entries import Workers
+
+MustLeave = Callable[[], HostError | None]
 
 
 @dataclass(frozen=True)
@@ -20,21 +22,23 @@ class Station:
         host: Connects when it is first used.
         place: How it is used.
         device: Where it trains there.
-        usd_per_hour: What it costs while the lane has it.
+        costs: Whether it costs something while the lane has it.
         is_ready: Whether it is known to be able to train, so that it need not be looked over.
+        is_ours_alone: Whether nobody else has jobs there.
         must_leave: Says why it is lost in a moment, if it is.
     """
 
     host: Host
     place: RemotePlace
     device: str
-    usd_per_hour: float = 0.0
+    costs: bool = False
     is_ready: bool = False
+    is_ours_alone: bool = False
     must_leave: MustLeave = lambda: None
 
 
 class Lane(Protocol):
-    """A place for one host, which may be another one later. One thread at a time opens, retires and rests it."""
+    """A place for one host, which may be another one later. One thread at a time opens, replaces and rests it."""
 
     @property
     def name(self) -> str:
@@ -52,18 +56,10 @@ class Lane(Protocol):
         ...
 
     def open(self) -> Station:
-        """Return the host that is at hand, or get one.
+        """Return the host that is at hand, or get one: the one that an earlier process of the same run has left first.
 
         Raises:
             HostError, RunError, LedgerError: There is none to be had.
-        """
-        ...
-
-    def look(self) -> None:
-        """The host is silent: ask whoever owns it whether it is still there, now and then.
-
-        Raises:
-            HostError: It is not.
         """
         ...
 
@@ -109,29 +105,26 @@ class HostLane:
     _host: Host | None = field(default=None, init=False, repr=False)
 
     def open(self) -> Station:
-        """See `Lane`."""
+        """See `Lane.open`."""
         self._host = self._host or self.connect()
         return Station(self._host, self.place, self.device)
 
-    def look(self) -> None:
-        """See `Lane`: nobody else could tell."""
-
     def is_lost(self, error: Exception) -> bool:  # noqa: ARG002 - it may come back
-        """See `Lane`."""
+        """No: it may come back."""
         return False
 
     def retire(self, why: str, *, has_worked: bool) -> bool:  # noqa: ARG002 - there is no other
-        """See `Lane`."""
+        """There is no other."""
         return False
 
     def rest(self, *, is_over: bool) -> None:  # noqa: ARG002 - a connection is made anew at no cost
-        """See `Lane`."""
+        """Close the connection: it is made anew at no cost."""
         host, self._host = self._host, None
         if host is not None:
             host.close()
 
     def cancel(self) -> None:
-        """See `Lane`."""
+        """Opening takes no time."""
 
     def close(self) -> None:
-        """See `Lane`."""
+        """It was closed when it came to rest."""

@@ -1,58 +1,184 @@
-"""Trainings on this machine: a pool of processes, one a core, started anew for each call."""
+"""Trainings on this machine: `python -m jade_model train` in a process group of its own, started anew for each call."""
 
 from __future__ import annotations
 
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
+
+import psutil
 
 from jade_model.core.job import Job, Training, save_job
 from jade_model.core.training_files import files_of, is_done
-from tasks.execution.base import OnEpoch, Outcome, UnitDone, unheard
-from tasks.execution.followed import outcomes_of
-from tasks.execution.jobs import TrainingJob
+from tasks.core.errors import TrainingFailed
+from tasks.execution.base import HERE, Event, done, failed
+from tasks.execution.log_buffer import TAIL_LINES
+from tasks.execution.told import Told, Trainer
 from tasks.settings.host_entries import Workers
+from tasks.settings.load import training_environment
 
-WHERE = "this machine"
 BATCH_NAME = "batch.json"
+STOP_GRACE_S = 10.0
+GONE_WITHIN_S = 5.0
+"""After KILL nothing takes longer but for a call of the kernel that hangs."""
 
 
-class ProcessEngine:
-    """`python -m jade_model train` in a process group of its own; see `Engine`.
+class LocalExecutor:
+    """See `Executor`.
 
     Args:
         folder: The run's.
         job: What the run trains.
         device: Where it trains.
-        workers: Trainings at once; None: one a core.
+        workers: Trainings at once; None: one a core; "arms": on a GPU, one of each arm.
     """
 
     def __init__(self, folder: Path, job: Job, *, device: str = "cpu", workers: Workers = None) -> None:
         self._folder, self._job, self._device, self._workers = folder, job, device, workers
-        self._running: TrainingJob | None = None
-        self.on_epoch: OnEpoch = unheard
+        self._process: subprocess.Popen[str] | None = None
+        self._reason: Exception | None = None
+        self._lock = threading.Lock()
 
-    def run(self, trainings: Sequence[Training]) -> Iterator[Outcome]:
-        """See `Engine`."""
-        pending = []
+    def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
+        """See `Executor.run`."""
+        pending: dict[str, Training] = {}
         for training in trainings:
             if is_done(training, files_of(training, self._folder)):
-                yield UnitDone(training.run_key, WHERE, 0.0)
+                yield done(training, HERE, 0.0)
             else:
-                pending.append(training)
-        if not pending:
-            return
-        save_job(replace(self._job, trainings=tuple(pending)), self._folder / BATCH_NAME)
-        self._running = TrainingJob(self._folder, device=self._device, workers=self._workers, job_name=BATCH_NAME)
-        self._running.on_epoch = self.on_epoch
-        try:
-            yield from outcomes_of(self._running, WHERE)
-        finally:
-            self.stop()
-            (self._folder / BATCH_NAME).unlink(missing_ok=True)
+                pending[training.run_key] = training
+        if pending:
+            path = self._folder / BATCH_NAME
+            save_job(replace(self._job, trainings=tuple(pending.values())), path)
+            try:
+                yield from self._train(pending, path)
+            finally:
+                self._end_group()
+                path.unlink(missing_ok=True)
+        if self._reason is not None:
+            raise self._reason
 
-    def stop(self) -> None:
-        """See `Engine`."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.stop()
+    def stop(self, reason: Exception | None = None) -> None:
+        """See `Executor.stop`."""
+        self._reason = self._reason or reason
+        self._end_group()
+
+    def _train(self, pending: dict[str, Training], path: Path) -> Iterator[Event]:
+        process = self._start(path)
+        if process is None:
+            return
+        lines: queue.SimpleQueue[tuple[str, bool] | None] = queue.SimpleQueue()
+        threading.Thread(target=_read_all, args=(process, lines), daemon=True, name="trainer").start()
+        trainer = Trainer(pending.values(), HERE, is_remote=False)
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        while (item := lines.get()) is not None:
+            told = trainer.read(item[0]) if item[1] else None
+            event = trainer.line(item[0], told)
+            if event.data["shown"] is not None:
+                tail.append(event.data["shown"])
+                yield event
+            if told is not None and (outcome := _outcome(trainer, told)) is not None:
+                if outcome.kind in {"done", "failed"}:
+                    pending.pop(outcome.run_key, None)
+                yield outcome
+        status = process.wait()
+        error = TrainingFailed(f"{len(pending)} trainings", status, "\n".join(tail))
+        for run_key in pending:
+            yield failed(run_key, HERE, str(error), error=error)
+
+    def _start(self, path: Path) -> subprocess.Popen[str] | None:
+        command = [sys.executable, "-m", "jade_model", "train", str(path)]
+        command += ["--device", self._device, "--resume", "--progress", "json"]
+        if self._workers is not None:
+            command += ["--workers", str(self._workers)]
+        with self._lock:
+            if self._reason is not None:
+                return None
+            # A group of its own, so that stopping it reaches the worker processes too.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=training_environment(),
+                start_new_session=True,
+            )
+            return self._process
+
+    def _end_group(self) -> None:
+        """End the process group: TERM, then KILL; returns once nothing of it runs."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process is None:
+                return
+            if process.poll() is None:
+                _signal(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(STOP_GRACE_S)
+                except subprocess.TimeoutExpired:
+                    _signal(process.pid, signal.SIGKILL)
+                    process.wait()
+            # Workers outlive a leader that died alone, and a killed process takes a moment to be gone.
+            deadline = time.monotonic() + GONE_WITHIN_S
+            while _signal(process.pid, signal.SIGKILL) and _is_alive(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+
+def _outcome(trainer: Trainer, told: Told) -> Event | None:
+    if told.training is not None and told.what in {"training_done", "training_skipped"}:
+        return done(told.training, HERE, told.data["seconds"])
+    if told.training is not None and told.what == "checkpoint":
+        return Event("checkpoint", told.training.run_key, HERE)
+    return trainer.event(told)
+
+
+def _read_all(process: subprocess.Popen[str], lines: queue.SimpleQueue[tuple[str, bool] | None]) -> None:
+    """Give out the process's lines, each with whether it may be an event; None once it has ended."""
+    readers = [
+        threading.Thread(target=_read, args=(stream, may_tell, lines), daemon=True)
+        for stream, may_tell in ((process.stdout, True), (process.stderr, False))
+    ]
+    for reader in readers:
+        reader.start()
+    process.wait()
+    for reader in readers:
+        # Workers that outlive a leader keep its pipes open.
+        reader.join(STOP_GRACE_S)
+    lines.put(None)
+
+
+def _read(stream: IO[str], may_tell: bool, lines: queue.SimpleQueue[tuple[str, bool] | None]) -> None:  # noqa: FBT001
+    with stream:
+        for line in stream:
+            lines.put((line.rstrip(), may_tell))
+
+
+def _signal(group: int, number: signal.Signals) -> bool:
+    """Send a signal to a process group; return whether there was anything of it."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _is_alive(group: int) -> bool:
+    """Whether anything of a group can still do something: the dead stay listed until their parent takes note."""
+    for number in psutil.pids():
+        try:
+            if os.getpgid(number) == group and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
+                return True
+        except (OSError, psutil.NoSuchProcess):  # it has gone, or is none of ours
+            continue
+    return False

@@ -1,19 +1,21 @@
-"""From a placement to an engine that is ready, and that nothing of is left afterwards."""
+"""From a placement to an executor that is ready, and that nothing of is left afterwards."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from jade_model.core.job import Job
-from tasks.execution.base import Engine
+from tasks.execution.base import Executor, pending_trainings
 from tasks.execution.placement import Placement
+from tasks.settings.load import load_settings
 
 
 @contextmanager
-def open_engine(placement: Placement, folder: Path, job: Job, *, flow_run_id: str = "") -> Iterator[Engine]:
-    """Give an engine for the trainings of a run; whatever happens, it is stopped afterwards.
+def open_executor(placement: Placement, folder: Path, job: Job, *, flow_run_id: str = "") -> Iterator[Executor]:
+    """Give an executor for the trainings of a run; whatever happens, it is stopped afterwards.
 
     Args:
         placement: Where.
@@ -22,23 +24,54 @@ def open_engine(placement: Placement, folder: Path, job: Job, *, flow_run_id: st
         flow_run_id: The run in Prefect, if there is one, by which machines that are rented for it can be found.
 
     Raises:
-        BadRequest: What the engine needs is not installed or not known.
+        HostUnknown: A host is in no settings file.
+        BadRequest: What the executor needs is not installed, or nothing can be rented.
     """
-    if placement.is_local:
-        from tasks.execution.local import ProcessEngine
+    with ExitStack() as stack:
+        executor: Executor
+        if placement.is_local:
+            from tasks.execution.local import LocalExecutor
 
-        engine: Engine = ProcessEngine(folder, job, device=placement.device or "cpu", workers=placement.workers)
-        try:
-            yield engine
-        finally:
-            engine.stop()
-    elif placement.uses_dask:
-        from tasks.execution.dask import open_dask_engine
+            executor = LocalExecutor(folder, job, device=placement.device or "cpu", workers=placement.workers)
+        elif placement.uses_dask:
+            from tasks.execution.dask import dask_executor
 
-        with open_dask_engine(placement, folder, job) as on_cluster:
-            yield on_cluster
-    else:
-        from tasks.execution.fleet import open_hosts_engine
+            executor = stack.enter_context(dask_executor(placement, folder, job))
+        else:
+            executor = _fleet(placement, folder, job, flow_run_id, stack)
+        stack.callback(executor.stop)
+        yield executor
 
-        with open_hosts_engine(placement, folder, job, flow_run_id=flow_run_id) as on_hosts:
-            yield on_hosts
+
+def _fleet(placement: Placement, folder: Path, job: Job, flow_run_id: str, stack: ExitStack) -> Executor:
+    from tasks.execution.fleet import FleetExecutor
+    from tasks.execution.lanes import HostLane, Lane
+    from tasks.execution.queue import QueueRules
+    from tasks.hosts.place import place_on
+    from tasks.hosts.ssh import open_host
+
+    known = load_settings()
+    lanes: list[Lane] = []
+    for name in placement.named_hosts:
+        entry = known.entry(name)
+        lanes.append(
+            HostLane(
+                name,
+                lambda name=name: open_host(known, name),  # type: ignore[misc]
+                place_on(entry),
+                placement.device or entry.device,
+                placement.workers,
+            )
+        )
+    if placement.provider is not None and pending_trainings(job, folder):
+        from tasks.execution.rented_lanes import rented_lanes
+        from tasks.provisioning.registry import open_registry
+
+        registry = stack.enter_context(closing(open_registry()))
+        lanes += rented_lanes(placement, registry, folder, job, flow_run_id=flow_run_id)
+    # One host does all of it in one job, and if it fails nobody else could do better.
+    rules = QueueRules(
+        batch_s=math.inf if len(lanes) == 1 else QueueRules.batch_s,
+        max_host_failures=1 if len(lanes) == len(placement.named_hosts) == 1 else QueueRules.max_host_failures,
+    )
+    return FleetExecutor(folder, job, lanes, rules=rules)

@@ -20,9 +20,10 @@ from jade_model.core.errors import ConfigError
 from jade_model.core.files import write_atomically
 from jade_model.core.job import Execution, Job, Training, load_job, save_job
 from jade_model.core.job_runner import prepare_process
-from jade_model.core.training_files import MANIFEST_NAME, files_of, is_done
+from jade_model.core.training_files import MANIFEST_NAME, files_of
 from jade_model.core.worker import run_training
-from tasks.execution.fetching import manifest_entries
+from tasks.execution.bundle import checkpoint_files
+from tasks.execution.fetching import manifest_entries, move_training
 from tasks.hosts.errors import TransferCorrupted
 
 Files = dict[str, bytes]
@@ -35,17 +36,24 @@ class Parcel:
     Attributes:
         job: A job of this training alone, as `job.json` has it.
         rows: The file of rows, by its name in the job.
+        checkpoint: What it goes on from, by name; empty: it begins.
         device: Where it trains.
     """
 
     job: bytes
     rows: Files
+    checkpoint: Files
     device: str
 
 
 def topic_of(run_id: str) -> str:
-    """Return under which topic a cluster's workers tell of a run's epochs."""
+    """Return under which topic a cluster's workers tell of a run's trainings."""
     return f"jade-{run_id}"
+
+
+def checkpoint_name(run_id: str, run_key: str) -> str:
+    """Return under which name a cluster keeps the newest checkpoint of a training."""
+    return f"jade-{run_id}-{run_key}"
 
 
 def pack(job: Job, training: Training, root: Path, *, device: str) -> Parcel:
@@ -61,11 +69,16 @@ def pack(job: Job, training: Training, root: Path, *, device: str) -> Parcel:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "job.json"
         save_job(replace(job, data=data, trainings=(training,)), path)
-        return Parcel(path.read_bytes(), {training.rows: (root / training.rows).read_bytes()}, device)
+        rows = {training.rows: (root / training.rows).read_bytes()}
+        left = checkpoint_files((training,), root).values()
+        return Parcel(path.read_bytes(), rows, {item.name: item.read_bytes() for item in left}, device)
 
 
 def train_parcel(
-    parcel: Parcel, arrays: bytes, scratch: Path, emit: Callable[[dict[str, Any]], None] = lambda _: None
+    parcel: Parcel,
+    arrays: bytes,
+    scratch: Path,
+    emit: Callable[[dict[str, Any], Callable[[], Files]], None] = lambda *_: None,
 ) -> Files:
     """Train what a parcel asks for; return the files that it leaves, the manifest among them.
 
@@ -73,7 +86,8 @@ def train_parcel(
         parcel: From `pack`.
         arrays: The data set's `.npz`.
         scratch: Folder of ours; keeps the arrays for the next training.
-        emit: Told of each epoch; what it raises ends the training.
+        emit: Told of each event, with what reads the files that the training's manifest names then; what it raises ends
+            the training.
 
     Raises:
         JadeError: As `run_training` says.
@@ -92,33 +106,47 @@ def train_parcel(
     write_atomically(scratch / training.rows, parcel.rows[training.rows])
     files = files_of(training, scratch)
     shutil.rmtree(files.folder, ignore_errors=True)
-    try:
-        execution = Execution(device=parcel.device)
-        prepare_process(execution)
-        for _ in run_training(job, training, scratch, execution, emit):
-            pass
+    for name in parcel.checkpoint.keys() & {files.resume.name, files.best.name}:
+        write_atomically(files.folder / name, parcel.checkpoint[name])
+
+    def left() -> Files:
         names = [MANIFEST_NAME, *(item["path"] for item in json.loads(files.manifest.read_bytes())["files"])]
         return {name: (files.folder / name).read_bytes() for name in names}
+
+    try:
+        execution = Execution(device=parcel.device, resume=True)
+        prepare_process(execution)
+        for _ in run_training(job, training, scratch, execution, lambda event: emit(event, left)):
+            pass
+        return left()
     finally:
         shutil.rmtree(files.folder, ignore_errors=True)
 
 
-def unpack(files: Mapping[str, bytes], training: Training, root: Path) -> None:
-    """Write a training's files into the run's folder, the manifest last.
+def unpack(files: Mapping[str, bytes], training: Training, root: Path, *, is_complete: bool = True) -> bool:
+    """Write a training's files into the run's folder, the manifest last, unless what lies there is as far.
+
+    Args:
+        files: By name, the manifest among them.
+        training: Whose they must be.
+        root: The run's folder.
+        is_complete: Whether they must be those of the finished training, or of one that goes on.
+
+    Returns:
+        Whether they were written.
 
     Raises:
         TransferCorrupted: They are not what the manifest says, or it is not of this training.
         NameRefused: The manifest names a file that no training leaves, or one that is too large.
     """
-    target = files_of(training, root)
     manifest = files.get(MANIFEST_NAME, b"")
-    for entry in manifest_entries(manifest, training, target):
-        content = files.get(entry.path, b"")
-        found = hashlib.sha256(content).hexdigest()
-        if (len(content), found) != (entry.size, entry.sha256):
-            raise TransferCorrupted(entry.path, entry.sha256, found)
-        write_atomically(target.folder / entry.path, content)
-    write_atomically(target.manifest, manifest)
-    target.resume.unlink(missing_ok=True)
-    if not is_done(training, target):
-        raise TransferCorrupted(str(target.folder), "a finished training", "files that are not those of its manifest")
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        came = files_of(training, Path(scratch))
+        for entry in manifest_entries(manifest, training, came, is_complete=is_complete):
+            content = files.get(entry.path, b"")
+            found = hashlib.sha256(content).hexdigest()
+            if (len(content), found) != (entry.size, entry.sha256):
+                raise TransferCorrupted(entry.path, entry.sha256, found)
+            write_atomically(came.folder / entry.path, content)
+        write_atomically(came.manifest, manifest)
+        return move_training(training, Path(scratch), root)

@@ -1,4 +1,4 @@
-"""The Prefect tasks that follow a training job: one for each arm and seed, so that the UI shows them side by side."""
+"""The Prefect tasks that follow a run's trainings: one for each arm and seed, which the UI shows side by side."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from jade_model.core.training_files import files_of
-from tasks.execution.jobs import FollowedJob, Part, checkpoint_of, part_of
+from tasks.execution.base import checkpoint_of
 from tasks.execution.placement import Placement
-from tasks.execution.run import trainings_of
+from tasks.execution.progress import Part, part_of
+from tasks.execution.run import TrainingRun, trainings_of
 from tasks.operations.ui import show_progress, show_table
 from tasks.provisioning.limits import machines_admitted
 from tasks.provisioning.rental_record import read_rental, rental_rows, rental_sentence
@@ -22,22 +23,22 @@ from tasks.runs.record import Run
 
 LOG_EVERY_EPOCHS = 10
 
-_followed: dict[str, FollowedJob] = {}
-"""Jobs of this process by run folder: tasks take paths, never live objects."""
+_followed: dict[str, TrainingRun] = {}
+"""Trainings of this process by run folder: tasks take paths, never live objects."""
 
 
-def job_of(folder: str) -> FollowedJob:
-    """Return the job of a run folder.
+def training_of(folder: str) -> TrainingRun:
+    """Return what trains in a run folder.
 
     A function, for where a task runs elsewhere Prefect sends the flow along by value, with all globals that tasks name:
-    a function of a module goes by its name, and the jobs stay here.
+    a function of a module goes by its name, and what it returns stays here.
     """
     return _followed[folder]
 
 
 @contextmanager
-def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iterator[FollowedJob]:
-    """Run the job of a run while the block lasts, for tasks to follow; see `trainings_of`.
+def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iterator[TrainingRun]:
+    """Hold the trainings of a run while the block lasts, for tasks to follow; see `trainings_of`.
 
     What was rented for it, and what that cost, is among the run's artifacts, however it ended.
     """
@@ -45,18 +46,18 @@ def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iter
     with (
         machines_admitted(placement.provider, placement.rental, placement.machines),
         rental_shown(run.layout.root),
-        trainings_of(run, placement, fresh=fresh, flow_run_id=str(flow_run.id or "")) as job,
+        trainings_of(run, placement, fresh=fresh, flow_run_id=str(flow_run.id or "")) as training,
     ):
-        _followed[folder] = job
+        _followed[folder] = training
         try:
-            yield job
+            yield training
         finally:
             del _followed[folder]
 
 
 @task(name="train", task_run_name="train-{part}", cache_policy=NO_CACHE)
 def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
-    """Follow one arm and seed of the run's training job to its end.
+    """Follow one arm and seed of a run's trainings to their end.
 
     Args:
         folder: The run's.
@@ -68,36 +69,36 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         The checkpoints' paths relative to the run's folder.
 
     Raises:
-        TrainingFailed, HostError: The job ended before this part was done, or its host was lost.
+        TrainingsFailed, HostError, RunError: One of them failed, or whoever ran it did.
     """
     logger = get_run_logger()
-    job, key = job_of(folder), Part(arm, seed)
-    bar, title = f"train-{part}", f"Epochs of {part}"
+    training, progress = training_of(folder), training_of(folder).progress
+    state = progress.state[part]
     logged, shown = -1, 0
-    state = job.state[key]
     while True:
         # Asked before the results are, so that what came last is not passed over.
-        has_ended, seen = job.ended, job.changes
-        if state.finished >= state.trainings:
+        has_ended, seen = progress.ended, progress.changes
+        if len(state.finished) == len(state.trainings):
             break
         if has_ended:
-            raise job.failure(f"train-{part}")
-        job.wait_for_change(seen)
-        if said := job.said.take_for_log():
+            raise training.failure()
+        progress.wait_for_change(seen)
+        if said := progress.said.take_for_log():
             logger.info(said)
         step = state.epochs_done // LOG_EVERY_EPOCHS
         if step != logged and state.latest:
             logger.info("%s (%d of %d epochs)", state.latest, state.epochs_done, state.epochs)
             logged = step
         if state.epochs_done != shown:
-            show_progress(bar, 100.0 * state.epochs_done / state.epochs, title)
+            show_progress(f"train-{part}", state.percent, f"Epochs of {part}")
             shown = state.epochs_done
-    show_progress(bar, 100.0, title)
-    logger.info("done: %d trainings, %d epochs", state.trainings, state.epochs)
+    show_progress(f"train-{part}", 100.0, f"Epochs of {part}")
+    logger.info("done: %d trainings, %d epochs", len(state.trainings), state.epochs)
+    root = training.layout.root
     return [
-        checkpoint_of(files_of(training, job.folder)).relative_to(job.folder).as_posix()
-        for training in job.job.trainings
-        if part_of(training) == key
+        checkpoint_of(files_of(item, root)).relative_to(root).as_posix()
+        for item in training.job.trainings
+        if part_of(item) == Part(arm, seed)
     ]
 
 

@@ -1,13 +1,162 @@
-"""Progress of several trainings on a terminal: one bar an arm and seed, or a line now and then where there is none."""
+"""How far a run's trainings are: counted from events, drawn as bars on a terminal, or told to whoever waits."""
 
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Self
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from jade_model.core.job import Job, Training
+from tasks.core.layout import MEMBER_SEED_STEP
+from tasks.execution.base import Event
+from tasks.execution.log_buffer import SaidLines
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """One arm and seed of a run, all folds and members: what one Prefect task follows."""
+
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As people see it: `crf-seed0`."""
+        return f"{self.arm.replace('_', '-')}-seed{self.seed}"
+
+
+def part_of(training: Training) -> Part:
+    """Return the part that a training belongs to."""
+    return Part(training.arm, training.seed % MEMBER_SEED_STEP)
+
+
+def parts_of(job: Job) -> list[Part]:
+    """Return the job's parts, in the order in which they are trained."""
+    return list(dict.fromkeys(part_of(training) for training in job.trainings))
+
+
+@dataclass
+class PartState:
+    """How far some trainings are that people see together: a part, or a round of a sweep.
+
+    Attributes:
+        trainings: Epochs of each, by run key.
+        done_by_training: Epochs of them that are over; all of those of one that failed.
+        finished: Run keys of those that are done.
+        failed: Of those that failed.
+        latest: Line about what happened last.
+    """
+
+    trainings: dict[str, int] = field(default_factory=dict)
+    done_by_training: dict[str, int] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    latest: str = ""
+
+    @property
+    def epochs(self) -> int:
+        """Of all trainings together."""
+        return sum(self.trainings.values())
+
+    @property
+    def epochs_done(self) -> int:
+        """Of them."""
+        return sum(self.done_by_training.values())
+
+    @property
+    def percent(self) -> float:
+        """Epochs that are over, in percent of all."""
+        return 100.0 * self.epochs_done / self.epochs if self.epochs else 100.0
+
+    def take(self, event: Event, training: Training) -> None:
+        """Count an event of one of the trainings."""
+        key = event.run_key
+        match event.kind:
+            case "epoch":
+                # A copy elsewhere may be behind.
+                self.done_by_training[key] = max(event.data["epoch"], self.done_by_training.get(key, 0))
+                validation = event.data["validation_loss"]
+                shown = "" if validation is None else f", val_loss={validation:.4f}"
+                loss = f"train_loss={event.data['train_loss']:.4f}"
+                self.latest = f"fold {training.fold}: Epoch {event.data['epoch']}: {loss}{shown}"
+            case "done":
+                self.done_by_training[key] = self.trainings[key]
+                self.finished.add(key)
+                if not event.data["seconds"]:
+                    self.latest = f"fold {training.fold}: kept from an earlier run"
+            case "failed":
+                self.done_by_training[key] = self.trainings[key]
+                self.failed.add(key)
+                self.latest = f"fold {training.fold}: failed on {event.where}"
+            case _:
+                pass
+
+
+class RunProgress:
+    """The trainings of a run and what was told of them so far. Safe to use from several threads.
+
+    Attributes:
+        state: How far those are that people see together, by name, in order.
+        said: What the training processes say that is for people.
+        changes: How many events there were; see `wait_for_change`.
+        ended: Whether nothing more will happen.
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, PartState] = {}
+        self.said = SaidLines()
+        self.changes = 0
+        self.ended = False
+        self._part_of: dict[str, tuple[str, Training]] = {}
+        self._changed = threading.Condition()
+
+    def expect(self, trainings: Iterable[Training], name_of: Callable[[Training], str]) -> None:
+        """Count these trainings from now on, each with those of the same name."""
+        with self._changed:
+            for training in trainings:
+                name = name_of(training)
+                state = self.state.setdefault(name, PartState())
+                state.trainings[training.run_key] = training.recipe.training.epochs
+                self._part_of[training.run_key] = (name, training)
+
+    def take(self, event: Event) -> None:
+        """Count an event."""
+        if event.kind == "line":
+            if event.data["shown"] is not None:
+                self.said.add(event.data["shown"])
+        elif event.run_key in self._part_of:
+            name, training = self._part_of[event.run_key]
+            with self._changed:
+                self.state[name].take(event, training)
+        self.wake()
+
+    def end(self) -> None:
+        """Nothing more will happen."""
+        self.ended = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        with self._changed:
+            self.changes += 1
+            self._changed.notify_all()
+
+    def wait_for_change(self, seen: int, timeout_s: float = POLL_S) -> None:
+        """Return when something has happened since there were so many `changes`, or after the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.changes != seen, timeout_s)
+
+    def wait_for_end(self, timeout_s: float | None = None) -> bool:
+        """Return once nothing more will happen, or after the time; whether it has ended."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended, timeout_s)
 
 
 def terminal_is_live() -> bool:
@@ -31,19 +180,43 @@ class TrainingBars:
         )
         self._bars: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
+    def show(self, name: str, state: PartState) -> None:
+        """Set a bar, a new one if it was not there."""
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=state.epochs, note="")
+        self._progress.update(self._bars[name], completed=state.epochs_done, total=state.epochs, note=state.latest)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    @contextmanager
+    def on_screen(self) -> Iterator[None]:
+        """Draw while the block lasts."""
+        with self._progress:
+            yield
 
-    def expect(self, name: str, epochs: int) -> None:
-        """Add a bar of so many epochs."""
-        self._bars[name] = self._progress.add_task(name, total=epochs, note="")
 
-    def show(self, name: str, epochs_done: int, note: str) -> None:
-        """Set a bar."""
-        self._progress.update(self._bars[name], completed=epochs_done, note=note)
+@contextmanager
+def drawn(progress: RunProgress) -> Iterator[None]:
+    """Show how far trainings are, and what they say, while the block lasts; a terminal that fails stops nothing."""
+    stop_drawing = threading.Event()
+    drawer = threading.Thread(target=_draw, args=(progress, stop_drawing), daemon=True, name="bars")
+    drawer.start()
+    try:
+        yield
+    finally:
+        stop_drawing.set()
+        progress.wake()
+        drawer.join()
+
+
+def _draw(progress: RunProgress, stop: threading.Event) -> None:
+    bars = TrainingBars()
+    with bars.on_screen():
+        is_last, seen = False, 0
+        while not is_last:
+            progress.wait_for_change(seen)
+            is_last, seen = stop.is_set(), progress.changes
+            # All at once, above the bars: neither the process nor the terminal is held up by single lines.
+            if said := progress.said.take_for_terminal():
+                sys.stderr.write(said)
+                sys.stderr.flush()
+            for name, state in list(progress.state.items()):
+                bars.show(name, state)

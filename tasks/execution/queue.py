@@ -1,4 +1,4 @@
-"""Which host does which training next: the whole of the engine `hosts` that can be thought through without one.
+"""Which host does which training next: all of the fleet that can be thought through without a host.
 
 Nothing here waits, connects or reads a clock: the caller says what happened and when, and asks what to do. Times are
 seconds that only grow.
@@ -6,14 +6,13 @@ seconds that only grow.
 How it decides:
 
 * A host is given a *batch*: as many units as it will do in about `batch_s`, by how long it took so far, and never more
-  than its share of what is left. The first batch of a host is as many as it has places.
+  than its share of what is left. The first batch of a host is as many as it has places. Without a `batch_s`, all that
+  is left is one batch.
 * When nothing is left to give out, a host without work takes over what is still running elsewhere, the unit that is
   expected last first, if it would be done sooner there. The first result counts.
 * A host that fails gives its units back and pauses, twice as long after each failure in a row; after
   `max_host_failures` in a row it is not asked any more. A unit that was tried `max_attempts` times is reported as
   failed; so is what is left when there is no host any more.
-* What hosts cost is added up from their prices and times. No unit is given out whose expected cost does not fit into
-  the budget beside what is running, and hosts that can't be given anything are to be let go.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ class QueueRules:
     """How the queue decides; see the module.
 
     Attributes:
-        batch_s: Length that a batch should have.
+        batch_s: Length that a batch should have; infinite: all that is left.
         max_batch: Units in a batch at most.
         max_attempts: Times that a unit is tried at most, not counting attempts that a host was lost in.
-        max_losses: Times that a unit may go down with its host; then it is taken to be what brings hosts down.
+        max_losses: Times that a unit may go down with its host without having come further; then it is taken to be what
+            brings hosts down.
         max_host_failures: In a row; then the host is quarantined.
         pause_s: After a host's first failure.
         longest_pause_s: After any.
         max_copies: Places that one unit may run in at once. Three: of two, one may be silent and the other slow.
         gain: A copy must be expected to be done in less than this share of the time that all who have it still need.
         first_guess_s: How long a unit takes, as long as none is done.
-        budget_usd: What all hosts may cost; infinite: no limit.
     """
 
     batch_s: float = 60.0
@@ -53,7 +52,6 @@ class QueueRules:
     max_copies: int = 3
     gain: float = 0.8
     first_guess_s: float = 60.0
-    budget_usd: float = math.inf
 
 
 class Advice(StrEnum):
@@ -109,10 +107,8 @@ class _Unit:
 @dataclass
 class _Host:
     places: int
-    usd_per_hour: float
-    priced_at: float
+    costs: bool
     batch: dict[str, None] = field(default_factory=dict)
-    batch_since: float = 0.0
     last_done: float = 0.0
     unit_s: float | None = None
     failures: int = 0
@@ -128,13 +124,11 @@ class UnitQueue:
         rules: How it decides.
 
     Attributes:
-        spent_usd: By all hosts until the last `advance`.
         num_expected: Hosts that may still join, as the caller knows: until then nothing is given up for want of one.
     """
 
     def __init__(self, units: Iterable[str], rules: QueueRules | None = None) -> None:
         self.rules = rules or QueueRules()
-        self.spent_usd = 0.0
         self.num_expected = 0
         self._open = {unit: _Unit() for unit in units}
         self._waiting = deque(self._open)
@@ -142,8 +136,6 @@ class UnitQueue:
         self._last_trouble = ""
         self._ended: deque[Ended] = deque()
         self._unit_s: float | None = None
-        self._rate_usd_per_s = 0.0
-        self._now = 0.0
 
     @property
     def num_open(self) -> int:
@@ -161,46 +153,51 @@ class UnitQueue:
         self._ended.clear()
         return ended
 
-    def advance(self, now: float) -> None:
-        """Let the time pass, and add up what it cost."""
-        if now > self._now:
-            self.spent_usd += self._rate_usd_per_s * (now - self._now)
-            self._now = now
-
-    def join(self, host: str, now: float, *, places: int = 1, usd_per_hour: float = 0.0) -> None:
-        """A host is there: it can do `places` units at once, and costs from now on.
+    def join(self, host: str, now: float, *, places: int = 1, costs: bool = False) -> None:
+        """A host is there: it can do `places` units at once, and may cost something for as long as it is there.
 
         Raises:
             ValueError: It is there already.
         """
         if host in self._hosts:
             raise ValueError(f"host {host!r} has joined already")
-        self.advance(now)
-        self._hosts[host] = _Host(max(1, places), 0.0, now)
-        self.set_price(host, now, usd_per_hour)
+        self._hosts[host] = _Host(max(1, places), costs, last_done=now)
 
-    def set_price(self, host: str, now: float, usd_per_hour: float) -> None:
-        """A host costs something else from now on. Silent if it is not there."""
-        self.advance(now)
-        known = self._hosts.get(host)
-        if known is not None:
-            self._rate_usd_per_s += (usd_per_hour - known.usd_per_hour) / 3600
-            known.usd_per_hour = usd_per_hour
+    def assign(self, host: str, units: Iterable[str], now: float) -> tuple[str, ...]:
+        """A host has units already, from before; return those that are still open.
 
-    def leave(self, host: str, now: float, reason: str = "it was let go") -> None:
-        """A host is gone for good, and costs nothing any more. Silent if it is not there.
+        Raises:
+            ValueError: It has a batch, or has not joined.
+        """
+        known = self._known(host)
+        if known.batch:
+            raise ValueError(f"host {host!r} still has {len(known.batch)} units")
+        taken = tuple(unit for unit in self._open if unit in set(units))
+        for unit in taken:
+            if not self._open[unit].holders:
+                self._waiting.remove(unit)
+            self._open[unit].holders.add(host)
+        known.batch = dict.fromkeys(taken)
+        known.last_done = now
+        return taken
+
+    def progressed(self, host: str, unit: str) -> None:
+        """A unit has come further, and goes on from there whatever becomes of its host. Silent if it is over."""
+        if host in self._hosts:
+            self._hosts[host].failures = 0
+        if unit in self._open:
+            self._open[unit].losses = 0
+
+    def leave(self, host: str, reason: str = "it was let go") -> None:
+        """A host is gone for good. Silent if it is not there.
 
         It was let go, ended by its owner, or lost. What it was doing is given to others.
         """
-        self.advance(now)
         self._last_trouble = f"{host}: {reason}"
         known = self._hosts.get(host)
         if known is not None:
             self._give_back(host, known, f"{host}: {reason}")
-            self.set_price(host, now, 0.0)
             del self._hosts[host]
-            # Differences of many floats: nobody there costs nothing.
-            self._rate_usd_per_s = self._rate_usd_per_s if self._hosts else 0.0
         self.give_up_if_alone()
 
     def take(self, host: str, now: float) -> Next:
@@ -209,7 +206,6 @@ class UnitQueue:
         Raises:
             ValueError: It still has a batch, or has not joined.
         """
-        self.advance(now)
         known = self._known(host)
         if known.batch:
             raise ValueError(f"host {host!r} still has {len(known.batch)} units")
@@ -220,23 +216,18 @@ class UnitQueue:
         batch = self._fresh_batch(known) or self._copies(known, now)
         if batch:
             known.batch = dict.fromkeys(batch)
-            known.batch_since = known.last_done = now
+            known.last_done = now
             for unit in batch:
                 self._open[unit].holders.add(host)
             return Next(Advice.WORK, tuple(batch))
-        if self._waiting:
-            # There is work, and no money for this host to do it.
-            self._give_up_if_broke()
-            return Next(Advice.LEAVE)
         # What runs elsewhere may come back. A host that costs is not kept for that, unless it is the only other one.
         at_work = sum(bool(other.batch) for other in self._hosts.values())
-        if known.usd_per_hour > 0 and at_work > 1:
+        if known.costs and at_work > 1:
             return Next(Advice.LEAVE)
         return Next(Advice.WAIT, wait_s=max(1.0, self._patience_s(now)))
 
     def finished(self, host: str, unit: str, now: float, *, seconds: float = 0.0) -> bool:
         """A unit is done; return whether this is its first result."""
-        self.advance(now)
         known = self._hosts.get(host)
         if known is not None:
             known.failures = 0
@@ -250,9 +241,8 @@ class UnitQueue:
         self._ended.append(Ended(unit, host, None, seconds, state.attempts + 1))
         return True
 
-    def failed(self, host: str, unit: str, now: float, reason: str, *, is_own_fault: bool) -> None:
+    def failed(self, host: str, unit: str, reason: str, *, is_own_fault: bool) -> None:
         """A unit failed, and its host goes on. Silent if it is over already."""
-        self.advance(now)
         known = self._hosts.get(host)
         if known is not None:
             known.batch.pop(unit, None)
@@ -269,7 +259,6 @@ class UnitQueue:
 
     def lost(self, host: str, now: float, reason: str) -> None:
         """A host failed, or is out of reach: its units go to others, and it pauses. Silent if it is not there."""
-        self.advance(now)
         known = self._hosts.get(host)
         if known is None:
             return
@@ -289,27 +278,12 @@ class UnitQueue:
         """Whether a unit is neither done nor given up."""
         return unit in self._open
 
-    def drop(self, host: str, now: float) -> None:
+    def drop(self, host: str) -> None:
         """A host has stopped what it was doing, or is silent; what of it is not done goes to others.
 
         What it may bring later counts if it is the first result.
         """
-        self.advance(now)
         self._give_back(host, self._known(host), "", counts=False)
-
-    def is_overdrawn(self, now: float, *, notice_s: float = 0.0) -> bool:
-        """Whether the budget is spent, or will be within the time that it takes to let all hosts go."""
-        self.advance(now)
-        return self.spent_usd + self._rate_usd_per_s * notice_s >= self.rules.budget_usd
-
-    def give_up(self, now: float, reason: str) -> None:
-        """End all that is open as failed."""
-        self.advance(now)
-        for unit in list(self._open):
-            state = self._open[unit]
-            state.last_reason = reason
-            self._end_failed(unit, is_own_fault=False)
-        self._waiting.clear()
 
     def _known(self, host: str) -> _Host:
         if host not in self._hosts:
@@ -331,6 +305,10 @@ class UnitQueue:
         self._unit_s = seen if self._unit_s is None else 0.95 * self._unit_s + 0.05 * seen
 
     def _fresh_batch(self, known: _Host) -> list[str]:
+        if math.isinf(self.rules.batch_s):
+            batch = list(self._waiting)
+            self._waiting.clear()
+            return batch
         guess_s = self._guess_s(known)
         wanted = known.places if known.unit_s is None else max(known.places, int(self.rules.batch_s / guess_s))
         # By how fast it is among all, so that all end at about the same time; what then is late is copied.
@@ -338,7 +316,6 @@ class UnitQueue:
         total = sum(1 / self._guess_s(other) for other in self._hosts.values() if not other.is_quarantined)
         share = math.ceil(len(self._waiting) * speed / total) if total > 0 else wanted
         number = min(wanted, self.rules.max_batch, max(known.places, share), len(self._waiting))
-        number = min(number, self._affordable(known, guess_s))
         return [self._waiting.popleft() for _ in range(number)]
 
     def _copies(self, known: _Host, now: float) -> list[str]:
@@ -363,21 +340,8 @@ class UnitQueue:
             if here_s < self.rules.gain * expected_s and len(self._open[unit].holders) < self.rules.max_copies
         ]
         late.sort()
-        number = min(known.places, len(late), self._affordable(known, guess_s))
+        number = min(known.places, len(late))
         return [unit for _, unit in late[:number]]
-
-    def _affordable(self, known: _Host, guess_s: float) -> int:
-        """How many units fit into the budget on a host, beside what all hosts are still to do."""
-        if math.isinf(self.rules.budget_usd):
-            return self.rules.max_batch
-        committed = sum(
-            len(other.batch) * self._guess_s(other) * other.usd_per_hour / 3600 for other in self._hosts.values()
-        )
-        left = self.rules.budget_usd - self.spent_usd - committed
-        each = guess_s * known.usd_per_hour / 3600
-        if each == 0:
-            return self.rules.max_batch
-        return max(0, int(left / each))
 
     def _patience_s(self, now: float) -> float:
         """When something may have changed for a host that waits."""
@@ -411,17 +375,6 @@ class UnitQueue:
         if not self.num_expected and all(host.is_quarantined for host in self._hosts.values()):
             # A unit that no host ever took has no reason of its own.
             self._fail_waiting("no host is left that could do it", otherwise=self._last_trouble)
-
-    def _give_up_if_broke(self) -> None:
-        """Nobody can be given what waits: it fails once nobody works on anything any more."""
-        if (
-            not self.num_expected
-            and not any(host.batch for host in self._hosts.values())
-            and all(
-                host.is_quarantined or self._affordable(host, self._guess_s(host)) == 0 for host in self._hosts.values()
-            )
-        ):
-            self._fail_waiting(f"the budget of {self.rules.budget_usd:g} USD does not admit it")
 
     def _fail_waiting(self, reason: str, *, otherwise: str = "") -> None:
         for unit in list(self._waiting):

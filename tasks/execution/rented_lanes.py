@@ -1,16 +1,17 @@
 """Lanes of rented machines: each has one at a time, replaced when it is lost, and freed whatever happens.
 
-What a lane rents is written to the ledger first, as for a comparison on one rented machine: `jade reap` frees what a
-process that was killed has left. Nobody attaches to such a machine, for what it trains is decided batch by batch.
+What a lane rents is written to the ledger first: `jade reap` frees what a process that was killed has left, unless the
+same run comes again before, attaches to it, and goes on with what trains there.
 """
 
 from __future__ import annotations
 
-import math
-import time
+import threading
 from pathlib import Path
 
+from jade_model.core.job import Job
 from tasks.artifacts.publisher import Note, say
+from tasks.execution.base import pending_trainings
 from tasks.execution.lanes import Station
 from tasks.execution.placement import Placement
 from tasks.execution.rented_trainings import RentedRun
@@ -21,9 +22,21 @@ from tasks.settings.host_entries import Workers
 
 IDLE_S = 120.0
 """Another minute or two of a machine costs less than a new one takes to start."""
-LOOK_EVERY_S = 5.0
 MOST_IN_VAIN = 3
 """Machines one after the other that were lost before they had done anything."""
+
+
+class Siblings:
+    """The lanes of one run, which must not attach to the same machine.
+
+    Attributes:
+        attaching: Held by the one that attaches.
+        runs: Of each lane.
+    """
+
+    def __init__(self) -> None:
+        self.attaching = threading.Lock()
+        self.runs: list[RentedRun] = []
 
 
 class RentedLane:
@@ -35,6 +48,7 @@ class RentedLane:
         device: Where it trains there; None: as the provider's machines do.
         workers: Trainings at once; None: as many as a machine does by itself.
         note: Told what a person should know.
+        siblings: All lanes of the run, this one among them; they attach one after the other.
         idle_s: See `Lane`.
     """
 
@@ -46,29 +60,36 @@ class RentedLane:
         device: str | None,
         workers: Workers,
         note: Note = say,
+        siblings: Siblings | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self.name, self.workers, self.idle_s = name, workers, idle_s
         self._run, self._device, self._note = run, device, note
-        self._in_vain, self._looked_at = 0, -math.inf
+        self._in_vain, self._may_attach = 0, True
+        self._siblings = siblings or Siblings()
+        self._siblings.runs.append(run)
 
     def open(self) -> Station:
-        """See `Lane`."""
+        """See `Lane.open`."""
         kept = self._run.at_hand
+        if self._may_attach:
+            self._may_attach = False
+            with self._siblings.attaching:
+                others = [request for run in self._siblings.runs if run is not self._run for request in run.requests]
+                kept = self._run.attach(others)
         if kept is None or kept.over is not None:
             if kept is not None:
                 self._run.let_go("it was lost")
             kept = self._run.another()
-        price = kept.entry.price_usd_per_hour
-        device = self._device or kept.device
-        return Station(kept, kept.place, device, price, is_ready=True, must_leave=self._run.going)
-
-    def look(self) -> None:
-        """See `Lane`."""
-        kept, now = self._run.at_hand, time.monotonic()
-        if kept is not None and now - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at = now
-            kept.look()
+        return Station(
+            kept,
+            kept.place,
+            self._device or kept.device,
+            costs=kept.entry.price_usd_per_hour > 0,
+            is_ready=True,
+            is_ours_alone=True,
+            must_leave=self._run.going,
+        )
 
     def is_lost(self, error: Exception) -> bool:
         """See `Lane`."""
@@ -104,9 +125,17 @@ class RentedLane:
 
 
 def rented_lanes(
-    placement: Placement, registry: Registry, folder: Path, *, flow_run_id: str, note: Note = say
+    placement: Placement, registry: Registry, folder: Path, job: Job, *, flow_run_id: str, note: Note = say
 ) -> list[RentedLane]:
     """Return as many lanes as the placement asks for; nothing is rented before they are opened.
+
+    Args:
+        placement: What is rented, and how it trains there.
+        registry: Who rents out.
+        folder: The run's.
+        job: What the run trains.
+        flow_run_id: The run in Prefect, by which its machines can be found.
+        note: Told what a person should know.
 
     Raises:
         BadRequest, ProviderRefused: As `Registry.provider`.
@@ -114,15 +143,17 @@ def rented_lanes(
     provider = placement.provider
     if provider is None:
         return []
-    served = Purpose(folder.name, flow_run_id)
+    served = Purpose(folder.name, flow_run_id, tuple(pending_trainings(job, folder)))
     renters = [registry.renter(provider, placement.rental, served, note=note) for _ in range(placement.machines)]
+    siblings = Siblings()
     return [
         RentedLane(
             f"{provider}-{number}",
-            RentedRun(renter, folder, "", note=note, renters=renters),
+            RentedRun(renter, folder, note=note, renters=renters),
             device=placement.device,
             workers=placement.workers,
             note=note,
+            siblings=siblings,
         )
         for number, renter in enumerate(renters, start=1)
     ]

@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from jade_model.core.job import Job, load_job
 from tasks.artifacts.publisher import Note, say
-from tasks.core.retry import retry_transient
-from tasks.execution.bundle import job_key
-from tasks.execution.jobs import JOB_NAME, FollowedJob, running_job
-from tasks.execution.placement import Placement
-from tasks.execution.remote import STOP_GRACE_S, pending_trainings, running_remote_job
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
-from tasks.hosts.job import list_jobs, stop_job
 from tasks.hosts.place import RemotePlace
 from tasks.provisioning.entries import LeaseState
 from tasks.provisioning.errors import ClaimLost, HoursSpent, InstanceLost, LedgerError, Preempted
 from tasks.provisioning.lease import Lease
-from tasks.provisioning.ledger import Purpose
-from tasks.provisioning.registry import Registry
 from tasks.provisioning.rental_record import save_rental
 from tasks.provisioning.renter import Renter
 
@@ -37,66 +27,12 @@ GOING_S = 30.0
 LOOK_EVERY_S = 3.0
 
 
-@contextmanager
-def running_rented_job(
-    folder: Path,
-    registry: Registry,
-    placement: Placement,
-    *,
-    flow_run_id: str = "",
-    note: Note = say,
-    job: Job | None = None,
-    **options: Any,
-) -> Iterator[FollowedJob]:
-    """Rent what a run's job needs and run it there while the block lasts; nothing is rented if all is done already.
-
-    Args:
-        folder: The run's.
-        registry: Who lends.
-        placement: What is rented, and how it trains there; no device: as the provider's machines do.
-        flow_run_id: The run in Prefect, for hooks.
-        note: Told what a person should know.
-        job: What is trained; None: all of the run's `job.json`.
-        options: Further ones of `running_remote_job`.
-
-    Raises:
-        BadRequest, HostError, RunError: As `Renter.rent` and `running_remote_job`.
-    """
-    trained = job or load_job(folder / JOB_NAME)
-    pending = pending_trainings(trained, folder)
-    if not pending:
-        with running_job(folder, device="cpu", workers=placement.workers) as here:
-            yield here
-        return
-    served = Purpose(folder.name, flow_run_id, tuple(pending))
-    assert placement.provider is not None  # noqa: S101 -- else nothing would be rented
-    renter = registry.renter(placement.provider, placement.rental, served, note=note)
-    with RentedRun(renter, folder, job_key(trained.trainings), note=note).machines() as machines:
-        host = machines.first()
-        if job is not None:
-            options["job"] = job
-        with running_remote_job(
-            folder,
-            host,
-            host.place,
-            device=placement.device or host.device,
-            workers=placement.workers,
-            note=note,
-            replace_host=machines.replacement,
-            is_ready=True,  # whoever made it ready has looked it over
-            must_leave=machines.going,
-            **options,
-        ) as there:
-            yield there
-
-
 class RentedRun:
     """The machines of one run, one after the other.
 
     Args:
         renter: Rents.
         folder: The run's; what was rented is written there.
-        key: Of its job.
         note: Told what a person should know.
         sleep: Waits.
         renters: All that rent for the run, this one among them; None: this one alone.
@@ -106,13 +42,12 @@ class RentedRun:
         self,
         renter: Renter,
         folder: Path,
-        key: str,
         *,
         note: Note = say,
         sleep: Callable[[float], None] = time.sleep,
         renters: Sequence[Renter] | None = None,
     ) -> None:
-        self._renter, self._folder, self._key, self._note, self._sleep = renter, folder, key, note, sleep
+        self._renter, self._folder, self._note, self._sleep = renter, folder, note, sleep
         self._renters = renters or (renter,)
         self._kept: Lease | None = None
         # Renting happens on the follower's thread as well; the end waits for it.
@@ -149,6 +84,26 @@ class RentedRun:
         """Rent, or attach to what an earlier process of the same command has left."""
         with self._renting:
             return self._begin(self._renter.rent())
+
+    def attach(self, beside: Collection[str]) -> Lease | None:
+        """Return the machine that an earlier process of the same command has left, unless others of this run have it.
+
+        Args:
+            beside: Requests that others of this run answer for.
+
+        Raises:
+            RentalBusy: Another process that is alive trains this on it.
+        """
+        with self._renting:
+            lease = self._renter.attach(beside)
+            if lease is not None:
+                self._begin(lease)
+            return self._kept
+
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """What this run answers for."""
+        return tuple(self._renter.requests)
 
     def another(self) -> Lease:
         """Rent a machine that is new, in a run that may have been cancelled before.
@@ -192,19 +147,11 @@ class RentedRun:
 
     def _begin(self, lease: Lease) -> Lease:
         self._kept = lease
-        if lease.was_attached:
-            self._stop_other_jobs(lease)
         if self._renter.ledger.entry(lease.entry.request_id).state is LeaseState.READY:
             self._renter.ledger.advance(lease.entry.request_id, LeaseState.BUSY)
         lease.start_heartbeat()
         self._save()
         return lease
-
-    def _stop_other_jobs(self, host: Lease) -> None:
-        """End jobs there that do other trainings than ours, such as all of them where some are done by now."""
-        for handle, status in retry_transient(lambda: list_jobs(host, host.place.jobs)):
-            if handle.run_key != self._key and not status.is_over:
-                retry_transient(lambda other=handle: stop_job(host, other, grace_s=STOP_GRACE_S))  # type: ignore[misc]
 
     def is_lost(self, error: Exception) -> bool:
         """Whether an error means that the machine that is ours now will not come back."""

@@ -2,21 +2,153 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
-from jade_model.core.job import Training, load_job
+from jade_model.core.job import Job, Training, load_job
 from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.leases import Holder, claim, release
 from tasks.artifacts.publisher import Mirror, Note, say
 from tasks.artifacts.training_cache import KeptTrainings, kept_trainings
-from tasks.execution.job_places import trainings_on
-from tasks.execution.jobs import FollowedJob
+from tasks.core.errors import RunError, TrainingsFailed
+from tasks.core.layout import RunLayout
+from tasks.execution.base import Event, Executor
+from tasks.execution.opening import open_executor
 from tasks.execution.placement import Placement
+from tasks.execution.progress import RunProgress, drawn, part_of
 from tasks.runs.record import Run
 
 WAIT_POLL_S = 5.0
+
+
+class TrainingRun:
+    """A run's trainings while they go on somewhere: the one who hears what their executor tells.
+
+    Each event is counted for whoever watches, a checkpoint or a finished training is published, and what a job on
+    another host writes is kept in `remote.log`.
+
+    Attributes:
+        job: What the run trains.
+        layout: The run's.
+        progress: How far it is.
+        seconds: Of each training that is done, by run key; 0 if it was kept.
+        failures: Events of those that failed, by run key.
+        trained: From when to when trainings ran, by `time.monotonic`; None where none did yet.
+    """
+
+    def __init__(self, job: Job, layout: RunLayout, executor: Executor, mirror: Mirror | None = None) -> None:
+        self.job, self.layout = job, layout
+        self.progress = RunProgress()
+        self.seconds: dict[str, float] = {}
+        self.failures: dict[str, Event] = {}
+        self.trained: tuple[float, float] | None = None
+        self._executor, self._mirror = executor, mirror
+        self._trainings = {training.run_key: training for training in job.trainings}
+        self._error: Exception | None = None
+        self._log: TextIO | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, trainings: Sequence[Training], name_of: Callable[[Training], str]) -> Iterator[Event]:
+        """Run trainings; tell each event once all that is ours to do with it is done.
+
+        Args:
+            trainings: Of the job.
+            name_of: The name of those that people see together with a training.
+
+        Raises:
+            Exception: As `Executor.run`.
+        """
+        self.progress.expect(trainings, name_of)
+        try:
+            for event in self._executor.run(trainings):
+                self._take(event)
+                yield event
+        finally:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+
+    def start(self) -> None:
+        """Run all of the job's trainings in a thread of its own; `progress` and `failure` tell the rest."""
+        # An executor may submit tasks to Prefect, which belong to the flow that this is called from.
+        context = contextvars.copy_context()
+        self.progress.expect(self.job.trainings, _name_of_part)
+        self._thread = threading.Thread(target=context.run, args=(self._work,), daemon=True, name="executor")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what runs; returns once nothing of it does, or what may still run was said."""
+        self._executor.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def raise_if_failed(self) -> None:
+        """Return if all is done once the trainings have ended.
+
+        Raises:
+            Exception: As `failure` returns.
+        """
+        if self._error is not None or self.failures:
+            raise self.failure()
+
+    def failure(self) -> Exception:
+        """Return why not all of what was asked for is done: the one error of whoever ran it, or what each met."""
+        if self._error is not None:
+            return self._error
+        if not self.failures:
+            return RunError(
+                f"{len(self._trainings) - len(self.seconds)} of {len(self._trainings)} trainings were stopped"
+            )
+        errors = {id(event.data["error"]): event.data["error"] for event in self.failures.values()}
+        if len(errors) == 1 and isinstance(error := next(iter(errors.values())), Exception):
+            return error
+        reasons = [
+            f"{self._trainings[key].title} ({event.where}): {event.data['reason']}"
+            for key, event in self.failures.items()
+        ]
+        return TrainingsFailed(len(reasons), len(self._trainings), reasons)
+
+    def _work(self) -> None:
+        try:
+            for _ in self.run(self.job.trainings, _name_of_part):
+                pass
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            self._error = error
+        finally:
+            self.progress.end()
+
+    def _take(self, event: Event) -> None:
+        training = self._trainings.get(event.run_key)
+        if event.kind == "line":
+            self._keep(event)
+        else:
+            now = time.monotonic()
+            self.trained = (self.trained[0] if self.trained else now, now)
+        if training is not None and event.kind in {"done", "checkpoint"} and self._mirror is not None:
+            if event.kind == "done":
+                self._mirror.finished(training)
+            else:
+                self._mirror.checkpoint(training, at_once=bool(event.data.get("at_once")))
+        if event.kind == "done":
+            self.seconds[event.run_key] = event.data["seconds"]
+        elif event.kind == "failed":
+            self.failures[event.run_key] = event
+        self.progress.take(event)
+
+    def _keep(self, event: Event) -> None:
+        """Keep what a job on another host has written; a disk that is full must not end the run."""
+        if event.data["text"] is None:
+            return
+        try:
+            # Line by line: whoever watches the file sees how far it is, and a killed process loses nothing.
+            self._log = self._log or self.layout.remote_log.open("a", encoding="utf-8", buffering=1)
+            self._log.write(event.data["text"] + "\n")
+        except OSError as error:
+            self.progress.said.add(f"{self.layout.remote_log.name}: {error}")
 
 
 @contextmanager
@@ -27,32 +159,38 @@ def trainings_of(
     fresh: bool = False,
     flow_run_id: str = "",
     note: Note = say,
-) -> Iterator[FollowedJob]:
-    """Train what a run's `job.json` asks for while the block lasts; see `trainings_on`.
+) -> Iterator[TrainingRun]:
+    """Hold what a run's `job.json` asks for, ready to be trained, while the block lasts.
 
     Nobody trains the same run key at once: where another flow does, this one waits, and takes over what that one has
-    finished. What earlier runs have published is taken over, and every checkpoint is published as it appears.
+    finished. What earlier runs have published is taken over, and every checkpoint is published as it appears. A run
+    that is taken for dead stops.
 
     Args:
         run: From `recorded_run`, with its job written.
         placement: Where it trains.
         fresh: Train again what earlier runs have finished or begun.
-        flow_run_id: The run in Prefect; see `trainings_on`.
+        flow_run_id: The run in Prefect, if there is one, by which its machines can be found.
         note: Told what a person should know.
 
     Raises:
-        LeaseLost: The run was taken for dead while it trained; it has stopped.
+        HostUnknown, BadRequest: As `open_executor`.
         StoreError: The artifacts could not be asked.
     """
     kept = kept_trainings(run.place)
-    trainings = load_job(run.layout.job_json).trainings
-    claim_trainings(run, trainings, kept, fresh=fresh, note=note)
+    job = load_job(run.layout.job_json)
+    claim_trainings(run, job.trainings, kept, fresh=fresh, note=note)
     mirror = Mirror(kept, run.layout, note)
     try:
-        with trainings_on(placement, run.layout.root, mirror=mirror, flow_run_id=flow_run_id) as job:
-            run.heartbeat.when_lost(job.abort)
-            yield job
-            run.trained = job.trained
+        with open_executor(placement, run.layout.root, job, flow_run_id=flow_run_id) as executor:
+            training = TrainingRun(job, run.layout, executor, mirror)
+            run.heartbeat.when_lost(executor.stop)
+            try:
+                with drawn(training.progress):
+                    yield training
+                run.trained = training.trained
+            finally:
+                training.stop()
     finally:
         run.heartbeat.when_lost(None)
         mirror.close()
@@ -89,3 +227,7 @@ def _claim_all(run: Run, keys: Sequence[str]) -> Holder | None:
             return holder
         claimed.append(key)
     return None
+
+
+def _name_of_part(training: Training) -> str:
+    return part_of(training).name

@@ -30,7 +30,7 @@ from jade_model.scoring.predict import Predictor, predict, predictor_of, untrain
 from jade_model.scoring.predictions import Predictions
 from jade_model.statistics.pool import DataSet
 from tasks.core.layout import RunLayout
-from tasks.execution.jobs import checkpoint_of
+from tasks.execution.base import checkpoint_of
 from tasks.experiments.plan import members_of, splits_of
 from tasks.experiments.predict import Decoding, save_decoding
 from tasks.settings.load import available_cores

@@ -7,7 +7,7 @@ round of all seeds, so that nothing waits at its end for the slowest training.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,11 +28,10 @@ from jade_model.statistics.elimination import Elimination, StoppingRule, elimina
 from jade_model.statistics.pool import DataSet, Pool, ScoredPart, verdict_decoder
 from jade_model.statistics.ranking import SCHEMA_VERSION, RaceArm, rank
 from jade_model.statistics.verdict import Metric
-from tasks.artifacts.training_cache import KeptTrainings
 from tasks.core.errors import BadRequest, TrainingsFailed
 from tasks.core.layout import RunLayout
-from tasks.execution.base import Engine, Outcome, UnitDone, UnitFailed
-from tasks.execution.jobs import checkpoint_of
+from tasks.execution.base import Event, checkpoint_of
+from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, make_splits
 from tasks.experiments.sweep_plan import SweepArm, setting_of, varied_settings
 from tasks.experiments.sweep_table import UnitRow, write_table
@@ -99,16 +98,15 @@ class Sweep:
         windows: Sequence[Windows],
         plan: Plan,
         settings: SweepSettings,
-        kept: KeptTrainings,
     ) -> None:
-        self.layout, self.job, self.settings, self._kept = layout, job, settings, kept
+        self.layout, self.job, self.settings = layout, job, settings
         self.arms = {arm.name: arm for arm in arms}
         self.seeds = list(range(plan.seeds))
         self._data = [_data_set(item, plan) for item in windows]
         self._truth = [truth_of(item.windows) for item in self._data]
         self._done: set[str] = set()
         self._scores: dict[str, FoldScore] = {}
-        self._failed: dict[str, UnitFailed] = {}
+        self._failed: dict[str, Event] = {}
         self._stopped: dict[str, Elimination] = {}
         self._looks = 0
 
@@ -143,25 +141,25 @@ class Sweep:
             if training.seed in wanted and training.arm not in self._stopped and training.arm not in failed
         ]
 
-    def train(self, engine: Engine, seeds: Sequence[int], ended: Callable[[Outcome], None] = lambda _: None) -> None:
-        """Run a round; every finished training is remembered at once, so that no later run repeats it.
+    def train(self, training: TrainingRun, seeds: Sequence[int], name: str) -> Iterator[Event]:
+        """Run a round; tell each event.
 
         Args:
-            engine: Trains.
+            training: Of the run.
             seeds: Of the round.
-            ended: Told of each training that is over.
+            name: Of the round, for people.
         """
-        trainings = {training.run_key: training for training in self.trainings_of(seeds)}
+        trainings = {item.run_key: item for item in self.trainings_of(seeds)}
         with self._log.open("a", encoding="utf-8") as log:
-            for outcome in engine.run(list(trainings.values())):
-                log.write(json.dumps(_logged(outcome, trainings[outcome.run_key])) + "\n")
-                log.flush()
-                if isinstance(outcome, UnitFailed):
-                    self._failed[outcome.run_key] = outcome
-                else:
-                    self._done.add(outcome.run_key)
-                    self._kept.remember(trainings[outcome.run_key], self.layout)
-                ended(outcome)
+            for event in training.run(list(trainings.values()), lambda _: name):
+                if event.kind in {"done", "failed"}:
+                    log.write(json.dumps(_logged(event, trainings[event.run_key])) + "\n")
+                    log.flush()
+                    if event.kind == "failed":
+                        self._failed[event.run_key] = event
+                    else:
+                        self._done.add(event.run_key)
+                yield event
 
     def score(self) -> None:
         """Score what was trained since the last time, and write the table as far as it goes."""
@@ -248,9 +246,10 @@ class Sweep:
             TrainingsFailed: With the first reasons. What is done is kept: the same command goes on there.
         """
         titles = {training.run_key: training.title for training in self.job.trainings}
-        others = [item for item in self._failed.values() if not item.is_own_fault]
+        others = [item for item in self._failed.values() if not item.data["is_own_fault"]]
         if others:
-            reasons = {item.reason: f"{titles[item.run_key]} ({item.where}): {item.reason}" for item in others}
+            told = [(item.data["reason"], f"{titles[item.run_key]} ({item.where})") for item in others]
+            reasons = {reason: f"{who}: {reason}" for reason, who in told}
             raise TrainingsFailed(len(others), len(self.job.trainings), list(reasons.values()))
 
     @property
@@ -281,7 +280,7 @@ class Sweep:
             missing = {training.seed for training in mine if training.run_key not in self._scores}
             scored = [(t, self._scores[t.run_key]) for t in mine if t.run_key in self._scores]
             parts = [ScoredPart(index_of[t.dataset], t.seed, score.rows_M, score.counts) for t, score in scored]
-            failures = [self._failed[t.run_key].reason for t in mine if t.run_key in self._failed]
+            failures = [self._failed[t.run_key].data["reason"] for t in mine if t.run_key in self._failed]
             found.append(
                 RaceArm(
                     arm.name,
@@ -302,16 +301,15 @@ def _data_set(windows: Windows, plan: Plan) -> DataSet:
     return DataSet(windows, grouping, splits, rule, rule_bars)
 
 
-def _logged(outcome: Outcome, training: Training) -> Mapping[str, Any]:
+def _logged(event: Event, training: Training) -> Mapping[str, Any]:
     told: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "arm": training.arm,
         "dataset": training.dataset,
         "seed": training.seed,
         "fold": training.fold,
-        "run_key": outcome.run_key,
-        "where": outcome.where,
+        "run_key": event.run_key,
+        "where": event.where,
     }
-    if isinstance(outcome, UnitDone):
-        return told | {"event": "done", "seconds": outcome.seconds}
-    return told | {"event": "failed", "reason": outcome.reason, "attempts": outcome.attempts}
+    names = ("seconds",) if event.kind == "done" else ("reason", "attempts")
+    return told | {"event": event.kind, **{name: event.data[name] for name in names}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,16 +10,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.execution.base import Engine
+from tasks.execution.run import TrainingRun
 from tasks.experiments.sweep import Sweep
-from tasks.experiments.sweep_progress import round_shown
+from tasks.operations.ui import show_progress
+
+LOG_EVERY_S = 1.0
 
 _open: dict[str, Sweep] = {}
 """Sweeps of this process by run folder: tasks take paths, never live objects."""
 
 
 def sweep_of(folder: str) -> Sweep:
-    """Return the sweep of a run folder. A function, so that it does not travel with the flow; see `training.job_of`."""
+    """Return the sweep of a run folder. A function, so that it does not travel with the flow, as `training_of` is."""
     return _open[folder]
 
 
@@ -33,16 +36,25 @@ def opened_sweep(sweep: Sweep) -> Iterator[None]:
         del _open[folder]
 
 
-def train_round(folder: str, engine: Engine, seeds: Sequence[int]) -> None:
-    """Train the arms that are still in the race on some seeds.
+def train_round(folder: str, training: TrainingRun, seeds: Sequence[int]) -> None:
+    """Train the arms that are still in the race on some seeds; how far that is, is an artifact in Prefect.
 
-    Not a task of its own: an engine may submit tasks for its trainings, which belong to the flow.
+    Not a task of its own: an executor may submit tasks for its trainings, which belong to the flow.
     """
-    sweep = sweep_of(folder)
-    trainings, name = sweep.trainings_of(seeds), f"seeds {', '.join(map(str, seeds))}"
-    get_run_logger().info("%s: %d trainings", name, len(trainings))
-    with round_shown(name, f"sweep-seed-{seeds[0]}", engine, trainings) as progress:
-        sweep.train(engine, seeds, progress.ended)
+    sweep, logger = sweep_of(folder), get_run_logger()
+    name, key = f"seeds {', '.join(map(str, seeds))}", f"sweep-seed-{seeds[0]}"
+    logger.info("%s: %d trainings", name, len(sweep.trainings_of(seeds)))
+    show_progress(key, 0.0, f"Epochs of {name}")
+    logged_at = time.monotonic()
+    for event in sweep.train(training, seeds, name):
+        if event.kind in {"epoch", "done", "failed"}:
+            show_progress(key, training.progress.state[name].percent, f"Epochs of {name}")
+        if time.monotonic() - logged_at >= LOG_EVERY_S:
+            logged_at = time.monotonic()
+            if said := training.progress.said.take_for_log():
+                logger.info(said)
+    if said := training.progress.said.take_for_log():
+        logger.info(said)
 
 
 @task(name="look", task_run_name="score-and-look", cache_policy=NO_CACHE)

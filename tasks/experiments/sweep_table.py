@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jade_model.core.files import atomic_path
 from jade_model.core.job import Training
 from jade_model.scoring.evaluate import FoldScore
-from tasks.execution.base import UnitFailed
+from tasks.execution.base import Event
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class UnitRow:
     training: Training
     settings: Mapping[str, Any]
     score: FoldScore | None
-    failed: UnitFailed | None
+    failed: Event | None
 
 
 def write_table(rows: Sequence[UnitRow], path: Path) -> None:
@@ -59,7 +59,7 @@ def _identity(row: UnitRow) -> dict[str, Any]:
         "fold": training.fold,
         "run_key": training.run_key,
         "state": state,
-        "failure": row.failed.reason if row.failed else None,
+        "failure": row.failed.data["reason"] if row.failed else None,
     }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from tasks.core.errors import HostNotReady
 from tasks.hosts.host import Host
 from tasks.hosts.preflight import MIN_PYTHON, MIN_TORCH, Verdict, check_host
+from tasks.settings.host_entries import HostEntry
 
 MIN_FREE_BYTES = 2**30
 _INSTALL_S = 3600.0
@@ -55,6 +56,11 @@ class RemotePlace:
     def code(self, digest: str) -> str:
         """Return the folder of one version of the sources."""
         return f"{self.folder}/code/{digest}"
+
+
+def place_on(entry: HostEntry) -> RemotePlace:
+    """Return how a host of the settings is used."""
+    return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s)
 
 
 def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool = False) -> None:

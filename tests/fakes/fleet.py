@@ -1,4 +1,4 @@
-"""Hosts on a virtual clock that do a queue's units, and have bad days: lost, preempted, dearer than an hour ago."""
+"""Hosts on a virtual clock that do a queue's units, and have bad days: lost, preempted."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 
 from tasks.execution.queue import Advice, Ended, QueueRules, UnitQueue
 
-NOTICE_S = 60.0
-"""How long it takes to let a machine go."""
-
 
 @dataclass(frozen=True)
 class FleetHost:
@@ -22,13 +19,11 @@ class FleetHost:
     Attributes:
         name: Of it.
         unit_s: That it takes for one unit, on average.
-        usd_per_hour: What it costs.
         lost_at_s: When it falls silent for good; infinite: never.
     """
 
     name: str
     unit_s: float
-    usd_per_hour: float = 0.0
     lost_at_s: float = math.inf
 
 
@@ -39,7 +34,6 @@ class FleetResult:
     Attributes:
         ended: Every unit.
         seconds: Virtual ones, until the last unit ended.
-        spent_usd: By what the machines' owner would say.
         queue_s: Processor seconds in the queue's own code, and a little of the simulation's.
         num_lost: Host failures.
         num_preempted: Hosts that were taken away.
@@ -48,7 +42,6 @@ class FleetResult:
 
     ended: list[Ended] = field(default_factory=list)
     seconds: float = 0.0
-    spent_usd: float = 0.0
     queue_s: float = 0.0
     num_lost: int = 0
     num_preempted: int = 0
@@ -65,7 +58,6 @@ class Fleet:
         loss_rate: Probability, for each unit begun, that its host fails and comes back later.
         preemption_rate: Probability, likewise, that it is taken away; another one takes its place a while later.
         failure_rate: Probability, likewise, that the unit fails and its host goes on.
-        budget_usd: Of the queue.
     """
 
     def __init__(
@@ -77,10 +69,9 @@ class Fleet:
         loss_rate: float = 0.01,
         preemption_rate: float = 0.003,
         failure_rate: float = 0.01,
-        budget_usd: float = math.inf,
     ) -> None:
         self.units = [f"unit{number}" for number in range(num_units)]
-        self.queue = UnitQueue(self.units, QueueRules(budget_usd=budget_usd, max_losses=10))
+        self.queue = UnitQueue(self.units, QueueRules(max_losses=10))
         self.queue.num_expected = len(hosts)
         self._hosts = {host.name: host for host in hosts}
         self._random = random.Random(seed)
@@ -94,7 +85,6 @@ class Fleet:
         """Return once every unit has ended, or nothing is left to happen."""
         for name in self._hosts:
             self._later(0.0, "join", name)
-        self._later(600.0, "prices", "")
         now = 0.0
         while self._events and self.queue.num_open:
             now, _, what, name, unit = heapq.heappop(self._events)
@@ -106,11 +96,10 @@ class Fleet:
                 self.result.ended += ended
                 self.result.seconds = now
         for name in self.queue.hosts:
-            self.queue.leave(name, now)
+            self.queue.leave(name)
         self.queue.num_expected = 0
         self.queue.give_up_if_alone()
         self.result.ended += self.queue.drain()
-        self.result.spent_usd = self.queue.spent_usd
         return self.result
 
     def _later(self, at: float, what: str, name: str, unit: str = "") -> None:
@@ -118,21 +107,11 @@ class Fleet:
 
     def _handle(self, now: float, what: str, name: str, unit: str) -> None:
         queue = self.queue
-        if queue.is_overdrawn(now, notice_s=NOTICE_S):
-            for each in queue.hosts:
-                queue.leave(each, now, "the budget is spent")
-            queue.give_up(now, "the budget is spent")
-            return
         base, _, _ = name.partition("#")
         if what == "join":
             queue.num_expected -= 1
-            queue.join(name, now, usd_per_hour=self._hosts[base].usd_per_hour)
+            queue.join(name, now)
             self._ask(now, name)
-        elif what == "prices":
-            for each in queue.hosts:
-                price = self._hosts[each.partition("#")[0]].usd_per_hour
-                queue.set_price(each, now, price * self._random.uniform(0.5, 2.0))
-            self._later(now + 600.0, "prices", "")
         elif name not in queue.hosts:
             return
         elif what == "ask":
@@ -140,7 +119,7 @@ class Fleet:
         elif what == "done":
             self.result.num_copies += not queue.finished(name, unit, now)
         elif what == "failed":
-            queue.failed(name, unit, now, "it failed", is_own_fault=False)
+            queue.failed(name, unit, "it failed", is_own_fault=False)
         elif what == "lost":
             self.result.num_lost += 1
             queue.lost(name, now, "out of reach")
@@ -148,18 +127,18 @@ class Fleet:
         elif what == "preempted":
             self.result.num_preempted += 1
             queue.num_expected += 1
-            queue.leave(name, now, "preempted")
+            queue.leave(name, "preempted")
             self._born[base] += 1
             self._later(now + 120.0, "join", f"{base}#{self._born[base]}")
 
     def _ask(self, now: float, name: str) -> None:
         host = self._hosts[name.partition("#")[0]]
         if now >= host.lost_at_s:
-            self.queue.leave(name, now, "silent")
+            self.queue.leave(name, "silent")
             return
         answer = self.queue.take(name, now)
         if answer.advice is Advice.LEAVE:
-            self.queue.leave(name, now)
+            self.queue.leave(name)
             return
         if answer.advice is Advice.WAIT:
             self._later(now + answer.wait_s, "ask", name)

@@ -8,7 +8,8 @@ from typing import Any
 from jade_model.core.windows import Windows
 from jade_model.statistics.promotion import PromotionRule
 from tasks.core.layout import RunLayout
-from tasks.execution.jobs import running_job
+from tasks.execution.placement import Placement
+from tasks.execution.run import trainings_of
 from tasks.experiments.evaluate import EvaluationSettings
 from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, prepare_retraining
 from tasks.runs.record import recorded_run
@@ -32,8 +33,9 @@ def retrained(
     """Check, train, score and decide; return the run and its card."""
     with recorded_run(artifacts, "retrain", {}) as run:
         prepare_retraining(run.layout, windows, plan, champion)
-        with running_job(run.layout.root, device="cpu", workers=1) as running:
-            running.wait_for_end()
-        assert running.exit_status == 0, running.stderr_tail
+        with trainings_of(run, Placement(workers=1)) as training:
+            training.start()
+            training.progress.wait_for_end()
+            training.raise_if_failed()
         card = evaluate_retraining(run.layout, champion, PromotionRule(), SETTINGS, run.record)
     return run.layout, card

@@ -59,6 +59,7 @@ def finished_run(
 
 
 def _train_beside(run: Run, workers: int | None) -> None:
-    with trainings_of(run, Placement(device="cpu", workers=workers)) as running:
-        running.wait_for_end()
-    assert running.exit_status == 0, running.stderr_tail
+    with trainings_of(run, Placement(device="cpu", workers=workers)) as training:
+        training.start()
+        training.progress.wait_for_end()
+        training.raise_if_failed()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from jade_model.core.job import Job
 from tasks.core.names import HostAddress
-from tasks.execution.base import Outcome
-from tasks.execution.fleet import HostsEngine
+from tasks.execution.base import Event
+from tasks.execution.fleet import FleetExecutor
 from tasks.execution.lanes import HostLane
 from tasks.hosts.access import SshAccess
 from tasks.hosts.keys import HostTrust
@@ -35,7 +35,7 @@ class ThreeHosts:
         notes: What a person was told.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[Event] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     died_s: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -72,15 +72,17 @@ def train_on_three_hosts(job: Job, run: Path, folder: Path, unit_s: float) -> Th
             python = waiting_python(folder / f"{name}-python", factor * unit_s)
             place = RemotePlace(str(folder / f"{name}-there"), str(python), 600)
             lanes.append(HostLane(name, lambda a=access, n=name: SshHost(a, name=n), place, "cpu", 1))  # type: ignore[misc]
-        engine = HostsEngine(run, job, lanes, note=found.notes.append)
+        executor = FleetExecutor(run, job, lanes, note=found.notes.append)
         began = time.monotonic()
-        for outcome in engine.run(job.trainings):
-            found.outcomes.append(outcome)
+        for event in executor.run(job.trainings):
+            if event.kind not in {"done", "failed"}:
+                continue
+            found.outcomes.append(event)
             found.seconds.append(time.monotonic() - began)
             if len(found.outcomes) == len(job.trainings) // 2:
                 found.died_s = time.monotonic() - began
                 _kill(servers["doomed"])
-        engine.stop()
+        executor.stop()
     return found
 
 

@@ -54,7 +54,7 @@ class Walk:
         if self.scenario == "reply lost":
             self.machines.tell("lose_reply", "NVIDIA GeForce RTX 4090")
         renter = renter_of(self.ledger(watch), self.machines, self.folder, [], **({"request": SPOT} if spot else {}))
-        with RentedRun(renter, self.folder, "key", sleep=lambda seconds: None).machines() as run:
+        with RentedRun(renter, self.folder, sleep=lambda seconds: None).machines() as run:
             host = run.first()
             host.run("true", timeout_s=30)
             if spot:

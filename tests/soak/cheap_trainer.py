@@ -71,21 +71,26 @@ def train(training: dict[str, Any], root: Path) -> None:
     resume, last = folder / f"resume_{suffix}.pt", folder / f"checkpoint_{suffix}.pt"
     start = resumable(resume, key)
     epoch, state = start or (0, weights(key, 0))
-    tell("training_started", epochs=EPOCHS, first_epoch=epoch + 1)
-    while epoch < EPOCHS:
+    epochs = max(EPOCHS, training["recipe"]["training"]["epochs"])
+    tell("training_started", epochs=epochs, first_epoch=epoch + 1)
+    if training["recipe"]["training"]["learning_rate"] > 1e9:
+        reason = {"kind": "TrainingDiverged", "error": "the training diverged", "exit_code": 3}
+        print(json.dumps({"event": "failed", "training": training["output_dir"], **reason}), flush=True)
+        return
+    while epoch < epochs:
         time.sleep(EPOCH_S)
         state = weights(key, epoch + 1, (epoch, state))
         epoch += 1
-        tell("epoch", epoch=epoch, epochs=EPOCHS, train_loss=1.0, validation_loss=None)
-        if epoch % EVERY == 0 and epoch < EPOCHS:
+        tell("epoch", epoch=epoch, epochs=epochs, train_loss=1.0, validation_loss=None)
+        if epoch % EVERY == 0 and epoch < epochs:
             write(resume, content(key, epoch, state))
             save_manifest(epoch, [resume], complete=False)
             tell("checkpoint", epoch=epoch, path=f"{training['output_dir']}/{resume.name}")
     log, history = folder / f"training_{suffix}.log", folder / "history.jsonl"
-    write(log, b"".join(f"Epoch {number}: train_loss=1.0000\n".encode() for number in range(1, EPOCHS + 1)))
-    write(history, b"{}\n" * EPOCHS)
-    write(last, content(key, EPOCHS, state))
-    save_manifest(EPOCHS, [last, log, history], complete=True)
+    write(log, b"".join(f"Epoch {number}: train_loss=1.0000\n".encode() for number in range(1, epochs + 1)))
+    write(history, b"{}\n" * epochs)
+    write(last, content(key, epochs, state))
+    save_manifest(epochs, [last, log, history], complete=True)
     resume.unlink(missing_ok=True)
     tell("training_done", checkpoint=f"{training['output_dir']}/{last.name}", seconds=1.0, run_key=key)
 

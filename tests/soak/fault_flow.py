@@ -32,8 +32,8 @@ def run_flow(environment: dict[str, str], address: str, log: str) -> None:
     KeptTrainings.every_s = 0.3
     with recorded_run(open_place(address), "train", {"soak": True}, host="soak") as run:
         write_job(run.layout, [sample_windows(num_bases=20)], PLAN)
-        with trainings_of(run, Placement(host=("soak",), device="cpu", workers=1)) as job:
-            job.wait_for_end()
-            if job.exit_status != 0:
-                raise job.failure("soak")
+        with trainings_of(run, Placement(host="soak", device="cpu", workers=1)) as training:
+            training.start()
+            training.progress.wait_for_end()
+            training.raise_if_failed()
     sys.stdout.flush()

@@ -107,7 +107,7 @@ class Life:
             request=self.request,
             purpose=Purpose(f"run{number}", "", ("k",)),
         )
-        run = RentedRun(renter, self.folder, "key", note=lambda note: None, sleep=self.world.sleep)
+        run = RentedRun(renter, self.folder, note=lambda note: None, sleep=self.world.sleep)
         kept: Lease | None = None
         with self.world.process(gate):
             try:

@@ -6,24 +6,20 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
+from helpers.servers import PrefectServer, stop_group, wait_until
 
 from jade_model.core.training_files import files_of, is_done
 from jade_model.data.sample import sample_windows
 from jade_model.data.schema import write_windows
 from tasks.core.layout import RunLayout
-from tasks.execution.base import UnitDone
 from tasks.experiments.plan import Plan, write_job
+from tests.helpers.dask_cluster import command, dask_cluster
 from tests.helpers.three_hosts import train_on_three_hosts
 
 pytestmark = pytest.mark.system
@@ -41,33 +37,6 @@ model.hidden_size = [2, 3]
 training.learning_rate = [0.001, 0.01]
 """
 NUM_UNITS = 24
-
-
-def command(*arguments: str, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
-    log = (folder / f"{arguments[0].rpartition('.')[2]}-{time.monotonic_ns()}.log").open("wb")
-    with log:
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
-        )
-
-
-@contextmanager
-def dask_cluster(folder: Path, env: dict[str, str]) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and two workers, each a process of its own, as an operator would start them."""
-    where = folder / "scheduler.json"
-    scheduler = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-    started = [command(*scheduler, "--scheduler-file", str(where), env=env, folder=folder)]
-    try:
-        wait_until(where.is_file, 120)
-        address = json.loads(where.read_text())["address"]
-        for name in ("one", "two"):
-            worker = ("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-            local = ("--name", name, "--local-directory", str(folder / name))
-            started.append(command(*worker, *local, env=env, folder=folder))
-        yield address, started[1:]
-    finally:
-        for process in reversed(started):
-            stop_group(process)
 
 
 def trained(folder: Path) -> Counter[str]:
@@ -130,7 +99,7 @@ def test_three_ssh_hosts_one_slow_and_one_lost_do_all_units(tmp_path: Path, monk
     job = write_job(RunLayout(run), [sample_windows(num_bases=12)], plan)
     # How long it takes, against the best possible, is measured in benchmarks/bench_engine.py.
     found = train_on_three_hosts(job, run, tmp_path, unit_s=0.6)
-    assert all(isinstance(item, UnitDone) for item in found.outcomes), (found.outcomes, found.notes)
+    assert all(item.kind == "done" for item in found.outcomes), (found.outcomes, found.notes)
     assert {item.run_key for item in found.outcomes} == {item.run_key for item in job.trainings}
     assert len(found.outcomes) == len(job.trainings) == 18
     assert all(is_done(item, files_of(item, run)) for item in job.trainings)

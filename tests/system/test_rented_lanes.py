@@ -17,8 +17,7 @@ from jade_model.core.job import Job
 from jade_model.core.training_files import files_of, is_done
 from jade_model.data.sample import sample_windows
 from tasks.core.layout import RunLayout
-from tasks.execution.base import UnitDone
-from tasks.execution.fleet import open_hosts_engine
+from tasks.execution.opening import open_executor
 from tasks.execution.placement import Placement
 from tasks.experiments.plan import Plan, write_job
 from tasks.provisioning.ledger import Ledger
@@ -50,7 +49,6 @@ def runpod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodSe
         monkeypatch.setenv("JADE_RUNPOD_URL", server.url)
         # How long a silence is waited out, shortened as the units are.
         monkeypatch.setattr("tasks.execution.remote.SILENT_S", 2.0)
-        monkeypatch.setattr("tasks.execution.rented_lanes.LOOK_EVERY_S", 1.0)
         yield server
         assert (server.violations, server.touched_others) == ([], [])
 
@@ -70,9 +68,11 @@ def test_a_pod_that_is_lost_is_replaced_all_is_done_and_nothing_is_left(
     runpod: RunPodServer, job: Job, tmp_path: Path
 ) -> None:
     run, outcomes, lost = tmp_path / "run", [], ""
-    with open_hosts_engine(TWO, run, job) as engine:
-        for outcome in engine.run(job.trainings):
-            outcomes.append(outcome)
+    with open_executor(TWO, run, job) as executor:
+        for event in executor.run(job.trainings):
+            if event.kind not in {"done", "failed"}:
+                continue
+            outcomes.append(event)
             if len(outcomes) == 2:
                 lost = ours(runpod)[0]
                 machine = runpod.pod(lost).machine
@@ -82,7 +82,7 @@ def test_a_pod_that_is_lost_is_replaced_all_is_done_and_nothing_is_left(
                 machine.end()
         # Kept for the next round of a sweep.
         assert ours(runpod)
-    assert all(isinstance(item, UnitDone) for item in outcomes), outcomes
+    assert all(item.kind == "done" for item in outcomes), outcomes
     assert len(outcomes) == len({item.run_key for item in outcomes}) == NUM_UNITS
     assert all(is_done(item, files_of(item, run)) for item in job.trainings)
     assert ours(runpod) == []
@@ -96,9 +96,10 @@ def test_a_pod_that_is_lost_is_replaced_all_is_done_and_nothing_is_left(
 
 def test_a_sweep_that_is_interrupted_frees_its_pods(runpod: RunPodServer, job: Job, tmp_path: Path) -> None:
     def interrupted() -> None:
-        with open_hosts_engine(TWO, tmp_path / "run", job) as engine:
-            for _ in engine.run(job.trainings):
-                raise KeyboardInterrupt
+        with open_executor(TWO, tmp_path / "run", job) as executor:
+            for event in executor.run(job.trainings):
+                if event.kind == "done":
+                    raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
@@ -110,22 +111,23 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from jade_model.core.job import load_job
-from tasks.execution.fleet import open_hosts_engine
+from tasks.execution.opening import open_executor
 from tests.system.test_rented_lanes import TWO
 
 folder = Path(sys.argv[1])
 job = load_job(folder / "job.json")
-with open_hosts_engine(TWO, folder, job) as engine:
-    for number, _ in enumerate(engine.run(job.trainings)):
+with open_executor(TWO, folder, job) as executor:
+    for number, _ in enumerate(event for event in executor.run(job.trainings) if event.kind == "done"):
         if number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_after_a_sigkill_the_reaper_frees_all_pods(runpod: RunPodServer, job: Job, tmp_path: Path) -> None:
+def kill_after_two(folder: Path) -> None:
+    """Be a command that is killed once it has two results."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "run")],
+        [sys.executable, "-c", KILLED, str(folder)],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -133,6 +135,10 @@ def test_after_a_sigkill_the_reaper_frees_all_pods(runpod: RunPodServer, job: Jo
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+
+
+def test_after_a_sigkill_the_reaper_frees_all_pods(runpod: RunPodServer, job: Job, tmp_path: Path) -> None:
+    kill_after_two(tmp_path / "run")
     assert ours(runpod)
     with closing(open_registry()) as registry:
         there, _ = registry.provisioners()
@@ -141,3 +147,16 @@ def test_after_a_sigkill_the_reaper_frees_all_pods(runpod: RunPodServer, job: Jo
         reaper.reap()
         later.close()
     wait_until(lambda: not ours(runpod), 10)
+
+
+def test_the_same_run_again_attaches_to_its_pods_and_goes_on_with_what_trains_there(
+    runpod: RunPodServer, job: Job, tmp_path: Path
+) -> None:
+    kill_after_two(tmp_path / "run")
+    pods = ours(runpod)
+    with open_executor(TWO, tmp_path / "run", job) as executor:
+        outcomes = [event for event in executor.run(job.trainings) if event.kind in {"done", "failed"}]
+    assert all(item.kind == "done" for item in outcomes), outcomes
+    assert len(outcomes) == NUM_UNITS
+    assert len(pods) == runpod.count("POST") == 2
+    assert ours(runpod) == []

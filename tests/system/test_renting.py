@@ -10,13 +10,13 @@ import pytest
 
 from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
 from tasks.artifacts.repository import open_place
-from tasks.execution.remote_runs import find_runs, stop_run
 from tasks.hosts.job import JobSpec, start_job
 from tasks.provisioning import deadman
 from tasks.provisioning.entries import LeaseState
 from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.reaper import Deed, Reaper
 from tasks.provisioning.registry import open_registry
+from tasks.runs.active import find_runs, stop_run
 from tasks.settings.load import load_settings
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.sshd import SSHD

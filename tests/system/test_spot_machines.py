@@ -18,12 +18,13 @@ from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.layout import RunLayout
-from tasks.execution.base import Outcome, UnitDone
+from tasks.execution.base import Event
+from tasks.execution.bundle import job_key
 from tasks.execution.fetching import local_epoch, remote_epoch
-from tasks.execution.fleet import HostsEngine
-from tasks.execution.remote import running_remote_job
+from tasks.execution.fleet import FleetExecutor
 from tasks.execution.rented_lanes import RentedLane
 from tasks.execution.rented_trainings import RentedRun
+from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.place import RemotePlace
 from tasks.provisioning.connect import Provider
@@ -99,36 +100,29 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     world: Ec2World, ledger: Ledger, layout: RunLayout, small_windows: Windows, tmp_path: Path
 ) -> None:
     notes: list[str] = []
-    (training,) = write_job(layout, [small_windows], PLAN).trainings
+    job = write_job(layout, [small_windows], PLAN)
+    (training,) = job.trainings
     published = kept_trainings(open_place(tmp_path / "a"))
     mirror = Mirror(published, layout, notes.append)
-    with RentedRun(
-        renter(world, ledger, tmp_path, notes, spot=True), layout.root, "key", note=notes.append
-    ).machines() as run:
-        host = run.first()
+    run = RentedRun(renter(world, ledger, tmp_path, notes, spot=True), layout.root, note=notes.append)
+    lane = RentedLane("ec2-1", run, device="cpu", workers=1, note=notes.append)
+    going_on = TrainingRun(job, layout, FleetExecutor(layout.root, job, [lane], note=notes.append), mirror)
+    going_on.start()
+    try:
+        wait_until(lambda: local_epoch(layout.root, training) > 0, 90, lambda: "\n".join(notes))
+        # The next one would be brought after half a minute.
+        brought, remote = local_epoch(layout.root, training), PLACE.run(job_key(job.trainings))
+        host = run.at_hand
+        assert host is not None
         first = host.entry.machine
-        with running_remote_job(
-            layout.root,
-            host,
-            host.place,
-            device="cpu",
-            workers=1,
-            mirror=mirror,
-            note=notes.append,
-            replace_host=run.replacement,
-            is_ready=True,
-            must_leave=run.going,
-        ) as job:
-            wait_until(lambda: local_epoch(layout.root, training) > 0, 60, lambda: job.stderr_tail)
-            # The next one would be brought after half a minute.
-            brought = local_epoch(layout.root, training)
-            wait_until(lambda: remote_epoch(host, PLACE.run(job.key), training) > brought, 60)
-            seen = remote_epoch(host, PLACE.run(job.key), training)
-            world.server.announce(first)
-            wait_until(lambda: len(starts(layout)) == 2, 90, lambda: "\n".join(notes))
-            (second,) = world.server.costing
-            assert second.id != first
-            job.stop()
+        wait_until(lambda: remote_epoch(host, remote, training) > brought, 60)
+        seen = remote_epoch(host, remote, training)
+        world.server.announce(first)
+        wait_until(lambda: len(starts(layout)) == 2, 120, lambda: "\n".join(notes))
+        (second,) = world.server.costing
+        assert second.id != first
+    finally:
+        going_on.stop()
     mirror.close()
     _, resumed = starts(layout)
     assert resumed["first_epoch"] > seen
@@ -143,24 +137,26 @@ def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_anothe
     world: Ec2World, ledger: Ledger, layout: RunLayout, small_windows: Windows, tmp_path: Path
 ) -> None:
     notes: list[str] = []
-    job = write_job(layout, [small_windows], dataclasses.replace(PLAN, seeds=2, folds=3))
+    job = write_job(layout, [small_windows], dataclasses.replace(PLAN, epochs=12, seeds=2, folds=3))
     python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
     place = dataclasses.replace(PLACE, python=str(python))
     one = renter(world, ledger, tmp_path, notes, spot=True, place=place)
-    run = RentedRun(one, layout.root, "", note=notes.append)
+    run = RentedRun(one, layout.root, note=notes.append)
     lane = RentedLane("ec2-1", run, device="cpu", workers=1, note=notes.append, idle_s=0.0)
-    engine, outcomes, announced = HostsEngine(layout.root, job, [lane], note=notes.append), list[Outcome](), ""
+    executor, outcomes, announced = FleetExecutor(layout.root, job, [lane], note=notes.append), list[Event](), ""
     try:
-        for outcome in engine.run(job.trainings):
-            outcomes.append(outcome)
+        for event in executor.run(job.trainings):
+            if event.kind not in {"done", "failed"}:
+                continue
+            outcomes.append(event)
             if not announced:
                 (machine,) = world.server.costing
                 announced = machine.id
                 world.server.announce(announced)
     finally:
-        engine.stop()
+        executor.stop()
     assert sorted(item.run_key for item in outcomes) == sorted(item.run_key for item in job.trainings)
-    assert all(isinstance(item, UnitDone) for item in outcomes), outcomes
+    assert all(item.kind == "done" for item in outcomes), outcomes
     assert [rental.instance_id for rental in ledger.entries()].count(announced) == 1
     assert len(ledger.entries()) == 2
     assert any("about to be taken away" in note and note.startswith("ec2-1: ") for note in notes), notes

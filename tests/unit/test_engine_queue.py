@@ -1,4 +1,4 @@
-"""The queue of the engine `hosts`, without hosts: what holds whatever happens, and a fleet on a virtual clock."""
+"""The queue of the fleet, without hosts: what holds whatever happens, and a fleet on a virtual clock."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_what_fails_by_its_own_fault_is_not_tried_again_and_the_rest_a_bounded_n
     queue = UnitQueue(["own", "other"], QueueRules(max_attempts=2))
     queue.join("h", 0.0, places=2)
     queue.take("h", 0.0)
-    queue.failed("h", "own", 1.0, "diverged", is_own_fault=True)
-    queue.failed("h", "other", 1.0, "out of memory", is_own_fault=False)
+    queue.failed("h", "own", "diverged", is_own_fault=True)
+    queue.failed("h", "other", "out of memory", is_own_fault=False)
     assert queue.take("h", 1.0).batch == ("other",)
-    queue.failed("h", "other", 2.0, "out of memory", is_own_fault=False)
+    queue.failed("h", "other", "out of memory", is_own_fault=False)
     ended = {item.unit: item for item in queue.drain()}
     assert (ended["own"].is_own_fault, ended["own"].attempts) == (True, 1)
     assert (ended["other"].is_own_fault, ended["other"].attempts) == (False, 2)
@@ -106,7 +106,7 @@ def test_a_failed_copy_does_not_end_what_still_runs_elsewhere() -> None:
     queue.join("fast", 0.0)
     queue.take("slow", 0.0)
     assert queue.take("fast", 50.0).batch == ("a",)
-    queue.failed("fast", "a", 51.0, "no", is_own_fault=False)
+    queue.failed("fast", "a", "no", is_own_fault=False)
     assert queue.num_open == 1
     assert queue.finished("slow", "a", 60.0)
 
@@ -116,7 +116,7 @@ def test_what_a_silent_host_has_goes_to_others_and_counts_if_it_comes_first_afte
     queue.join("silent", 0.0, places=2)
     queue.join("other", 0.0)
     assert queue.take("silent", 0.0).batch == ("a", "b")
-    queue.drop("silent", 10.0)
+    queue.drop("silent")
     assert queue.take("other", 10.0).batch == ("a",)
     assert queue.finished("silent", "a", 11.0)
     assert not queue.finished("other", "a", 12.0)
@@ -145,7 +145,7 @@ def test_a_late_result_of_a_host_that_was_given_up_counts_once() -> None:
     queue.lost("h", 1.0, "silent")
     assert queue.finished("h", "a", 2.0)
     assert queue.take("g", 2.0).batch == ("b",)
-    queue.failed("h", "b", 3.0, "stale news", is_own_fault=False)
+    queue.failed("h", "b", "stale news", is_own_fault=False)
     assert queue.finished("g", "b", 4.0)
     assert [item.reason for item in queue.drain()] == [None, None]
 
@@ -155,7 +155,7 @@ def test_without_any_host_left_what_is_open_fails_unless_hosts_are_expected() ->
     queue.num_expected = 1
     queue.join("h", 0.0)
     queue.take("h", 0.0)
-    queue.leave("h", 1.0, "preempted")
+    queue.leave("h", "preempted")
     assert queue.drain() == []
     queue.num_expected = 0
     queue.give_up_if_alone()
@@ -163,26 +163,39 @@ def test_without_any_host_left_what_is_open_fails_unless_hosts_are_expected() ->
     assert ended.reason == "no host is left that could do it (last: h: preempted)"
 
 
-def test_the_budget_is_kept_when_prices_change() -> None:
-    rules = QueueRules(budget_usd=1.0, first_guess_s=360, batch_s=360)
-    queue = UnitQueue([str(number) for number in range(100)], rules)
-    queue.join("h", 0.0, usd_per_hour=1.0)
-    assert len(queue.take("h", 0.0).batch) == 1
-    queue.set_price("h", 180.0, 9.0)
-    queue.finished("h", "0", 360.0)
-    assert queue.spent_usd == pytest.approx(0.05 + 0.45)
-    # 0.9 USD a unit does not fit into what is left.
-    assert queue.take("h", 360.0).advice is Advice.LEAVE
-    ended = queue.drain()
-    assert len(ended) == 100
-    assert "the budget of 1 USD does not admit it" in str(ended[-1].reason)
-    assert queue.is_overdrawn(400.0, notice_s=3600.0)
+def test_without_a_batch_s_one_host_gets_all_that_is_left() -> None:
+    queue = UnitQueue(UNITS, QueueRules(batch_s=math.inf))
+    queue.join("h", 0.0)
+    assert queue.take("h", 0.0).batch == UNITS
+
+
+def test_what_a_host_has_from_before_is_its_batch_as_far_as_it_is_open() -> None:
+    queue = UnitQueue(["a", "b", "c"])
+    for name in ("x", "y"):
+        queue.join(name, 0.0)
+    assert queue.take("x", 0.0).batch == ("a",)
+    assert queue.assign("y", ["a", "b", "gone"], 1.0) == ("a", "b")
+    assert queue.finished("y", "a", 2.0)
+    assert queue.finished("y", "b", 3.0)
+    assert not queue.finished("x", "a", 4.0)
+    assert queue.take("x", 4.0).batch == ("c",)
+
+
+def test_a_unit_that_comes_further_each_time_is_not_given_up() -> None:
+    queue = UnitQueue(["long"], QueueRules(max_losses=2, max_host_failures=2, pause_s=0.0))
+    queue.join("h", 0.0)
+    for now in range(10):
+        assert queue.take("h", float(now)).batch == ("long",)
+        queue.progressed("h", "long")
+        queue.lost("h", float(now), "taken away")
+    assert queue.is_open("long")
+    assert not queue.is_quarantined("h")
 
 
 def test_a_paid_host_is_let_go_when_others_finish_what_is_left() -> None:
     queue = UnitQueue(["a", "b"], QueueRules(first_guess_s=10))
     for name in ("x", "y", "z"):
-        queue.join(name, 0.0, usd_per_hour=1.0)
+        queue.join(name, 0.0, costs=True)
     queue.take("x", 0.0)
     queue.take("y", 0.0)
     assert queue.take("z", 1.0).advice is Advice.LEAVE
@@ -191,7 +204,7 @@ def test_a_paid_host_is_let_go_when_others_finish_what_is_left() -> None:
 Event = tuple[str, str, int]
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["take", "finish", "fail", "own", "lose", "leave", "join", "drop"]),
+        st.sampled_from(["take", "finish", "fail", "own", "lose", "leave", "join", "drop", "assign", "progress"]),
         st.sampled_from(["x", "y", "z"]),
         st.integers(0, 5),
     ),
@@ -200,9 +213,9 @@ EVENTS = st.lists(
 
 
 @settings(max_examples=150)
-@given(EVENTS, st.sampled_from([math.inf, 0.2]))
-def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], budget: float) -> None:
-    rules = QueueRules(max_attempts=2, max_losses=3, first_guess_s=10, pause_s=1, budget_usd=budget)
+@given(EVENTS, st.sampled_from([60.0, math.inf]))
+def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], batch_s: float) -> None:
+    rules = QueueRules(max_attempts=2, max_losses=3, first_guess_s=10, pause_s=1, batch_s=batch_s)
     queue = UnitQueue(UNITS, rules)
     queue.num_expected = 1
     held: dict[str, list[str]] = {}
@@ -211,7 +224,7 @@ def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], budg
         now += 1.0
         is_there = host in queue.hosts
         if what == "join" and not is_there:
-            queue.join(host, now, places=1 + number % 3, usd_per_hour=number)
+            queue.join(host, now, places=1 + number % 3, costs=number > 2)
         elif what == "take" and is_there and not held.get(host):
             answer = queue.take(host, now)
             held[host] = list(answer.batch)
@@ -222,18 +235,22 @@ def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], budg
             if what == "finish":
                 queue.finished(host, unit, now)
             else:
-                queue.failed(host, unit, now, "no", is_own_fault=what == "own")
+                queue.failed(host, unit, "no", is_own_fault=what == "own")
         elif what == "lose" and is_there:
             queue.lost(host, now, "lost")
             held.pop(host, None)
         elif what == "leave":
-            queue.leave(host, now)
+            queue.leave(host)
             held.pop(host, None)
+        elif what == "assign" and is_there and not held.get(host):
+            held[host] = list(queue.assign(host, UNITS[number:], now))
+        elif what == "progress":
+            queue.progressed(host, UNITS[number])
         elif what == "drop" and is_there:
-            queue.drop(host, now)
+            queue.drop(host)
             held.pop(host, None)
     for host in queue.hosts:
-        queue.leave(host, now)
+        queue.leave(host)
     queue.num_expected = 0
     queue.give_up_if_alone()
     ended = [item.unit for item in queue.drain()]
@@ -241,12 +258,11 @@ def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], budg
     assert queue.num_open == 0
 
 
-def test_a_fleet_with_failures_preemption_and_price_changes_loses_nothing_and_keeps_its_budget() -> None:
-    hosts = [FleetHost(f"h{number}", unit_s=10.0 * (1 + number % 7), usd_per_hour=0.5) for number in range(20)]
-    fleet = Fleet(hosts, num_units=600, seed=1, preemption_rate=0.02, budget_usd=1.5)
+def test_a_fleet_with_failures_and_preemption_loses_nothing() -> None:
+    hosts = [FleetHost(f"h{number}", unit_s=10.0 * (1 + number % 7)) for number in range(20)]
+    fleet = Fleet(hosts, num_units=600, seed=1, preemption_rate=0.02)
     result = fleet.run()
     assert sorted(item.unit for item in result.ended) == sorted(fleet.units)
-    assert result.spent_usd <= 1.5
     assert result.num_lost > 0
     assert result.num_preempted > 0
 
@@ -263,6 +279,6 @@ def test_a_host_that_never_came_is_the_reason_where_there_is_no_other() -> None:
     queue = UnitQueue(["a"])
     queue.num_expected = 1
     queue.num_expected -= 1
-    queue.leave("h", 0.0, "out of reach")
+    queue.leave("h", "out of reach")
     (ended,) = queue.drain()
     assert ended.reason == "no host is left that could do it (last: h: out of reach)"

@@ -1,12 +1,10 @@
-"""The engine `hosts` beside its queue: lanes whose host is lost, replaced, idle, or not to be had; nothing trains."""
+"""The fleet's lanes, whose hosts are lost, replaced, idle, or not to be had. Each host is a folder of this machine."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,39 +12,68 @@ from jade_model.core.job import Job
 from jade_model.core.windows import Windows
 from tasks.core.errors import NothingRented
 from tasks.core.layout import RunLayout
-from tasks.execution.base import UnitDone, UnitFailed
-from tasks.execution.fleet import HostsEngine
+from tasks.execution.base import Event
+from tasks.execution.fleet import FleetExecutor
 from tasks.execution.lanes import Station
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
+from tasks.hosts.host import CommandResult, FileEntry, Progress
 from tasks.hosts.place import RemotePlace
+from tests.fakes.local_host import LocalHost
+from tests.helpers.waiting_trainer import waiting_python
 
-PLAN = Plan({"soft_span": "seed_soft_span"}, 1, seeds=2, folds=3, split="grouped", ensemble=1)
-PLACE = RemotePlace("jade", "python", 60)
+PLAN = Plan({"soft_span": "seed_soft_span"}, 12, seeds=2, folds=3, split="grouped", ensemble=1)
+
+
+class DyingHost(LocalHost):
+    """This machine in a folder, until it has given out the results of so many trainings."""
+
+    left = 0
+
+    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
+        if self.left < 0:
+            raise HostUnreachable(self.name, 0.0, 1, "gone")
+        return super().run(command, timeout_s=timeout_s, stdin=stdin, check=check)
+
+    def get(
+        self,
+        entries: Sequence[FileEntry],
+        folder: str,
+        into: Path,
+        *,
+        timeout_s: float,
+        progress: Progress | None = None,
+    ) -> None:
+        self.left -= any(entry.path.startswith("checkpoint_") for entry in entries)
+        if self.left < 0:
+            raise HostUnreachable(self.name, 0.0, 1, "gone")
+        super().get(entries, folder, into, timeout_s=timeout_s, progress=progress)
 
 
 @dataclass
 class LaneOfMachines:
-    """Has one machine after the other; what happens to each is told beforehand: units that it does until it is lost."""
+    """Has one machine after the other; how many trainings each does until it is lost is told beforehand."""
 
     name: str
+    folder: Path
     machines: list[int]
     idle_s: float = 0.0
     workers: int = 1
     told: list[str] = field(default_factory=list)
+    host: DyingHost | None = None
 
     def open(self) -> Station:
         self.told.append("open")
         if not self.machines:
             raise NothingRented("sold out")
-        return Station(object(), PLACE, "cpu", 1.0, is_ready=True)  # type: ignore[arg-type]
-
-    def look(self) -> None:
-        pass
+        self.host = DyingHost(self.folder / f"{self.name}-{len(self.machines)}", name=self.name)
+        self.host.left = self.machines[0]
+        place = RemotePlace("jade", str(self.folder / "python"), 60)
+        return Station(self.host, place, "cpu", costs=True, is_ready=True, is_ours_alone=True)
 
     def is_lost(self, error: Exception) -> bool:
-        return True
+        return self.host is not None and self.host.left < 0
 
     def retire(self, why: str, *, has_worked: bool) -> bool:
         self.told.append(f"retire {has_worked}")
@@ -57,73 +84,66 @@ class LaneOfMachines:
         self.told.append(f"rest {is_over}")
 
     def cancel(self) -> None:
-        pass
+        """Opening takes no time."""
 
     def close(self) -> None:
         self.told.append("close")
 
 
-class ToldEngine(HostsEngine):
-    """Its batches are done, or lost, as the lane says."""
-
-    def _do(self, shift: Any, batch: Sequence[str]) -> Exception | None:
-        for unit in batch:
-            if shift.lane.machines[0] == 0:
-                error = HostUnreachable(shift.lane.name, 0.0, 1, "gone")
-                with self._changed:
-                    self._queue.lost(shift.lane.name, self._clock(), "gone")
-                return error
-            shift.lane.machines[0] -= 1
-            shift.num_done += 1
-            with self._changed:
-                self._queue.finished(shift.lane.name, unit, self._clock(), seconds=1.0)
-                self._changed.notify_all()
-        return None
-
-
 @pytest.fixture
-def job(small_windows: Windows, tmp_path: Path) -> Job:
+def job(small_windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr("tasks.execution.remote.POLL_S", 0.05)
+    monkeypatch.setattr("tasks.core.retry.LONGEST_PAUSE_S", 0.0)
+    waiting_python(tmp_path / "python", 0.1)
     (tmp_path / "run").mkdir()
     return write_job(RunLayout(tmp_path / "run"), [small_windows], PLAN)
 
 
-def outcomes_of(job: Job, folder: Path, *lanes: LaneOfMachines) -> tuple[list[UnitDone | UnitFailed], list[str]]:
+def outcomes_of(
+    job: Job, folder: Path, *lanes: LaneOfMachines, rules: QueueRules | None = None
+) -> tuple[list[Event], list[str]]:
     notes: list[str] = []
-    engine = ToldEngine(folder / "run", job, lanes, note=notes.append)
-    found = list(engine.run(job.trainings))
-    engine.stop()
+    executor = FleetExecutor(folder / "run", job, lanes, rules=rules, note=notes.append)
+    found = [event for event in executor.run(job.trainings) if event.kind in {"done", "failed"}]
+    executor.stop()
     return found, notes
 
 
 def test_a_lane_whose_machine_is_lost_goes_on_with_another(job: Job, tmp_path: Path) -> None:
-    lane = LaneOfMachines("m", [2, 0, 99])
-    found, _ = outcomes_of(job, tmp_path, lane)
-    assert [type(item) for item in found] == [UnitDone] * 6
-    assert lane.told == ["open", "retire True", "open", "retire False", "open", "rest True", "close"]
+    lane = LaneOfMachines("m", tmp_path, [2, 0, 99])
+    found, notes = outcomes_of(job, tmp_path, lane)
+    assert [event.kind for event in found] == ["done"] * 6, notes
+    assert [word for word in lane.told if word.startswith(("open", "close"))] == ["open"] * 3 + ["close"]
+    assert "retire True" in lane.told
 
 
 def test_without_any_other_machine_what_is_left_fails_with_the_reason(job: Job, tmp_path: Path) -> None:
-    found, notes = outcomes_of(job, tmp_path, LaneOfMachines("m", [2]))
-    failed = [item for item in found if isinstance(item, UnitFailed)]
+    found, notes = outcomes_of(job, tmp_path, LaneOfMachines("m", tmp_path, [2]))
+    failed = [event for event in found if event.kind == "failed"]
     assert len(failed) == 4
-    assert all("sold out" in item.reason or "gone" in item.reason for item in failed)
+    assert all("sold out" in event.data["reason"] or "gone" in event.data["reason"] for event in failed)
     assert "m does not take part: sold out" in notes
 
 
 def test_a_machine_without_work_is_kept_for_a_while_for_what_others_lose(job: Job, tmp_path: Path) -> None:
-    class Engine(ToldEngine):
-        def _do(self, shift: Any, batch: Sequence[str]) -> Exception | None:
-            if shift.lane is not idle:
-                # The others are lost once all else is done and the first one waits.
-                while self._queue.num_open > 2:
-                    time.sleep(0.005)
-            return super()._do(shift, batch)
+    idle = LaneOfMachines("idle", tmp_path, [99], idle_s=30.0)
+    doomed = [LaneOfMachines(name, tmp_path, [0]) for name in ("x", "y")]
+    found, notes = outcomes_of(job, tmp_path, *doomed, idle, rules=QueueRules(max_copies=1))
+    assert [event.kind for event in found] == ["done"] * 6, notes
+    assert {event.where for event in found} == {"idle"}
+    assert idle.told == ["open", "rest True", "close"]
 
-    idle = LaneOfMachines("idle", [99], idle_s=30.0)
-    doomed = [LaneOfMachines(name, [0]) for name in ("x", "y")]
-    rules = QueueRules(max_copies=1)
-    engine = Engine(tmp_path / "run", job, [*doomed, idle], rules=rules, note=lambda _: None)
-    found = list(engine.run(job.trainings))
-    assert [type(item) for item in found] == [UnitDone] * 6
-    assert {item.where for item in found} == {"idle"}
-    assert idle.told == ["open", "rest True"]
+
+def test_a_host_that_never_answers_is_the_reason_of_all(job: Job, tmp_path: Path) -> None:
+    class Silent(LaneOfMachines):
+        def is_lost(self, error: Exception) -> bool:
+            return False
+
+        def retire(self, why: str, *, has_worked: bool) -> bool:
+            return False
+
+    found, _ = outcomes_of(job, tmp_path, Silent("x", tmp_path, [-1]), rules=QueueRules(pause_s=0.01))
+    assert len(found) == 6
+    assert all(event.kind == "failed" and "gone" in event.data["reason"] for event in found)
+    assert all(isinstance(event.data["error"], HostUnreachable) for event in found)

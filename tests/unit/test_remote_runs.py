@@ -87,7 +87,7 @@ def test_all_jobs_of_a_run_are_stopped_together(server: FakeSshServer, capsys: p
 def test_a_run_on_a_host_that_does_not_answer_is_still_told_of(
     server: FakeSshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.execution.remote_runs.CONNECT_S", 0.5)
+    monkeypatch.setattr("tasks.runs.active.CONNECT_S", 0.5)
     save_record(RemoteRun("ci", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
     server.close()
     assert run(["runs", "--json"]) == 1
@@ -189,7 +189,7 @@ def test_artifacts_that_do_not_answer_are_told_beside_what_was_found(
     def silent(records: object) -> list[object]:
         raise StoreUnavailable("s3://b", "listing", "the cable is out")
 
-    monkeypatch.setattr("tasks.execution.remote_runs.holders", silent)
+    monkeypatch.setattr("tasks.runs.active.holders", silent)
     save_record(RemoteRun("gone", KEY, "run-1", "/runs/x", 2, "2026-01-01T00:00:00+00:00"))
     assert run(["runs", "--json"]) == 1
     said = capsys.readouterr()

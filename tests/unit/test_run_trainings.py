@@ -13,12 +13,11 @@ from jade_model.core.files import sha256_file
 from jade_model.core.job import Training
 from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
-from tasks.artifacts.leases import claim
+from tasks.artifacts.leases import Heartbeat, claim
 from tasks.artifacts.repository import ArtifactPlace, open_place
 from tasks.artifacts.training_cache import kept_trainings
 from tasks.core.errors import LeaseLost
 from tasks.execution import run as run_trainings
-from tasks.execution.jobs import FollowedJob
 from tasks.execution.placement import Placement
 from tasks.execution.run import claim_trainings, trainings_of
 from tasks.experiments.plan import Plan, write_job
@@ -36,10 +35,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def place(tmp_path: Path) -> ArtifactPlace:
     return open_place(tmp_path / "artifacts")
-
-
-def wait(job: FollowedJob) -> None:
-    assert job.wait_for_end(100)
 
 
 def begin(place: ArtifactPlace, run: Run, windows: Windows) -> list[Training]:
@@ -100,21 +95,32 @@ def test_a_retry_trains_nothing_again(place: ArtifactPlace, small_windows: Windo
     for _ in range(2):
         with recorded_run(place, "train", {}) as run:
             write_job(run.layout, [small_windows], replace(PLAN, folds=1))
-            with trainings_of(run, Placement(workers=1)) as job:
-                wait(job)
-            assert job.exit_status == 0, job.stderr_tail
-            seconds += job.finished.values()
+            with trainings_of(run, Placement(workers=1)) as training:
+                training.start()
+                assert training.progress.wait_for_end(100)
+            training.raise_if_failed()
+            seconds += training.seconds.values()
     assert seconds[0] > 0
     assert seconds[1] == 0
     assert len(place.store.runs()) == 2
 
 
-def test_a_run_that_was_taken_for_dead_stops_and_says_so(place: ArtifactPlace, small_windows: Windows) -> None:
+@pytest.mark.parametrize("in_rounds", [False, True])
+def test_a_run_that_was_taken_for_dead_stops_and_says_so(
+    place: ArtifactPlace, small_windows: Windows, in_rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.artifacts.leases.BEAT_EVERY_S", 0.1)
     with recorded_run(place, "train", {}) as run:
-        write_job(run.layout, [small_windows], replace(PLAN, folds=1, epochs=10_000))
-        with trainings_of(run, Placement(workers=1)) as job:
-            run.heartbeat._lose("another run took it for dead and may train the same by now")
-            wait(job)
-            error = job.failure("train")
-        assert isinstance(error, LeaseLost)
-        assert "newest published checkpoints" in str(error)
+        job = write_job(run.layout, [small_windows], replace(PLAN, folds=1, epochs=10_000))
+        run.heartbeat = Heartbeat(place.records, "another", beat_every_s=0.05)
+        run.heartbeat.start()
+        with trainings_of(run, Placement(workers=1)) as training:
+            place.records.remove("running/another")
+            if in_rounds:  # as a sweep does
+                with pytest.raises(LeaseLost, match="newest published checkpoints"):
+                    list(training.run(job.trainings, lambda item: item.title))
+            else:
+                training.start()
+                assert training.progress.wait_for_end(100)
+                with pytest.raises(LeaseLost, match="newest published checkpoints"):
+                    training.raise_if_failed()

@@ -14,11 +14,10 @@ from tasks.artifacts.leases import Holder, holders, interrupt
 from tasks.artifacts.remote_records import RemoteRun, load_records, remove_record
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import RunError, RunNotFound, TaskError
-from tasks.execution.job_places import place_on
-from tasks.execution.remote import STOP_GRACE_S
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.job import JobHandle, JobStatus, list_jobs, stop_job
+from tasks.hosts.place import place_on
 from tasks.hosts.ssh import open_host
 from tasks.provisioning.entries import LedgerEntry
 from tasks.provisioning.keys import RentalKeys
@@ -26,6 +25,8 @@ from tasks.provisioning.registry import Registry, ledger_exists, open_registry
 from tasks.settings.load import Settings
 
 CONNECT_S = 15.0
+STOP_GRACE_S = 10
+"""Of training jobs; see `tasks.execution.remote`."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+"""A Dask cluster as an operator would start it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.helpers.servers import ROOT, stop_group, wait_until
+
+
+def command(*arguments: str, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    log = (folder / f"{arguments[0].rpartition('.')[2]}-{time.monotonic_ns()}.log").open("wb")
+    with log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+@contextmanager
+def dask_cluster(folder: Path, env: dict[str, str]) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and two workers, each a process of its own, as an operator would start them."""
+    where = folder / "scheduler.json"
+    scheduler = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    started = [command(*scheduler, "--scheduler-file", str(where), env=env, folder=folder)]
+    try:
+        wait_until(where.is_file, 120)
+        address = json.loads(where.read_text())["address"]
+        for name in ("one", "two"):
+            worker = ("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+            local = ("--name", name, "--local-directory", str(folder / name))
+            started.append(command(*worker, *local, env=env, folder=folder))
+        yield address, started[1:]
+    finally:
+        for process in reversed(started):
+            stop_group(process)
