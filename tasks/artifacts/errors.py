@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from tasks.core.errors import TaskError
 
-class StoreError(Exception):
+
+class StoreError(TaskError):
     """Base of all errors that this package raises on purpose; made of evidence, which becomes attributes and message.
 
     Args:
         evidence: What `takes` names, in that order; what is left out at the end is empty.
     """
 
-    exit_code = 1
-    is_transient = False
     takes: ClassVar[tuple[str, ...]] = ("message",)
     text: ClassVar[str] = "{message}"
 
@@ -21,17 +21,7 @@ class StoreError(Exception):
         told = dict.fromkeys(self.takes, "") | dict(zip(self.takes, evidence, strict=False))
         self.__dict__.update(told)
         super().__init__(self.text.format(**told).strip())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Task runners pickle errors.
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(kind: type[StoreError], args: tuple[Any, ...], evidence: dict[str, Any]) -> StoreError:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(evidence)
-    return error
+        self.facts = told
 
 
 class StoreUserError(StoreError):

@@ -33,7 +33,6 @@ BEAT_EVERY_S = 20.0
 LOST_AFTER_S = 240.0
 STALE_AFTER_S = 300.0
 _CLAIM_ATTEMPTS = 50
-_RUNNING, _CLAIMS = "running", "claims"
 
 
 @dataclass(frozen=True)
@@ -76,21 +75,20 @@ class Heartbeat:
         beat_every_s: float = BEAT_EVERY_S,
         lost_after_s: float = LOST_AFTER_S,
     ) -> None:
-        self.records, self.run_id = records, run_id
+        self.records, self.run_id, self._name = records, run_id, f"running/{run_id}"
+        process = {"table": _process_table(), "id": os.getpid(), "started": _start_time(os.getpid())}
         self._told = {
             "run_id": run_id,
             "machine": socket.gethostname(),
             "host": host,
-            "process": _this_process(),
+            "process": process if process["table"] and process["started"] else None,
             "nonce": secrets.token_hex(8),
         }
         self._beat_every_s, self._lost_after_s = beat_every_s, lost_after_s
-        self._beats, self._version = 0, ""
-        self._last_beat = time.monotonic()
-        self._stop = threading.Event()
+        self._beats, self._version, self._last_beat = 0, "", time.monotonic()
+        self._stop, self._lock = threading.Event(), threading.Lock()
         self._lost: LeaseLost | None = None
         self._on_lost: Callable[[LeaseLost], None] | None = None
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep_on, daemon=True, name=f"heartbeat-{run_id}")
 
     def start(self) -> None:
@@ -99,8 +97,7 @@ class Heartbeat:
         Raises:
             StoreError: The first beat could not be written.
         """
-        self._version = self.records.write(_running(self.run_id), self._content(), replaces=None)
-        self._last_beat = time.monotonic()
+        self._beat(None)
         self._thread.start()
 
     def stop(self) -> None:
@@ -108,10 +105,8 @@ class Heartbeat:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        try:
-            self.records.remove(_running(self.run_id))
-        except StoreError:
-            return
+        with contextlib.suppress(StoreError):
+            self.records.remove(self._name)
 
     def when_lost(self, tell: Callable[[LeaseLost], None] | None) -> None:
         """Call `tell` once the heartbeat is lost, or at once if it is already; None calls nothing any more."""
@@ -121,31 +116,29 @@ class Heartbeat:
         if lost is not None and tell is not None:
             tell(lost)
 
+    def _beat(self, replaces: str | None) -> None:
+        began = time.monotonic()
+        self._beats += 1
+        content = json.dumps({**self._told, "beat": self._beats}).encode()
+        self._version = self.records.write(self._name, content, replaces=replaces)
+        self._last_beat = began
+
     def _keep_on(self) -> None:
         while not self._stop.wait(self._beat_every_s):
-            began = time.monotonic()
             try:
-                self._version = self.records.write(_running(self.run_id), self._content(), replaces=self._version)
-                self._last_beat = began
-            except PreconditionFailed:
-                # It may be our own: a beat before this one whose answer was lost.
-                if not self._is_still_ours():
-                    return self._lose("another run took it for dead and may train the same by now")
+                try:
+                    self._beat(self._version)
+                except PreconditionFailed:
+                    # It may be our own: a beat before this one whose answer was lost.
+                    found = self.records.read(self._name)
+                    if found is None or _parsed(found).get("nonce") != self._told["nonce"]:
+                        return self._lose("another run took it for dead and may train the same by now")
+                    self._version = found.version
             except StoreError as error:
                 silent_s = time.monotonic() - self._last_beat
                 if silent_s > self._lost_after_s:
                     return self._lose(f"no sign of life reached the artifacts for {silent_s:.0f} s: {error}")
         return None
-
-    def _is_still_ours(self) -> bool:
-        try:
-            found = self.records.read(_running(self.run_id))
-        except StoreError:
-            return True  # the next beat will tell
-        if found is None or _parsed(found).get("nonce") != self._told["nonce"]:
-            return False
-        self._version = found.version
-        return True
 
     def _lose(self, reason: str) -> None:
         with self._lock:
@@ -154,10 +147,6 @@ class Heartbeat:
         if tell is not None:
             tell(self._lost)
 
-    def _content(self) -> bytes:
-        self._beats += 1
-        return json.dumps({**self._told, "beat": self._beats}).encode()
-
 
 def running(records: Records, run_id: str) -> Holder | None:
     """Return who is at a run, or None if nobody is any more.
@@ -165,7 +154,7 @@ def running(records: Records, run_id: str) -> Holder | None:
     Raises:
         StoreError: As the store says.
     """
-    return _living(records.read(_running(run_id)))
+    return _living(records.read(f"running/{run_id}"))
 
 
 def holders(records: Records) -> list[Holder]:
@@ -174,7 +163,7 @@ def holders(records: Records) -> list[Holder]:
     Raises:
         StoreError: As the store says.
     """
-    found = [_living(records.read(name)) for name in records.names(_RUNNING)]
+    found = [_living(records.read(name)) for name in records.names("running")]
     return [holder for holder in found if holder is not None]
 
 
@@ -208,25 +197,26 @@ def claim(records: Records, run_id: str, key: str) -> Holder | None:
     Raises:
         StoreError: As the store says.
     """
-    content = json.dumps({"run_id": run_id}).encode()
+    name = f"claims/{key}"
     for _ in range(_CLAIM_ATTEMPTS):
-        found = records.read(_claim(key))
+        found = records.read(name)
         owner = _owner(found)
         if owner == run_id:
             return None
-        if owner:
-            beat = records.read(_running(owner))
-            holder = _living(beat)
-            if holder is not None:
-                return holder
-            if beat is not None and not _is_buried(beat) and not _bury(records, owner, beat, run_id):
-                continue  # it gave a sign of life meanwhile
+        beat = records.read(f"running/{owner}") if owner else None
+        holder = _living(beat)
+        if holder is not None:
+            return holder
         try:
-            records.write(_claim(key), content, replaces=found.version if found else None)
+            if beat is not None and not _parsed(beat).get("dead"):
+                dead = {"run_id": owner, "dead": True, "by": run_id}
+                records.write(f"running/{owner}", json.dumps(dead).encode(), replaces=beat.version)
+            content = json.dumps({"run_id": run_id}).encode()
+            records.write(name, content, replaces=found.version if found else None)
         except PreconditionFailed:
-            continue
+            continue  # the owner gave a sign of life meanwhile, or somebody else claimed it
         return None
-    raise PreconditionFailed(_claim(key), "the artifacts")
+    raise PreconditionFailed(name, "the artifacts")
 
 
 def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
@@ -236,12 +226,10 @@ def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
         StoreError: As the store says.
     """
     for key in keys:
-        found = records.read(_claim(key))
+        found = records.read(f"claims/{key}")
         if found is not None and _owner(found) == run_id:
-            try:
-                records.write(_claim(key), json.dumps({"run_id": ""}).encode(), replaces=found.version)
-            except PreconditionFailed:
-                continue
+            with contextlib.suppress(PreconditionFailed):
+                records.write(f"claims/{key}", json.dumps({"run_id": ""}).encode(), replaces=found.version)
 
 
 def sweep(records: Records, *, older_than_s: float) -> int:
@@ -255,81 +243,48 @@ def sweep(records: Records, *, older_than_s: float) -> int:
     Raises:
         StoreError: As the store says.
     """
+
+    def remove_if_dead(name: str) -> bool:
+        found = records.read(name)
+        owner = _owner(found)
+        beat = found if name == f"running/{owner}" else records.read(f"running/{owner}") if owner else None
+        if found is None or _living(beat) is not None:
+            return False
+        try:
+            records.remove(name, version=found.version)
+        except PreconditionFailed:
+            return False
+        return True
+
     # Claims first: they say whose signs of life they need.
-    names = records.names(_CLAIMS, older_than_s=older_than_s) + records.names(_RUNNING, older_than_s=older_than_s)
+    names = [name for folder in ("claims", "running") for name in records.names(folder, older_than_s=older_than_s)]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return sum(pool.map(lambda name: _remove_if_dead(records, name), names))
-
-
-def _remove_if_dead(records: Records, name: str) -> bool:
-    found = records.read(name)
-    if found is None:
-        return False
-    owner = _owner(found)
-    beat = found if name == _running(owner) else records.read(_running(owner)) if owner else None
-    if _living(beat) is not None:
-        return False
-    try:
-        records.remove(name, version=found.version)
-    except PreconditionFailed:
-        return False
-    return True
-
-
-def _running(run_id: str) -> str:
-    return f"{_RUNNING}/{run_id}"
-
-
-def _claim(key: str) -> str:
-    return f"{_CLAIMS}/{key}"
+        return sum(pool.map(remove_if_dead, names))
 
 
 def _owner(record: Record | None) -> str:
-    return str(_parsed(record).get("run_id", "")) if record else ""
-
-
-def _bury(records: Records, run_id: str, beat: Record, by: str) -> bool:
-    try:
-        content = json.dumps({"run_id": run_id, "dead": True, "by": by}).encode()
-        records.write(_running(run_id), content, replaces=beat.version)
-    except PreconditionFailed:
-        return False
-    return True
-
-
-def _is_buried(beat: Record) -> bool:
-    return _parsed(beat).get("dead") is True
+    return str(_parsed(record).get("run_id", ""))
 
 
 def _living(beat: Record | None) -> Holder | None:
-    if beat is None or beat.age_s > STALE_AFTER_S:
-        return None
     told = _parsed(beat)
-    if not told or told.get("dead") is True or _is_known_dead(told.get("process")):
+    if beat is None or beat.age_s > STALE_AFTER_S or not told or told.get("dead") is True:
         return None
-    process = told.get("process")
-    here = process["id"] if isinstance(process, dict) and process.get("table") == _process_table() else None
+    process = told.get("process") or {}
+    # Of a process of this very process table it is known whether it lives; of others nobody here can know.
+    is_here = bool(process.get("table")) and process["table"] == _process_table()
+    if is_here and _start_time(process.get("id")) != process.get("started"):
+        return None
+    here = process["id"] if is_here else None
     return Holder(str(told.get("run_id")), str(told.get("machine")), str(told.get("host")), here)
 
 
-def _parsed(record: Record) -> dict[str, Any]:
+def _parsed(record: Record | None) -> dict[str, Any]:
     try:
-        content = json.loads(record.content)
+        content = json.loads(record.content) if record else {}
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _this_process() -> dict[str, Any] | None:
-    where, started = _process_table(), _start_time(os.getpid())
-    return {"table": where, "id": os.getpid(), "started": started} if where and started else None
-
-
-def _is_known_dead(process: Any) -> bool:
-    """Whether a process of this very process table is gone; others nobody here can know."""
-    if not isinstance(process, dict) or process.get("table") != _process_table() or not process.get("table"):
-        return False
-    return _start_time(process.get("id")) != process.get("started")
 
 
 def _process_table() -> str | None:

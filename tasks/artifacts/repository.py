@@ -231,7 +231,8 @@ def open_place(address: str | Path | None = None) -> ArtifactPlace:
 def _bucket_place(address: str, settings: S3Settings, cache: Path) -> ArtifactPlace:
     # One client for all who ask: making one takes boto3 most of a second.
     bucket, prefix = _bucket_and_prefix(address)
-    from tasks.artifacts.s3 import S3Address, S3Backend  # boto3 takes half a second to import
+    from tasks.artifacts.s3 import S3Backend  # boto3 takes half a second to import
+    from tasks.artifacts.s3_link import S3Address
 
     parsed = S3Address(bucket, prefix)
     # Two endpoints may have buckets of one name.

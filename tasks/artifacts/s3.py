@@ -1,4 +1,4 @@
-"""A store in an S3 bucket: each request bounded in time, tried again where that can help, its errors put into words."""
+"""A store in an S3 bucket: content checked on both sides, small objects written only as they were read."""
 
 from __future__ import annotations
 
@@ -9,134 +9,31 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
-from botocore import exceptions as aws
-from botocore.config import Config
-from botocore.credentials import RefreshableCredentials
-from botocore.parsers import ResponseParserError
 from s3transfer.manager import TransferConfig, TransferManager
 
 from tasks.artifacts.backend import BUCKET_KEYS, Answer, Item, read_small, retried
 from tasks.artifacts.errors import (
-    AccessDenied,
     ArtifactNotFound,
     BadStoreAddress,
-    NoSuchBucket,
     PreconditionFailed,
     SourceChanged,
-    StoreError,
-    StoreFull,
-    StoreRefused,
     StoreUnavailable,
     TransferDamaged,
 )
 from tasks.artifacts.local import disk_errors
 from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, StoredFile, check_path
+from tasks.artifacts.s3_link import ConditionRefused, S3Address, S3Link, connect
 from tasks.settings.artifacts import S3Settings
 
 T = TypeVar("T")
 MOST_PARTS = 10_000
 _DIGEST = "jade-sha256"
-_NO_CREDENTIALS = (
-    aws.NoCredentialsError,
-    aws.PartialCredentialsError,
-    aws.CredentialRetrievalError,
-    aws.ProfileNotFound,
-    aws.TokenRetrievalError,
-    aws.SSOError,
-)
-_NOT_S3 = (aws.SSLError, aws.InvalidProxiesConfigError, aws.ParamValidationError, aws.UnknownEndpointError)
-_DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
-_FULL = {"XMinioStorageFull", "QuotaExceeded", "StorageFull", "InsufficientCapacity", "InsufficientStorage"}
-_PASSING = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalError"}
-_BAD_REQUEST_FOR_GOOD = {"InvalidBucketName", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-
-
-@dataclass(frozen=True)
-class S3Address:
-    """A bucket and what all keys in it start with.
-
-    Attributes:
-        bucket: Its name.
-        prefix: Without slashes at its ends; may be empty.
-    """
-
-    bucket: str
-    prefix: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-
-
-class _ConditionRefused(StoreError):
-    """The object is not as the condition wants it (HTTP 412, or 409 where somebody is writing it just now)."""
-
-    takes = ("place", "doing", "evidence")
-    text = "{doing} at {place} was refused: {evidence}"
-
-
-def connect(settings: S3Settings) -> Any:
-    """Return a boto3 client for an endpoint; nothing is asked of it yet. Several stores and threads may share it.
-
-    Raises:
-        AccessDenied, BadStoreAddress: Profile, credentials, region or endpoint are not usable.
-    """
-    config = Config(
-        connect_timeout=settings.connect_timeout_s,
-        read_timeout=settings.read_timeout_s,
-        retries={"mode": "standard", "total_max_attempts": settings.attempts},
-        # Every endpoint checks the signed digest of what it gets; checksums that trail the content break many.
-        s3={"addressing_style": "path" if settings.path_style else "auto", "payload_signing_enabled": True},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
-        credentials = _credentials_within(settings, session.get_credentials)
-        client = session.client("s3", endpoint_url=settings.endpoint_url, config=config)
-    except _NO_CREDENTIALS as error:
-        raise AccessDenied(settings.endpoint_url or "AWS", "connecting", str(error)) from error
-    except (aws.BotoCoreError, ValueError) as error:
-        raise BadStoreAddress(settings.endpoint_url or "s3://", str(error)) from error
-
-    def refresh(**_: Any) -> None:
-        if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
-            _credentials_within(settings, credentials.get_frozen_credentials)
-
-    # Credentials that expire are fetched anew here, where that is bounded and its errors have a name.
-    client.meta.events.register("before-call.s3", refresh)
-    return client
-
-
-def _credentials_within(settings: S3Settings, ask: Callable[[], T]) -> T:
-    """Ask for credentials, which may run a program or call a service, and give up after a while."""
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(ask())
-        except Exception as error:  # whatever fails here, there are no credentials
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True, name="aws-credentials").start()
-    try:
-        return outcome.result(settings.credentials_timeout_s)
-    except Exception as error:
-        evidence = f"{type(error).__name__}: {error}"
-        if isinstance(error, TimeoutError) and not outcome.done():
-            evidence = (
-                f"no credentials came within {settings.credentials_timeout_s:g} s: what the AWS configuration names "
-                "for them, such as a credential_process, does not answer"
-            )
-        raise AccessDenied(settings.endpoint_url or "AWS", "getting credentials", evidence) from error
 
 
 class S3Backend:
@@ -151,11 +48,9 @@ class S3Backend:
     keys = BUCKET_KEYS
 
     def __init__(self, address: S3Address, settings: S3Settings, client: Any = None) -> None:
-        self.address, self._settings, self._client = address, settings, client or connect(settings)
-        self._prefix = f"{address.prefix}/" if address.prefix else ""
-        self.place = f"{address} ({self._client.meta.endpoint_url})"
+        self._settings, self._link = settings, S3Link(address, settings, client or connect(settings))
+        self.place = self._link.place
         self.keeps_versions = False
-        self._clock: tuple[float, float] | None = None
         self._trial = threading.Lock()
         self._wants_quotes: bool | None = None
 
@@ -163,7 +58,7 @@ class S3Backend:
         """Ask for an object; its content is read as it is taken."""
         check_path(key)
         doing = f"reading {key}"
-        answer = self._call(doing, "get_object", Key=key, **({"Range": f"bytes={offset}-"} if offset else {}))
+        answer = self._link.call(doing, "get_object", Key=key, **({"Range": f"bytes={offset}-"} if offset else {}))
         # A server may answer with everything when asked for the rest.
         start = offset if answer["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
         size = start + answer["ContentLength"]
@@ -191,7 +86,7 @@ class S3Backend:
         condition = _condition(version, quoted=self._wants_quotes)
         try:
             return retried(lambda: self._put(doing, key, data, condition), attempts=2)
-        except (_ConditionRefused, ArtifactNotFound) as error:
+        except (ConditionRefused, ArtifactNotFound) as error:
             # The answer to our own first attempt may have been lost.
             try:
                 found, answer = read_small(self, key, MAX_MANIFEST_BYTES)
@@ -208,8 +103,8 @@ class S3Backend:
         """Page through what begins as the pattern does."""
         prefix = pattern.partition("*")[0]
         found = [
-            Item(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
-            for item in self._pages(f"listing {pattern}", "list_objects_v2", "Contents", prefix)
+            Item(item["Key"].removeprefix(self._link.prefix), item["Size"], item["LastModified"].timestamp())
+            for item in self._link.pages(f"listing {pattern}", "list_objects_v2", "Contents", prefix)
         ]
         return sorted((item for item in found if _fits(item.key, pattern)), key=lambda item: item.key)
 
@@ -221,7 +116,7 @@ class S3Backend:
         if version is not None:
             # Looked at first: endpoints that do not know the condition of a deletion, pass it over.
             try:
-                if self._call("looking", "head_object", Key=wanted[0])["ETag"] != version:
+                if self._link.call("looking", "head_object", Key=wanted[0])["ETag"] != version:
                     raise PreconditionFailed(wanted[0], self.place)
             except ArtifactNotFound:
                 return
@@ -229,8 +124,8 @@ class S3Backend:
 
         def delete(key: str) -> None:
             try:
-                answer = self._call(f"deleting {key}", "delete_object", Key=key, **condition)
-            except _ConditionRefused as error:
+                answer = self._link.call(f"deleting {key}", "delete_object", Key=key, **condition)
+            except ConditionRefused as error:
                 raise PreconditionFailed(key, self.place) from error
             except ArtifactNotFound:
                 return  # somebody else removed it, or we did and the answer was lost
@@ -242,29 +137,26 @@ class S3Backend:
 
     def now(self) -> float:
         """Return the time of the server's last answer, and what has passed since."""
-        if self._clock is None:
-            self._call("reading the clock", "head_bucket")
-        if self._clock is None:
-            raise StoreRefused(self.place, "reading the clock", "its answers have no usable date")
-        date, heard_at = self._clock
-        return date + time.monotonic() - heard_at
+        return self._link.now()
 
     def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
         """Abort multipart uploads of dead writers; the endpoint does not tell their size."""
         prefix = self.keys.content.partition("{")[0]
         before = self.now() - older_than_s
-        for upload in self._pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
-            run_id = upload["Key"].removeprefix(self._prefix + prefix).partition("/")[0]
+        for upload in self._link.pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
+            run_id = upload["Key"].removeprefix(self._link.prefix + prefix).partition("/")[0]
             if upload["Initiated"].timestamp() < before and run_id not in running:
                 with contextlib.suppress(ArtifactNotFound):
-                    key = upload["Key"].removeprefix(self._prefix)
-                    self._call("aborting an upload", "abort_multipart_upload", Key=key, UploadId=upload["UploadId"])
+                    key = upload["Key"].removeprefix(self._link.prefix)
+                    self._link.call(
+                        "aborting an upload", "abort_multipart_upload", Key=key, UploadId=upload["UploadId"]
+                    )
         return 0
 
     def _holds(self, key: str, file: StoredFile, doing: str) -> bool:
         """Whether the content is stored, as far as can be told without reading it."""
         try:
-            found = self._call(doing, "head_object", Key=key, ChecksumMode="ENABLED")
+            found = self._link.call(doing, "head_object", Key=key, ChecksumMode="ENABLED")
         except ArtifactNotFound:
             return False
         checksum = found.get("ChecksumSHA256")
@@ -277,7 +169,7 @@ class S3Backend:
     def _upload_whole(self, key: str, file: StoredFile, source: Path, doing: str) -> None:
         with disk_errors(str(source.parent), doing), source.open("rb") as opened:
             data = _Checked(opened, file).read(-1)
-        answer = self._call(doing, "put_object", Key=key, Body=data, ChecksumSHA256=_base64(file.sha256))
+        answer = self._link.call(doing, "put_object", Key=key, Body=data, ChecksumSHA256=_base64(file.sha256))
         if answer.get("ChecksumSHA256") not in {None, _base64(file.sha256)}:
             self.delete([key])
             raise TransferDamaged(self.place, doing, f"checksum {answer['ChecksumSHA256']}")
@@ -293,13 +185,13 @@ class S3Backend:
         )
 
         def upload() -> None:
-            with source.open("rb") as opened, TransferManager(self._client, config) as manager:
+            with source.open("rb") as opened, TransferManager(self._link.client, config) as manager:
                 checked: Any = _Checked(opened, file)
-                manager.upload(checked, self.address.bucket, self._prefix + key).result()
+                manager.upload(checked, self._link.address.bucket, self._link.prefix + key).result()
 
         try:
             with disk_errors(str(source.parent), doing):
-                self._translated(doing, upload)
+                self._link.translated(doing, upload)
         except ArtifactNotFound:
             # Where the answer to the completion was lost, asking again finds no upload: it is completed.
             if not self._holds(key, file, doing):
@@ -307,7 +199,7 @@ class S3Backend:
 
     def _put(self, doing: str, key: str, data: bytes, condition: dict[str, str]) -> str:
         digest = hashlib.sha256(data).hexdigest()
-        answer = self._call(
+        answer = self._link.call(
             doing,
             "put_object",
             Key=key,
@@ -329,7 +221,7 @@ class S3Backend:
         def is_refused(condition: dict[str, str]) -> bool:
             try:
                 self._put(doing, key, secrets.token_bytes(8), condition)
-            except _ConditionRefused:
+            except ConditionRefused:
                 return True
             return False
 
@@ -349,7 +241,7 @@ class S3Backend:
                 f"it refuses If-Match with the very ETag that it gave, {version}, with quotation marks and without",
             )
         finally:
-            self._call(doing, "delete_object", Key=key)
+            self._link.call(doing, "delete_object", Key=key)
 
     def _chunks(self, body: Any, size: int, skip: int, doing: str) -> Iterator[bytes]:
         """Yield an answer's content but for its first bytes; give up a server that is far too slow."""
@@ -357,86 +249,13 @@ class S3Backend:
         deadline, position = time.monotonic() + limit_s, 0
         pieces = body.iter_chunks(CHUNK_BYTES)
         with contextlib.closing(body):
-            while piece := self._translated(doing, lambda: next(pieces, b"")):
+            while piece := self._link.translated(doing, lambda: next(pieces, b"")):
                 position += len(piece)
                 if time.monotonic() > deadline:
                     reason = f"only {position} bytes came in {limit_s:.0f} s"
                     raise StoreUnavailable(self.place, doing, reason)
                 if fresh := piece[max(0, skip - (position - len(piece))) :]:
                     yield fresh
-
-    def _pages(self, doing: str, method: str, what: str, prefix: str) -> Iterator[Any]:
-        pages = iter(
-            self._client.get_paginator(method).paginate(Bucket=self.address.bucket, Prefix=self._prefix + prefix)
-        )
-        while page := self._translated(doing, lambda: next(pages, None)):
-            self._hear(page)
-            yield from page.get(what, [])
-
-    def _call(self, doing: str, method: str, *, Key: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """Make a request of the bucket, with a key below the prefix."""
-        if Key is not None:
-            parameters["Key"] = self._prefix + Key
-
-        def request() -> dict[str, Any]:
-            answer: dict[str, Any] = getattr(self._client, method)(Bucket=self.address.bucket, **parameters)
-            return answer
-
-        answer = self._translated(doing, request)
-        self._hear(answer)
-        return answer
-
-    def _hear(self, answer: dict[str, Any]) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-            self._clock = date.timestamp(), time.monotonic()
-
-    def _translated(self, doing: str, action: Callable[[], T]) -> T:
-        started = time.monotonic()
-        try:
-            return action()
-        except aws.ClientError as error:
-            raise self._of_answer(error, doing, started) from error
-        except _NO_CREDENTIALS as error:
-            raise AccessDenied(self.place, doing, str(error)) from error
-        except ResponseParserError as error:
-            raise BadStoreAddress(self.place, f"no S3 answers there: {error}") from error
-        except (*_NOT_S3, ValueError) as error:
-            raise BadStoreAddress(self.place, str(error)) from error
-        except aws.BotoCoreError as error:
-            # What is left are connections: refused, reset, timed out, cut in mid-answer.
-            reason = f"{type(error).__name__}: {error}"
-            if isinstance(error, aws.ReadTimeoutError):
-                reason = f"no byte came for {self._settings.read_timeout_s:g} s"
-            raise StoreUnavailable(self.place, doing, _tried(started, reason)) from error
-
-    def _of_answer(self, error: aws.ClientError, doing: str, started: float) -> StoreError:
-        """Return what an error that the server answered with means."""
-        told: dict[str, Any] = dict(error.response)
-        code, message = (str(told.get("Error", {}).get(name, "")) for name in ("Code", "Message"))
-        status = int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        evidence = f"HTTP {status} {code}: {message}".rstrip(": ")
-        if code == "NoSuchBucket":
-            return NoSuchBucket(self.address.bucket, self._client.meta.endpoint_url)
-        if status == 404 and code not in {"404", "NoSuchKey", "NoSuchUpload"}:
-            return BadStoreAddress(self.place, f"no S3 answers there: {evidence}")
-        if status == 404:
-            return ArtifactNotFound("such content", self.place, f"({doing}; {evidence})")
-        if status == 412 or code == "ConditionalRequestConflict":
-            return _ConditionRefused(self.place, doing, evidence)
-        if code in _DAMAGED:
-            return TransferDamaged(self.place, doing, evidence)
-        if code in _FULL or status == 507:
-            return StoreFull(self.place, evidence)
-        if status in {401, 403} or code in {"ExpiredToken", "InvalidToken"}:
-            return AccessDenied(self.place, doing, evidence)
-        if status == 501:
-            return BadStoreAddress(self.place, f"it cannot do {doing}: {evidence}")
-        if status in {301, 307, 308} or code in _BAD_REQUEST_FOR_GOOD:
-            return BadStoreAddress(self.place, f"bucket, region or endpoint do not fit: {evidence}")
-        if status >= 500 or status in {408, 409, 429} or code in _PASSING:
-            return StoreUnavailable(self.place, doing, _tried(started, evidence))
-        return StoreRefused(self.place, doing, evidence)
 
 
 class _Checked:
@@ -475,10 +294,6 @@ def _fits(key: str, pattern: str) -> bool:
     if wanted[-1] == "**":
         parts, wanted = parts[: len(wanted) - 1], wanted[:-1]
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
-
-
-def _tried(started: float, reason: str) -> str:
-    return f"given up after {time.monotonic() - started:.1f} s, last reason: {reason}"
 
 
 def _base64(sha256: str) -> str:

@@ -13,7 +13,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tasks.artifacts.s3 import S3Address, S3Backend, connect
+from tasks.artifacts.s3 import S3Backend
+from tasks.artifacts.s3_link import S3Address, connect
 from tasks.artifacts.store import ArtifactStore
 from tasks.settings.artifacts import S3Settings
 

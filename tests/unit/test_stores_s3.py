@@ -27,7 +27,8 @@ from tasks.artifacts.local import LocalBackend
 from tasks.artifacts.manifest import StoredFile, describe_file
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.retention import gather_facts, plan_prune, prune
-from tasks.artifacts.s3 import S3Address, S3Backend
+from tasks.artifacts.s3 import S3Backend
+from tasks.artifacts.s3_link import S3Address
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
 from tasks.settings.artifacts import S3Settings
