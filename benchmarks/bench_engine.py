@@ -25,7 +25,7 @@ from jade_model.data.sample import sample_windows
 from tasks.core.layout import RunLayout
 from tasks.execution.local import LocalExecutor
 from tasks.experiments.plan import Plan, write_job
-from tasks.settings.load import available_cores
+from tasks.settings.environment import available_cores
 from tests.helpers.three_hosts import train_on_three_hosts
 
 UNIT_S = 300.0

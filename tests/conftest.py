@@ -24,7 +24,7 @@ from jade_model.core.windows import Windows
 from jade_model.data.sample import sample_windows
 from jade_model.data.schema import write_windows
 from tasks.core.layout import RunLayout
-from tasks.settings.load import available_cores
+from tasks.settings.environment import available_cores
 
 # A deadline is a timed test: on a busy machine it fails for nothing.
 settings.register_profile("jade", deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json, print_table
-from tasks.settings.load import prepare_prefect
+from tasks.settings.environment import prepare_prefect
 
 
 @click.command("champion")

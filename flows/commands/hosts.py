@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from flows.commands.common import json_option, print_json, print_table
 from tasks.core.errors import SettingsError
-from tasks.settings.host_entries import DAY_S, HostEntry, check_host_name, parse_address
 from tasks.settings.load import forget_host, load_settings, save_host
+from tasks.settings.models import DAY_S, HostEntry, checked, parse_address
 
 
 @click.group("hosts", epilog="Every command takes --json.")
@@ -64,16 +64,10 @@ def add(
     port: int | None,
     user: str | None,
     key: str | None,
-    fingerprint: tuple[str, ...],
     jump: str | None,
-    trust_first_use: bool,
-    folder: str,
-    python: str,
-    device: Literal["cpu", "cuda"],
-    time_limit_s: int,
-    connect_timeout_s: int | None,
     replace: bool,
     as_json: bool,
+    **fields: Any,
 ) -> None:
     """Write a host into the user's jade.toml. The file names the key's file, never a key."""
     if jump is not None:
@@ -82,21 +76,8 @@ def add(
     for what, flag, given in (("port", port, its_port), ("user", user, its_user)):
         if flag is not None and given is not None and flag != given:
             raise SettingsError(f"--host names {what} {given}, --{what} says {flag}")
-    entry = HostEntry(
-        name,
-        host,
-        port or its_port,
-        user or its_user,
-        _checked_key(key),
-        fingerprint,
-        jump,
-        trust_first_use,
-        folder,
-        python,
-        device,
-        time_limit_s,
-        connect_timeout_s,
-    )
+    told = {"port": port or its_port, "user": user or its_user, "key": _checked_key(key)}
+    entry = checked(HostEntry, {"name": name, "host": host, "jump": jump, **fields, **told}, f"host {name!r}")
     path = save_host(entry, replace=replace)
     used = load_settings().sources[name]
     if as_json:
@@ -159,7 +140,6 @@ def list_hosts(*, as_json: bool) -> None:
 @json_option
 def remove(*, name: str, as_json: bool) -> None:
     """Take a host out of the user's jade.toml. What lies on the host stays."""
-    check_host_name(name)
     path = forget_host(name)
     if as_json:
         print_json({"file": str(path), "removed": name})

@@ -10,7 +10,7 @@ import click
 from flows.commands.common import json_option, print_json, print_table
 from tasks.core.errors import BadRequest
 from tasks.operations.notify_targets import KINDS, OCCASIONS, SILENT_AFTER_S, Target, targets_from
-from tasks.settings.load import prepare_prefect, require_server, secret_from_environment
+from tasks.settings.environment import prepare_prefect, require_server, secret_from_environment
 
 
 @click.group("notify", epilog="Every command takes --json.")

@@ -44,8 +44,8 @@ from tasks.artifacts.transfer import fetch_file, publish_files, publish_run
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.core.names import is_plain_name
-from tasks.settings.artifacts import S3Settings
 from tasks.settings.load import cache_folder, load_settings
+from tasks.settings.models import S3Settings
 
 LATEST = "latest"
 REPORT_FILES = ("report/",)

@@ -29,7 +29,7 @@ from tasks.artifacts.errors import (
 from tasks.artifacts.local import disk_errors
 from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, StoredFile, check_path
 from tasks.artifacts.s3_link import ConditionRefused, S3Address, S3Link, connect
-from tasks.settings.artifacts import S3Settings
+from tasks.settings.models import S3Settings
 
 T = TypeVar("T")
 MOST_PARTS = 10_000

@@ -28,7 +28,7 @@ from tasks.artifacts.errors import (
     StoreUnavailable,
     TransferDamaged,
 )
-from tasks.settings.artifacts import S3Settings
+from tasks.settings.models import S3Settings
 
 T = TypeVar("T")
 _NO_CREDENTIALS = (

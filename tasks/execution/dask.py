@@ -37,7 +37,7 @@ from tasks.execution.parcels import Files, Parcel, checkpoint_name, pack, topic_
 from tasks.execution.placement import Placement
 from tasks.execution.told import Trainer, printable
 from tasks.hosts.errors import HostError
-from tasks.settings.load import THREADING, available_cores
+from tasks.settings.environment import THREADING, available_cores
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture

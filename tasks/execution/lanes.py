@@ -9,7 +9,7 @@ from typing import Protocol
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.place import RemotePlace
-from tasks.settings.host_entries import Workers
+from tasks.settings.models import Workers
 
 MustLeave = Callable[[], HostError | None]
 

@@ -23,8 +23,8 @@ from tasks.core.errors import TrainingFailed
 from tasks.execution.base import HERE, Event, done, failed
 from tasks.execution.log_buffer import TAIL_LINES
 from tasks.execution.told import Told, Trainer
-from tasks.settings.host_entries import Workers
-from tasks.settings.load import training_environment
+from tasks.settings.environment import training_environment
+from tasks.settings.models import Workers
 
 BATCH_NAME = "batch.json"
 STOP_GRACE_S = 10.0

@@ -12,8 +12,8 @@ from tasks.artifacts.publisher import say
 from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.registry import check_provider, is_provider, open_registry, provider_names
-from tasks.settings.host_entries import LOCAL, Workers
 from tasks.settings.load import load_settings
+from tasks.settings.models import LOCAL, Workers
 
 DASK = "dask"
 MOST_MACHINES = 256

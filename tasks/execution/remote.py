@@ -59,8 +59,8 @@ from tasks.hosts.job import (
     stop_job,
 )
 from tasks.hosts.place import check_ready
-from tasks.settings.host_entries import Workers
-from tasks.settings.load import THREADING
+from tasks.settings.environment import THREADING
+from tasks.settings.models import Workers
 
 SEND_S = 6 * 3600.0
 POLL_S = 0.5

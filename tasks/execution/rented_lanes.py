@@ -18,7 +18,7 @@ from tasks.execution.rented_trainings import RentedRun
 from tasks.provisioning.errors import ClaimLost, HoursSpent
 from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.registry import Registry
-from tasks.settings.host_entries import Workers
+from tasks.settings.models import Workers
 
 IDLE_S = 120.0
 """Another minute or two of a machine costs less than a new one takes to start."""

@@ -22,7 +22,7 @@ from tasks.execution.lanes import Lane, Station
 from tasks.execution.queue import Advice, UnitQueue
 from tasks.execution.remote import RemoteBatch
 from tasks.hosts.errors import HostError, JobStopped
-from tasks.settings.host_entries import Workers
+from tasks.settings.models import Workers
 
 LANES_NAME = "lanes"
 PLACES_ON_GPU = 4

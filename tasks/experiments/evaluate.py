@@ -33,7 +33,7 @@ from tasks.core.layout import RunLayout
 from tasks.execution.base import checkpoint_of
 from tasks.experiments.plan import members_of, splits_of
 from tasks.experiments.predict import Decoding, save_decoding
-from tasks.settings.load import available_cores
+from tasks.settings.environment import available_cores
 
 CURVE_COLUMNS = ("decoder", "dataset", "seed", "fold", "threshold", "precision", "recall", "f1", "chosen")
 CURVE_POINTS = 200

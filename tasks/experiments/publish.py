@@ -19,7 +19,7 @@ from tasks.experiments.report import collect_report
 from tasks.experiments.trend import NOTHING, trend_table
 from tasks.operations.ui import show_image, show_link, show_markdown, show_table
 from tasks.runs.past import read_checks, read_trend
-from tasks.settings.load import report_address
+from tasks.settings.environment import report_address
 
 
 @task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)

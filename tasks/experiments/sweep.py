@@ -35,7 +35,7 @@ from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, make_splits
 from tasks.experiments.sweep_plan import SweepArm, setting_of, varied_settings
 from tasks.experiments.sweep_table import UnitRow, write_table
-from tasks.settings.load import available_cores
+from tasks.settings.environment import available_cores
 
 ARMS_FOLDER = "arms/"
 

@@ -13,8 +13,8 @@ from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
 from tasks.core.errors import SettingsError
 from tasks.core.names import HostAddress
 from tasks.hosts.keys import HostTrust
-from tasks.settings.host_entries import HostEntry, parse_address
 from tasks.settings.load import Settings, state_folder
+from tasks.settings.models import HostEntry, parse_address
 
 CONNECT_S = 30.0
 _UNKNOWN_MATCH = re.compile(r"(?i)\b(exec|localnetwork|tagged|version|sessiontype|command)\b")

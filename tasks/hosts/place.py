@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tasks.core.errors import HostNotReady
 from tasks.hosts.host import Host
 from tasks.hosts.preflight import MIN_PYTHON, MIN_TORCH, Verdict, check_host
-from tasks.settings.host_entries import HostEntry
+from tasks.settings.models import HostEntry
 
 MIN_FREE_BYTES = 2**30
 _INSTALL_S = 3600.0

@@ -24,7 +24,8 @@ import psutil
 from jade_model.core.files import write_atomically
 from tasks.core.errors import BadRequest, RunError
 from tasks.operations.worker import end_runs
-from tasks.settings.load import installation_environment, load_settings, state_folder
+from tasks.settings.environment import installation_environment
+from tasks.settings.load import load_settings, state_folder
 
 DEFAULT_PORT = 4200
 POOL = "jade"

@@ -25,7 +25,8 @@ from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.provisioner import Provisioner, Timing, check_owner
 from tasks.provisioning.reaper import Reaped, Reaper
 from tasks.provisioning.renter import Renter
-from tasks.settings.load import Settings, load_settings, provider_environment, state_folder
+from tasks.settings.environment import provider_environment
+from tasks.settings.load import Settings, load_settings, state_folder
 
 if TYPE_CHECKING:
     from tasks.provisioning.offers import RentalRequest

@@ -19,7 +19,7 @@ from threading import Lock
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 
-from tasks.settings.load import secret_values
+from tasks.settings.environment import secret_values
 
 LOG_NAME = "log.jsonl"
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs")

@@ -28,8 +28,8 @@ from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.provisioning.rental_record import read_rental
 from tasks.runs.log import logged_to
-from tasks.settings.host_entries import LOCAL
-from tasks.settings.load import available_cores
+from tasks.settings.environment import available_cores
+from tasks.settings.models import LOCAL
 
 RUN_SCHEMA_VERSION = 1
 _VERSIONED = ("torch", "numpy", "pandas", "pyarrow", "prefect", "matplotlib")

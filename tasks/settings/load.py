@@ -1,4 +1,4 @@
-"""The only reader of environment variables and of `jade.toml`.
+"""The settings: the environment, and the two `jade.toml`, of the working folder and of the user.
 
 A setting is taken from the first of these that has it: a flag of the command, the environment, `jade.toml` in the
 working folder, `jade.toml` in the user's configuration folder. A host is taken whole from one file: an address from
@@ -7,7 +7,10 @@ one place and a fingerprint from another would be a host that nobody described. 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,19 +20,19 @@ from typing import Any
 
 from jade_model.core.files import write_atomically
 from tasks.core.errors import BadRequest, SettingsError
-from tasks.settings.artifacts import DEFAULT_ARTIFACTS, S3Settings, check_s3_table, s3_from_environment, s3_settings
-from tasks.settings.host_entries import LOCAL, PROVIDERS, HostEntry, entry_from_table, with_host, without_host
+from tasks.settings.models import (
+    DEFAULT_ARTIFACTS,
+    LOCAL,
+    PROVIDERS,
+    HostEntry,
+    S3Settings,
+    SettingsFile,
+    checked,
+)
 
 SETTINGS_NAME = "jade.toml"
-_KNOWN_KEYS = ("host", "hosts", "artifacts", "s3", "ledger", *PROVIDERS)
-
-PREFECT_DEFAULTS = {
-    # A fresh database takes an ephemeral server some 20 s; Prefect gives up after 20.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "DO_NOT_TRACK": "1",
-}
+S3_VARIABLES = {f"JADE_S3_{name.upper()}": name for name in ("endpoint_url", "region", "path_style", "profile")}
+AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True)
@@ -75,35 +78,41 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: A file is unreadable, no TOML, or has a key that is unknown or malformed.
     """
-    host, artifacts = LOCAL, DEFAULT_ARTIFACTS
+    merged: dict[str, Any] = {}
     hosts: dict[str, HostEntry] = {}
     sources: dict[str, Path] = {}
     s3: dict[str, Any] = {}
-    ledger = ""
-    providers: dict[str, dict[str, Any]] = {}
     for path in reversed(settings_files()):
-        content = _read(path)
-        ledger = content.get("ledger", ledger)
-        providers |= {name: content[name] for name in PROVIDERS if name in content}
-        host = content.get("host", host)
-        artifacts = content.get("artifacts", artifacts)
+        content, told = _read(path)
+        merged |= content
         s3 |= content.get("s3", {})
-        for name, entry in content.get("hosts", {}).items():
-            hosts[name], sources[name] = entry, path
+        hosts |= told.hosts
+        sources |= dict.fromkeys(told.hosts, path)
     return Settings(
-        os.environ.get("JADE_HOST") or host,
+        os.environ.get("JADE_HOST") or merged.get("host", LOCAL),
         hosts,
         sources,
-        os.environ.get("JADE_ARTIFACTS") or artifacts,
-        s3_settings(s3 | s3_from_environment(os.environ), os.environ),
-        ledger=os.environ.get("JADE_LEDGER_URL") or ledger,
-        providers=providers,
+        os.environ.get("JADE_ARTIFACTS") or merged.get("artifacts", DEFAULT_ARTIFACTS),
+        _s3_settings(s3),
+        ledger=os.environ.get("JADE_LEDGER_URL") or merged.get("ledger", ""),
+        providers={name: merged[name] for name in PROVIDERS if name in merged},
     )
 
 
-def provider_environment(names: tuple[str, ...]) -> dict[str, str]:
-    """Return those of the named variables that are set: keys of providers, which no file here holds."""
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
+def _s3_settings(values: dict[str, Any]) -> S3Settings:
+    """Return the settings of the endpoint: a bucket's name stands in the path where one is named, unless told so."""
+    found = {name: os.environ[name] for name in AWS_ENDPOINTS if os.environ.get(name)}
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        found = {}
+    sources = dict.fromkeys(values, "s3")
+    for variable, name in S3_VARIABLES.items():
+        if os.environ.get(variable):
+            values, sources = {**values, name: os.environ[variable]}, {**sources, name: variable}
+    if not values.get("endpoint_url") and found:
+        variable, url = next(iter(found.items()))
+        values, sources = {**values, "endpoint_url": url}, {**sources, "endpoint_url": variable}
+    where = ", ".join(dict.fromkeys(sources.values()))
+    return checked(S3Settings, {"path_style": bool(values.get("endpoint_url")), **values}, where)
 
 
 def settings_files() -> tuple[Path, Path]:
@@ -133,7 +142,7 @@ def save_host(entry: HostEntry, *, replace: bool) -> Path:
         SettingsError: It has a host of that name and `replace` was not asked for, or it cannot be changed.
     """
     path = user_settings_file()
-    if entry.name in _read(path).get("hosts", {}) and not replace:
+    if entry.name in _read(path)[1].hosts and not replace:
         raise SettingsError(f"{path} has a host {entry.name!r} already; --replace writes it anew")
     _rewrite(path, lambda text: with_host(text, entry))
     return path
@@ -147,7 +156,7 @@ def forget_host(name: str) -> Path:
         SettingsError: Another file has it, or the file cannot be changed.
     """
     path = user_settings_file()
-    if name not in _read(path).get("hosts", {}):
+    if name not in _read(path)[1].hosts:
         settings = load_settings()
         settings.entry(name)
         raise SettingsError(f"host {name!r} stands in {settings.sources[name]}; remove its section there")
@@ -155,133 +164,62 @@ def forget_host(name: str) -> Path:
     return path
 
 
-def prepare_prefect(*, quiet: bool) -> None:
-    """Set Prefect's defaults for a flow called from the command line; what the user has set stays.
-
-    Must run before `prefect` is imported.
-
-    Args:
-        quiet: Keep Prefect's own lines off the terminal unless they are warnings, because progress bars are shown.
-
-    Raises:
-        SettingsError: Its temporary server would have nowhere to keep its database.
-    """
-    for name, value in PREFECT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    if quiet:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
-    if not os.environ.get("PREFECT_API_URL"):
-        home = os.environ.get("PREFECT_HOME") or "~/.prefect"
-        try:
-            # Prefect makes the last folder only, and starts a server that fails again and again for as long as it may.
-            Path(home).expanduser().mkdir(parents=True, exist_ok=True)
-        except (OSError, RuntimeError) as error:
-            raise SettingsError(
-                f"Prefect keeps its database in {home}, which can't be made: {error}. Name a folder that can with "
-                "PREFECT_HOME, or a server with PREFECT_API_URL"
-            ) from error
+def section_of(entry: HostEntry) -> str:
+    """The entry as a section of a `jade.toml`; what is left at its default is left out."""
+    lines = [f"[hosts.{entry.name}]"]
+    for item in dataclasses.fields(entry)[1:]:
+        value = getattr(entry, item.name)
+        if value != item.default:
+            # A JSON string, number or list of strings is one in TOML, too.
+            lines.append(f"{item.name} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
 
 
-def installation_environment(
-    server: Path, *, home: Path, api_url: str, reports: tuple[Path, str] | None
-) -> dict[str, str]:
-    """Return the environment of the local installation's processes, and of the flows that its worker runs.
-
-    What the user has set for Prefect stays out: the installation is one of its own.
-
-    Args:
-        server: File with the settings of every server of ours, a line each: NAME=VALUE.
-        home: Where Prefect keeps the database.
-        api_url: Of the installation's server.
-        reports: Folder whose runs' reports are served, and under which address; None: they are not.
-    """
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    if reports is not None:
-        ours |= {"JADE_REPORTS_FOLDER": str(reports[0]), "JADE_REPORTS_URL": reports[1]}
-    lines = [line for line in server.read_text("utf-8").splitlines() if line and not line.startswith("#")]
-    return {
-        **ours,
-        **dict(line.split("=", 1) for line in lines),
-        **THREADING,
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": api_url,
-        "PREFECT_UI_API_URL": api_url,
-        "PREFECT_LOGGING_COLORS": "false",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def report_address(file: Path) -> str:
-    """Return where a browser finds a file of a run's report: served by the installation, else on this machine's disk.
-
-    Args:
-        file: `<artifacts>/<run>/report/<name>`.
-    """
-    url, folder = os.environ.get("JADE_REPORTS_URL"), os.environ.get("JADE_REPORTS_FOLDER")
-    if url and folder and file.is_relative_to(folder):
-        return f"{url}/{file.relative_to(folder).as_posix()}"
-    return file.as_uri()
-
-
-def require_server() -> None:
-    """Refuse to go on without a Prefect server that outlives this command.
+def with_host(text: str, entry: HostEntry) -> str:
+    """The text of a `jade.toml` with a host added, or its section replaced.
 
     Raises:
-        SettingsError: PREFECT_API_URL is not set.
+        SettingsError: The text is no TOML, or the host stands in it in a form that cannot be replaced.
     """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise SettingsError(
-            "this needs a Prefect server: start one with `jade up` and set PREFECT_API_URL as it says, or to yours"
-        )
+    expected = _parsed(text)
+    kept = without_host(text, entry.name) if entry.name in expected.get("hosts", {}) else text
+    section = section_of(entry)
+    expected.setdefault("hosts", {})[entry.name] = tomllib.loads(section)["hosts"][entry.name]
+    result = f"{kept.rstrip()}\n\n{section}" if kept.strip() else section
+    return _checked(result, expected)
 
 
-_SECRET_NAMES = ("SECRET", "TOKEN", "PASSWORD", "API_KEY", "AUTH_STRING", "CONNECTION_URL")
-_SHORTEST_SECRET = 6
-
-
-def secret_values() -> list[str]:
-    """Return what the environment holds under names that say secret, longest first, to be masked in logs."""
-    found = {
-        value
-        for name, value in os.environ.items()
-        if any(word in name.upper() for word in _SECRET_NAMES) and len(value) >= _SHORTEST_SECRET
-    }
-    return sorted(found, key=len, reverse=True)
-
-
-def secret_from_environment(name: str) -> str:
-    """Return a secret that an environment variable holds; no message ever shows it.
+def without_host(text: str, name: str) -> str:
+    """The text of a `jade.toml` without a host's section.
 
     Raises:
-        SettingsError: The variable is missing or empty.
+        SettingsError: The text is no TOML, or the host stands in it in a form that cannot be removed.
     """
-    value = os.environ.get(name)
-    if not value:
-        raise SettingsError(f"the environment variable {name} is not set; a secret is expected there")
-    return value
+    expected = _parsed(text)
+    expected.get("hosts", {}).pop(name, None)
+    if not expected.get("hosts", True):
+        del expected["hosts"]
+    header = re.compile(rf"""\s*\[\s*hosts\s*\.\s*["']?{re.escape(name)}["']?\s*\]\s*(#.*)?""")
+    kept, is_inside = [], False
+    for line in text.splitlines():
+        if re.match(r"\s*\[", line):
+            is_inside = header.fullmatch(line) is not None
+        if not is_inside:
+            kept.append(line)
+    return _checked("\n".join(kept).strip("\n") + "\n" if any(kept) else "", expected)
 
 
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"it is not TOML: {error}") from error
 
 
-# One thread a training: parallelism comes from processes.
-THREADING = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "passive",
-    # glibc gives each large tensor back to the kernel, and asks for it anew at the next step, unless told to keep them.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
-
-
-def training_environment() -> dict[str, str]:
-    """Return the environment of a training process on this machine."""
-    return {**os.environ, **THREADING, "PYTHONUNBUFFERED": "1"}
+def _checked(text: str, expected: dict[str, Any]) -> str:
+    if _parsed(text) != expected:
+        raise SettingsError("its hosts are written in a way that cannot be changed from here; edit it by hand")
+    return text
 
 
 def _folder(own: str, of_system: str, below_home: str) -> Path:
@@ -291,30 +229,15 @@ def _folder(own: str, of_system: str, below_home: str) -> Path:
     return (Path(system) if system else Path.home() / below_home) / "jade"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], SettingsFile]:
+    """Return what a settings file says, as it says it and checked; nothing if there is none."""
     try:
-        return _checked(tomllib.loads(path.read_text("utf-8")))
+        content = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        return {}
-    except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from error
+        content = {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} is not a readable TOML file: {error}") from error
-
-
-def _checked(content: dict[str, Any]) -> dict[str, Any]:
-    if unknown := sorted(set(content) - set(_KNOWN_KEYS)):
-        raise SettingsError(f"unknown {', '.join(unknown)}; known: {', '.join(_KNOWN_KEYS)}")
-    if not isinstance(content.get("host", ""), str) or not isinstance(content.get("hosts", {}), dict):
-        raise SettingsError("host must be a name, and hosts have a section each: [hosts.NAME]")
-    if not isinstance(content.get("artifacts", ""), str) or content.get("artifacts") == "":
-        raise SettingsError("artifacts must be a folder or s3://bucket/prefix")
-    if not isinstance(content.get("ledger", ""), str):
-        raise SettingsError("ledger must be the URL of a database, such as postgresql://HOST/NAME")
-    if untabled := [name for name in PROVIDERS if not isinstance(content.get(name, {}), dict)]:
-        raise SettingsError(f"{untabled[0]} must be a section: [{untabled[0]}]")
-    hosts = {name: entry_from_table(name, table) for name, table in content.get("hosts", {}).items()}
-    return {**content, "hosts": hosts, "s3": check_s3_table(content.get("s3", {}))}
+    return content, checked(SettingsFile, content, str(path))
 
 
 def _rewrite(path: Path, change: Callable[[str], str]) -> None:

@@ -137,7 +137,10 @@ def test_a_sweep_on_demand_ranks_its_arms_and_shows_how_far_it_was(
     (results,) = tmp_path.glob("*/results.parquet")
     assert pq.read_table(results, columns=["state"])["state"].to_pylist() == ["done"] * 4
     assert len(json.loads((results.parent / "sweep.json").read_text())["ranking"]) == 2
-    (run,) = [run for run in deployed.read("flow_runs") if str(run["name"]).startswith("sweep-")]
+    # Other sweeps may have run on the same server, from the command line.
+    (run,) = deployed.read(
+        "flow_runs", flows={"name": {"any_": ["sweep"]}}, deployments={"name": {"any_": ["on-demand"]}}
+    )
     assert run["state_type"] == "COMPLETED"
     found = {str(item["key"]): item for item in deployed.read("artifacts", flow_runs={"id": {"any_": [run["id"]]}})}
     assert {"sweep-report", "sweep", "sweep-page"} <= set(found)

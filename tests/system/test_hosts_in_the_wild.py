@@ -27,8 +27,8 @@ from tasks.hosts.job import follow_log, remove_job, start_job
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.preflight import check_host
 from tasks.hosts.ssh import SshHost, access_of
-from tasks.settings.host_entries import HostEntry
 from tasks.settings.load import Settings
+from tasks.settings.models import HostEntry
 from tests.fakes.job_contract import sh
 from tests.fakes.sshd import SSHD, Sshd, make_key, running_sshd
 from tests.helpers.processes import unique_sleep, wait_until_none, words_of

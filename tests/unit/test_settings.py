@@ -11,8 +11,18 @@ import pytest
 
 from tasks.core.errors import BadRequest, SettingsError
 from tasks.hosts.ssh import open_host
-from tasks.settings.host_entries import HostEntry, section_of, with_host, without_host
-from tasks.settings.load import forget_host, load_settings, prepare_prefect, save_host, state_folder, user_settings_file
+from tasks.settings.environment import prepare_prefect
+from tasks.settings.load import (
+    forget_host,
+    load_settings,
+    save_host,
+    section_of,
+    state_folder,
+    user_settings_file,
+    with_host,
+    without_host,
+)
+from tasks.settings.models import HostEntry
 
 PIN = "SHA256:" + "A" * 43
 GPU = HostEntry("gpu", "203.0.113.7", port=36470, key="~/.ssh/id_ed25519", fingerprint=(PIN,), device="cuda")
@@ -98,19 +108,22 @@ def test_an_unknown_host_is_answered_with_the_closest_name() -> None:
     [
         ("host = ", "not a readable TOML file"),
         ("hots = 1\n", "unknown hots; known: host, hosts"),
-        ("host = 1\n", "host must be a name"),
-        ("[hosts.a]\nport = 22\n", "it lacks host, its address"),
-        ('[hosts.a]\nhost = "h"\nport = "22"\n', "port must be int, not '22'"),
-        ('[hosts.a]\nhost = "h"\nport = true\n', "port must be int, not True"),
-        ('[hosts.a]\nhost = "h"\nport = 0\n', "port must lie in 1..65535"),
-        ('[hosts.a]\nhost = "h"\npasword = "x"\n', "unknown pasword"),
+        ("host = 1\n", "host: Input should be a valid string (given: 1)"),
+        ("[hosts.a]\nport = 22\n", "hosts.a.host is missing"),
+        ('[hosts.a]\nhost = "h"\nport = "22"\n', "hosts.a.port: Input should be a valid integer (given: '22')"),
+        ('[hosts.a]\nhost = "h"\nport = true\n', "hosts.a.port: Input should be a valid integer (given: True)"),
+        ('[hosts.a]\nhost = "h"\nport = 0\n', "hosts.a.port: Input should be greater than or equal to 1"),
+        ('[hosts.a]\nhost = "h"\npasword = "x"\n', "unknown hosts.a.pasword; known: name, host, port"),
         ('[hosts.a]\nhost = "-oProxyCommand=x"\n', "must be a plain name"),
         ('[hosts.a]\nhost = "h"\nfingerprint = "MD5:x"\n', "a pin is SHA256:"),
-        ('[hosts.a]\nhost = "h"\ndevice = "tpu"\n', "device must be cpu or cuda"),
-        ('[hosts.a]\nhost = "h"\npython = "../python"\n', "python must be"),
-        ('[hosts.a]\nhost = "h"\nfolder = "~/"\n', "folder must be a path"),
+        ('[hosts.a]\nhost = "h"\ndevice = "tpu"\n', "hosts.a.device: Input should be 'cpu' or 'cuda'"),
+        ('[hosts.a]\nhost = "h"\npython = "../python"\n', "hosts.a.python: must be one program"),
+        ('[hosts.a]\nhost = "h"\nfolder = "~/"\n', "hosts.a.folder: must be a path"),
         ('[hosts.local]\nhost = "h"\n', "'local' is this machine"),
-        ("hosts = 1\n", "hosts have a section each"),
+        ("hosts = 1\n", "hosts: Input should be a valid dictionary"),
+        ('artifacts = ""\n', "artifacts: String should have at least 1 character"),
+        ("[s3]\npath_style = 3\nregon = 1\n", "unknown s3.regon; known: endpoint_url, region"),
+        ('[s3]\nsecret_key = "x"\n', "Credentials come from the usual AWS chain"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_file_and_the_reason(text: str, said: str) -> None:
@@ -183,3 +196,11 @@ def test_the_endpoint_of_the_aws_environment_counts_as_one_that_is_named(
     (tmp_path / "jade.toml").write_text(file)
     found = load_settings().s3
     assert (found.endpoint_url, found.path_style) == (endpoint, endpoint is not None)
+
+
+def test_a_variable_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JADE_S3_PATH_STYLE", "maybe")
+    with pytest.raises(SettingsError, match=r"JADE_S3_PATH_STYLE: path_style: .* valid boolean.*'maybe'"):
+        load_settings()
+    monkeypatch.setenv("JADE_S3_PATH_STYLE", "yes")
+    assert load_settings().s3.path_style

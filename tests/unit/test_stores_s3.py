@@ -31,7 +31,7 @@ from tasks.artifacts.s3 import S3Backend
 from tasks.artifacts.s3_link import S3Address
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
-from tasks.settings.artifacts import S3Settings
+from tasks.settings.models import S3Settings
 from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
 from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
 from tests.fakes.store_contract import RUN, WEIGHTS, WithSource, fetch_all, tree
