@@ -10,7 +10,7 @@ import click
 
 from flows.commands.common import json_option, print_json, print_table
 from tasks.core.errors import SettingsError
-from tasks.settings.load import forget_host, load_settings, save_host
+from tasks.settings.load import Settings, forget_host, load_settings, save_host
 from tasks.settings.models import DAY_S, HostEntry, checked, parse_address
 
 
@@ -70,6 +70,8 @@ def add(
     **fields: Any,
 ) -> None:
     """Write a host into the user's jade.toml. The file names the key's file, never a key."""
+    from tasks.hosts.access import access_of
+
     if jump is not None:
         load_settings().entry(jump)
     host, its_port, its_user = parse_address(host)
@@ -78,12 +80,15 @@ def add(
             raise SettingsError(f"--host names {what} {given}, --{what} says {flag}")
     told = {"port": port or its_port, "user": user or its_user, "key": _checked_key(key)}
     entry = checked(HostEntry, {"name": name, "host": host, "jump": jump, **fields, **told}, f"host {name!r}")
+    # What ~/.ssh/config says of it must make sense, too, before it is written down.
+    address = access_of(Settings(hosts={**load_settings().hosts, name: entry}), name).address
     path = save_host(entry, replace=replace)
     used = load_settings().sources[name]
     if as_json:
-        print_json({"file": str(path), "host": dataclasses.asdict(entry), "used_from": str(used)})
+        shown = {**dataclasses.asdict(entry), "port": address.port, "user": address.user}
+        print_json({"file": str(path), "host": shown, "used_from": str(used)})
         return
-    click.echo(f"{name} is {entry.address}, in {path}. `jade hosts check {name}` looks it over.")
+    click.echo(f"{name} is {address}, in {path}. `jade hosts check {name}` looks it over.")
     if used != path:
         click.echo(f"warning: {used} describes {name!r}, too, and comes first", err=True)
 
@@ -158,6 +163,7 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
 
     Changes nothing there, unless --bootstrap says so. Exit code 1 if something hinders training.
     """
+    from tasks.hosts.access import access_of
     from tasks.hosts.place import RemotePlace, bootstrap
     from tasks.hosts.preflight import check_host
     from tasks.hosts.ssh import open_host
@@ -165,6 +171,7 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
     settings = load_settings()
     entry = settings.entry(name)
     host = open_host(settings, name, connect_timeout_s=min(timeout_s, 30.0))
+    address = access_of(settings, name).address
     try:
         if wants_bootstrap:
             python = bootstrap(host, RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s))
@@ -180,9 +187,9 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
     is_ready = report.is_ready(needs_gpu=needs_gpu)
     if as_json:
         shown = [{**dataclasses.asdict(finding), "verdict": finding.verdict.value} for finding in findings]
-        print_json({"host": name, "address": str(entry.address), "is_ready": is_ready, "findings": shown})
+        print_json({"host": name, "address": str(address), "is_ready": is_ready, "findings": shown})
     else:
         rows = [[finding.subject, finding.found, finding.verdict.value, finding.advice] for finding in findings]
-        print_table(f"{name} ({entry.address})", ["what", "found", "verdict", "what to do"], rows, numeric_from=4)
+        print_table(f"{name} ({address})", ["what", "found", "verdict", "what to do"], rows, numeric_from=4)
     if not is_ready:
         context.exit(1)

@@ -114,7 +114,10 @@ def _through(proxy_jump: str, seen: tuple[str, ...], file: Path) -> SshAccess:
     host, port, user = parse_address(last)
     if host in seen:
         raise SettingsError(f"the ProxyJumps of {file} lead in a circle: {' -> '.join([*seen, host])}")
-    access = _of_config(HostEntry("jump", host, port, user), seen)
+    try:
+        access = _of_config(HostEntry("jump", host, port, user), seen)
+    except ValueError as error:
+        raise SettingsError(f"{file}: ProxyJump {last}: {error}") from error
     if before:
         access = replace(access, jump=_through(",".join(before), (*seen, host), file))
     return access

@@ -95,7 +95,10 @@ class SshHost:
 
     def _hint(self) -> str:
         """Whether files could be moved at least, as far as that was tried."""
-        channel, _ = self._link.open_channel("asking for SFTP", _GRACE_S)
+        try:
+            channel, _ = self._link.open_channel("asking for SFTP", _GRACE_S)
+        except HostError:
+            return ""
         try:
             channel.settimeout(_GRACE_S)
             channel.invoke_subsystem("sftp")

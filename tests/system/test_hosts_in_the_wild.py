@@ -60,23 +60,38 @@ def server(folder: Path, *, login_shell: str = "bash", config: str = "") -> Iter
         host.close()
 
 
-@pytest.mark.parametrize("shell", ["dash", "bash", "tcsh", "bsd-csh", "fish", "zsh", "mksh", "busybox sh"])
-class TestLoginShells:
-    def test_files_and_jobs_pass_through_any_login_shell(self, shell: str, tmp_path: Path) -> None:
-        if shutil.which(shell.split(maxsplit=1)[0]) is None:
-            pytest.skip(f"{shell} is not installed")
-        place = tmp_path / APOSTROPHE
+class TestShells:
+    def check(self, host: SshHost, place: Path, tmp_path: Path) -> None:
+        """Files, a command with input, and a job with a long log pass."""
         source = tmp_path / "source"
         source.write_bytes(b"x" * 70_000)
+        entries = host.put({"it's here": source}, str(place), timeout_s=60)
+        host.get(entries, str(place), tmp_path / "back", timeout_s=60)
+        assert (tmp_path / "back" / "it's here").read_bytes() == source.read_bytes()
+        result = host.run("printf 'a\nb'; cat; echo \"it's\" >&2; exit 3", timeout_s=20, stdin=b"!$x", check=False)
+        assert (result.stdout, result.stderr, result.exit_status) == (b"a\nb!$x", "it's", 3)
+        job = start_job(host, f"{place}/jobs", sh('echo "it\'s done"', place))
+        assert [line for batch in follow_log(host, job, poll_s=0.1) for line in batch.lines] == ["it's done"]
+        remove_job(host, f"{place}/jobs", "run")
+
+    @pytest.mark.parametrize("shell", ["dash", "bash", "tcsh", "bsd-csh", "fish", "zsh", "mksh", "busybox sh"])
+    def test_any_login_shell_will_do(self, shell: str, tmp_path: Path) -> None:
+        if shutil.which(shell.split(maxsplit=1)[0]) is None:
+            pytest.skip(f"{shell} is not installed")
         with server(tmp_path / "sshd", login_shell=shell) as (host, _):
-            entries = host.put({"it's here": source}, str(place), timeout_s=60)
-            host.get(entries, str(place), tmp_path / "back", timeout_s=60)
-            assert (tmp_path / "back" / "it's here").read_bytes() == source.read_bytes()
-            result = host.run("printf 'a\\nb'; cat; echo \"it's\" >&2; exit 3", timeout_s=20, stdin=b"!$x", check=False)
-            assert (result.stdout, result.stderr, result.exit_status) == (b"a\nb!$x", "it's", 3)
-            job = start_job(host, f"{place}/jobs", sh('echo "it\'s done"', place))
-            assert [line for batch in follow_log(host, job, poll_s=0.1) for line in batch.lines] == ["it's done"]
-            remove_job(host, f"{place}/jobs", "run")
+            self.check(host, tmp_path / APOSTROPHE, tmp_path)
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "mksh", "busybox"])
+    def test_any_posix_shell_may_be_sh(self, shell: str, tmp_path: Path) -> None:
+        program = shutil.which(shell)
+        if program is None:
+            pytest.skip(f"{shell} is not installed")
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "sh").symlink_to(program)
+        config = f"SetEnv PATH={tmp_path}/bin:/usr/bin:/bin HOME={tmp_path}"
+        with server(tmp_path / "sshd", config=config) as (host, _):
+            assert host.run("readlink /proc/$$/exe", timeout_s=20).text.strip() == str(Path(program).resolve())
+            self.check(host, tmp_path / APOSTROPHE, tmp_path)
 
 
 START_UP_FILES = {

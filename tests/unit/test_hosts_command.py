@@ -132,3 +132,18 @@ def test_bad_input_exits_with_2_and_writes_nothing(
 def test_an_address_is_taken_as_people_write_it(written: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["hosts", "add", "a", "--host", written]) == 0
     assert f"a is {meant}, in" in capsys.readouterr().out
+
+
+def test_a_name_of_ssh_config_is_shown_as_what_it_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text("Host gpu\n  HostName 192.0.2.1\n  Port 2222\n  User me\n")
+    assert run(["hosts", "add", "a", "--host", "gpu"]) == 0
+    assert "a is me@192.0.2.1:2222, in" in capsys.readouterr().out
+    assert 'host = "gpu"' in (tmp_path / "config" / "jade.toml").read_text()
+    (tmp_path / ".ssh" / "config").write_text("Host gpu\n  ProxyCommand nc %h %p\n")
+    assert run(["hosts", "add", "b", "--host", "gpu"]) == 2
+    assert "ProxyCommand, which is not supported" in capsys.readouterr().err
+    assert "hosts.b" not in (tmp_path / "config" / "jade.toml").read_text()
