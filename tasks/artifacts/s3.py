@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import math
+import random
 import secrets
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 from s3transfer.manager import TransferConfig, TransferManager
 
@@ -31,8 +32,11 @@ from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, StoredFile
 from tasks.artifacts.s3_link import ConditionRefused, S3Address, S3Link, connect
 from tasks.settings.models import S3Settings
 
-T = TypeVar("T")
 MOST_PARTS = 10_000
+LOCK_TIMEOUT_S = 60.0
+LOCK_STALE_S = 900.0
+"""All requests of a living writer have ended, or were given up, long before."""
+
 _DIGEST = "jade-sha256"
 
 
@@ -52,7 +56,7 @@ class S3Backend:
         self.place = self._link.place
         self.keeps_versions = False
         self._trial = threading.Lock()
-        self._wants_quotes: bool | None = None
+        self._etags: Literal["quoted", "bare", "unknown"] | None = None
 
     def get(self, key: str, offset: int = 0) -> Answer:
         """Ask for an object; its content is read as it is taken."""
@@ -80,10 +84,12 @@ class S3Backend:
         """Write with `If-None-Match` or `If-Match`, after the server has shown that it knows them."""
         check_path(key)
         with self._trial:
-            if self._wants_quotes is None:
-                self._wants_quotes = self._try_conditions()
+            if self._etags is None:
+                self._etags = self._try_conditions()
         doing = f"writing {key}"
-        condition = _condition(version, quoted=self._wants_quotes)
+        if version is not None and self._etags == "unknown":
+            return self._replace_locked(doing, key, data, version)
+        condition = _condition(version, quoted=self._etags == "quoted")
         try:
             return retried(lambda: self._put(doing, key, data, condition), attempts=2)
         except (ConditionRefused, ArtifactNotFound) as error:
@@ -120,7 +126,7 @@ class S3Backend:
                     raise PreconditionFailed(wanted[0], self.place)
             except ArtifactNotFound:
                 return
-            condition = _condition(version, quoted=self._wants_quotes is not False)
+            condition = _condition(version, quoted=self._etags != "bare")
 
         def delete(key: str) -> None:
             try:
@@ -210,8 +216,34 @@ class S3Backend:
         )
         return str(answer["ETag"])
 
-    def _try_conditions(self) -> bool:
-        """Try what the server makes of conditions; return whether it wants ETags in their quotation marks.
+    def _replace_locked(self, doing: str, key: str, data: bytes, version: str) -> str:
+        """Replace an object where the server knows no `If-Match`: under a lock, an object that only one can make."""
+        lock = f"{self.keys.records}locks/{hashlib.sha256(key.encode()).hexdigest()}"
+        until = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                self._put(doing, lock, secrets.token_bytes(8), _condition(None))
+                break
+            except ConditionRefused as error:
+                with contextlib.suppress(ArtifactNotFound):
+                    held_since = self._link.call(doing, "head_object", Key=lock)["LastModified"].timestamp()
+                    if self.now() - held_since > LOCK_STALE_S:
+                        self.delete([lock])
+                if time.monotonic() > until:
+                    reason = f"somebody else has been writing it for {LOCK_TIMEOUT_S:g} s"
+                    raise StoreUnavailable(self.place, doing, reason) from error
+            time.sleep(0.05 + 0.1 * random.random())  # noqa: S311 -- jitter
+        try:
+            if self._link.call(doing, "head_object", Key=key)["ETag"] != version:
+                raise PreconditionFailed(key, self.place)
+            return self._put(doing, key, data, {})
+        except ArtifactNotFound as error:
+            raise PreconditionFailed(key, self.place) from error
+        finally:
+            self.delete([lock])
+
+    def _try_conditions(self) -> Literal["quoted", "bare", "unknown"]:
+        """Try what the server makes of conditions; return how it wants ETags in `If-Match`, if it knows that at all.
 
         Raises:
             BadStoreAddress: It passes conditions over: two who write at once would not learn of each other.
@@ -227,15 +259,21 @@ class S3Backend:
 
         version = self._put(doing, key, b"first", {})
         try:
-            if not is_refused(_condition(None)) or not is_refused(_condition('"00000000000000000000000000000000"')):
+            is_ignored = not is_refused(_condition(None))
+            try:
+                is_ignored = is_ignored or not is_refused(_condition('"00000000000000000000000000000000"'))
+            except BadStoreAddress:  # it says that it does not know If-Match
+                return "unknown"
+            if is_ignored:
                 raise BadStoreAddress(
                     self.place,
                     "it overwrites an object although If-None-Match or If-Match forbids it, so that runs that are "
                     "published at once would lose files. Use an endpoint with conditional writes",
                 )
-            for quoted in (True, False):
-                if not is_refused(_condition(version, quoted=quoted)):
-                    return quoted
+            if not is_refused(_condition(version)):
+                return "quoted"
+            if not is_refused(_condition(version, quoted=False)):
+                return "bare"
             raise BadStoreAddress(
                 self.place,
                 f"it refuses If-Match with the very ETag that it gave, {version}, with quotation marks and without",

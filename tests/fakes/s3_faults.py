@@ -38,7 +38,7 @@ Manner = Literal[
     "refuses If-Match",  # answers 412 to each
     "ignores conditions",  # as s3rver and nanio do
     "ignores If-Match",
-    "Swift",  # wants Content-MD5 with DeleteObjects
+    "Swift",  # wants Content-MD5 with DeleteObjects, answers 501 to If-Match
 ]
 
 
@@ -140,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
         match = self.headers.get("If-Match") if self.command == "PUT" else None
         if match and (manner == "refuses If-Match" or (manner == "Ceph RGW" and match.startswith('"'))):
             return self._refuse(412, "PreconditionFailed")
+        if manner == "Swift" and match:
+            return self._refuse(501, "NotImplemented")
         if manner == "Swift" and self.path.endswith("?delete") and not self.headers.get("Content-MD5"):
             return self._refuse(400, "InvalidRequest")
         status, headers, answer = self._forward(body)

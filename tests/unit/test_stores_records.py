@@ -81,6 +81,17 @@ class TestFaults(WithBucket):
         assert records.write(NAME, b"two", replaces=version)
 
 
+class TestWithoutIfMatch(WithBucket, RecordContract):
+    """A server, as Swift, that knows `If-None-Match: *` alone."""
+
+    @pytest.fixture
+    def records(self, bucket: Bucket, proxy: FaultyProxy) -> Iterator[Records]:
+        proxy.faults, proxy.manner = [], "Swift"
+        yield Records(bucket.backend(endpoint_url=proxy.url))
+        proxy.manner = "AWS"
+        assert [key for key in bucket.list_keys() if "/locks/" in key] == []
+
+
 class TestManners(WithBucket):
     """Servers that make of conditions what others do not."""
 
