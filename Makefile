@@ -30,7 +30,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup.sh
 compare: $(VENV)/.runtime ## compare the losses on the sample, or on DATA=path/or/glob.parquet (more flags: ARGS="...")
 	@$(BIN)/jade compare $(if $(DATA),--data '$(DATA)') $(ARGS)
 
-up: $(VENV)/.runtime ## start a local Prefect server, worker and deployments, and print the UI's address (PORT=4200)
+up: $(VENV)/.runtime ## start a local Prefect server, worker and deployments, and print the UI's address (PORT=4200, ARGS=--reset)
 	@$(BIN)/jade up $(if $(PORT),--port $(PORT)) $(ARGS)
 
 down: $(VENV)/.runtime ## stop them; runs and history stay

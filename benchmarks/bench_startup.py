@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Measurement, interleaved
-from tasks.settings.environment import PREFECT_DEFAULTS
+from tasks.settings.prefect import PREFECT_DEFAULTS
 
 REPEAT = 1
 MAX_BEYOND_PREFECT_S = 8.0

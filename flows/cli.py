@@ -117,10 +117,14 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; Python would complain about the flush at exit
         return 1
-    except Exception as error:
+    except BaseException as error:
+        # Not all that ends a command is an Exception: a flow that was stopped is none.
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
-            raise
+            if not any(base.__module__.startswith("httpx") for base in type(error).__mro__):
+                raise
+            # The server was there when the command began: see `prepare_prefect`.
+            return _complain(f"Prefect's server: {error}", kind=type(error).__name__, code=1, wants_json=wants_json)
         facts = getattr(error, "facts", {})
         return _complain(str(error), kind=type(error).__name__, code=code, wants_json=wants_json, facts=facts)
     return left_with if isinstance(left_with, int) else 0

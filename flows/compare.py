@@ -12,23 +12,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.naming import run_name
 from flows.parameters import CompareParameters, taking
 from flows.reap import free_machines
+from jade_model.comparison.contract import read_comparison
 from jade_model.report import DrawingProcess
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
 from tasks.core.preloading import import_meanwhile
 from tasks.execution.placement import check_placement
-from tasks.execution.prefect_tasks import follow_training, training_job
-from tasks.execution.progress import parts_of
+from tasks.execution.prefect_tasks import follow_trainings, training_job
 from tasks.experiments.checks import check_job_data
 from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.experiments.promote import champion_run
-from tasks.experiments.publish import publish_checks, publish_comparison
+from tasks.experiments.publish import publish_checks, publish_comparison, verdict_in_short
 from tasks.experiments.report import write_run_report
 from tasks.experiments.trend import record_trend, tell_regressions
-from tasks.operations.events import events_delivered
+from tasks.operations.flow_runs import conclude, prefect_run, run_name
 from tasks.runs.record import Run, recorded_run
 
 CONFIDENCE = 0.95
@@ -44,6 +43,7 @@ MAX_PARTS = 128
     on_crashed=[free_machines],
     on_cancellation=[free_machines],
 )
+@prefect_run
 @taking(CompareParameters)
 def compare(parameters: CompareParameters) -> str:
     """Train every arm on the same splits, choose thresholds, compare, and write the report.
@@ -54,7 +54,6 @@ def compare(parameters: CompareParameters) -> str:
     check_placement(parameters.trains_on)
     place = open_place(parameters.artifacts)
     with (
-        events_delivered(),
         recorded_run(place, "compare", parameters.model_dump(mode="json"), host=str(parameters.trains_on)) as run,
         ExitStack() as at_end,
     ):
@@ -69,11 +68,7 @@ def compare(parameters: CompareParameters) -> str:
             import_meanwhile("tasks.experiments.evaluate", "jade_model.report.figures")
             beside = at_end.enter_context(DrawingProcess())
             training.start()
-            followed = [
-                follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(training.job)
-            ]
-            for future in followed:
-                future.result()
+            follow_trainings(folder)
         with run.phase("evaluate"):
             evaluate(folder, parameters, run.record["started_at"])
         finish(run, beside)
@@ -144,3 +139,4 @@ def finish(run: Run, beside: DrawingProcess) -> None:
         trend(str(run.layout.root), run.place.address)
         report(str(run.layout.root), beside)
         publish_comparison(str(run.layout.root))
+    conclude(verdict_in_short(read_comparison(run.layout.comparison_json)["verdict"]))

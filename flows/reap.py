@@ -9,17 +9,20 @@ from typing import Any
 from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
+from prefect.settings import get_current_settings
 
 from tasks.core.errors import RunError
-from tasks.operations.events import events_delivered
+from tasks.operations.dead_runs import end_dead_runs, forget_quiet_runs
+from tasks.operations.flow_runs import conclude, prefect_run
 from tasks.operations.ui import show_table
 from tasks.provisioning.reaper import Deed, Reaped
 from tasks.provisioning.registry import ledger_exists, open_registry
 
 
 @flow(name="reap", flow_run_name="reap")
+@prefect_run
 def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
-    """Free every rented machine of an owner that no live run claims.
+    """Free every rented machine of an owner that no live run claims, and end the runs of machines that are gone.
 
     Called by a deployment, it is what renting relies on where machines cannot end their own cost.
 
@@ -34,7 +37,12 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         RunError: Some could not be freed; what could be was.
     """
     logger = get_run_logger()
-    with events_delivered(), closing(open_registry()) as registry:
+    if deployment.id:
+        forget_quiet_runs(deployment.id)
+    dead = [] if dry_run or not get_current_settings().api.url else end_dead_runs()
+    for name in dead:
+        logger.warning("%s gave no sign of life, and counts as crashed", name)
+    with closing(open_registry()) as registry:
         reaper = registry.reaper(owner, is_dry=dry_run)
         found = reaper.reap()
         failed = [item for item in found if item.deed is Deed.FAILED]
@@ -47,6 +55,7 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         show_table("reaped", [_row(item) for item in found], "Rented machines looked at.")
     if failed:
         raise RunError("; ".join(f"{item.provider} {item.machine_id or item.name}: {item.why}" for item in failed))
+    conclude(f"{len(freed)} machines freed, {len(dead)} dead runs ended.", is_quiet=not freed and not dead)
     return len(freed)
 
 

@@ -11,7 +11,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.naming import run_name
 from flows.parameters import RetrainParameters, taking
 from flows.reap import free_machines
 from jade_model.data.checks import DataLimits
@@ -19,13 +18,12 @@ from jade_model.statistics.promotion import PromotionRule
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
 from tasks.execution.placement import check_placement
-from tasks.execution.prefect_tasks import follow_training, training_job
-from tasks.execution.progress import parts_of
+from tasks.execution.prefect_tasks import follow_trainings, training_job
 from tasks.experiments.evaluate import EvaluationSettings
 from tasks.experiments.promote import anchor_run, champion_run, settle
 from tasks.experiments.publish import publish_card, publish_checks
 from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, load_joined, prepare_retraining
-from tasks.operations.events import events_delivered
+from tasks.operations.flow_runs import conclude, prefect_run, run_name
 from tasks.runs.past import choose_arm
 from tasks.runs.record import recorded_run
 
@@ -41,6 +39,7 @@ MAX_PARTS = 128
     on_crashed=[free_machines],
     on_cancellation=[free_machines],
 )
+@prefect_run
 @taking(RetrainParameters)
 def retrain(parameters: RetrainParameters) -> str:
     """Train a model on all but the hold-out, judge it beside the champion, and promote it if it passes.
@@ -51,7 +50,6 @@ def retrain(parameters: RetrainParameters) -> str:
     check_placement(parameters.trains_on)
     place = open_place(parameters.artifacts)
     with (
-        events_delivered(),
         recorded_run(place, "retrain", parameters.model_dump(mode="json"), host=str(parameters.trains_on)) as run,
     ):
         folder = str(run.layout.root)
@@ -63,17 +61,13 @@ def retrain(parameters: RetrainParameters) -> str:
             training_job(run, parameters.trains_on, fresh=parameters.fresh) as training,
         ):
             training.start()
-            followed = [
-                follow_training.submit(folder, part.name, part.arm, part.seed) for part in parts_of(training.job)
-            ]
-            for future in followed:
-                future.result()
+            follow_trainings(folder)
         with run.phase("evaluate"):
             card = evaluate(folder, parameters, run.record)
         run.save()
         publish_card(folder)
     # Only what is published whole can be pointed to.
-    promote(place.address, card, parameters.promote)
+    conclude(promote(place.address, card, parameters.promote))
     return folder
 
 

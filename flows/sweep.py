@@ -9,7 +9,6 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.naming import run_name
 from flows.parameters import SweepParameters, taking
 from flows.reap import free_machines
 from jade_model.scoring.evaluate import Cleanup
@@ -20,9 +19,9 @@ from tasks.execution.prefect_tasks import training_job
 from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.experiments.sweep import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
 from tasks.experiments.sweep_plan import plan_arms
-from tasks.experiments.sweep_publishing import publish_sweep, write_sweep_report
+from tasks.experiments.sweep_publishing import publish_sweep, read_sweep, write_sweep_report
 from tasks.experiments.sweep_rounds import finish_sweep, look, opened_sweep, train_round
-from tasks.operations.events import events_delivered
+from tasks.operations.flow_runs import conclude, prefect_run, run_name
 from tasks.runs.record import Run, recorded_run
 
 CONFIDENCE = 0.95
@@ -35,6 +34,7 @@ CONFIDENCE = 0.95
     on_crashed=[free_machines],
     on_cancellation=[free_machines],
 )
+@prefect_run
 @taking(SweepParameters)
 def sweep(parameters: SweepParameters) -> str:
     """Train every arm, round by round, stop those that cannot win any more, rank them, and write the report.
@@ -46,7 +46,6 @@ def sweep(parameters: SweepParameters) -> str:
     check_placement(placement)
     place = open_place(parameters.artifacts)
     with (
-        events_delivered(),
         recorded_run(place, "sweep", parameters.model_dump(mode="json"), host=str(placement)) as run,
     ):
         folder = str(run.layout.root)
@@ -69,6 +68,7 @@ def sweep(parameters: SweepParameters) -> str:
             write_sweep_report(folder)
             publish_sweep(folder)
         prepared.raise_if_not_run()
+        conclude(read_sweep(run.layout)["verdict"]["reason"])
     return folder
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from prefect import flow
-from prefect.logging import get_run_logger
+from prefect import flow, runtime
 
-from tasks.operations.events import events_delivered
+from tasks.operations.dead_runs import forget_quiet_runs
+from tasks.operations.flow_runs import conclude, prefect_run
 from tasks.operations.watch import look_at_data
 
 
 @flow(name="watch-data", flow_run_name="watch-data")
+@prefect_run
 def watch_data(deployment: str = "compare/on-new-data", *, settle_s: float = 30.0) -> str:
     """Start a deployment if the digest of its data has changed since it was last started.
 
@@ -20,7 +21,8 @@ def watch_data(deployment: str = "compare/on-new-data", *, settle_s: float = 30.
     Returns:
         What was found, in one sentence.
     """
-    with events_delivered():
-        found = look_at_data(deployment, settle_s=settle_s)
-    get_run_logger().info("%s", found)
+    if runtime.deployment.id:
+        forget_quiet_runs(runtime.deployment.id)
+    found, has_started = look_at_data(deployment, settle_s=settle_s)
+    conclude(found, is_quiet=not has_started)
     return found

@@ -10,12 +10,13 @@ import click
 from flows.commands.common import json_option, print_json, print_table
 from tasks.core.errors import BadRequest
 from tasks.operations.notify_targets import KINDS, OCCASIONS, SILENT_AFTER_S, Target, targets_from
-from tasks.settings.environment import prepare_prefect, require_server, secret_from_environment
+from tasks.settings.environment import secret_from_environment
+from tasks.settings.prefect import prepare_prefect, require_server
 
 
 @click.group("notify", epilog="Every command takes --json.")
 def command() -> None:
-    """Say who is told when a run fails, crashes or falls silent, of regressions, promotions and budgets.
+    """Say who is told when a run fails, crashes, is late or silent, of workers, regressions, promotions and budgets.
 
     Needs a Prefect server: `jade up`, or PREFECT_API_URL.
     """
@@ -111,5 +112,5 @@ def remove(*, name: str, as_json: bool) -> None:
 
 
 def _prepare() -> None:
-    prepare_prefect(quiet=True)
     require_server()
+    prepare_prefect(quiet=True)

@@ -12,7 +12,7 @@ from flows.commands.common import dry_run_option, json_option, nearby, print_jso
 from flows.commands.options import SAMPLE_DATA, flags_of, parameters_of
 from flows.parameters import RetrainParameters
 from tasks.execution.progress import terminal_is_live
-from tasks.settings.environment import prepare_prefect
+from tasks.settings.prefect import prepare_prefect
 
 
 @click.command("retrain")

@@ -15,7 +15,7 @@ from jade_model.data.sample import NAME as SAMPLE
 from tasks.core.errors import BadRequest
 from tasks.execution.progress import terminal_is_live
 from tasks.experiments.sweep_plan import plan_arms
-from tasks.settings.environment import prepare_prefect
+from tasks.settings.prefect import prepare_prefect
 
 
 def read_sweep_file(path: Path) -> dict[str, Any]:

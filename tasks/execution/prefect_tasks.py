@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from jade_model.core.training_files import files_of
 from tasks.execution.base import checkpoint_of
 from tasks.execution.placement import Placement
-from tasks.execution.progress import Part, part_of
+from tasks.execution.progress import Part, part_of, parts_of
 from tasks.execution.run import TrainingRun, trainings_of
+from tasks.operations.flow_runs import is_stopping, stopped_state
 from tasks.operations.ui import show_progress, show_table
 from tasks.provisioning.limits import machines_admitted
 from tasks.provisioning.rental_record import read_rental, rental_rows, rental_sentence
@@ -55,8 +58,27 @@ def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iter
             del _followed[folder]
 
 
+def follow_trainings(folder: str) -> None:
+    """Follow a run's trainings to their end: one task for each arm and seed, begun when its first training begins.
+
+    Raises:
+        TrainingsFailed, HostError, RunError: One of them failed, or whoever ran it did.
+    """
+    training, progress = training_of(folder), training_of(folder).progress
+    waiting, followed = parts_of(training.job), []
+    while waiting:
+        has_ended, seen = progress.ended, progress.changes
+        begun = [part for part in waiting if has_ended or progress.state[part.name].is_begun]
+        followed += [follow_training.submit(folder, part.name, part.arm, part.seed) for part in begun]
+        waiting = [part for part in waiting if part not in begun]
+        if waiting:
+            progress.wait_for_change(seen)
+    for future in followed:
+        future.result()
+
+
 @task(name="train", task_run_name="train-{part}", cache_policy=NO_CACHE)
-def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
+def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str] | State[Any]:
     """Follow one arm and seed of a run's trainings to their end.
 
     Args:
@@ -66,7 +88,7 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         seed: Which seed.
 
     Returns:
-        The checkpoints' paths relative to the run's folder.
+        The checkpoints' paths relative to the run's folder; the state Cancelled if the run was stopped.
 
     Raises:
         TrainingsFailed, HostError, RunError: One of them failed, or whoever ran it did.
@@ -80,6 +102,8 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str]:
         has_ended, seen = progress.ended, progress.changes
         if len(state.finished) == len(state.trainings):
             break
+        if has_ended and is_stopping():
+            return stopped_state()
         if has_ended:
             raise training.failure()
         progress.wait_for_change(seen)

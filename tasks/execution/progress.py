@@ -61,6 +61,11 @@ class PartState:
     latest: str = ""
 
     @property
+    def is_begun(self) -> bool:
+        """Whether any of them was heard of."""
+        return bool(self.done_by_training)
+
+    @property
     def epochs(self) -> int:
         """Of all trainings together."""
         return sum(self.trainings.values())

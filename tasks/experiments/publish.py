@@ -19,7 +19,7 @@ from tasks.experiments.report import collect_report
 from tasks.experiments.trend import NOTHING, trend_table
 from tasks.operations.ui import show_image, show_link, show_markdown, show_table
 from tasks.runs.past import read_checks, read_trend
-from tasks.settings.environment import report_address
+from tasks.settings.prefect import report_address
 
 
 @task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)
@@ -84,6 +84,24 @@ def publish_checks(layout: RunLayout) -> None:
     failed = [row for row in rows if row["result"] == "failed"]
     told = f"{len(failed)} of {len(rows)} checks failed: nothing is trained." if failed else "Every check passed."
     show_table("data-checks", rows, told)
+
+
+def verdict_in_short(verdict: dict[str, Any]) -> str:
+    """Return a verdict for where one line is all there is: `crf wins by 0.110 [0.080, 0.130] over soft_span`."""
+    if not isinstance(verdict["difference"], float):
+        return str(verdict["reason"])
+    low, high = verdict["confidence_interval"]
+    first, second, difference = verdict["first"], verdict["second"], verdict["difference"]
+    if difference < 0:
+        first, second, difference, low, high = second, first, -difference, -high, -low
+    lead = f"{difference:.3f} [{low:.3f}, {high:.3f}]"
+    match verdict["outcome"]:
+        case "winner":
+            return f"{first} wins by {lead} over {second}"
+        case "equivalent":
+            return f"{first} and {second} are equally good: {first} leads by {lead}, within {verdict['margin']:g}"
+        case _:
+            return f"undecided: {first} leads {second} by {lead}"
 
 
 def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:

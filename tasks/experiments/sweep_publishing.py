@@ -15,7 +15,7 @@ from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.operations.ui import show_link, show_markdown, show_table
 from tasks.runs.record import read_run_record
-from tasks.settings.environment import report_address
+from tasks.settings.prefect import report_address
 
 
 def read_sweep(layout: RunLayout) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -24,13 +25,13 @@ import psutil
 from jade_model.core.files import write_atomically
 from tasks.core.errors import BadRequest, RunError
 from tasks.operations.worker import end_runs
-from tasks.settings.environment import installation_environment
 from tasks.settings.load import load_settings, state_folder
+from tasks.settings.prefect import installation_environment
 
 DEFAULT_PORT = 4200
 POOL = "jade"
-RENTAL_LIMITS = {"provider-runpod": 8, "provider-ec2": 8}
-"""Machines at once that a new installation admits; see rental_limits.py."""
+LAST_PORT = 65534
+"""Reports are served on the next one."""
 SERVER_SETTINGS = Path("deployments/prefect.env")
 SERVER, WORKER, REPORTS = "server", "worker", "reports"
 START_LIMIT_S = 480.0
@@ -91,18 +92,23 @@ def local_installation(port: int = DEFAULT_PORT) -> Installation:
     if not (checkout / "prefect.yaml").is_file():
         raise RunError(f"{checkout} has no prefect.yaml: run `jade up` from a checkout of Jade")
     kept = load_settings().artifacts
+    # The worker's working folder is the checkout: a relative folder lies there, wherever this is called.
     artifacts = None if "://" in kept else (checkout / Path(kept).expanduser()).resolve()
-    return Installation(state_folder() / "server", checkout, artifacts, port)
+    return Installation(state_folder().absolute() / "server", checkout, artifacts, port)
 
 
-def start_installation(installation: Installation) -> list[str]:
-    """Start what does not run yet, deploy everything anew, and return once all of it answers.
+def start_installation(installation: Installation, *, reset: bool = False) -> list[str]:
+    """Start what does not run yet, deploy what has changed, and return once all of it answers.
+
+    Args:
+        installation: What to start.
+        reset: Deploy everything as prefect.yaml says: see `deploy`.
 
     Returns:
         What was started: `server`, `worker`, `reports`, or nothing.
 
     Raises:
-        BadRequest: Another program listens on the port.
+        BadRequest: Another program listens on a port of it, or another checkout has deployed here.
         RunError: A process ended, or does not answer in time; the end of its log is in the message. What was
             started by this call is stopped again.
     """
@@ -110,19 +116,24 @@ def start_installation(installation: Installation) -> list[str]:
         started: list[str] = []
         try:
             if not _serves_already(installation):
-                _require_free_port(installation.port)
+                _require_free_port(installation.port, "the server")
                 arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(installation.port)]
                 _start(installation, SERVER, ["prefect", *arguments])
                 started.append(SERVER)
             if installation.artifacts is not None and _running(installation, REPORTS) is None:
-                _require_free_port(installation.reports_port)
+                _require_free_port(installation.reports_port, "reports, which take the one after the server's")
+            _wait_for(installation, SERVER, lambda: _is_healthy(installation))
+            _deploy(installation, reset=reset)
+            for name in (WORKER, REPORTS):
+                # What another checkout has started, which was taken over or moved, runs its code and its environment.
+                if _running(installation, name) and _record(installation, name)["checkout"] != str(
+                    installation.checkout
+                ):
+                    _stop(installation, name)
+            if installation.artifacts is not None and _running(installation, REPORTS) is None:
                 arguments = [str(installation.artifacts), str(installation.reports_port)]
                 _start(installation, REPORTS, ["tasks.operations.report_server", *arguments])
                 started.append(REPORTS)
-            _wait_for(installation, SERVER, lambda: _is_healthy(installation))
-            _make_limits(installation)
-            _prefect(installation, "work-pool", "create", POOL, "--type", "process", "--overwrite")
-            _prefect(installation, "--no-prompt", "deploy", "--all")
             if _running(installation, WORKER) is None:
                 _start(installation, WORKER, ["prefect", "worker", "start", "--pool", POOL, "--name", "local"])
                 started.append(WORKER)
@@ -163,13 +174,14 @@ def _start(installation: Installation, name: str, module: list[str]) -> None:
             start_new_session=True,
         )
     record = {"pid": process.pid, "start_time": psutil.Process(process.pid).create_time(), "port": installation.port}
+    record["checkout"] = str(installation.checkout)
     write_atomically(installation.record(name), json.dumps(record) + "\n")
 
 
 def _running(installation: Installation, name: str) -> psutil.Process | None:
     """Return a process of ours that lives, or None."""
     try:
-        record = json.loads(installation.record(name).read_text())
+        record = _record(installation, name)
         process = psutil.Process(int(record["pid"]))
         alive = process.create_time() == record["start_time"] and process.status() != psutil.STATUS_ZOMBIE
     except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
@@ -177,10 +189,15 @@ def _running(installation: Installation, name: str) -> psutil.Process | None:
     return process if alive else None
 
 
+def _record(installation: Installation, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"checkout": ""} | json.loads(installation.record(name).read_text())
+    return found
+
+
 def _serves_already(installation: Installation) -> bool:
     if _running(installation, SERVER) is None:
         return False
-    port = int(json.loads(installation.record(SERVER).read_text())["port"])
+    port = int(_record(installation, SERVER)["port"])
     if port != installation.port:
         raise RunError(f"an installation runs on port {port} already; `jade down` stops it")
     return True
@@ -219,7 +236,7 @@ def _gone_is_fine() -> Iterator[None]:
         return
 
 
-def _require_free_port(port: int) -> None:
+def _require_free_port(port: int, whose: str) -> None:
     with socket.socket() as probe:
         # As the server itself does: a port whose last connections are still being closed is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -227,8 +244,8 @@ def _require_free_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise BadRequest(
-                f"port {port} on 127.0.0.1 is taken by another program. Stop it, or choose another port: "
-                f"`jade up --port {port + 1}` (`make up PORT={port + 1}`)."
+                f"port {port} on 127.0.0.1, for {whose}, is taken by another program. Stop it, or choose another port: "
+                f"`jade up --port N` (`make up PORT=N`)"
             ) from error
 
 
@@ -254,19 +271,9 @@ def _has_worker(installation: Installation) -> bool:
     return answer.status_code == httpx.codes.OK and any(item.get("status") == "ONLINE" for item in answer.json())
 
 
-def _make_limits(installation: Installation) -> None:
-    """Make the limits of rented machines that are missing; what somebody has changed since stays."""
-    url = f"{installation.api_url}/v2/concurrency_limits/"
-    for name, limit in RENTAL_LIMITS.items():
-        if httpx.get(url + name, timeout=10).status_code == httpx.codes.NOT_FOUND:
-            answer = httpx.post(url, json={"name": name, "limit": limit, "active": True}, timeout=10)
-            if not answer.is_success:
-                raise RunError(f"the limit {name} could not be made: {answer.status_code} {answer.text[:500]}")
-
-
-def _prefect(installation: Installation, *arguments: str) -> None:
+def _deploy(installation: Installation, *, reset: bool) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments],
+        [sys.executable, "-m", "tasks.operations.deploy", *(["--reset"] if reset else [])],
         cwd=installation.checkout,
         env=_environment(installation),
         stdin=subprocess.DEVNULL,
@@ -275,8 +282,10 @@ def _prefect(installation: Installation, *arguments: str) -> None:
         timeout=DEPLOY_LIMIT_S,
         check=False,
     )
+    if done.returncode == BadRequest.exit_code:
+        raise BadRequest(done.stderr.strip())
     if done.returncode != 0:
-        raise RunError(f"`prefect {' '.join(arguments)}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise RunError(f"nothing could be deployed:\n{done.stderr[-3000:]}")
 
 
 def _environment(installation: Installation) -> dict[str, str]:

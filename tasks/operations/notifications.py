@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from tasks.core.errors import BadRequest
 from tasks.operations.events import BUDGET_WARNING, PROMOTED, REGRESSED, ROLLED_BACK
+from tasks.operations.installation import POOL
 from tasks.operations.notify_targets import OCCASIONS, Kind, Occasion, Target
 
 TAG = "jade"
@@ -30,6 +31,7 @@ _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling"))
 _RUN_TEXT = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }} {{ flow_run|ui_url }}"
 _EVENT_TEXT = "{{ event.payload.message }}"
+_POOL_TEXT = "No worker of the work pool {{ work_pool.name }} gives a sign of life: nothing that is due will start."
 _EXPECTED_ADDRESS = {
     "slack": "https://hooks.slack.com/services/...",
     "email": "mailtos://USER:PASSWORD@SMTP-HOST?to=WHOM (Apprise writes addresses so)",
@@ -126,7 +128,7 @@ def _check_address(kind: Kind, address: str) -> None:
 
 
 def _automation(target: Target, occasion: Occasion, block_id: UUID) -> AutomationCore:
-    text = _RUN_TEXT if occasion in {"failed", "crashed", "silent"} else _EVENT_TEXT
+    text = _text(occasion)
     subject = f"Jade: {occasion}"
     action: CallWebhook | SendNotification
     if target.kind == "webhook":
@@ -146,10 +148,23 @@ def _automation(target: Target, occasion: Occasion, block_id: UUID) -> Automatio
     )
 
 
+def _text(occasion: Occasion) -> str:
+    match occasion:
+        case "failed" | "crashed" | "silent" | "late":
+            return _RUN_TEXT
+        case "worker-gone":
+            return _POOL_TEXT
+        case _:
+            return _EVENT_TEXT
+
+
 def _as_expression(text: str) -> str:
     """Turn a template's text into one expression, so that `tojson` can quote all of it."""
     if text == _EVENT_TEXT:
         return "event.payload.message"
+    if text == _POOL_TEXT:
+        before, _, after = text.partition("{{ work_pool.name }}")
+        return f"'{before}' ~ work_pool.name ~ '{after}'"
     return (
         "flow_run.name ~ ': ' ~ flow_run.state.name ~ '. ' ~ (flow_run.state.message or '') ~ ' ' ~ (flow_run|ui_url)"
     )
@@ -171,6 +186,19 @@ def _trigger(occasion: Occasion, silent_after_s: float) -> EventTrigger:
                 posture=Posture.Proactive,
                 threshold=1,
                 within=timedelta(seconds=silent_after_s),
+            )
+        case "late":
+            return _on_run("prefect.flow-run.Late")
+        case "worker-gone":
+            return EventTrigger(
+                match=ResourceSpecification.model_validate(
+                    {"prefect.resource.id": "prefect.work-pool.*", "prefect.resource.name": POOL}
+                ),
+                expect={"prefect.work-pool.not-ready"},
+                for_each={"prefect.resource.id"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=timedelta(0),
             )
         case "regression":
             return _on_event(REGRESSED)

@@ -11,7 +11,7 @@ from tasks.core.names import is_plain_name
 
 Kind = Literal["slack", "email", "webhook"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Occasion = Literal["failed", "crashed", "silent", "regression", "promoted", "budget"]
+Occasion = Literal["failed", "crashed", "silent", "worker-gone", "late", "regression", "promoted", "budget"]
 OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 
 SILENT_AFTER_S = 540.0

@@ -42,7 +42,8 @@ def make_database(folder: Path) -> None:
 
 
 def give_database(home: Path, database: Path) -> Path:
-    """Make a home, and put an empty database where Prefect looks for its own; return the home."""
-    (home / ".prefect").mkdir(parents=True)
-    shutil.copy(database, home / ".prefect" / "prefect.db")
+    """Make a home, and put an empty database where commands look for theirs; return the home."""
+    folder = home / ".local" / "state" / "jade" / "prefect"
+    folder.mkdir(parents=True)
+    shutil.copy(database, folder / "prefect.db")
     return home

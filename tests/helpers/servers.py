@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -21,17 +21,48 @@ from helpers.ports import free_port
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@dataclass(frozen=True)
+@dataclass
 class PrefectServer:
     """A server of its own, on a database of its own.
 
     Attributes:
         url: Of the API.
         env: Environment for whatever talks to it.
+        process: The server, while it runs.
     """
 
     url: str
     env: dict[str, str]
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def log(self) -> Path:
+        """What the server says."""
+        return Path(self.env["PREFECT_HOME"]) / "server.log"
+
+    def start(self) -> None:
+        """Start it, for the first time or again, and return once it answers."""
+        port = self.url.removesuffix("/api").rpartition(":")[2]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.process = process
+        wait_until(lambda: process.poll() is not None or _is_healthy(self.url), STARTUP_LIMIT_S, self._end_of_log)
+        assert process.poll() is None, self._end_of_log()
+
+    def kill(self) -> None:
+        """End it without a word, as a power cut does."""
+        assert self.process is not None
+        kill_group(self.process)
+        self.process = None
+
+    def _end_of_log(self) -> str:
+        return self.log.read_text()[-3000:]
 
     def prefect(self, *arguments: str, timeout_s: float = 300) -> str:
         """Run the `prefect` command; return what it printed."""
@@ -46,6 +77,13 @@ class PrefectServer:
         )
         assert done.returncode == 0, f"prefect {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Deploy prefect.yaml as `jade up` does."""
+        command = [sys.executable, "-m", "tasks.operations.deploy", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
 
     def read(self, kind: str, **body: object) -> list[dict[str, object]]:
         """Return what the API filters: flow_runs, task_runs, artifacts, deployments."""
@@ -66,36 +104,30 @@ def serving(home: Path, database: Path | None, **settings: str) -> Iterator[Pref
     """
     if database is not None:
         shutil.copy(database, home)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    env = clean_environment(home) | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": url,
-        "PREFECT_UI_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-        **settings,
-    }
-    log_path = home / "server.log"
-    with log_path.open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            wait_until(
-                lambda: server.poll() is not None or _is_healthy(url),
-                STARTUP_LIMIT_S,
-                lambda: log_path.read_text()[-3000:],
-            )
-            assert server.poll() is None, log_path.read_text()[-3000:]
-            yield PrefectServer(url, env)
-        finally:
-            stop_group(server)
+    url = f"http://127.0.0.1:{free_port()}/api"
+    env = (
+        clean_environment(home)
+        | server_settings()
+        | {
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": url,
+            "PREFECT_UI_API_URL": url,
+            **settings,
+        }
+    )
+    server = PrefectServer(url, env)
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None:
+            stop_group(server.process)
+
+
+def server_settings() -> dict[str, str]:
+    """Return what every server of Jade's is set to."""
+    lines = (ROOT / "deployments" / "prefect.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 @contextlib.contextmanager
@@ -106,8 +138,7 @@ def working(server: PrefectServer, *limits: int) -> Iterator[None]:
         server: Where.
         limits: How many runs each worker, a process of its own, has at once; without any, one worker has all.
     """
-    server.prefect("work-pool", "create", "jade", "--type", "process")
-    server.prefect("--no-prompt", "deploy", "--all")
+    server.deploy()
     started = []
     try:
         for number, limit in enumerate(limits or (None,)):

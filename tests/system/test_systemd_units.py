@@ -250,7 +250,7 @@ def test_stopping_the_worker_lets_its_runs_end_themselves_and_leaves_no_process(
     left = site.machine.processes_of("jade")
     assert [line for line in left if "prefect server start" not in line] == []
     run = site.flow_run(number)
-    assert run["state_type"] == "CRASHED", run["state"]
+    assert run["state_type"] == "CANCELLED", run["state"]
     assert site.states_of_runs()[-1] == "failed"
 
 
@@ -262,7 +262,7 @@ def test_a_worker_that_is_killed_comes_back_and_its_runs_end_themselves(site: Si
     wait_until(lambda: site.machine.property("jade-worker", "MainPID") not in {killed, "0"}, 300, site.machine.journal)
     assert not [line for line in site.machine.processes_of("jade") if "jade_model train" in line]
     run = site.flow_run(number)
-    assert run["state_type"] == "CRASHED", run["state"]
+    assert run["state_type"] == "CANCELLED", run["state"]
     assert site.states_of_runs()[-1] == "failed"
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from tasks.operations.notify_targets import OCCASIONS, targets_from
 from tasks.operations.worker import RUNS_GRACE_S, WORKER_GRACE_S
-from tasks.settings.environment import installation_environment
+from tasks.settings.prefect import installation_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ROOT / "deployments"

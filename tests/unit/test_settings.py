@@ -11,7 +11,6 @@ import pytest
 
 from tasks.core.errors import BadRequest, SettingsError
 from tasks.hosts.ssh import open_host
-from tasks.settings.environment import prepare_prefect
 from tasks.settings.load import (
     forget_host,
     load_settings,
@@ -78,21 +77,6 @@ def test_folders_follow_the_systems_conventions(places: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
     assert user_settings_file() == Path("/home/ada/.config/jade/jade.toml")
     assert state_folder() == Path("/var/state/jade")
-
-
-def test_prefect_finds_a_home_and_without_one_the_error_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "nobodys" / "home"))
-    prepare_prefect(quiet=False)
-    assert (tmp_path / "nobodys" / "home").is_dir()
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(SettingsError, match=r"file/home.*PREFECT_HOME.*PREFECT_API_URL"):
-        prepare_prefect(quiet=False)
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
-    prepare_prefect(quiet=False)
 
 
 def test_an_unknown_host_is_answered_with_the_closest_name() -> None:

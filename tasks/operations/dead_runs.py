@@ -1,0 +1,107 @@
+"""Runs that nobody runs any more: told apart by their heartbeats, and given a last state.
+
+Prefect's server hears of a run's end from the run or from its worker. When the machine of both dies, the run stays
+"Running", "Pending" or "Cancelling" for ever, and keeps its place under the deployment's limit.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Crashed
+
+from tasks.operations.flow_runs import NOTHING_DUE
+
+FLOWS = ["compare", "sweep", "retrain", "watch-data", "prune", "reap"]
+DEAD_AFTER_S = 600.0
+"""More than three heartbeats."""
+_AT_ONCE = 200
+
+
+def end_dead_runs(*, dead_after_s: float = DEAD_AFTER_S, now: datetime | None = None) -> list[str]:
+    """Set runs of our flows without a sign of life for long to Crashed, or to Cancelled if that was asked for.
+
+    A run that lives, and was only not heard of, sets itself back: see `prefect_run`.
+
+    Args:
+        dead_after_s: Since the last heartbeat and the last change of state.
+        now: The time; for tests.
+
+    Returns:
+        Names of the runs that were ended; none while the server itself has not been there for that long.
+    """
+    moment = now or datetime.now(UTC)
+    limit = moment - timedelta(seconds=dead_after_s)
+    with get_client(sync_client=True) as client:
+        if not _events(client, limit - timedelta(seconds=dead_after_s), limit):
+            return []
+        types = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types))),
+            limit=_AT_ONCE,
+        )
+        return [run.name for run in found if _is_dead(client, run, limit, moment) and _end(client, run)]
+
+
+def forget_quiet_runs(deployment_id: str) -> int:
+    """Delete a deployment's runs that found nothing to do, so that they do not bury the others; return how many."""
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                deployment_id=FlowRunFilterDeploymentId(any_=[UUID(deployment_id)]),
+                state=FlowRunFilterState(name=FlowRunFilterStateName(any_=[NOTHING_DUE])),
+            ),
+            limit=_AT_ONCE,
+        )
+        for run in found:
+            try:
+                client.delete_flow_run(run.id)
+            except ObjectNotFound:
+                continue
+        return len(found)
+
+
+def _is_dead(client: SyncPrefectClient, run: FlowRun, limit: datetime, now: datetime) -> bool:
+    changed = run.state.timestamp if run.state is not None else run.created
+    if changed is None or changed > limit:
+        return False
+    return not _events(client, limit, now, run)
+
+
+def _end(client: SyncPrefectClient, run: FlowRun) -> Literal[True]:
+    state: State[Any]
+    if run.state_type == StateType.CANCELLING:
+        state = Cancelled(message="Nothing of it runs any more.")
+    elif run.state_type == StateType.PENDING:
+        state = Crashed(message="Its worker died before it began.")
+    else:
+        state = Crashed(message="No sign of life for ten minutes: its machine or its process is gone.")
+    client.set_flow_run_state(run.id, state, force=True)
+    return True
+
+
+def _events(client: SyncPrefectClient, since: datetime, until: datetime, run: FlowRun | None = None) -> bool:
+    """Whether anything happened in some time; with a run: whether it gave a sign of life."""
+    wanted: dict[str, Any] = {"occurred": {"since": since.isoformat(), "until": until.isoformat()}}
+    if run is not None:
+        wanted |= {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+        }
+    answer = client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
+    return bool(answer.json()["events"])

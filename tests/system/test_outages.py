@@ -1,0 +1,173 @@
+"""Runs outlive their Prefect server, and end as Cancelled, without a traceback, when somebody asks for it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from helpers.deployments import Deployments
+from helpers.servers import ROOT, PrefectServer, serving, wait_until, working
+
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("outages")]
+
+LONG = 4000
+"""Epochs that nobody waits for."""
+
+
+class Site:
+    """A server that may be killed, a worker, and comparisons of two arms on small data."""
+
+    def __init__(self, server: PrefectServer, data: Path, artifacts: Path) -> None:
+        self.server, self.data, self.artifacts = server, data, artifacts
+        self.up = Deployments.of(server)
+
+    def begin(self, epochs: int) -> str:
+        """Start a comparison; return its id once it trains."""
+        parameters = {"data": [str(self.data)], "arms": ["soft_span", "crf"], "seeds": 1, "folds": 2, "fresh": True}
+        parameters |= {"epochs": epochs, "artifacts": str(self.artifacts)}
+        run = self.up.start("compare/on-demand", parameters)
+        wait_until(lambda: bool(self.artifacts_of(run, "train-")), 300, lambda: self.up.told(run))
+        return run
+
+    def artifacts_of(self, run: str, key: str) -> dict[str, Any]:
+        """Return the newest content of each artifact of a run whose key begins so."""
+        body = {"flow_runs": {"id": {"any_": [run]}}, "artifacts": {"key": {"like_": key}}}
+        return {item["key"]: item["data"] for item in self.up.ask("POST", "artifacts/filter", body)}
+
+    def tasks_of(self, run: str) -> set[str]:
+        """Return the states of a run's trainings."""
+        found = self.up.ask("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return {item["state_type"] for item in found if item["name"].startswith("train-")}
+
+    def ask(self, run: str, **state: Any) -> None:
+        """Set a run's state as the UI does."""
+        self.up.ask("POST", f"flow_runs/{run}/set_state", {"state": state})
+
+    def process(self) -> psutil.Process:
+        """The process of the one run that goes on."""
+        home = self.server.env["PREFECT_HOME"]
+        (found,) = [
+            process
+            for process in psutil.process_iter(["cmdline", "environ"])
+            if (process.info["cmdline"] or [])[1:3] == ["-m", "prefect.engine"]
+            and (process.info["environ"] or {}).get("PREFECT_HOME") == home
+        ]
+        return found
+
+    def lines(self, run: str) -> list[str]:
+        """Return the run's log."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in self.up.ask("POST", "logs/filter", body)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, database: Path, small_file: Path) -> Iterator[Site]:
+    home = tmp_path_factory.mktemp("prefect")
+    with serving(home, database, PREFECT_WORKER_QUERY_SECONDS="2") as server, working(server):
+        yield Site(server, small_file, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_end_is_cancelled_without_a_traceback(site: Site, number: signal.Signals) -> None:
+    run = site.begin(LONG)
+    site.process().send_signal(number)
+    ended = site.up.wait(run, 120)
+    assert (ended["state_type"], ended["state"]["message"][:25]) == ("CANCELLED", "The run was asked to end ")
+    wait_until(lambda: site.tasks_of(run) == {"CANCELLED"}, 60, lambda: str(site.tasks_of(run)))
+    assert not [line for line in site.lines(run) if "Traceback" in line]
+
+
+def test_a_suspended_run_stops_training_and_goes_on_when_it_is_resumed(site: Site) -> None:
+    run = site.begin(LONG)
+    process = site.process()
+    site.ask(run, type="PAUSED", name="Suspended", state_details={"pause_reschedule": True})
+    process.wait(120)
+    assert site.up.run(run)["state_name"] == "Suspended"
+    wait_until(lambda: site.tasks_of(run) == {"CANCELLED"}, 60, lambda: str(site.tasks_of(run)))
+    site.up.ask("POST", f"flow_runs/{run}/resume", {})
+    wait_until(lambda: "RUNNING" in site.tasks_of(run), 200, lambda: site.up.told(run))
+    site.ask(run, type="CANCELLING")
+    assert site.up.wait(run, 120)["state_type"] == "CANCELLED"
+
+
+def test_a_run_trains_through_an_outage_shows_itself_afterwards_and_heeds_cancel(site: Site) -> None:
+    run = site.begin(LONG)
+    before = site.artifacts_of(run, "train-")
+    site.server.kill()
+    time.sleep(40)  # Prefect's observer gives up after some 30 s
+    site.server.start()
+    wait_until(
+        lambda: all(site.artifacts_of(run, "train-")[key] > shown for key, shown in before.items()),
+        120,
+        lambda: str(before) + site.up.told(run),
+    )
+    assert site.up.run(run)["state_type"] == "RUNNING"
+    assert len([line for line in site.lines(run) if line.startswith("Prefect's server does not answer")]) == 1
+    site.ask(run, type="CANCELLING")
+    assert site.up.wait(run, 150)["state_type"] == "CANCELLED"
+
+
+def test_a_run_that_ends_while_the_server_is_away_is_reported_when_it_is_back(site: Site) -> None:
+    run = site.begin(30)
+    site.server.kill()
+    done = site.artifacts
+    wait_until(lambda: len(list(done.glob("*/comparison.json"))) > 0, 200)
+    site.server.start()
+    ended = site.up.completed(run, 300)
+    assert "soft_span" in ended["state"]["message"]
+    assert set(site.artifacts_of(run, "train-").values()) == {100.0}
+    assert set(site.artifacts_of(run, "comparison")) == {"comparison", "comparison-report"}
+
+
+def test_a_run_that_was_called_dead_says_that_it_goes_on(site: Site) -> None:
+    run = site.begin(LONG)
+    site.up.ask("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CRASHED"}, "force": True})
+    wait_until(lambda: site.up.run(run)["state_type"] == "RUNNING", 90, lambda: site.up.told(run))
+    site.ask(run, type="CANCELLING")
+    assert site.up.wait(run, 120)["state_type"] == "CANCELLED"
+
+
+def call(site: Site, code: str) -> str:
+    """Run some of our code against the server; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=site.server.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_runs_that_nobody_runs_any_more_are_ended(site: Site) -> None:
+    ids = {}
+    for kind in ("RUNNING", "PENDING", "CANCELLING"):
+        later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+        deployment = site.up.find("compare/on-demand")["id"]
+        run = site.up.ask("POST", f"deployments/{deployment}/create_flow_run", {"state": later})["id"]
+        site.up.ask("POST", f"flow_runs/{run}/set_state", {"state": {"type": kind}, "force": True})
+        ids[kind] = run
+    time.sleep(25)
+    code = "from tasks.operations.dead_runs import end_dead_runs; print(len(end_dead_runs(dead_after_s=20)))"
+    assert call(site, code) == "3\n"
+    ended = {kind: site.up.run(run)["state_type"] for kind, run in ids.items()}
+    assert ended == {"RUNNING": "CRASHED", "PENDING": "CRASHED", "CANCELLING": "CANCELLED"}
+
+
+def test_data_whose_comparison_crashed_are_compared_again_but_not_for_ever(site: Site) -> None:
+    site.up.change("compare/on-new-data", parameters={"data": [str(site.data)]})
+    look = "from tasks.operations.watch import look_at_data; print(look_at_data('compare/on-new-data', settle_s=0)[0])"
+    told = []
+    for _ in range(4):
+        told.append(call(site, look))
+        for run in site.up.runs_of("compare/on-new-data"):
+            if run["state_type"] != "CRASHED":
+                body = {"state": {"type": "CRASHED"}, "force": True}
+                site.up.ask("POST", f"flow_runs/{run['id']}/set_state", body)
+    assert told[0].startswith("changed: started ")
+    assert [line.startswith("not compared yet, for the last run crashed: started ") for line in told[1:3]] == [True] * 2
+    assert "not compared: 3 runs crashed" in told[3]
