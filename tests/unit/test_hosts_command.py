@@ -102,11 +102,11 @@ def test_nobody_vouching_for_a_server_is_a_problem_until_first_use_is_asked_for(
             ["add", "a", "--host", "h", "--key", "id.pub"],
             "id.pub is a public key; --key names the private key's file: id",
         ),
-        (["add", "a", "--host", "h", "--folder", "~"], "folder must be a path such as /data/jade, or ~/.jade"),
-        (["add", "a", "--host", "h", "--folder", "$HOME/x"], "folder must be a path"),
+        (["add", "a", "--host", "h", "--folder", "~"], "folder: must be a path such as /data/jade, or ~/.jade"),
+        (["add", "a", "--host", "h", "--folder", "$HOME/x"], "folder: must be a path"),
         (["add", "a", "--host", "h", "--python", "conda run -n x python"], "such as /opt/conda/envs/NAME/bin/python"),
-        (["add", "a", "--host", "h", "--python", "~/venv/bin/python"], "python must be one program"),
-        (["add", "a", "--host", "h", "--python", "/usr/bin/python -u"], "python must be one program without flags"),
+        (["add", "a", "--host", "h", "--python", "~/venv/bin/python"], "python: must be one program"),
+        (["add", "a", "--host", "h", "--python", "/usr/bin/python -u"], "python: must be one program without flags"),
     ],
 )
 def test_bad_input_exits_with_2_and_writes_nothing(
