@@ -44,7 +44,11 @@ COMMANDS = {
 }
 
 # Commands that stand with others in one module, each under its own name.
-_MODULES = {"champion": "champion", "promote": "champion", "rollback": "champion"}
+_MODULES = {
+    **dict.fromkeys(("champion", "promote", "rollback"), "champion"),
+    **dict.fromkeys(("offers", "rented", "reap"), "rentals"),
+    **dict.fromkeys(("runs", "diff", "report"), "runs"),
+}
 
 
 class LazyGroup(click.Group):

@@ -1,7 +1,8 @@
-"""`jade runs`."""
+"""`jade runs`, `diff` and `report`: what goes on, and what runs have left."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @artifacts_option
 @json_option
 @click.pass_context
-def command(context: click.Context, *, wants_all: bool, artifacts: str | None, as_json: bool) -> None:
+def runs(context: click.Context, *, wants_all: bool, artifacts: str | None, as_json: bool) -> None:
     """Show what still trains: on the known hosts, on rented machines, and in flows that keep their runs here.
 
     The command that started a run attaches to it when it is given again. Exit code 1 if a host, the ledger or the
@@ -43,7 +44,7 @@ def command(context: click.Context, *, wants_all: bool, artifacts: str | None, a
         context.exit(1)
 
 
-@command.command("stop")
+@runs.command("stop")
 @click.argument("run")
 @artifacts_option
 @json_option
@@ -67,14 +68,12 @@ def stop(*, run: str, artifacts: str | None, as_json: bool) -> None:
             click.echo(f"No flow is at it: `jade reap` frees {stopped.host}.", err=True)
 
 
-@command.command("show")
+@runs.command("show")
 @click.argument("run")
 @artifacts_option
 @json_option
 def show(*, run: str, artifacts: str | None, as_json: bool) -> None:
     """Tell the story of one RUN: what happened, how long it took, what it cost, how it ended."""
-    from dataclasses import asdict
-
     from tasks.artifacts.repository import open_run
     from tasks.runs.timeline import tell_story
 
@@ -93,6 +92,59 @@ def show(*, run: str, artifacts: str | None, as_json: bool) -> None:
         for chapter in chapters
     ]
     print_table(layout.run_id, ["UTC", "what", "time", "cost"], rows, numeric_from=2)
+
+
+@click.command("report")
+@click.argument("run", metavar="RUN")
+@artifacts_option
+@json_option
+def report(run: str, *, artifacts: str | None, as_json: bool) -> None:
+    """Write a run's report again from its files, and publish it.
+
+    RUN: a folder, s3://bucket/prefix/RUN, a run's name or its beginning, `latest` or another pointer.
+    """
+    from tasks.artifacts.repository import open_run
+    from tasks.experiments.report import write_run_report
+
+    place, layout = open_run(run, artifacts)
+    written = write_run_report(layout)
+    place.publish_report(layout)
+    if as_json:
+        print_json({"run_id": layout.run_id, "markdown": str(written.markdown), "html": str(written.html)})
+    else:
+        click.echo(f"{written.markdown}\n{written.html}")
+
+
+@click.command("diff")
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@artifacts_option
+@json_option
+def diff(first: str, second: str, *, artifacts: str | None, as_json: bool) -> None:
+    """Say what differs between two runs in data, settings, code, versions, host and results."""
+    from tasks.artifacts.repository import open_run
+    from tasks.runs.diff import diff_runs
+
+    found = diff_runs(open_run(first, artifacts)[1], open_run(second, artifacts)[1])
+    if as_json:
+        print_json([asdict(difference) for difference in found])
+    elif not found:
+        click.echo("the runs are alike: same data, settings, code, versions and results")
+    else:
+        rows = [
+            [difference.section, difference.field, _shown(difference.first), _shown(difference.second)]
+            for difference in found
+        ]
+        print_table(None, ["", "field", "first", "second"], rows, numeric_from=2)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _COLUMNS = ["host", "run", "state", "last sign", "asked for at", "flow on", "problem"]

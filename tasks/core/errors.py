@@ -72,48 +72,6 @@ class HostNotReady(BadRequest):
     """The host lacks what a training needs."""
 
 
-class GpuUnknown(BadRequest):
-    """The provider's catalogue has no GPU, or machine type, of that name.
-
-    Attributes:
-        name: What was asked for.
-        close: The closest names that there are.
-    """
-
-    def __init__(self, provider: str, name: str, close: tuple[str, ...]) -> None:
-        self.provider, self.name, self.close = provider, name, close
-        hint = f" Did you mean {' or '.join(repr(item) for item in close)}?" if close else ""
-        super().__init__(f"{provider} has no GPU called {name!r}.{hint} `jade offers --provider {provider}` lists all.")
-
-
-class NothingCheapEnough(BadRequest):
-    """Every offer that fits costs more than the cap.
-
-    Attributes:
-        cheapest_usd_per_hour: The lowest price of those that fit otherwise.
-    """
-
-    def __init__(self, provider: str, max_price_usd_per_hour: float, cheapest_usd_per_hour: float, what: str) -> None:
-        self.max_price_usd_per_hour = max_price_usd_per_hour
-        self.cheapest_usd_per_hour = cheapest_usd_per_hour
-        super().__init__(
-            f"{provider}: nothing that fits costs at most {max_price_usd_per_hour:g} USD/h; the cheapest is {what} at "
-            f"{cheapest_usd_per_hour:g} USD/h. Raise --max-price, or name another --gpu."
-        )
-
-
-class ReaperMissing(BadRequest):
-    """A machine that cannot end its own cost would be left to nobody if this process died."""
-
-
-class NothingRented(RunError):
-    """Every candidate was tried, and none could be had or used; what was rented for a try is freed."""
-
-
-class RentalBusy(RunError):
-    """Another process that is alive trains just this on a rented machine."""
-
-
 class RentingCancelled(RunError):
     """The run ended while a machine was being rented for it."""
 

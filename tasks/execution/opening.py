@@ -24,7 +24,7 @@ def open_executor(placement: Placement, folder: Path, job: Job, *, flow_run_id: 
         flow_run_id: The run in Prefect, if there is one, by which machines that are rented for it can be found.
 
     Raises:
-        HostUnknown: A host is in no settings file.
+        BadRequest: A host is in no settings file.
         BadRequest: What the executor needs is not installed, or nothing can be rented.
     """
     with ExitStack() as stack:

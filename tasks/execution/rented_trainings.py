@@ -92,7 +92,7 @@ class RentedRun:
             beside: Requests that others of this run answer for.
 
         Raises:
-            RentalBusy: Another process that is alive trains this on it.
+            RunError: Another process that is alive trains this on it.
         """
         with self._renting:
             lease = self._renter.attach(beside)

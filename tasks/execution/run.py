@@ -174,7 +174,7 @@ def trainings_of(
         note: Told what a person should know.
 
     Raises:
-        HostUnknown, BadRequest: As `open_executor`.
+        BadRequest: As `open_executor`.
         StoreError: The artifacts could not be asked.
     """
     kept = kept_trainings(run.place)

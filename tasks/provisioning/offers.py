@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from tasks.core.errors import BadRequest, GpuUnknown, NothingCheapEnough
+from tasks.core.errors import BadRequest
 from tasks.provisioning.provisioner import Offer, check_owner
 
 
@@ -73,9 +73,8 @@ def candidates(provider: str, offers: Sequence[Offer], request: RentalRequest) -
     Those that the provider says are sold out come last within a name: what it says is often old.
 
     Raises:
-        GpuUnknown: A name is nobody's; the closest are offered.
-        NothingCheapEnough: All that fit cost more than the cap.
-        BadRequest: Nothing fits otherwise, or neither a name nor a cap was given.
+        BadRequest: A name is nobody's (the closest are offered), all that fit cost more than the cap, nothing fits
+            otherwise, or neither a name nor a cap was given.
     """
     costs_nothing = all(offer.price_usd_per_hour == 0 for offer in offers)
     if not request.gpu and request.max_price is None and not costs_nothing:
@@ -94,7 +93,12 @@ def candidates(provider: str, offers: Sequence[Offer], request: RentalRequest) -
     if not cheap:
         cheapest = min(fitting, key=lambda offer: offer.price_usd_per_hour)
         assert cap is not None  # noqa: S101 -- without a cap all are cheap
-        raise NothingCheapEnough(provider, cap, cheapest.price_usd_per_hour, cheapest.title)
+        price = cheapest.price_usd_per_hour
+        raise BadRequest(
+            f"{provider}: nothing that fits costs at most {cap:g} USD/h; the cheapest is {cheapest.title} at "
+            f"{price:g} USD/h. Raise --max-price, or name another --gpu.",
+            cheapest_usd_per_hour=price,
+        )
     return cheap
 
 
@@ -107,7 +111,13 @@ def _named(provider: str, offers: Sequence[Offer], request: RentalRequest) -> li
     for name in request.gpu:
         fitting = [offer for offer in by_price if _folded(name) in {_folded(offer.kind), _folded(offer.title)}]
         if not fitting:
-            raise GpuUnknown(provider, name, _closest(name, offers))
+            close = _closest(name, offers)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise BadRequest(
+                f"{provider} has no GPU called {name!r}.{hint} `jade offers --provider {provider}` lists all.",
+                name=name,
+                close=list(close),
+            )
         found += [offer for offer in fitting if offer not in found]
     return found
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from tasks.core.errors import HostNotReady, NothingRented, ReaperMissing, RentalBusy, RentingCancelled
+from tasks.core.errors import BadRequest, HostNotReady, RentingCancelled, RunError
 from tasks.core.retry import retry_transient
 from tasks.hosts.errors import HostError
 from tasks.provisioning.claims import CLAIM_S, is_certainly_dead
@@ -77,9 +77,8 @@ class Renter(Connector):
 
         Raises:
             BadRequest, BudgetSpent, ProviderRefused: The person who asked can put it right.
-            NothingRented: No candidate could be had or used.
+            RunError: No candidate could be had or used, or another process that is alive trains this on a machine.
             ProviderUnavailable: The provider does not answer.
-            RentalBusy: Another process that is alive trains this on a rented machine.
         """
         return self.attach() or self.rent_another()
 
@@ -87,7 +86,7 @@ class Renter(Connector):
         """Return a new machine, be it in the place of one that was lost; limits count for all of them together.
 
         Raises:
-            BadRequest, BudgetSpent, ProviderRefused, NothingRented, ProviderUnavailable: As `rent`.
+            BadRequest, BudgetSpent, ProviderRefused, RunError, ProviderUnavailable: As `rent`.
         """
         budget: BudgetSpent | None = None
         unanswered: ProviderUnavailable | None = None
@@ -110,7 +109,7 @@ class Renter(Connector):
         if unanswered is not None:
             raise unanswered
         listed = "; ".join(f"{item.what} at {item.price_usd_per_hour:g} USD/h: {item.outcome}" for item in self.tried)
-        raise NothingRented(
+        raise RunError(
             f"{self.provider}: no candidate could be had or used. Name others with --gpu, or try again later; "
             f"`jade offers --provider {self.provider}` lists what there is. Tried: {listed}"
         )
@@ -209,7 +208,7 @@ class Renter(Connector):
         if age_s is not None and age_s <= REAPER_SEEN_WITHIN_S:
             return
         seen = "never seen" if age_s is None else f"last seen {age_s / 60:.0f} min ago"
-        raise ReaperMissing(
+        raise BadRequest(
             f"a machine of {self.provider} cannot end its own cost, and the reaper that would free it if this "
             f"process died was {seen}. Start the deployment reap/every-10-minutes, or call `jade reap --scheduled` "
             "from cron, on a machine that stays up; or rent anyway with --accept-unreaped."
@@ -224,7 +223,7 @@ class Renter(Connector):
             beside: Requests that others of this run answer for: they are left alone.
 
         Raises:
-            RentalBusy: Another process that is alive trains this on it.
+            RunError: Another process that is alive trains this on it.
         """
         wanted = self.purpose.run_keys
         for entry in self.ledger.entries(owner=self.owner, only_open=True) if wanted else ():
@@ -234,7 +233,7 @@ class Renter(Connector):
                 continue
             self._wait_for_claim(entry)
             if not self.ledger.take(entry.request_id, self.claim, instead_of=entry.claim):
-                raise RentalBusy(f"machine {entry.instance_id} of {entry.provider} was just taken by another process")
+                raise RunError(f"machine {entry.instance_id} of {entry.provider} was just taken by another process")
             found = self._attach_to(entry)
             if found is not None:
                 return found
@@ -244,7 +243,7 @@ class Renter(Connector):
         """Return once the claim has run out or its process is dead.
 
         Raises:
-            RentalBusy: It is alive.
+            RunError: It is alive.
         """
         told = False
         while entry.claim and not is_certainly_dead(entry.claim):
@@ -257,7 +256,7 @@ class Renter(Connector):
             self.pause(min(CLAIM_S - (now - entry.seen_at) + 1, 10.0))
             later = self.ledger.entry(entry.request_id)
             if later.claim == entry.claim and later.seen_at > entry.seen_at:
-                raise RentalBusy(
+                raise RunError(
                     f"{entry.run_id} is alive and trains just this on machine {entry.instance_id} of "
                     f"{entry.provider}. Wait for it: its trainings are then taken over. Or stop it."
                 )

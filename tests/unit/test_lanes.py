@@ -10,7 +10,7 @@ import pytest
 
 from jade_model.core.job import Job
 from jade_model.core.windows import Windows
-from tasks.core.errors import NothingRented
+from tasks.core.errors import RunError
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event
 from tasks.execution.fleet import FleetExecutor
@@ -66,7 +66,7 @@ class LaneOfMachines:
     def open(self) -> Station:
         self.told.append("open")
         if not self.machines:
-            raise NothingRented("sold out")
+            raise RunError("sold out")
         self.host = DyingHost(self.folder / f"{self.name}-{len(self.machines)}", name=self.name)
         self.host.left = self.machines[0]
         place = RemotePlace("jade", str(self.folder / "python"), 60)

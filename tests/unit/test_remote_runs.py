@@ -103,7 +103,7 @@ def test_a_run_on_a_host_that_does_not_answer_is_still_told_of(
 def test_a_host_that_does_not_answer_is_never_one_on_which_nothing_trains(
     flags: list[str], server: FakeSshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.execution.remote_runs.CONNECT_S", 0.5)
+    monkeypatch.setattr("tasks.runs.active.CONNECT_S", 0.5)
     server.close()
     capsys.readouterr()
     assert run(["runs", *flags]) == 1
