@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jade_model.data.sample import NAME as SAMPLE
 from jade_model.report.facts import ArmFacts, Facts
-from jade_model.report.findings import NO_SEPARATION, OVERFITTING_RISE
+from jade_model.report.finding import NO_SEPARATION, OVERFITTING_RISE
 from jade_model.report.numbers import count, number
 
 MODES = {"soft_span": "soft"}

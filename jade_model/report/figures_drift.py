@@ -9,7 +9,7 @@ from jade_model.data.checks import DataLimits
 from jade_model.report.canvas import INK, MUTED, SOFT, export, few_ticks, for_figure, panels
 from jade_model.report.figure import FigureFile
 from jade_model.report.numbers import number
-from jade_model.report.view import drift_figure
+from jade_model.report.view.closing import drift_figure
 
 LIMIT_COLOUR = "#b23a6c"
 

@@ -18,7 +18,7 @@ from jade_model.report.facts import Facts
 from jade_model.report.figure import FigureFile
 from jade_model.report.inputs import GalleryWindow
 from jade_model.report.numbers import number, plural
-from jade_model.report.view import disagreements, errors, examples, mistaken
+from jade_model.report.view.windows import disagreements, errors, examples, mistaken
 
 MOST_WINDOWS = 6
 MOST_BARS = 160

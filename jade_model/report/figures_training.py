@@ -22,7 +22,7 @@ from jade_model.report.facts import ArmFacts, Curves, Facts
 from jade_model.report.figure import FigureFile
 from jade_model.report.naming import in_order, task_name
 from jade_model.report.numbers import number, percent
-from jade_model.report.view import mean_curve
+from jade_model.report.view.training import mean_curve
 
 COLUMNS = 3
 MOST_LINES = 60

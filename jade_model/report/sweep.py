@@ -11,7 +11,8 @@ from jade_model.core.files import write_atomically
 from jade_model.report.markup import Source, code, plain, render, to_markdown
 from jade_model.report.naming import metric_name
 from jade_model.report.numbers import count, interval, join, moment, number, p_value, plural, signed, with_interval
-from jade_model.report.view import PARTS, Rows
+from jade_model.report.view.closing import PARTS
+from jade_model.report.view.rows import Rows
 
 MARKDOWN_NAME = "SWEEP.md"
 HTML_NAME = "index.html"

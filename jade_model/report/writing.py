@@ -15,7 +15,7 @@ from jade_model.report.headline import badge
 from jade_model.report.inputs import ReportInput
 from jade_model.report.markup import Source, render, to_markdown
 from jade_model.report.numbers import interval, is_number, number
-from jade_model.report.view import report_context
+from jade_model.report.view.context import report_context
 
 MARKDOWN_NAME = "SOFT_SPAN_VS_CRF_COMPARISON.md"
 HTML_NAME = "index.html"

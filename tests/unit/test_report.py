@@ -21,7 +21,7 @@ from jade_model.report.facts import gather
 from jade_model.report.headline import headline
 from jade_model.report.naming import contestant, decoder_name, metric_name
 from jade_model.report.numbers import duration, interval, number, p_value, percent, signed, size, with_interval
-from jade_model.report.view import shown_epochs
+from jade_model.report.view.training import shown_epochs
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from report_reading import changed, rendered
 
 from jade_model.report import ReportInput
 from jade_model.report.facts import gather
-from jade_model.report.findings import RUN_RULES, SCORE_RULES, TRAINING_RULES, find_insights, merged
+from jade_model.report.findings import RUN_RULES, find_insights, merged
+from jade_model.report.findings_of_arms import SCORE_RULES, TRAINING_RULES
 
 
 @pytest.fixture(scope="module")

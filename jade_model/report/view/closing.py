@@ -1,0 +1,198 @@
+"""Trend, data checks, rented machines, and what it takes to get the same again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jade_model.report.facts import Facts
+from jade_model.report.markup import code, plain
+from jade_model.report.naming import (
+    contestant,
+)
+from jade_model.report.numbers import (
+    ABSENT,
+    count,
+    duration,
+    is_number,
+    moment,
+    number,
+    p_value,
+    percent,
+    plural,
+    with_interval,
+)
+from jade_model.report.view.rows import Rows
+
+TREND_LENGTH = 30
+CHECK_MARKS = {"passed": "passed", "warning": "**look at it**", "failed": "**failed**"}
+
+
+def trend_rows(facts: Facts) -> Rows:
+    """Return the last comparisons, an arm a line."""
+    points = list(facts.report.trend or ())
+    runs = list(dict.fromkeys(point.run_id for point in points))[-TREND_LENGTH:]
+    return [
+        [
+            code(point.run_id),
+            moment(point.created_at),
+            contestant(point.arm, facts.styles),
+            with_interval(point.f1, point.confidence_interval),
+            ABSENT if point.seeds is None else f"{point.seeds} x {point.folds}, {point.epochs}",
+            number(point.separation),
+            duration(point.seconds),
+            ABSENT if point.cost_usd is None else f"${point.cost_usd:.2f}",
+        ]
+        for point in points
+        if point.run_id in runs
+    ]
+
+
+def num_trend(facts: Facts) -> int:
+    """Count the comparisons that the trend shows."""
+    return min(TREND_LENGTH, len({point.run_id for point in facts.report.trend or ()}))
+
+
+def fallen(facts: Facts) -> list[str]:
+    """Say which arms fell out of the row of comparisons before."""
+    names = {arm.key: arm.name for arm in facts.arms}
+    scores = {arm.key: arm.decoder["f1"] for arm in facts.arms}
+    told = []
+    for band in facts.report.bands:
+        f1 = scores[band["arm"]]
+        scored = band.get("scored", f1)
+        if scored is None or scored >= band["low"]:
+            continue
+        average = "" if scored == f1 else f", {number(scored)} in the weighted average of the last comparisons"
+        told.append(
+            f"{names[band['arm']]} scores {number(f1)}{average}; {band['num_earlier']} earlier comparisons make "
+            f"{number(band['expected'])} expected, and nothing under {number(band['low'])}."
+        )
+    return told
+
+
+def check_rows(reports: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return what was asked of the data, as `DataReport.to_json` has it; the data set first where there are several."""
+    several = len(reports) > 1
+    return [
+        [
+            *([plain(report["dataset"])] if several else []),
+            plain(check["name"]),
+            CHECK_MARKS[check["status"]],
+            plain(check["found"]),
+            plain(check["expected"]),
+        ]
+        for report in reports
+        for check in report["checks"]
+    ]
+
+
+def drift_figure(dataset: str, *, several: bool) -> str:
+    """Return the name of a data set's drift figure."""
+    return f"drift-{''.join(char if char.isalnum() else '-' for char in dataset)}" if several else "drift"
+
+
+def drift_rows(report: Mapping[str, Any]) -> Rows:
+    """Return how far each feature has moved."""
+    return [
+        [plain(item["feature"]), number(item["psi"]), number(item["ks"]), p_value(item["p_value"])]
+        for item in report["drift"]
+    ]
+
+
+def reproducibility_rows(facts: Facts) -> Rows:
+    """Return settings, code, host and versions."""
+    run, numbers, settings = facts.report.run, facts.numbers, facts.numbers["settings"]
+    found = run.get("code_version") or run.get("code") or "not recorded"
+    version = {k: v for k, v in found.items() if v is not None} if isinstance(found, Mapping) else str(found)
+    return [
+        ["Run", code(numbers["run_id"])],
+        ["Compared", moment(numbers["created_at"])],
+        *[[plain(name), code(value)] for name, value in _flat(version, "Code")],
+        ["Seeds", ", ".join(map(str, settings["seeds"]))],
+        ["Folds", "single split" if settings["num_folds"] <= 1 else str(settings["num_folds"])],
+        ["Split", code(settings["split"])],
+        ["Weights scored", f"{plain(settings['checkpoint'])} epoch, {plural(settings['ensemble'], 'member')}"],
+        ["Decoder", code(settings["decoder"])],
+        ["Minimum span length, merged gap", f"{settings['min_span_length']}, {settings['merge_gap']} bars"],
+        ["Margin, confidence", f"{number(settings['margin'], 3)}, {percent(settings['confidence'], 0)}"],
+        *[["Recipe of " + arm.name, code(arm.arm["recipe"])] for arm in facts.arms],
+        *[[plain(name), plain(value)] for name, value in _flat(run.get("host"), "Host")],
+        *[[plain(name), plain(value)] for name, value in _flat(run.get("versions"), "Version of")],
+    ]
+
+
+def _flat(value: Mapping[str, Any] | str | None, label: str) -> list[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        return [] if value is None else [(label, str(value))]
+    return [
+        pair
+        for key, item in value.items()
+        for pair in _flat(item if isinstance(item, Mapping) else str(item), f"{label} {key}")
+    ]
+
+
+def data_rows(facts: Facts) -> Rows:
+    """Return sizes and features of the data sets."""
+    return [
+        [
+            plain(item["name"]),
+            count(item["num_windows"]),
+            count(item["num_groups"]),
+            count(item["num_shared_bar_joins"]),
+            f"{item['num_train']} / {item['num_validation']} / {item['num_test']}",
+            count(item["window_length"]),
+            percent(item["in_span_rate"]),
+            plain(item["feature_set"]),
+        ]
+        for item in facts.numbers["data"]
+    ]
+
+
+def time_rows(facts: Facts) -> Rows:
+    """Return where the run's time went."""
+    run = facts.report.run
+    rows = [
+        [plain(str(phase).replace("_", " ")).capitalize(), duration(spent)]
+        for phase, spent in (run.get("seconds") or {}).items()
+    ]
+    rows += [
+        [f"Training, {arm.name}, all runs", duration(arm.seconds_train)]
+        for arm in facts.arms
+        if arm.seconds_train is not None
+    ]
+    overhead = run.get("overhead")
+    if isinstance(overhead, Mapping):
+        parts = [(str(name).replace("_", " "), spent) for name, spent in overhead.items() if is_number(spent)]
+        rows += [[f"Overhead, {plain(name)}", duration(spent)] for name, spent in parts]
+    elif overhead is not None:
+        rows.append(["Overhead (all that is not training)", duration(overhead)])
+    return rows
+
+
+def machine_rows(rental: Mapping[str, Any]) -> Rows:
+    """Return what was rented, what it cost, and what was tried before."""
+    rows = [
+        [
+            plain(machine["title"]) + (" (spot)" if machine["spot"] else ""),
+            f"${machine['price_usd_per_hour']:.2f}",
+            f"{machine['hours']:.2f}",
+            f"${machine['cost_usd']:.2f}",
+            plain(machine["problem"] or machine["state"]),
+        ]
+        for machine in rental["machines"]
+    ]
+    tried = [
+        [plain(item["what"]), f"${item['price_usd_per_hour']:.2f}", ABSENT, ABSENT, plain(item["outcome"])]
+        for item in rental["tried"]
+    ]
+    return rows + tried
+
+
+PARTS = {
+    "check_rows": check_rows,
+    "drift_rows": drift_rows,
+    "drift_figure": drift_figure,
+    "machine_rows": machine_rows,
+}
+"""What `parts.md.j2` names."""

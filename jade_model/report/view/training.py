@@ -1,0 +1,181 @@
+"""How the losses fell and the tasks were weighed.
+
+Legend: E epochs, R runs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from jade_model.report.facts import ArmFacts, Curves, Facts
+from jade_model.report.finding import OVERFITTING_RISE
+from jade_model.report.markup import code, plain
+from jade_model.report.naming import (
+    task_name,
+)
+from jade_model.report.numbers import (
+    ABSENT,
+    duration,
+    number,
+    percent,
+)
+from jade_model.report.view.rows import Rows
+
+PLATEAU = 0.95
+QUICK_SHARE = 0.6
+UNITS = {
+    "soft_span": "mean over bars, so small numbers",
+    "crf": "negative log-likelihood of a whole window's tags: grows with the window's length",
+    "single_span": "negative log-probability of one start and length out of all in the window",
+}
+
+
+def loss_scale_rows(facts: Facts) -> Rows:
+    """Return first and last loss of each arm, and the unit of its span loss."""
+    rows = []
+    for arm in facts.arms:
+        curve_E = mean_curve(arm.validation_RE if arm.has_validation else arm.train_RE)
+        moved = f"{number(curve_E[0], 2)} → {number(curve_E[-1], 2)}" if curve_E.size else ABSENT
+        rows.append([arm.name, moved, UNITS.get(arm.arm["loss"], "its own")])
+    return rows
+
+
+def convergence(_facts: Facts, arm: ArmFacts) -> str:
+    """Say how an arm's validation loss fell."""
+    if not arm.has_validation:
+        return "cannot be told without validation losses"
+    curve_E = mean_curve(arm.validation_RE)
+    fall = curve_E[0] - curve_E.min()
+    if not fall > 0:
+        return "the validation loss never fell"
+    early = max(1, curve_E.size // 10)
+    share = float((curve_E[0] - curve_E[: early + 1].min()) / fall)
+    shape = "aggressive at first, then a plateau" if share >= QUICK_SHARE else "gradual"
+    rise = arm.rise_since_best or 0.0
+    end = f"overfits at the end ({percent(rise)} above its best)" if rise > OVERFITTING_RISE else "steady to the end"
+    return f"{shape} ({percent(share, 0)} of its fall in the first {early} epochs), {end}"
+
+
+def mean_curve(table_RE: Curves) -> Curves:
+    """Return the mean over runs of each epoch, NaN where no run has one, shape [E]."""
+    there = np.isfinite(table_RE)
+    total = np.where(there, table_RE, 0.0).sum(axis=0)
+    num = there.sum(axis=0)
+    return np.where(num > 0, total / np.maximum(num, 1), np.nan)
+
+
+def trajectory(_facts: Facts, arm: ArmFacts) -> str:
+    """Return the losses of some epochs, a line each."""
+    train_E, validation_E = mean_curve(arm.train_RE), mean_curve(arm.validation_RE)
+    if train_E.size == 0:
+        return "no epochs were recorded"
+    has_validation = np.isfinite(validation_E).any()
+    best = int(np.nanargmin(validation_E)) + 1 if has_validation else 0
+    digits = len(str(train_E.size))
+    lines = []
+    for epoch in shown_epochs(train_E.size, best):
+        line = f"Epoch {str(epoch) + ':':<{digits + 1}} train_loss={train_E[epoch - 1]:.4f}"
+        if has_validation:
+            line += f", val_loss={validation_E[epoch - 1]:.4f}  ({_remark(validation_E, epoch, best)})"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _remark(validation_E: Curves, epoch: int, best: int) -> str:
+    first, now = validation_E[0], validation_E[epoch - 1]
+    if epoch == 1:
+        return "baseline"
+    if not (math.isfinite(now) and math.isfinite(first)) or first <= 0 or now <= 0:
+        return "lowest" if epoch == best else "not comparable with epoch 1"
+    change = f"↓ {first / now:.2f}x since epoch 1" if now <= first else f"↑ {now / first:.2f}x since epoch 1"
+    if epoch == best:
+        return f"{change}, lowest"
+    since_best = now / validation_E[best - 1] - 1
+    return f"{change}, {percent(since_best)} above the lowest" if epoch > best and since_best > 0.001 else change
+
+
+def shown_epochs(num_epochs: int, best: int = 0) -> list[int]:
+    """Return the epochs worth a line: the first, the fifth, round steps, the best and the last."""
+    target = max(num_epochs / 5, 1)
+    scale = 10 ** math.floor(math.log10(target))
+    step = min((scale * factor for factor in (1, 2, 5, 10)), key=lambda s: abs(s - target))
+    epochs = {1, num_epochs, *range(step, num_epochs + 1, step)}
+    if num_epochs >= 20:
+        epochs.add(5)
+    if best:
+        epochs.add(best)
+    return sorted(epochs)
+
+
+def characteristics(_facts: Facts, arm: ArmFacts) -> list[str]:
+    """Say what is to be known of an arm's losses, a sentence each."""
+    train_E, validation_E = mean_curve(arm.train_RE), mean_curve(arm.validation_RE)
+    if train_E.size == 0:
+        return ["No epochs were recorded."]
+    if not arm.has_validation:
+        return [
+            "**No validation losses were recorded**, so neither overfitting nor the best epoch can be told",
+            f"Training loss, first to last epoch: {_fall(train_E[0], train_E[-1], None)}",
+        ]
+    first, last, lowest = validation_E[0], validation_E[-1], float(np.nanmin(validation_E))
+    items = [f"**Total reduction** of the validation loss, first to last epoch: {_fall(first, last, arm.reduction)}"]
+    if first > lowest:
+        reached = int(np.flatnonzero(validation_E <= first - PLATEAU * (first - lowest))[0]) + 1
+        items.append(
+            f"**Plateau**: {percent(PLATEAU, 0)} of the way to its lowest point ({number(lowest, 2)}) was done by "
+            f"epoch {reached}"
+        )
+    else:
+        items.append("**No descent**: the validation loss never fell below its first value")
+    if arm.rise_since_best is not None and arm.best_epoch is not None:
+        where = f"best at epoch {number(arm.best_epoch, 0)} of {arm.epochs}"
+        where += " (median over runs)" if len(arm.arm["runs"]) > 1 else ""
+        label = "Overfitting" if arm.rise_since_best > OVERFITTING_RISE else "No overfitting to speak of"
+        items.append(f"**{label}**: {where}, {percent(arm.rise_since_best)} above it at the end")
+    if arm.wobble is not None:
+        items.append(
+            f"**Stability**: the validation loss moves {percent(arm.wobble)} from epoch to epoch over the last half"
+        )
+    return items
+
+
+def _fall(first: float, last: float, reduction: float | None) -> str:
+    share = reduction if reduction is not None else (1 - last / first if first > 0 else None)
+    return f"{number(first, 2)} → {number(last, 2)} = **{percent(share)}**"
+
+
+def run_rows(_facts: Facts, arm: ArmFacts) -> Rows:
+    """Return every training of an arm."""
+    return [
+        [
+            plain(run["dataset"]),
+            str(run["seed"]),
+            str(run["fold"]),
+            ABSENT if run.get("best_epoch") is None else str(run.get("best_epoch")),
+            percent(run.get("validation_loss_reduction")),
+            percent(run.get("validation_loss_rise_since_best")),
+            number(run.get("temperature"), 2),
+            duration(run["seconds"].get("train")),
+            ABSENT if run["checkpoint"] is None else code(run["checkpoint"]),
+        ]
+        for run in arm.arm["runs"]
+    ]
+
+
+def weight_rows(facts: Facts) -> Rows:
+    """Return each task's learned sigma and the share of the loss that follows from it."""
+    tasks = list(dict.fromkeys(task for arm in facts.arms for task in arm.weights))
+    return [
+        [task_name(task), *[f"{number(a.sigmas.get(task), 3)} → {percent(a.weights.get(task))}" for a in facts.arms]]
+        for task in tasks
+    ]
+
+
+def heaviest(_facts: Facts, arm: ArmFacts) -> str:
+    """Name the task that an arm weighs most, with its share."""
+    if not arm.weights:
+        return ABSENT
+    task = max(arm.weights, key=lambda name: arm.weights[name])
+    return f"{task_name(task)} {percent(arm.weights[task])}"
