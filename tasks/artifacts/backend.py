@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tasks.artifacts.errors import StoreError, TransferDamaged
-from tasks.artifacts.manifest import StoredFile
+from tasks.artifacts.manifest import StoredFile, size_and_sha256
 
 T = TypeVar("T")
 
@@ -165,7 +165,6 @@ def read_small(backend: Backend, key: str, max_bytes: int, *, attempts: int = 4)
         ArtifactNotFound: There is none.
         TransferDamaged: What came is not what was written, again and again.
     """
-    from tasks.artifacts.manifest import size_and_sha256
 
     def read() -> tuple[bytes, Answer]:
         answer, content = backend.get(key), b""

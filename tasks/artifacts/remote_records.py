@@ -46,11 +46,6 @@ def remove_record(host: str, key: str) -> None:
     _path(host, key).unlink(missing_ok=True)
 
 
-def has_record(host: str, key: str) -> bool:
-    """Whether there is a record of a job."""
-    return _path(host, key).is_file()
-
-
 def load_records() -> list[RemoteRun]:
     """Return all records, oldest first; what is none is passed over."""
     found = []
