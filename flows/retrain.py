@@ -20,9 +20,10 @@ from tasks.core.layout import RunLayout
 from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import follow_trainings, training_job
 from tasks.experiments.evaluate import EvaluationSettings
+from tasks.experiments.plan import load_joined
 from tasks.experiments.promote import anchor_run, champion_run, settle
 from tasks.experiments.publish import publish_card, publish_checks
-from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, load_joined, prepare_retraining
+from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, prepare_retraining
 from tasks.operations.flow_runs import conclude, prefect_run, run_name
 from tasks.runs.past import choose_arm
 from tasks.runs.record import recorded_run

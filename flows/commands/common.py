@@ -45,12 +45,14 @@ def print_table(title: str | None, columns: list[str], rows: list[list[str]], *,
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    # As text: markup would take the brackets of a path such as data[v2].parquet for a style.
+    table = Table(title=None if title is None else Text(title), box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index >= numeric_from else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console = Console()
     # A pipe has no width of its own: let the table have what it needs instead of folding at 80.
     Console(width=console.width if console.is_terminal else 160).print(table)

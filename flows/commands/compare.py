@@ -12,6 +12,7 @@ from flows.commands.common import dry_run_option, json_option, nearby, print_jso
 from flows.commands.options import SAMPLE_DATA, flags_of, parameters_of
 from flows.parameters import CompareParameters
 from tasks.execution.progress import terminal_is_live
+from tasks.experiments.checks import check_sources
 from tasks.settings.prefect import prepare_prefect
 
 
@@ -28,6 +29,13 @@ def command(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
     if dry_run:
         tell_rental_plan(parameters.trains_on, as_json=as_json)
         return
+    check_sources(
+        parameters.data,
+        folds=parameters.num_folds,
+        seeds=parameters.seeds,
+        split=parameters.split,
+        checked_by_run=True,
+    )
     prepare_prefect(quiet=as_json or terminal_is_live())
     from flows.compare import compare
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from flows.commands.common import artifacts_option, json_option, print_json
+from flows.commands.reading import check_output, reading_of, reading_options, tell_notes
+from jade_model.data.cutting import newest_windows
 from jade_model.scoring.decoding import DECODERS, DecoderChoice, DecoderName
-from tasks.experiments.predict import open_model, predict_file
+from tasks.experiments.predict import open_model, predict_file, predict_newest, trained_length
 from tasks.experiments.promote import model_of
 
 
@@ -22,13 +25,18 @@ from tasks.experiments.promote import model_of
 )
 @click.option(
     "--data-path",
-    required=True,
     metavar="DATA",
     help="Windows: a file, folder or glob; needs only window_id and features.",
 )
 @click.option(
+    "--bars",
+    type=click.Path(path_type=Path),
+    help="Instead of windows: raw bars as `jade window` reads them, whose newest window is looked at.",
+)
+@click.option("--instrument", default="", help="Of the bars, instead of the file's.")
+@click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     default="predictions.parquet",
     show_default=True,
     help="Ends in .parquet or .csv.",
@@ -38,12 +46,15 @@ from tasks.experiments.promote import model_of
 @click.option("--min-span-length", type=click.IntRange(1), help="Drop shorter spans, in bars.")
 @click.option("--merge-gap", type=click.IntRange(0), help="Close gaps up to this many bars.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@reading_options
 @artifacts_option
 @json_option
 def command(
     *,
     model_path: str,
-    data_path: str,
+    data_path: str | None,
+    bars: Path | None,
+    instrument: str,
     out: Path,
     decoder: DecoderName | None,
     threshold: float | None,
@@ -52,9 +63,14 @@ def command(
     device: str,
     artifacts: str | None,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Find spans in new windows with a trained model; one row a span, inclusive bounds, with its probability."""
-    predictor, decoding = open_model(model_of(model_path, artifacts), device=device)
+    if (data_path is None) == (bars is None):
+        raise click.UsageError("say --data-path for windows, or --bars for raw bars")
+    target = check_output(out, inputs=[data_path, bars], formats=(".parquet", ".csv"))
+    model = model_of(model_path, artifacts)
+    predictor, decoding = open_model(model, device=device)
     if decoding is None:
         chosen = DecoderChoice("one_span", 0.0)
         temperature = 1.0
@@ -75,7 +91,12 @@ def command(
         chosen.merge_gap if merge_gap is None else merge_gap,
         chosen.gain,
     )
-    numbers = predict_file(predictor, choice, temperature, data_path, out)
+    if bars is None:
+        numbers = predict_file(predictor, choice, temperature, str(data_path), target)
+    else:
+        windows, time_NT, notes = newest_windows(bars, trained_length(model), instrument, reading_of(reading))
+        tell_notes(notes)
+        numbers = predict_newest(predictor, choice, temperature, windows, time_NT, target)
     if as_json:
         print_json(
             {

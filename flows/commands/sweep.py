@@ -14,6 +14,7 @@ from flows.parameters import SweepParameters
 from jade_model.data.sample import NAME as SAMPLE
 from tasks.core.errors import BadRequest
 from tasks.execution.progress import terminal_is_live
+from tasks.experiments.checks import check_sources
 from tasks.experiments.sweep_plan import plan_arms
 from tasks.settings.prefect import prepare_prefect
 
@@ -70,6 +71,7 @@ def command(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
     if dry_run:
         tell_rental_plan(parameters.trains_on, as_json=as_json)
         return
+    check_sources(parameters.data, folds=parameters.folds, seeds=parameters.seeds)
     prepare_prefect(quiet=as_json or terminal_is_live())
     from flows.sweep import sweep
 

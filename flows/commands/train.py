@@ -14,6 +14,7 @@ from jade_model.core.checkpoint import load_checkpoint
 from jade_model.core.training_files import files_of
 from tasks.artifacts.repository import open_place
 from tasks.execution.run import trainings_of
+from tasks.experiments.checks import check_sources
 from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.runs.record import recorded_run
 
@@ -32,6 +33,7 @@ def command(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
         return
     arms = {parameters.loss: f"{parameters.recipe}_{parameters.loss}"}
     plan = Plan(arms, parameters.epochs, seeds=parameters.seeds, folds=1, split=parameters.split, ensemble=1)
+    check_sources(parameters.data, folds=1, seeds=parameters.seeds, split=parameters.split)
     given = parameters.model_dump(mode="json")
     with recorded_run(open_place(parameters.artifacts), "train", given, host=str(placement)) as run:
         data = load_data(parameters.data)

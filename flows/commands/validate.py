@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
+import numpy as np
 
 from flows.commands.common import json_option, print_json, print_table
+from flows.commands.reading import reading_of, reading_options, tell_notes
 from jade_model.core.errors import DataError
+from jade_model.data.bars import read_bars
+from jade_model.data.labels import read_labels
 from jade_model.data.schema import find_violations, iter_windows, load_windows
 from jade_model.data.splits import group_windows
+from jade_model.data.text.columns import Reading
 
 BATCH_SIZE = 4096
 MOST_WINDOWS_GROUPED = 20_000
@@ -17,24 +25,62 @@ MOST_WINDOWS_GROUPED = 20_000
 @click.command("validate")
 @click.argument("data", metavar="DATA")
 @click.option("--unlabelled", is_flag=True, help="Check a file for prediction: it needs only window_id and features.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Of raw bars: spans as `jade window` reads them.")
+@reading_options
 @json_option
-def command(data: str, *, unlabelled: bool, as_json: bool) -> None:
-    """Check a data file, folder or glob against the contract; name every violation."""
-    violations = find_violations(data, require_labels=not unlabelled)
-    if violations:
+def command(data: str, *, unlabelled: bool, labels: Path | None, as_json: bool, **reading: Any) -> None:
+    """Check windows (a Parquet file, folder or glob), or raw bars (a text file); name every violation.
+
+    docs/data.md is the contract of both.
+    """
+    try:
+        if is_text(data):
+            facts, notes = _facts_of_bars(data, labels, reading_of(reading))
+        else:
+            facts, notes = _facts_of_windows(data, labelled=not unlabelled), []
+    except DataError as error:
         if as_json:
-            print_json({"valid": False, "violations": [vars(violation) for violation in violations]})
-            raise click.exceptions.Exit(2)
-        raise DataError(violations)
-    facts = {"valid": True, **_facts(data, labelled=not unlabelled)}
+            print_json({"valid": False, "violations": [vars(violation) for violation in error.violations]})
+            raise click.exceptions.Exit(2) from error
+        raise
+    tell_notes(notes)
     if as_json:
-        print_json(facts)
+        print_json({"valid": True, **facts, **({"notes": notes} if notes else {})})
     else:
-        print_table(f"{data} is valid", ["", ""], [[name, str(value)] for name, value in facts.items()][1:])
+        print_table(f"{data} is valid", ["", ""], [[name, str(value)] for name, value in facts.items()])
 
 
-def _facts(data: str, *, labelled: bool) -> dict[str, int | float | str]:
+def is_text(data: str) -> bool:
+    """Return whether data are a file of text, packed or not, rather than Parquet."""
+    path = Path(data).expanduser()
+    if not path.is_file() or path.suffix.lower() == ".parquet":
+        return path.suffix.lower() in {".csv", ".txt", ".tsv"} and not path.is_dir()
+    with path.open("rb") as file:
+        return file.read(4) != b"PAR1"
+
+
+def _facts_of_bars(data: str, labels: Path | None, reading: Reading) -> tuple[dict[str, Any], list[str]]:
+    facts: dict[str, Any] = {"num_bars": 0}
+    notes: list[str] = []
+    for bars in read_bars(data, reading):
+        what = f" {bars.instrument}" if reading.by else ""
+        facts["num_bars"] += len(bars.time_B)
+        facts |= {f"first{what}": f"{bars.time_B[0]}", f"last{what}": f"{bars.time_B[-1]}"}
+        if len(bars.time_B) > 1:
+            facts[f"usual step{what}, s"] = float(np.median(np.diff(bars.time_B)) / np.timedelta64(1, "s"))
+        notes += bars.notes
+        if labels is not None:
+            found = read_labels(labels, bars, reading)
+            facts[f"num_spans{what}"] = len(found.spans_S2)
+            notes += found.notes
+    return facts, notes
+
+
+def _facts_of_windows(data: str, *, labelled: bool) -> dict[str, int | float | str]:
     """Count in batches: a file larger than memory is checked too."""
+    violations = find_violations(data, require_labels=labelled)
+    if violations:
+        raise DataError(violations)
     num_windows = num_spans = num_in_span = num_bars = window_length = 0
     for batch in iter_windows(data, batch_size=BATCH_SIZE, require_labels=labelled):
         num_windows += batch.num_windows

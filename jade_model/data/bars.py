@@ -279,13 +279,3 @@ def _check_prices(bars_B4: NDArray[np.float64], faults: Faults) -> None:
 def _shown(time: np.datetime64) -> str:
     text = str(time)
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def step_of(bars: Bars) -> np.timedelta64 | None:
-    """Return the commonest step between bars, or None for a single bar."""
-    steps = np.diff(bars.time_B)
-    if not len(steps):
-        return None
-    values, counts = np.unique(steps, return_counts=True)
-    step: np.timedelta64 = values[counts.argmax()]
-    return step

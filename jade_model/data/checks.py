@@ -9,11 +9,12 @@ Legend: N windows, T bars.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jade_model.core.errors import UserError
+from jade_model.core.features.relativity import MIN_RANGE
 from jade_model.core.windows import TYPE_NAMES, Windows
 from jade_model.data.drift import FeatureDrift, feature_drift
 from jade_model.data.groups import Grouping, group_windows
@@ -141,6 +142,7 @@ def check_data(
     *,
     reference: Reference | None = None,
     limits: DataLimits = DataLimits(),
+    feature_sets: Collection[str] = (),
 ) -> DataReport:
     """Ask everything of one labelled data set.
 
@@ -150,6 +152,7 @@ def check_data(
         splits: That trainings would use.
         reference: What the model in use was trained on, if there is one.
         limits: Where a finding becomes a warning or a failure.
+        feature_sets: What the trainings read of the windows.
     """
     checks = [
         Check("schema", "passed", f"{windows.num_windows} windows of {windows.window_length} bars", "the contract"),
@@ -158,6 +161,7 @@ def check_data(
         *_leakage(grouping, splits),
         _labels(windows, limits),
         _in_span(windows, reference, limits),
+        *_price_scale(windows, feature_sets),
     ]
     drift: list[FeatureDrift] = []
     if reference is not None:
@@ -246,6 +250,23 @@ def _in_span(windows: Windows, reference: Reference | None, limits: DataLimits) 
         expected += f", and within a factor of {limits.max_rate_change:g} of the reference"
         is_usual = is_usual and before / limits.max_rate_change <= rate <= before * limits.max_rate_change
     return Check("in-span rate", "passed" if is_usual else "failed", found, expected)
+
+
+def _price_scale(windows: Windows, feature_sets: Collection[str]) -> list[Check]:
+    """Look for bars so small that relativity-12, whose least range is in units of price, reads them as flat."""
+    if not any(name.startswith("relativity-12") for name in feature_sets):
+        return []
+    range_NT = windows.bars_NT4[:, :, 1] - windows.bars_NT4[:, :, 2]
+    moving = range_NT[range_NT > 0]
+    share = float((moving < MIN_RANGE).mean()) if len(moving) else 0.0
+    return [
+        Check(
+            "price scale",
+            "warning" if share > 0 else "passed",
+            f"{share:.1%} of the bars that move have a range under {MIN_RANGE:g}",
+            "none: relativity-12 reads those as flat, as the original does; multiply the prices",
+        )
+    ]
 
 
 def _drift(drift: Sequence[FeatureDrift], reference: Reference, limits: DataLimits) -> Check:

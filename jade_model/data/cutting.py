@@ -172,7 +172,7 @@ def _cut(bars: Bars, labels: Labels | None, cutting: Cutting, labels_path: str |
         overlap_fraction_N=fraction_N,
         quality_N=np.zeros(len(first_N), dtype=np.str_),
         source_N=np.where(offset_N == 0, "original", "overlapped"),
-        instrument_N=np.full(len(first_N), instrument, dtype=np.str_),
+        instrument_N=np.full(len(first_N), instrument),
         start_time_N=bars.time_B[first_N],
         is_labelled=labels is not None,
     )

@@ -58,19 +58,64 @@ class Plan:
 def load_data(sources: list[str]) -> list[Windows]:
     """Load every data set, `sample` being the built-in one.
 
+    A data set is called what its file is; those of one name are told apart by their folders' names.
+
     Raises:
         DataError: A file breaks the contract.
-        BadRequest: Two data sets share a name, or one has no span at all.
+        BadRequest: A data set is named twice, or has no span at all.
     """
+    check_each_once(sources)
     data = [sample_windows() if source == SAMPLE else load_windows(source) for source in sources]
-    names = [windows.name for windows in data]
-    again = sorted(name for name, times in Counter(names).items() if times > 1)
-    if again:
-        raise BadRequest(f"data sets are told apart by their files' names; {', '.join(again)} occurs twice")
     for windows in data:
-        if len(windows.spans_S2) == 0:
-            raise BadRequest(f"no window of {windows.name} has a span: there is nothing to learn or to score")
-    return data
+        _check_spans(windows)
+    names = _names_apart(sources, [windows.name for windows in data])
+    return [replace(windows, name=name) for windows, name in zip(data, names, strict=True)]
+
+
+def load_joined(sources: list[str]) -> Windows:
+    """Load all sources as one data set, `sample` being the built-in one.
+
+    Raises:
+        DataError: A file breaks the contract, or their windows differ in length.
+        BadRequest: No window has a span.
+    """
+    if SAMPLE in sources and len(sources) > 1:
+        raise BadRequest(f"`{SAMPLE}` is the built-in sample; it is not pooled with files")
+    if sources == [SAMPLE]:
+        return sample_windows()
+    windows = load_windows(sources[0] if len(sources) == 1 else sources)
+    _check_spans(windows)
+    return windows
+
+
+def check_each_once(sources: Sequence[str]) -> None:
+    """Refuse data that are named twice.
+
+    Raises:
+        BadRequest: They are.
+    """
+    paths = [source if source == SAMPLE else str(Path(source).expanduser().resolve()) for source in sources]
+    again = sorted(source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1)
+    if again:
+        raise BadRequest(f"{', '.join(dict.fromkeys(again))}: the same data are named twice; name each data set once")
+
+
+def _check_spans(windows: Windows) -> None:
+    if len(windows.spans_S2) == 0:
+        raise BadRequest(f"no window of {windows.name} has a span: there is nothing to learn or to score")
+
+
+def _names_apart(sources: Sequence[str], names: list[str]) -> list[str]:
+    """Put as many of their folders' names before equal names as it takes to tell them apart."""
+    folders = [Path(source).expanduser().resolve().parent for source in sources]
+    while max(Counter(names).values(), default=0) > 1 and any(folder.name for folder in folders):
+        again = [names.count(name) > 1 for name in names]
+        names = [
+            f"{folder.name}-{name}" if is_again and folder.name else name
+            for name, folder, is_again in zip(names, folders, again, strict=True)
+        ]
+        folders = [folder.parent if is_again else folder for folder, is_again in zip(folders, again, strict=True)]
+    return names
 
 
 def write_job(

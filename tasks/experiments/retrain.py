@@ -17,6 +17,7 @@ from jade_model.comparison.document import EvaluatedArm
 from jade_model.core.config import Loss
 from jade_model.core.files import atomic_path, write_atomically
 from jade_model.core.job import load_job
+from jade_model.core.recipes import recipe
 from jade_model.core.windows import Windows, load_arrays
 from jade_model.data.checks import DataLimits, DataReport, check_data
 from jade_model.data.groups import Grouping, group_windows
@@ -28,9 +29,6 @@ from jade_model.data.retraining import (
     retraining_splits,
     window_digests,
 )
-from jade_model.data.sample import NAME as SAMPLE
-from jade_model.data.sample import sample_windows
-from jade_model.data.schema import load_windows
 from jade_model.scoring.baselines import all_positive_scores
 from jade_model.scoring.calibration import expected_calibration_error
 from jade_model.scoring.decoding import decode
@@ -39,7 +37,7 @@ from jade_model.scoring.metrics import Counts, count, truth_of
 from jade_model.scoring.predict import predict
 from jade_model.statistics.pool import DataSet, verdict_decoder
 from jade_model.statistics.promotion import PromotionRule, decide_promotion, judge
-from tasks.core.errors import BadRequest, RunNotFound
+from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.experiments.checks import refuse_failed
 from tasks.experiments.evaluate import (
@@ -78,23 +76,6 @@ class RetrainingPlan:
     ensemble: int
 
 
-def load_joined(sources: list[str]) -> Windows:
-    """Load all sources as one data set, `sample` being the built-in one.
-
-    Raises:
-        DataError: A file breaks the contract, or their windows differ in length.
-        BadRequest: No window has a span.
-    """
-    if SAMPLE in sources and len(sources) > 1:
-        raise BadRequest(f"`{SAMPLE}` is the built-in sample; it is not pooled with files")
-    if sources == [SAMPLE]:
-        return sample_windows()
-    windows = load_windows(sources[0] if len(sources) == 1 else sources)
-    if len(windows.spans_S2) == 0:
-        raise BadRequest(f"no window of {windows.name} has a span: there is nothing to learn or to score")
-    return windows
-
-
 def prepare_retraining(
     layout: RunLayout,
     windows: Windows,
@@ -109,11 +90,14 @@ def prepare_retraining(
         ConfigError: There are too few groups for the folds and the hold-out.
     """
     grouping = group_windows(windows)
-    early = check_data(windows, grouping, reference=reference_of(champion), limits=limits)
+    features = {recipe(plan.recipe).feature_set}
+    early = check_data(windows, grouping, reference=reference_of(champion), limits=limits, feature_sets=features)
     _save_checks(layout, early)
     roles = assign_roles(windows, grouping, num_folds=plan.folds, holdout_fraction=plan.holdout)
     splits = retraining_splits(roles, seed=SEED)
-    report = check_data(windows, grouping, splits, reference=reference_of(champion), limits=limits)
+    report = check_data(
+        windows, grouping, splits, reference=reference_of(champion), limits=limits, feature_sets=features
+    )
     _save_checks(layout, report)
     trained = Plan({plan.arm: plan.recipe}, plan.epochs, 1, plan.folds, "grouped", plan.ensemble)
     write_job(layout, [windows], trained, splits={windows.name: splits})

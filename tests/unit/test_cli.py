@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import COMMANDS, run
+from jade_model.data.sample import sample_windows
 from tasks.core.layout import RunLayout
 
 
@@ -155,8 +157,6 @@ def test_predict_writes_every_window_with_spans_inside_it(
     arguments = ["predict", "--model-path", str(small_run.root / "crf"), "--data-path", str(bare), "--out", str(out)]
     assert run([*arguments, "--decoder", "marginal", "--threshold", "0.2", "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
-    import pandas as pd
-
     table = pd.read_parquet(out) if ending == "parquet" else pd.read_csv(out)
     assert table["window_id"].nunique() == numbers["num_windows"] == pq.read_table(bare).num_rows
     spans = table.dropna(subset=["expansion_start"])
@@ -164,6 +164,86 @@ def test_predict_writes_every_window_with_spans_inside_it(
     assert spans["expansion_start"].between(0, spans["expansion_end"]).all()
     assert spans["expansion_end"].between(0, 104).all()
     assert spans["probability"].between(0, 1).all()
+
+
+def bars_csv(folder: Path, num_bars: int = 150) -> Path:
+    """Write bars of one minute of a symbol, times in UTC."""
+    close = sample_windows(num_bases=2).bars_NT4[:2].reshape(-1, 4)[:num_bars]
+    lines = [f"BTC,{1704153600 + 60 * row},{','.join(map(str, bar))}" for row, bar in enumerate(close.tolist())]
+    path = folder / "bars[v2].csv"
+    path.write_text("symbol,time,open,high,low,close\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_predict_looks_at_the_newest_window_of_raw_bars_and_writes_when_its_spans_were(
+    small_run: RunLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    out = tmp_path / f"out.{ending}"
+    arguments = ["predict", "--model-path", str(small_run.root / "crf"), "--bars", str(bars_csv(tmp_path))]
+    assert run([*arguments, "--out", str(out), "--decoder", "marginal", "--threshold", "0.1"]) == 0
+    table = pd.read_parquet(out) if ending == "parquet" else pd.read_csv(out)
+    assert len(table)
+    assert set(table["instrument"]) == {"BTC"}
+    assert set(pd.to_datetime(table["start_time"])) == {pd.Timestamp("2024-01-02 00:45", tz="UTC")}
+    for name in ("start", "end"):
+        times = pd.to_datetime(table["start_time"]) + pd.to_timedelta(table[f"expansion_{name}"], unit="min")
+        assert (pd.to_datetime(table[f"expansion_{name}_time"]) == times).all()
+    capsys.readouterr()
+    assert run(arguments[:3]) == 2
+    assert "--data-path for windows, or --bars" in capsys.readouterr().err
+
+
+def test_validate_takes_raw_bars_and_their_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, labels = bars_csv(tmp_path), tmp_path / "labels.csv"
+    labels.write_text("start,end,label\n1704153660,1704153780,reversal\n")
+    assert run(["validate", str(path), "--labels", str(labels), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["valid"], facts["num_bars"], facts["num_spans"], facts["usual step, s"]) == (True, 150, 1, 60)
+    assert run(["validate", str(path)]) == 0
+    assert f"{path} is valid" in capsys.readouterr().out.replace("\n", "")
+    path.write_text(path.read_text().replace("1704153660", "soon"))
+    assert run(["validate", str(path), "--json"]) == 2
+    (violation,) = json.loads(capsys.readouterr().out)["violations"]
+    assert (violation["line"], violation["row"], violation["column"]) == (3, None, "time")
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("bars[v2].csv", "use .parquet"),
+        ("bars.parquet", "is read and would be overwritten"),
+        ("linked.parquet", "is read and would be overwritten"),
+        ("s3://bucket/out.parquet", "this machine's disk"),
+        ("out.csv", "use .parquet"),
+        ("out", "use .parquet"),
+        ("folder.parquet", "is a folder"),
+        ("bars[v2].csv/out.parquet", "is a file, not a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_everything_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bars.parquet").write_text(bars_csv(Path()).read_text())
+    Path("linked.parquet").hardlink_to("bars.parquet")
+    Path("folder.parquet").mkdir()
+    before = sorted(tmp_path.rglob("*")), Path("bars.parquet").read_bytes()
+    assert run(["window", "bars.parquet", out]) == 2
+    assert said in capsys.readouterr().err
+    assert (sorted(tmp_path.rglob("*")), Path("bars.parquet").read_bytes()) == before
+
+
+def test_a_folder_or_pattern_that_is_read_is_not_written_into(
+    small_run: RunLayout, small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(small_file, data / "a.parquet")
+    for source in (str(data), f"{data}/*.parquet", str(data / "b.parquet")):
+        arguments = ["predict", "--model-path", str(small_run.root / "crf"), "--data-path", source]
+        assert run([*arguments, "--out", str(data / "b.parquet")]) == 2
+        assert "elsewhere" in (said := capsys.readouterr().err) or "overwritten" in said
 
 
 def test_predict_uses_what_the_evaluation_chose(
@@ -202,7 +282,10 @@ def test_train_leaves_a_run_that_optimize_threshold_reads(
     assert json.loads(capsys.readouterr().out)["mode"] == "crf"
 
 
-def test_a_failed_command_leaves_its_folder_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_command_leaves_its_folder_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.commands.train.check_sources", lambda *_, **__: None)
     arguments = ["train", "--loss", "crf", "--data-path", str(tmp_path / "none.parquet")]
     assert run([*arguments, "--artifacts", str(tmp_path / "a")]) == 2
     assert "none.parquet" in capsys.readouterr().err

@@ -78,6 +78,14 @@ def test_labels_that_cannot_be_right_fail(windows: Windows) -> None:
     assert (status(report, "labels"), status(report, "in-span rate")) == ("failed", "failed")
 
 
+def test_bars_that_relativity_reads_as_flat_are_said(windows: Windows) -> None:
+    small = replace(windows, bars_NT4=windows.bars_NT4 * 1e-9)
+    for data, expected in ((windows, "passed"), (small, "warning")):
+        report = check_data(data, group_windows(data), feature_sets={"relativity-12+position"})
+        assert status(report, "price scale") == expected
+    assert "price scale" not in {check.name for check in asked(small).checks}
+
+
 def test_bars_of_another_kind_have_drifted(windows: Windows) -> None:
     bars = windows.bars_NT4.copy()
     bars[:, :, 1] = bars[:, :, 2] + 30 * (bars[:, :, 1] - bars[:, :, 2])  # highs far above everything

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.cli import run
 from jade_model.core.job import load_job
 from jade_model.core.windows import Windows
 from jade_model.data.schema import write_windows
@@ -59,12 +60,15 @@ def test_splits_survive_the_disk(small_windows: Windows, tmp_path: Path) -> None
             np.testing.assert_array_equal(getattr(again, name), getattr(split, name))
 
 
-def test_data_sets_of_one_name_are_refused(small_windows: Windows, tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        write_windows(small_windows, tmp_path / folder / "same.parquet")
-    with pytest.raises(BadRequest, match="same occurs twice"):
-        load_data([str(tmp_path / "a" / "same.parquet"), str(tmp_path / "b" / "same.parquet")])
+def test_data_sets_of_one_name_are_told_apart_by_their_folders(small_windows: Windows, tmp_path: Path) -> None:
+    paths = [str(tmp_path / folder / "same.parquet") for folder in ("a", "b/x", "c/x")]
+    for path in paths:
+        Path(path).parent.mkdir(parents=True)
+        write_windows(small_windows, path)
+    assert [windows.name for windows in load_data(paths)] == ["a-same", "b-x-same", "c-x-same"]
+    assert [windows.name for windows in load_data(paths[:1])] == ["same"]
+    with pytest.raises(BadRequest, match="named twice"):
+        load_data([paths[0], f"{tmp_path}/b/../a/same.parquet"])
 
 
 def test_data_without_any_span_are_refused_before_training(small_windows: Windows, tmp_path: Path) -> None:
@@ -76,3 +80,38 @@ def test_data_without_any_span_are_refused_before_training(small_windows: Window
     write_windows(empty, tmp_path / "empty.parquet")
     with pytest.raises(BadRequest, match="no window of empty has a span"):
         load_data([str(tmp_path / "empty.parquet")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "nowhere.parquet"], "no such file"),
+        (["--data", "text.parquet"], "no Parquet file"),
+        (["--data", "few.parquet", "--data", "./few.parquet"], "named twice"),
+        (["--data", "few.parquet", "--folds", "50"], "too few"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "sweep", "retrain", "train"])
+def test_data_that_cannot_be_used_are_refused_before_anything_is_started(
+    small_windows: Windows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_windows(small_windows.take(np.arange(4)), "few.parquet")
+    Path("text.parquet").write_text("no data")
+    Path("sweep.toml").write_text('[grid]\nrecipe = ["jade_crf", "seed_crf"]\n')
+    for module in ("compare", "sweep", "retrain"):
+        monkeypatch.setattr(f"flows.commands.{module}.prepare_prefect", lambda **_: pytest.fail("Prefect was started"))
+    if command == "train":
+        arguments = [part.replace("--data", "--data-path") for part in arguments if part not in {"--folds", "50"}]
+    named = {"sweep": ["sweep.toml"], "train": ["--loss", "crf"]}.get(command, [])
+    assert run([command, *named, *arguments]) == 2
+    if command == "retrain":  # it pools its files, and needs more groups
+        said = {"named twice": "the same file twice", "too few": "expected at least 8"}.get(said, said)
+    assert said in capsys.readouterr().err
+    assert not Path("artifacts").exists()

@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -39,8 +40,7 @@ def find_files(source: Source) -> tuple[list[str], list[Violation]]:
         if violation is not None:
             violations.append(violation)
         if left_out:
-            more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-            _log.warning("%s: left out %s%s (names that start with . or _)", part, ", ".join(left_out[:3]), more)
+            _say_left_out(str(part), tuple(left_out))
         # A folder and a pattern may name a file twice: its windows would only be duplicates of themselves.
         again = [file for file in found if _resolved(file) in files]
         violations += [Violation(file, None, None, "the same file twice", "each file once") for file in again]
@@ -48,6 +48,13 @@ def find_files(source: Source) -> tuple[list[str], list[Violation]]:
     if not files and not violations:
         violations.append(Violation("", None, None, "an empty list of files", "at least one Parquet file"))
     return list(files.values()), violations
+
+
+@cache
+def _say_left_out(part: str, left_out: tuple[str, ...]) -> None:
+    """Say it once a process: data are looked for more than once."""
+    more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    _log.warning("%s: left out %s%s (names that start with . or _)", part, ", ".join(left_out[:3]), more)
 
 
 def named_by_folders(file: str) -> dict[str, str]:
