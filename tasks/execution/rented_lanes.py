@@ -7,6 +7,8 @@ same run comes again before, attaches to it, and goes on with what trains there.
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jade_model.core.job import Job
@@ -14,29 +16,26 @@ from tasks.artifacts.publisher import Note, say
 from tasks.execution.base import pending_trainings
 from tasks.execution.lanes import Station
 from tasks.execution.placement import Placement
-from tasks.execution.rented_trainings import RentedRun
-from tasks.provisioning.errors import ClaimLost, HoursSpent
+from tasks.hosts.errors import HostError
+from tasks.provisioning.entries import LeaseState
+from tasks.provisioning.errors import ClaimLost, HoursSpent, InstanceLost, LedgerError
+from tasks.provisioning.lease import Lease
 from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.registry import Registry
+from tasks.provisioning.rental_record import save_rental
+from tasks.provisioning.renter import Renter
 from tasks.settings.models import Workers
 
 IDLE_S = 120.0
 """Another minute or two of a machine costs less than a new one takes to start."""
 MOST_IN_VAIN = 3
 """Machines one after the other that were lost before they had done anything."""
+GOING_S = 30.0
+"""A job that ends oddly on a spot machine may be the first sign that the machine goes: watch it for so long."""
+LOOK_EVERY_S = 3.0
 
-
-class Siblings:
-    """The lanes of one run, which must not attach to the same machine.
-
-    Attributes:
-        attaching: Held by the one that attaches.
-        runs: Of each lane.
-    """
-
-    def __init__(self) -> None:
-        self.attaching = threading.Lock()
-        self.runs: list[RentedRun] = []
+_ATTACHING = threading.Lock()
+"""Held by the lane that attaches: two of a run must not take the same machine for theirs."""
 
 
 class RentedLane:
@@ -44,62 +43,84 @@ class RentedLane:
 
     Args:
         name: For people, and for the queue.
-        run: Rents, one machine after the other.
+        renter: Rents for this lane alone.
+        folder: The run's; what was rented is written there.
         device: Where it trains there; None: as the provider's machines do.
         workers: Trainings at once; None: as many as a machine does by itself.
         note: Told what a person should know.
-        siblings: All lanes of the run, this one among them; they attach one after the other.
+        renters: Of all lanes of the run, this one among them; None: this one alone.
         idle_s: See `Lane`.
+        sleep: Waits.
     """
 
     def __init__(
         self,
         name: str,
-        run: RentedRun,
+        renter: Renter,
+        folder: Path,
         *,
-        device: str | None,
-        workers: Workers,
+        device: str | None = None,
+        workers: Workers = None,
         note: Note = say,
-        siblings: Siblings | None = None,
+        renters: Sequence[Renter] | None = None,
         idle_s: float = IDLE_S,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name, self.workers, self.idle_s = name, workers, idle_s
-        self._run, self._device, self._note = run, device, note
+        self._renter, self._folder, self._device, self._note, self._sleep = renter, folder, device, note, sleep
+        self._renters = renters or (renter,)
+        self._lease: Lease | None = None
         self._in_vain, self._may_attach = 0, True
-        self._siblings = siblings or Siblings()
-        self._siblings.runs.append(run)
+        # Renting happens on the lane's thread; the end waits for it.
+        self._renting = threading.RLock()
+
+    @property
+    def lease(self) -> Lease | None:
+        """The machine that is ours now, lost or not."""
+        return self._lease
 
     def open(self) -> Station:
         """See `Lane.open`."""
-        kept = self._run.at_hand
-        if self._may_attach:
-            self._may_attach = False
-            with self._siblings.attaching:
-                others = [request for run in self._siblings.runs if run is not self._run for request in run.requests]
-                kept = self._run.attach(others)
-        if kept is None or kept.over is not None:
-            if kept is not None:
-                self._run.let_go("it was lost")
-            kept = self._run.another()
+        with self._renting:
+            if self._lease is not None and self._lease.over is not None:
+                self._let_go("it was lost")
+            if self._lease is None:
+                self._renter.resume()
+                self._begin(self._attached() or self._renter.rent_another())
+            lease = self._lease
+            assert lease is not None  # noqa: S101 -- it has begun
         return Station(
-            kept,
-            kept.place,
-            self._device or kept.device,
-            costs=kept.entry.price_usd_per_hour > 0,
+            lease,
+            lease.place,
+            self._device or lease.device,
+            costs=lease.entry.price_usd_per_hour > 0,
             is_ready=True,
             is_ours_alone=True,
-            must_leave=self._run.going,
+            must_leave=lambda: lease.preempted,
         )
 
     def is_lost(self, error: Exception) -> bool:
-        """See `Lane`."""
-        return self._run.is_lost(error)
+        """See `Lane.is_lost`."""
+        lease = self._lease
+        if lease is None or lease.over is not None or isinstance(error, InstanceLost):
+            return True
+        if not isinstance(error, HostError):
+            return False
+        # A machine that is taken away ends its processes first: their end sounds like anything.
+        looks = int(GOING_S / LOOK_EVERY_S) if lease.entry.spot else 1
+        for look in range(looks):
+            if look:
+                self._sleep(LOOK_EVERY_S)
+            try:
+                lease.look()
+            except InstanceLost:
+                return True
+        return False
 
     def retire(self, why: str, *, has_worked: bool) -> bool:
-        """See `Lane`."""
-        kept = self._run.at_hand
-        over = kept.over if kept is not None else None
-        self._run.let_go(why)
+        """See `Lane.retire`."""
+        over = self._lease.over if self._lease is not None else None
+        self._let_go(why)
         if isinstance(over, ClaimLost | HoursSpent):
             self._note(f"{self.name}: {over}")
             return False
@@ -107,21 +128,65 @@ class RentedLane:
         if self._in_vain >= MOST_IN_VAIN:
             self._note(f"{self.name}: {MOST_IN_VAIN} machines in a row have done nothing; no other is rented")
             return False
-        self._note(f"{self.name}: {why} Another machine takes its place.")
+        hours = self._renter.hours_left()
+        self._note(f"{self.name}: {why} Another machine goes on from the last checkpoint; {hours:.2f} h are left.")
         return True
 
     def rest(self, *, is_over: bool) -> None:
-        """See `Lane`."""
+        """See `Lane.rest`."""
         if not is_over:
-            self._run.let_go("there is nothing more for it")
+            self._let_go("there is nothing more for it")
 
     def cancel(self) -> None:
-        """See `Lane`."""
-        self._run.cancel()
+        """See `Lane.cancel`."""
+        self._renter.cancel()
 
     def close(self) -> None:
-        """See `Lane`."""
-        self._run.end()
+        """See `Lane.close`."""
+        self._renter.cancel()
+        with self._renting:
+            self._let_go("the run is over")
+            self._renter.release_rest("the run is over")
+            self._save()
+
+    def _attached(self) -> Lease | None:
+        """Return the machine that an earlier process of the same run has left, once; None if there is none."""
+        if not self._may_attach:
+            return None
+        self._may_attach = False
+        with _ATTACHING:
+            return self._renter.attach([item for each in self._renters for item in each.requests])
+
+    def _begin(self, lease: Lease) -> None:
+        self._lease = lease
+        if self._renter.ledger.entry(lease.entry.request_id).state is LeaseState.READY:
+            self._renter.ledger.advance(lease.entry.request_id, LeaseState.BUSY)
+        lease.start_heartbeat()
+        self._save()
+
+    def _let_go(self, why: str) -> None:
+        """Free the machine that is ours now; silent if none is."""
+        with self._renting:
+            lease, self._lease = self._lease, None
+            if lease is None:
+                return
+            lease.stop_heartbeat()
+            lease.close()
+            entry = self._renter.ledger.entry(lease.entry.request_id)
+            if isinstance(lease.over, ClaimLost):
+                self._note(f"{lease.name}: {lease.over}")
+                self._renter.forget(entry)
+            elif isinstance(lease.over, InstanceLost):
+                self._renter.settle_lost(entry, str(lease.over))
+            else:
+                self._renter.release(entry, str(lease.over or why))
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            save_rental(self._folder, self._renters)
+        except (LedgerError, OSError) as error:
+            self._note(f"what was rented could not be written to {self._folder}: {error}")
 
 
 def rented_lanes(
@@ -143,17 +208,17 @@ def rented_lanes(
     provider = placement.provider
     if provider is None:
         return []
-    served = Purpose(folder.name, flow_run_id, tuple(pending_trainings(job, folder)))
-    renters = [registry.renter(provider, placement.rental, served, note=note) for _ in range(placement.machines)]
-    siblings = Siblings()
+    purpose = Purpose(folder.name, flow_run_id, tuple(pending_trainings(job, folder)))
+    renters = [registry.renter(provider, placement.rental, purpose, note=note) for _ in range(placement.machines)]
     return [
         RentedLane(
             f"{provider}-{number}",
-            RentedRun(renter, folder, note=note, renters=renters),
+            renter,
+            folder,
             device=placement.device,
             workers=placement.workers,
             note=note,
-            siblings=siblings,
+            renters=renters,
         )
         for number, renter in enumerate(renters, start=1)
     ]

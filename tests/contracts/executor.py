@@ -99,6 +99,11 @@ class Trained:
     run: TrainingRun
     events: list[Event] = field(default_factory=list)
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why trainings failed."""
+        return [event.data["reason"] for event in self.of("failed")]
+
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]
 
@@ -125,8 +130,8 @@ class ExecutorContract:
     ) -> None:
         layout, job = job_in(tmp_path, small_windows)
         trained = world.train(layout, job)
+        assert trained.reasons == [], (trained.reasons, world.notes)
         assert Counter(event.run_key for event in trained.of("done")) == Counter(t.run_key for t in job.trainings)
-        assert trained.of("failed") == [], world.notes
         assert all(is_done(training, files_of(training, layout.root)) for training in job.trainings)
         assert all(event.data["seconds"] > 0 for event in trained.of("done"))
         assert all(state.percent == 100.0 for state in trained.run.progress.state.values())
@@ -253,6 +258,6 @@ class LosingContract:
                 world.lose_one()
 
         trained = world.train(layout, job, lose)
-        assert trained.of("failed") == [], world.notes
+        assert trained.reasons == [], (trained.reasons, world.notes)
         assert Counter(event.run_key for event in trained.of("done")) == Counter(t.run_key for t in job.trainings)
         assert all(is_done(training, files_of(training, layout.root)) for training in job.trainings)

@@ -6,9 +6,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.helpers.servers import ROOT, stop_group, wait_until
 
@@ -38,3 +42,24 @@ def dask_cluster(folder: Path, env: dict[str, str]) -> Iterator[tuple[str, list[
     finally:
         for process in reversed(started):
             stop_group(process)
+
+
+T = TypeVar("T")
+_actions: list[Callable[[], object]] = []
+
+
+def action() -> Callable[[], object]:
+    """Return what is to be done in the flow. A function: it does not travel to the workers with the flow."""
+    return _actions[-1]
+
+
+@flow(name="trainings")
+def _trainings() -> object:
+    return action()()
+
+
+def in_a_flow(api_url: str, do: Callable[[], T]) -> T:
+    """Do something as a flow of the server at an address."""
+    _actions.append(do)
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        return _trainings()  # type: ignore[return-value]

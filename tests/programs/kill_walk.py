@@ -15,9 +15,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from tasks.execution.rented_trainings import RentedRun
+from tasks.execution.rented_lanes import RentedLane
 from tasks.hosts.errors import ConnectionLost, HostError
 from tasks.provisioning.entries import LeaseState
 from tasks.provisioning.errors import TerminationUnproven
@@ -54,13 +55,16 @@ class Walk:
         if self.scenario == "reply lost":
             self.machines.tell("lose_reply", "NVIDIA GeForce RTX 4090")
         renter = renter_of(self.ledger(watch), self.machines, self.folder, [], **({"request": SPOT} if spot else {}))
-        with RentedRun(renter, self.folder, sleep=lambda seconds: None).machines() as run:
-            host = run.first()
-            host.run("true", timeout_s=30)
+        with closing(RentedLane("fake-1", renter, self.folder, sleep=lambda seconds: None)) as lane:
+            lane.open().host.run("true", timeout_s=30)
             if spot:
-                self.machines.take_away(host.entry.machine)
-                found = run.replacement(ConnectionLost(host.name, "follow", "reset"))
-                assert found is not None
+                lease = lane.lease
+                assert lease is not None
+                self.machines.take_away(lease.entry.machine)
+                error = ConnectionLost(lease.name, "follow", "reset")
+                assert lane.is_lost(error)
+                assert lane.retire(str(error), has_worked=True)
+                lane.open()
 
     def play_reaper(self, watch: Watch | None) -> None:
         """A dead renter's leavings, and the reaper that frees them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tasks.core.errors import RunError
 from tasks.core.names import HostAddress
-from tasks.execution.rented_trainings import RentedRun
+from tasks.execution.rented_lanes import RentedLane
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host
 from tasks.hosts.place import RemotePlace
@@ -107,20 +108,18 @@ class Life:
             request=self.request,
             purpose=Purpose(f"run{number}", "", ("k",)),
         )
-        run = RentedRun(renter, self.folder, note=lambda note: None, sleep=self.world.sleep)
-        kept: Lease | None = None
+        lane = RentedLane("fake-1", renter, self.folder, note=lambda note: None, sleep=self.world.sleep)
         with self.world.process(gate):
             try:
-                with run.machines():
-                    kept = run.first()
-                    self._train(run, kept)
+                with closing(lane):
+                    self._train(lane)
                     self.is_finished = True
             finally:
-                if kept is not None:
-                    kept.stop_heartbeat()
+                if lane.lease is not None:
+                    lane.lease.stop_heartbeat()
 
-    def _train(self, run: RentedRun, kept: Lease) -> None:
-        machine = self._begin(kept)
+    def _train(self, lane: RentedLane) -> None:
+        kept, machine = self._begin(lane)
         while self.published < EPOCHS:
             self.world.sleep(20)
             kept.beat()
@@ -128,23 +127,23 @@ class Life:
                 epoch = int(kept.run("epoch", timeout_s=30).text)
             except HostError as error:
                 if not error.is_transient or kept.over is not None:
-                    found = run.replacement(error)
-                    if found is None:
+                    if not lane.is_lost(error) or not lane.retire(str(error), has_worked=True):
                         raise
                     kept.stop_heartbeat()
-                    assert isinstance(found[0], Lease)
-                    kept = found[0]
-                    machine = self._begin(kept)
+                    kept, machine = self._begin(lane)
                 continue
             assert not machine.is_gone
             self.published = max(self.published, epoch)
 
-    def _begin(self, kept: Lease) -> SimMachine:
+    def _begin(self, lane: RentedLane) -> tuple[Lease, SimMachine]:
+        lane.open()
+        kept = lane.lease
+        assert kept is not None
         machine = self.world.machines[kept.entry.machine]
         if machine.trains_since is None:
             machine.epoch, machine.trains_since = self.published, self.world.now
         self.lost += machine.epoch < self.published
-        return machine
+        return kept, machine
 
     def play(self) -> Told:
         rng, kills, waits = self.world.rng, 0, []

@@ -14,8 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client
-from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from jade_model.core.job import Job
 from tasks.core.layout import RunLayout
@@ -26,7 +24,6 @@ from tasks.execution.opening import open_executor
 from tasks.execution.placement import Placement
 from tasks.execution.queue import QueueRules
 from tasks.execution.rented_lanes import RentedLane
-from tasks.execution.rented_trainings import RentedRun
 from tasks.hosts.errors import HostUnreachable
 from tasks.hosts.host import CommandResult
 from tasks.hosts.place import RemotePlace
@@ -35,7 +32,7 @@ from tests.contracts.executor import ExecutorContract, LosingContract, Trained, 
 from tests.fakes.local_host import LocalHost
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.sshd import SSHD
-from tests.helpers.dask_cluster import dask_cluster
+from tests.helpers.dask_cluster import dask_cluster, in_a_flow
 from tests.helpers.processes import processes_with
 from tests.helpers.rentals import provider_of, renter_of
 from tests.helpers.servers import ROOT, PrefectServer
@@ -159,8 +156,7 @@ class RentedWorld(World):
             lender = provider_of(self.machines, python=str(python))
             renter = renter_of(ledger, self.machines, self.folder, self.notes, lender=lender)
             renter.purpose = Purpose(layout.root.name, "", tuple(pending_trainings(job, layout.root)))
-            run = RentedRun(renter, layout.root, note=self.notes.append)
-            lane = RentedLane("fake-1", run, device=None, workers=1, note=self.notes.append)
+            lane = RentedLane("fake-1", renter, layout.root, workers=1, note=self.notes.append)
             rules = QueueRules(batch_s=math.inf, pause_s=0.1)
             with opened(FleetExecutor(layout.root, job, [lane], rules=rules, note=self.notes.append)) as executor:
                 yield executor
@@ -194,12 +190,7 @@ class DaskWorld(World):
     def train(
         self, layout: RunLayout, job: Job, heard: Callable[[Event, Executor], object] = lambda *_: None
     ) -> Trained:
-        @flow(name="trainings")
-        def trainings() -> Trained:
-            return super(DaskWorld, self).train(layout, job, heard)
-
-        with temporary_settings({PREFECT_API_URL: self.api_url}):
-            return trainings()
+        return in_a_flow(self.api_url, lambda: super(DaskWorld, self).train(layout, job, heard))
 
     def killed_at(self, kind: str, layout: RunLayout, job: Job) -> None:
         program = KILLED.format(

@@ -23,7 +23,6 @@ from tasks.execution.bundle import job_key
 from tasks.execution.fetching import local_epoch, remote_epoch
 from tasks.execution.fleet import FleetExecutor
 from tasks.execution.rented_lanes import RentedLane
-from tasks.execution.rented_trainings import RentedRun
 from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.place import RemotePlace
@@ -104,15 +103,15 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     (training,) = job.trainings
     published = kept_trainings(open_place(tmp_path / "a"))
     mirror = Mirror(published, layout, notes.append)
-    run = RentedRun(renter(world, ledger, tmp_path, notes, spot=True), layout.root, note=notes.append)
-    lane = RentedLane("ec2-1", run, device="cpu", workers=1, note=notes.append)
+    one = renter(world, ledger, tmp_path, notes, spot=True)
+    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1, note=notes.append)
     going_on = TrainingRun(job, layout, FleetExecutor(layout.root, job, [lane], note=notes.append), mirror)
     going_on.start()
     try:
         wait_until(lambda: local_epoch(layout.root, training) > 0, 90, lambda: "\n".join(notes))
         # The next one would be brought after half a minute.
         brought, remote = local_epoch(layout.root, training), PLACE.run(job_key(job.trainings))
-        host = run.at_hand
+        host = lane.lease
         assert host is not None
         first = host.entry.machine
         wait_until(lambda: remote_epoch(host, remote, training) > brought, 60)
@@ -141,8 +140,7 @@ def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_anothe
     python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
     place = dataclasses.replace(PLACE, python=str(python))
     one = renter(world, ledger, tmp_path, notes, spot=True, place=place)
-    run = RentedRun(one, layout.root, note=notes.append)
-    lane = RentedLane("ec2-1", run, device="cpu", workers=1, note=notes.append, idle_s=0.0)
+    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1, note=notes.append, idle_s=0.0)
     executor, outcomes, announced = FleetExecutor(layout.root, job, [lane], note=notes.append), list[Event](), ""
     try:
         for event in executor.run(job.trainings):
