@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from tasks.execution.placement import Placement
 from tasks.execution.progress import Part, part_of, parts_of
 from tasks.execution.run import TrainingRun, trainings_of
 from tasks.operations.flow_runs import is_stopping, stopped_state
-from tasks.operations.ui import show_progress, show_table
+from tasks.operations.ui import show_markdown, show_progress, show_table
 from tasks.provisioning.limits import machines_admitted
 from tasks.provisioning.rental_record import read_rental, rental_rows, rental_sentence
 from tasks.runs.record import Run
@@ -46,6 +47,8 @@ def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iter
     What was rented for it, and what that cost, is among the run's artifacts, however it ended.
     """
     folder = str(run.layout.root)
+    text = f"| | |\n|---|---|\n| folder | `{folder}` |\n| on | {socket.gethostname()} |\n| trains on | {placement} |"
+    show_markdown("run", text, "Where this run lies, and where it trains.")
     with (
         machines_admitted(placement.provider, placement.rental, placement.machines),
         rental_shown(run.layout.root),

@@ -124,6 +124,7 @@ def test_a_run_that_ends_while_the_server_is_away_is_reported_when_it_is_back(si
     assert "soft_span" in ended["state"]["message"]
     assert set(site.artifacts_of(run, "train-").values()) == {100.0}
     assert set(site.artifacts_of(run, "comparison")) == {"comparison", "comparison-report"}
+    assert str(site.artifacts) in site.artifacts_of(run, "run")["run"]
 
 
 def test_a_run_that_was_called_dead_says_that_it_goes_on(site: Site) -> None:
