@@ -151,7 +151,7 @@ class Ec2Provisioner:
         doing = f"start a {request.offer.kind}"
         check_name(PROVIDER, request, doing)
         try:
-            return self._instance(self._api.run_instance(doing, **self._wanted(request, doing)))
+            return self._instance(self._api.run_instance(doing, **self._wanted(request)))
         except (NoCapacity, ProviderRefused):
             self._network.remove(request.owner, request.request_id, limit_s=0.0, pause_s=self._settings.look_s)
             raise
@@ -194,7 +194,7 @@ class Ec2Provisioner:
             tags = tags_told(described)
             self._network.admit(tags.get(OWNER_TAG, ""), tags.get(REQUEST_TAG, ""))
 
-    def _wanted(self, request: InstanceRequest, doing: str) -> dict[str, Any]:
+    def _wanted(self, request: InstanceRequest) -> dict[str, Any]:
         """What is asked for; makes what admits us first."""
         settings, offer = self._settings, request.offer
         now = self._now()
@@ -203,8 +203,6 @@ class Ec2Provisioner:
             host_private_key=request.host_private_key,
             public_key=request.public_key,
             ends_at=now + request.max_age_s,
-            environment=request.environment,
-            doing=doing,
         )
         tags_of_machine = [*tags, {"Key": PRICE_TAG, "Value": f"{offer.price_usd_per_hour:g}"}]
         tagged = [*_TAGGED, "spot-instances-request"] if offer.spot else _TAGGED

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Mapping
 
 import paramiko
-
-from tasks.provisioning.errors import ProviderRefused
 
 _AS_ROOT = 'as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'
 
@@ -50,31 +46,15 @@ if [ "$left_s" -gt 0 ]; then shutdown -h "+$(((left_s + 59) / 60))"; else shutdo
 """
 
 
-def user_data(
-    *, host_private_key: str, public_key: str, ends_at: float, environment: Mapping[str, str], doing: str
-) -> str:
+def user_data(*, host_private_key: str, public_key: str, ends_at: float) -> str:
     """Return the cloud-config of a machine.
 
     Args:
         host_private_key: OpenSSH private key (Ed25519); the only one that the SSH server shows.
         public_key: Line of `authorized_keys` that admits us.
         ends_at: When it shuts itself down, at every start anew; seconds since 1970.
-        environment: Variables of SSH sessions.
-        doing: For messages.
-
-    Raises:
-        ProviderRefused: A variable cannot be written down.
     """
     key = paramiko.Ed25519Key.from_private_key(io.StringIO(host_private_key))
-    files = [
-        {
-            "path": "/var/lib/cloud/scripts/per-boot/jade-end-at-age",
-            "permissions": "0755",
-            "content": _END_AT_AGE.format(ends_at=int(ends_at)),
-        }
-    ]
-    if environment:
-        files.append({"path": "/etc/environment", "append": True, "content": _lines(environment, doing)})  # type: ignore[dict-item]
     config = {
         "ssh_deletekeys": True,
         "ssh_keys": {
@@ -82,15 +62,13 @@ def user_data(
             "ed25519_public": f"{key.get_name()} {key.get_base64()}",
         },
         "ssh_authorized_keys": [public_key.strip()],
-        "write_files": files,
+        "write_files": [
+            {
+                "path": "/var/lib/cloud/scripts/per-boot/jade-end-at-age",
+                "permissions": "0755",
+                "content": _END_AT_AGE.format(ends_at=int(ends_at)),
+            }
+        ],
     }
     # JSON is YAML, and leaves no questions of quoting.
     return "#cloud-config\n" + json.dumps(config, indent=1)
-
-
-def _lines(environment: Mapping[str, str], doing: str) -> str:
-    for name, value in environment.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or not re.fullmatch(r'[^"\\$\n\r\0]*', value):
-            detail = f"the variable {name[:40]!r} has a name or characters that /etc/environment cannot hold"
-            raise ProviderRefused("ec2", doing, detail)
-    return "".join(f'{name}="{value}"\n' for name, value in environment.items())

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -113,7 +113,6 @@ class InstanceRequest:
         public_key: Line of `authorized_keys` that admits us.
         host_private_key: OpenSSH private key that the machine shall show as its own on the first connection.
         max_age_s: After this long the machine shall end itself, where it can.
-        environment: Variables of the machine; the provider shows them to whoever holds its API key.
     """
 
     request_id: str
@@ -123,7 +122,6 @@ class InstanceRequest:
     public_key: str
     host_private_key: str = field(repr=False)
     max_age_s: float
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -292,8 +292,6 @@ class RunPodProvisioner:
             "JADE_API": self._api.url,
             "JADE_START": self._start_script(),
         }
-        if taken := sorted(ours.keys() & request.environment.keys()):
-            raise ProviderRefused(PROVIDER, doing, f"the variable {taken[0]} is set by this program itself")
         body: dict[str, Any] = {
             "name": request.name,
             "image": settings.image,
@@ -302,13 +300,13 @@ class RunPodProvisioner:
             "cloud": settings.cloud,
             "disk": settings.disk_gb,
             "ports": ["22/tcp"],
-            "env": {**request.environment, **ours},
+            "env": ours,
         }
         if settings.min_cuda:
             body["gpu"]["minCudaVersion"] = settings.min_cuda
         if settings.data_centers:
             body["dataCenterIds"] = list(settings.data_centers)
-        return body, (ours["JADE_HOST_KEY"], request.host_private_key, *request.environment.values())
+        return body, (ours["JADE_HOST_KEY"], request.host_private_key)
 
     def _start_script(self) -> str:
         settings, script = self._settings, _START.read_text("utf-8")

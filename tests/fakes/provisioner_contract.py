@@ -32,7 +32,6 @@ from tasks.provisioning.provisioner import (
 
 OWNER = "c0ffee00c0ffee00c0ffee00c0ffee00"
 OTHER_OWNER = "beefbeefbeefbeefbeefbeefbeefbeef"
-SECRET_VALUE = "planted-in-the-environment-4711"
 
 
 class World(Protocol):
@@ -41,7 +40,7 @@ class World(Protocol):
     Attributes:
         provisioner: What is tested.
         timing: How long is waited for it.
-        secrets: What must never show, besides the host key and the environment of requests.
+        secrets: What must never show, besides the host key of requests.
     """
 
     provisioner: Provisioner
@@ -123,7 +122,6 @@ def new_request(
         public_key=public_key or new_public_key(),
         host_private_key=new_host_key(),
         max_age_s=max_age_s,
-        environment={"JADE_PLANTED": SECRET_VALUE},
     )
 
 
@@ -222,7 +220,7 @@ class SeamContract:
         request = new_request(offer)
         machine = created(world, request)
         shown = "".join(f"{each!r} {each}" for each in (request, machine, world.provisioner, vars(world.provisioner)))
-        for secret in (*world.secrets, request.host_private_key.splitlines()[1], SECRET_VALUE):
+        for secret in (*world.secrets, request.host_private_key.splitlines()[1]):
             assert secret not in shown
 
     def test_scripts_are_shell_and_hold_no_secret(self, world: World) -> None:
@@ -351,7 +349,7 @@ class ServiceContract(SeamContract):
     @staticmethod
     def _check_error(world: World, error: ProviderError, request: InstanceRequest) -> None:
         told = texts_of(error)
-        for secret in (*world.secrets, request.host_private_key.splitlines()[1], SECRET_VALUE):
+        for secret in (*world.secrets, request.host_private_key.splitlines()[1]):
             assert secret not in told
         copied = pickle.loads(pickle.dumps(error))  # noqa: S301 -- our own
         assert (type(copied), str(copied)) == (type(error), str(error))
