@@ -28,6 +28,8 @@ def command(*arguments: str, env: dict[str, str], folder: Path) -> subprocess.Po
 @contextmanager
 def dask_cluster(folder: Path, env: dict[str, str]) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler and two workers, each a process of its own, as an operator would start them."""
+    # The flow that asks is one of the tests'.
+    env = env | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     where = folder / "scheduler.json"
     scheduler = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
     started = [command(*scheduler, "--scheduler-file", str(where), env=env, folder=folder)]
