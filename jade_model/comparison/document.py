@@ -20,7 +20,8 @@ from jade_model.scoring.decoding import DecoderName
 from jade_model.scoring.evaluate import DataEvaluation, FoldEvaluation
 from jade_model.scoring.metrics import Counts, Scores, truth_of
 from jade_model.statistics.compare import Comparison, compare_arms
-from jade_model.statistics.pool import RULE, DataSet, Pool, ScoredPart, verdict_decoder
+from jade_model.statistics.pool import RULE, SPAN_SCORE, DataSet, Pool, ScoredPart, verdict_decoder
+from jade_model.statistics.scored_windows import ArmCounts
 
 SCHEMA_VERSION = 1
 
@@ -87,15 +88,22 @@ def compose_comparison(
     )
     decoders = set(judged.values())
     decoder = decoders.pop() if len(decoders) == 1 else ", ".join(f"{arm}: {name}" for arm, name in judged.items())
+    span_score = _against_span_score(pool, list(counts.values()), settings)
+    verdict = {**compared.verdict.to_json(), "decoder": decoder}
+    if span_score is not None:
+        beats = {
+            name: item["outcome"] == "winner" and item["difference"] > 0 for name, item in span_score["arms"].items()
+        }
+        verdict |= {"beats_span_score": beats, "caveats": [*verdict["caveats"], *_unbeaten(span_score, beats)]}
     return {
         "schema_version": SCHEMA_VERSION,
         **run,
         "settings": dict(settings),
         "data": [_data_entry(item, arms) for item in data],
         "arms": {arm.name: _arm_entry(arm, pool, judged[arm.name], settings["confidence"]) for arm in arms},
-        "baselines": _baselines(data, compared),
+        "baselines": _baselines(data, compared) | ({} if span_score is None else {SPAN_SCORE: span_score}),
         "differences": [difference.to_json() for difference in compared.differences],
-        "verdict": {**compared.verdict.to_json(), "decoder": decoder},
+        "verdict": verdict,
     }
 
 
@@ -254,6 +262,48 @@ def _baselines(data: Sequence[DataSet], compared: Comparison) -> dict[str, Any]:
             "bars": round(float(np.mean([item.rule_bars for item in data])), 1),
         },
     }
+
+
+def _against_span_score(pool: Pool, arms: Sequence[ArmCounts], settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the trained baseline's entry: its scores, and every arm minus it; None if it was left out."""
+    baseline = pool.span_score_counts()
+    if baseline is None:
+        return None
+    bars, spans = pool.windows.scores([baseline], confidence=settings["confidence"])[:2]
+    found = pool.windows.differences(
+        [*arms, baseline],
+        [(row, len(arms)) for row in range(len(arms))],
+        margin=settings["margin"],
+        confidence=settings["confidence"],
+        metrics=("f1",),
+        views=False,
+    )
+    return {
+        "f1": bars.value,
+        "span_f1_iou50": spans.value,
+        "confidence_interval": list(bars.confidence_interval),
+        "num_parameters": max(item.span_score_parameters for item in pool.data),
+        "arms": {
+            item.first: {
+                "difference": item.difference,
+                "confidence_interval": list(item.confidence_interval),
+                "outcome": item.outcome,
+            }
+            for item in found
+        },
+    }
+
+
+def _unbeaten(span_score: Mapping[str, Any], beats: Mapping[str, bool]) -> list[str]:
+    """Say which arms are not shown to be worth their network."""
+    alone = f"the score of whole spans alone ({span_score['num_parameters']} parameters, F1 {span_score['f1']:.3f})"
+    told = []
+    for name, item in span_score["arms"].items():
+        low, high = item["confidence_interval"]
+        if not beats[name]:
+            shown = f"the difference is {item['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+            told.append(f"{name} is not shown to beat {alone}: {shown}.")
+    return told
 
 
 def _caveats(data: Sequence[DataSet], settings: Mapping[str, Any]) -> list[str]:

@@ -251,11 +251,21 @@ class Verdict(TypedDict):
     caveats: list[str]
 
 
+class SpanScore(TypedDict):
+    """The trained baseline."""
+
+    f1: float | None
+    span_f1_iou50: float | None
+    confidence_interval: Interval
+    num_parameters: int
+
+
 class Baselines(TypedDict):
     """What costs no training."""
 
     all_positive: Score
     largest_move: RuleScore
+    span_score: NotRequired[SpanScore]
 
 
 class Comparison(TypedDict):

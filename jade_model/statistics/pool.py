@@ -17,7 +17,7 @@ from jade_model.scoring.decoding import DecoderName
 from jade_model.scoring.metrics import Counts
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
-RULE = "largest_move"
+RULE, SPAN_SCORE = "largest_move", "span_score"
 SEVERAL_SPANS_RATE = 0.02
 """Share of windows with several spans up to which one span a window is what is looked for."""
 
@@ -32,6 +32,8 @@ class DataSet:
         splits: Of every seed and fold.
         rule: Every split with the counts of the untrained rule on its scored windows.
         rule_bars: Mean length that the rule marks.
+        span_score: Every split with the counts of the trained baseline (scoring.span_score); empty if it was left out.
+        span_score_parameters: How many it has.
     """
 
     windows: Windows
@@ -39,6 +41,8 @@ class DataSet:
     splits: Sequence[Split]
     rule: Sequence[tuple[Split, Counts]]
     rule_bars: float
+    span_score: Sequence[tuple[Split, Counts]] = ()
+    span_score_parameters: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +114,20 @@ class Pool:
 
     def rule_counts(self) -> ArmCounts:
         """Return the untrained rule's counts."""
-        return self.counts(
-            RULE,
-            (
-                ScoredPart(d, split.seed, np.sort(split.test_rows), counts)
-                for d, item in enumerate(self.data)
-                for split, counts in item.rule
-            ),
+        return self._of_splits(RULE, [item.rule for item in self.data])
+
+    def span_score_counts(self) -> ArmCounts | None:
+        """Return the trained baseline's counts; None if a data set has none."""
+        found = [item.span_score for item in self.data]
+        return self._of_splits(SPAN_SCORE, found) if all(found) else None
+
+    def _of_splits(self, name: str, scored: Sequence[Sequence[tuple[Split, Counts]]]) -> ArmCounts:
+        parts = (
+            ScoredPart(d, split.seed, np.sort(split.test_rows), counts)
+            for d, of_data in enumerate(scored)
+            for split, counts in of_data
         )
+        return self.counts(name, parts)
 
     def _empty(self) -> NDArray[np.int64]:
         return np.zeros((len(self.seeds), int(self.first_D[-1]), 3), dtype=np.int64)

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from jade_model.core.job import Job, Training, load_job
 from jade_model.core.training_files import files_of
 from jade_model.core.windows import Windows, load_arrays
 from jade_model.data.splits import Split, group_windows
-from jade_model.scoring.decoding import DecoderName
+from jade_model.scoring.decoding import DecoderName, decoders_of
 from jade_model.scoring.evaluate import Cleanup, DataEvaluation, FoldEvaluation, evaluate_fold, evaluate_rule
 from jade_model.scoring.gallery import compose_gallery
 from jade_model.scoring.metrics import truth_of
 from jade_model.scoring.predict import Predictor, predict, predictor_of, untrained_predictor
 from jade_model.scoring.predictions import Predictions
-from jade_model.statistics.pool import DataSet
+from jade_model.scoring.span_score import evaluate_span_score
+from jade_model.statistics.pool import DataSet, verdict_decoder
 from tasks.core.layout import RunLayout
 from tasks.execution.base import checkpoint_of
 from tasks.experiments.plan import members_of, splits_of
@@ -79,6 +80,7 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
     for name, item in windows.items():
         rule, rule_bars = evaluate_rule(item, splits[name])
         data.append(DataSet(item, group_windows(item), splits[name], rule, rule_bars))
+    data = [_with_span_score(item, data, settings) for item in data]
     arms = evaluate_arms(layout, job, windows, splits, settings)
     comparison = compose_comparison(
         {"run_id": layout.run_id, "created_at": created_at},
@@ -98,6 +100,14 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
     write_atomically(layout.gallery_json, json.dumps(gallery) + "\n")
     write_comparison(layout.comparison_json, comparison)
     return comparison
+
+
+def _with_span_score(item: DataSet, data: Sequence[DataSet], settings: EvaluationSettings) -> DataSet:
+    """Train the baseline that scores whole spans on the same splits, decoded as the single-span arm is."""
+    decoder = verdict_decoder(decoders_of("single_span"), data)
+    cleanup = Cleanup(settings.min_span_length, settings.merge_gap)
+    scored, num_parameters = evaluate_span_score(item.windows, item.splits, decoder, cleanup=cleanup)
+    return replace(item, span_score=scored, span_score_parameters=num_parameters)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
+from jade_model.data.splits import group_windows, grouped_folds
 from jade_model.scoring.baselines import MoveUnit, all_positive_scores, choose_move_length, mark_largest_move
-from jade_model.scoring.metrics import Truth, count, spans_from_mask, truth_from_mask, truth_of
+from jade_model.scoring.evaluate import Cleanup
+from jade_model.scoring.metrics import Counts, Truth, count, spans_from_mask, truth_from_mask, truth_of
+from jade_model.scoring.span_score import evaluate_span_score
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "data" / "expansions_btcusd_m30.parquet"
 UNITS: tuple[MoveUnit, ...] = ("price", "atr")
@@ -135,3 +139,17 @@ def test_everything_marked_in_the_reference_scores_as_its_rate_says(
     reference: tuple[NDArray[np.float64], Truth],
 ) -> None:
     assert all_positive_scores([reference[1]]).f1 == pytest.approx(0.0991, abs=5e-5)
+
+
+def test_the_score_of_whole_spans_learns_in_seconds_and_the_same_again() -> None:
+    windows = sample_windows(num_bases=40)
+    splits = grouped_folds(windows, group_windows(windows), num_folds=2, seed=0, validation_fraction=0.1)
+    scored, num_parameters = evaluate_span_score(windows, splits, "one_span", cleanup=Cleanup())
+    again, _ = evaluate_span_score(windows, splits[:1], "one_span", cleanup=Cleanup())
+    assert np.array_equal(scored[0][1].bars_N3, again[0][1].bars_N3)
+    assert sorted(np.concatenate([split.test_rows for split, _ in scored]).tolist()) == list(range(windows.num_windows))
+    bars_N3 = np.concatenate([counts.bars_N3 for _, counts in scored])
+    events_NJ3 = np.concatenate([counts.events_NJ3 for _, counts in scored])
+    f1 = Counts(bars_N3, events_NJ3).scores().f1
+    assert f1 > 3 * all_positive_scores([truth_of(windows)]).f1
+    assert 80 < num_parameters < 150

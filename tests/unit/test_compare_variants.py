@@ -47,6 +47,13 @@ def test_the_seeds_split_is_named_a_leak_in_bold(small_windows: Windows, tmp_pat
     data = comparison["data"][0]
     assert data["num_validation"] == data["num_test"]
     assert data["num_straddling_groups"] > 0
+    span_score = comparison["baselines"]["span_score"]
+    assert set(span_score["arms"]) == set(comparison["verdict"]["beats_span_score"]) == set(comparison["arms"])
+    for arm, beats in comparison["verdict"]["beats_span_score"].items():
+        told = any(
+            caveat.startswith(f"{arm} is not shown to beat the score of") for caveat in comparison["verdict"]["caveats"]
+        )
+        assert told != beats
     assert "The split leaks" in comparison["verdict"]["caveats"][0]
     report = (layout.report / MARKDOWN_NAME).read_text()
     bold = [part for index, part in enumerate(report.split("**")) if index % 2]

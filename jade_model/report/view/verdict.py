@@ -140,6 +140,7 @@ def baseline_rows(facts: Facts) -> Rows:
             with_interval(rule["f1"], rule.get("confidence_interval")),
             number(rule["span_f1_iou50"]),
         ],
+        *_span_score_rows(facts),
         *[
             [
                 f"**{arm.name}**",
@@ -149,6 +150,15 @@ def baseline_rows(facts: Facts) -> Rows:
             for arm in facts.arms
         ],
     ]
+
+
+def _span_score_rows(facts: Facts) -> Rows:
+    """Return the trained baseline, where the comparison has it."""
+    found = facts.numbers["baselines"].get("span_score")
+    if found is None:
+        return []
+    name = f"Score of whole spans alone, trained ({count(found['num_parameters'])} parameters)"
+    return [[name, with_interval(found["f1"], found["confidence_interval"]), number(found["span_f1_iou50"])]]
 
 
 def fold_rows(facts: Facts) -> Rows:
