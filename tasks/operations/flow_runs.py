@@ -96,13 +96,13 @@ def prefect_run(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-        _outcome.set(None)
+        _begin()
         try:
             with _supervised(), events_delivered():
                 result = function(*args, **kwargs)
         except (TerminationSignal, KeyboardInterrupt) as error:
             raise _stopped(error) from None
-        outcome = _outcome.get()
+        outcome = _concluded()
         if outcome is None:
             return result
         message, name = outcome
@@ -113,6 +113,16 @@ def prefect_run(function: Callable[P, R]) -> Callable[P, R]:
     run.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
     run.__annotations__ = inspect.get_annotations(function, eval_str=True)
     return cast("Callable[P, R]", run)
+
+
+# Where a task runs elsewhere, Prefect sends the flow along by value, with all globals that its function names: functions
+# of a module go by their names, and what they use stays here.
+def _begin() -> None:
+    _outcome.set(None)
+
+
+def _concluded() -> tuple[str, str] | None:
+    return _outcome.get()
 
 
 class RunStopped(Pause):
