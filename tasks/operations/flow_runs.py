@@ -115,8 +115,8 @@ def prefect_run(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", run)
 
 
-# Where a task runs elsewhere, Prefect sends the flow along by value, with all globals that its function names: functions
-# of a module go by their names, and what they use stays here.
+# Where a task runs elsewhere, Prefect sends the flow along by value, with all globals that its function names:
+# functions of a module go by their names, and what they use stays here.
 def _begin() -> None:
     _outcome.set(None)
 
