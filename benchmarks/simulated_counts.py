@@ -120,15 +120,21 @@ def true_scores(design: Design, *, num_groups: int = 60_000) -> list[float]:
 
 
 def planted(design: Design, difference: float) -> Design:
-    """Return the design with the second of two arms so much better in F1."""
+    """Return the design with the first of two arms so much worse in F1.
+
+    Raises:
+        ValueError: No skill down to 6 below makes such a difference.
+    """
+    skill = design.skills[1]
     low, high = 0.0, 6.0
     for _ in range(14):
         gap = (low + high) / 2
-        first, second = true_scores(
-            replace(design, skills=(design.skills[0], design.skills[0] + gap)), num_groups=20_000
-        )
+        found = replace(design, skills=(skill - gap, skill))
+        first, second = true_scores(found, num_groups=20_000)
         low, high = (gap, high) if second - first < difference else (low, gap)
-    return replace(design, skills=(design.skills[0], design.skills[0] + gap))
+    if abs(second - first - difference) > 0.005:
+        raise ValueError(f"the difference came to {second - first:.3f} instead of {difference:.3f}")
+    return found
 
 
 def _spread(rng: np.random.Generator, design: Design, size: int | tuple[int, ...]) -> FloatArray:

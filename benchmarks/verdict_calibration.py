@@ -102,7 +102,7 @@ APART: dict[str, tuple[Design, float]] = {
     "0.10, heavy sizes": (Design(skills=(2.5, 2.5), sizes="heavy", num_groups=25), 0.1),
     "0.03, very good arms, 30 groups": (Design(skills=(3.0, 3.0), num_groups=30), 0.03),
     "0.03, very good arms, 105 groups": (Design(skills=(3.0, 3.0)), 0.03),
-    "0.03, rare spans, heavy sizes": (Design(positives=0.1, sizes="heavy", skills=(2.5, 2.5)), 0.03),
+    "0.03, rare spans, heavy sizes": (Design(positives=0.1, sizes="heavy"), 0.03),
     "0.03, 10 unequal data sets": (Design(skills=(3.0, 3.0), datasets=UNEQUAL_10), 0.03),
     "0.03, 1 x 5, good arms, 1000 groups": (Design(skills=(3.0, 3.0), num_groups=1000, num_seeds=1), 0.03),
     "0.03, 1000 groups": (Design(num_groups=1000), 0.03),
@@ -226,6 +226,9 @@ def _needed_rows(comparisons: int) -> Iterator[list[str]]:
             median = int(np.median([item for item in more if item is not None]))
             field = {"groups": "num_groups", "seeds": "num_seeds"}[what]
             grown = dataclasses.replace(design, **{field: getattr(design, field) + median})
+            if what == "groups":
+                folds = round(design.num_folds * grown.num_groups / design.num_groups)
+                grown = dataclasses.replace(grown, num_folds=folds)
             trials = simulate(grown, comparisons, seed=5)
             yield [name, f"{median} more {what}", rate(trial.outcome != "undecided" for trial in trials)]
 

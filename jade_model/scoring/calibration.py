@@ -149,10 +149,7 @@ def fit_temperature(
     """
 
     def cost(log_temperature: float) -> float:
-        value = negative_log_likelihood(probability_at(math.exp(log_temperature)), truth_NT)
-        if math.isnan(value):
-            raise ValueError(f"a probability at temperature {math.exp(log_temperature):g} is not a number")
-        return value
+        return negative_log_likelihood(probability_at(math.exp(log_temperature)), truth_NT)
 
     lowest, highest = (math.log(bound) for bound in TEMPERATURE_RANGE)
     scan = np.linspace(lowest, highest, _SCAN_POINTS)
@@ -171,3 +168,5 @@ def _check(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> 
         raise ValueError(f"probabilities have shape {probability_NT.shape}, labels {truth_NT.shape}")
     if probability_NT.size == 0:
         raise ValueError("there is no bar to score")
+    if np.isnan(probability_NT).any():
+        raise ValueError("a probability is not a number")

@@ -26,7 +26,8 @@ class Needed:
     """What would decide with 80 % chance, each alone; None: no number of them up to 100 times as many.
 
     Attributes:
-        groups: Additional ones, at the same seeds and folds.
+        groups: Additional ones, with folds in proportion: what few trainings add is not known well enough to project
+            more groups alone.
         seeds: Additional ones, on the same groups.
     """
 
@@ -95,18 +96,17 @@ def _projected(
     group, cell = float(estimates.group_variance_P[row]), float(estimates.cell_variance_P[row])
     variance = float(estimates.standard_error_P[row]) ** 2
     excess = max(0.0, variance - group)
-    group_degrees, training_degrees = (
-        float(estimates.group_degrees_P[row]),
-        max(float(estimates.training_degrees_P[row]), 0.0),
-    )
+    group_degrees = float(estimates.group_degrees_P[row])
+    training_degrees = max(float(estimates.training_degrees_P[row]), 0.0)
+    # Folds in proportion to the groups are more trainings, as more seeds are.
+    training_degrees_K = times_K * (training_degrees + 1) - 1
     if more_seeds:
         own_share, cell_share, _ = estimates.shares(row)
         own = group * own_share / max(own_share + cell_share, 1e-12)
-        group_K, cell_K, excess_K = own + (group - own) / times_K, cell / times_K, excess / times_K
-        training_degrees_K, group_degrees_K = times_K * (training_degrees + 1) - 1, np.full_like(times_K, group_degrees)
+        group_K, group_degrees_K = own + (group - own) / times_K, np.full_like(times_K, group_degrees)
     else:
-        group_K, cell_K, excess_K = group / times_K, cell / times_K, np.full_like(times_K, excess)
-        training_degrees_K, group_degrees_K = np.full_like(times_K, training_degrees), times_K * (group_degrees + 1) - 1
+        group_K, group_degrees_K = group / times_K, times_K * (group_degrees + 1) - 1
+    cell_K, excess_K = cell / times_K, excess / times_K
     is_known_K = training_degrees_K > 0
     degrees_K = degrees_of_sum(
         group_K, group_degrees_K, excess_K, cell_K + excess_K, np.where(is_known_K, training_degrees_K, 1.0)

@@ -320,7 +320,11 @@ class _Words:
                 assert_never(outcome)
 
     def needed(self, pair: Difference) -> str:
-        groups = "" if pair.groups_needed is None else f"about {pair.groups_needed} more base windows"
+        groups = (
+            ""
+            if pair.groups_needed is None
+            else f"about {pair.groups_needed} more base windows with folds in proportion"
+        )
         seeds = "" if pair.seeds_needed is None else f"{pair.seeds_needed} more seed{'s'[: pair.seeds_needed - 1]}"
         if not groups and not seeds:
             return "neither more base windows nor more seeds alone would decide: it takes both"

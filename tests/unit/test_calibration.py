@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -115,3 +116,9 @@ def test_bad_input_is_refused() -> None:
         reliability(np.array([[0.5]]), np.array([[True]]), num_bins=0)
     with pytest.raises(ValueError, match="not a number"):
         fit_temperature(lambda _: np.array([[np.nan]]), np.array([[True]]))
+
+
+@pytest.mark.parametrize("score", [brier, negative_log_likelihood])
+def test_a_probability_that_is_not_a_number_has_no_score(score: Callable[..., float]) -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        score(np.array([[0.2, np.nan]]), np.array([[True, False]]))

@@ -438,7 +438,7 @@ def test_an_undecided_reason_says_what_could_be_seen_and_what_it_would_take() ->
     assert "43 base windows" in verdict.reason
     assert "between -0.100 and 0.300 (90 % interval)" in verdict.reason
     assert "under 0.280 cannot be seen" in verdict.reason
-    assert "about 77 more base windows would decide" in verdict.reason
+    assert "about 77 more base windows with folds in proportion would decide" in verdict.reason
     assert [c for c in verdict.caveats if "more seeds" in c]
 
 

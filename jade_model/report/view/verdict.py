@@ -80,7 +80,7 @@ def what_would_decide(facts: Facts) -> str:
         return "this design gives no verdict, whatever the scores: see the sentence at the top."
     more, seeds = verdict["groups_needed"], verdict.get("seeds_needed")
     ways = [
-        *([] if more is None else [f"about {count(more)} more base windows at the same seeds and folds"]),
+        *([] if more is None else [f"about {count(more)} more base windows with folds in proportion"]),
         *([] if seeds is None else [f"{plural(int(seeds), 'more seed')} on the same windows"]),
     ]
     if not ways:
