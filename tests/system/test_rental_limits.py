@@ -23,6 +23,7 @@ L4 = RentalRequest(gpu=("NVIDIA L4",))
 def server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
     limits = f"{prefect_server.url}/v2/concurrency_limits/"
     for name, limit in (("provider-runpod", 3), ("gpu-nvidia-l4", 2)):
+        httpx.delete(limits + name, timeout=30)  # that of an installation that another test has deployed here
         httpx.post(limits, json={"name": name, "limit": limit, "active": True}, timeout=30).raise_for_status()
     with temporary_settings({PREFECT_API_URL: prefect_server.url}):
         yield prefect_server
