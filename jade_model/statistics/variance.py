@@ -138,6 +138,10 @@ class _View:
             self.dataset_of_training_U = np.zeros_like(self.dataset_of_training_U)
 
 
+MOST_UNEVEN = 0.5
+"""Degrees of freedom that folds of unequal size may cost: 3 folds of 70, 68 and 68 windows are still 3 folds."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Component:
     """What units of one kind say of P contrasts.
@@ -175,7 +179,7 @@ def _estimate(view: _View, terms_AX2: FloatArray, contrasts_PA: FloatArray, *, g
     lack: Lack | None = None
     if groups.num_units < FEWEST_GROUPS or groups.design_degrees < FEWEST_DEGREES:
         lack = "groups"
-    elif not given_models and trainings.design_degrees < FEWEST_TRAININGS - 1 - 0.1:
+    elif not given_models and trainings.design_degrees < FEWEST_TRAININGS - 1 - MOST_UNEVEN:
         lack = "trainings"
     if given_models:
         excess_P, degrees_P = np.zeros_like(group_P), groups.degrees_P

@@ -49,7 +49,7 @@ def test_a_night_on_a_rented_machine_gives_the_figures_of_a_local_one_leaves_not
     assert site.provider.costing() == 0
     record = json.loads((found.parent / "run.json").read_text())
     (machine,) = record["rental"]["machines"]
-    assert machine["state"] == "released"
+    assert machine["state"] == "terminated"
     assert 0 < record["rental"]["cost_usd"] < machine["price_usd_per_hour"]
     artifacts = site.deployments.ask("POST", "artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
     assert "rental" in {item["key"] for item in artifacts}

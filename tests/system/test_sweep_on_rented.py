@@ -52,7 +52,7 @@ def test_a_sweep_on_two_rented_pods_says_what_they_cost_and_leaves_none(
     assert pq.read_table(folder / "results.parquet", columns=["state"])["state"].to_pylist() == ["done"] * 4
     rental = json.loads((folder / "run.json").read_text())["rental"]
     assert done["rental"] == rental
-    assert [machine["state"] for machine in rental["machines"]] == ["released"] * 2
+    assert [machine["state"] for machine in rental["machines"]] == ["terminated"] * 2
     assert 0 < rental["cost_usd"] < 2 * 0.39
     assert "Rented machines" in (folder / "report" / "SWEEP.md").read_text()
     where = {json.loads(line)["where"] for line in (folder / "units.jsonl").read_text().splitlines()}
