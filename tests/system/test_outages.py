@@ -109,7 +109,6 @@ def test_a_run_trains_through_an_outage_shows_itself_afterwards_and_heeds_cancel
         lambda: str(before) + site.up.told(run),
     )
     assert site.up.run(run)["state_type"] == "RUNNING"
-    assert len([line for line in site.lines(run) if line.startswith("Prefect's server does not answer")]) == 1
     site.ask(run, type="CANCELLING")
     assert site.up.wait(run, 150)["state_type"] == "CANCELLED"
 
