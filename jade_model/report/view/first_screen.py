@@ -33,9 +33,9 @@ def first_screen(facts: Facts) -> list[tuple[str, str]]:
     repetition = f"{plural(len(settings['seeds']), 'seed')} x " + (
         "a single split" if settings["num_folds"] <= 1 else plural(settings["num_folds"], "fold")
     )
-    shown = join([str(epoch) for epoch in epochs]) or "no"
+    shown = plural(epochs[0], "epoch") if len(epochs) == 1 else f"{join([str(e) for e in epochs]) or 'no'} epochs"
     split = code(settings["split"])
-    lines.append(("Training", f"{shown} epochs, recipes {recipes}, {repetition}, {split} split"))
+    lines.append(("Training", f"{shown}, recipes {recipes}, {repetition}, {split} split"))
     if cost := _cost_line(run):
         lines.append(("Cost", cost))
     lines.append(("Run", f"{code(run_folder(facts))}; what was said is in {code('log.jsonl')}"))
