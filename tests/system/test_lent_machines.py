@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.provisioning.provisioner import Timing
 from tests.fakes.machines import LocalMachines, lent_machines
 from tests.fakes.provisioner_contract import SeamContract
 
@@ -18,6 +19,7 @@ class LocalWorld:
 
     def __init__(self, provisioner: LocalMachines) -> None:
         self.provisioner = provisioner
+        self.timing = Timing(settle_s=0.3, release_s=20.0, look_s=0.05)
 
     def costing(self) -> int:
         return len(self.provisioner.all())

@@ -153,7 +153,8 @@ def test_runs_that_nobody_runs_any_more_are_ended(site: Site) -> None:
         ids[kind] = run
     time.sleep(25)
     code = "from tasks.operations.dead_runs import end_dead_runs; print(len(end_dead_runs(dead_after_s=20)))"
-    assert call(site, code) == "3\n"
+    # The worker itself ends the one that was asked to end, if it looks first.
+    assert int(call(site, code)) in {2, 3}
     ended = {kind: site.up.run(run)["state_type"] for kind, run in ids.items()}
     assert ended == {"RUNNING": "CRASHED", "PENDING": "CRASHED", "CANCELLING": "CANCELLED"}
 
@@ -162,12 +163,15 @@ def test_data_whose_comparison_crashed_are_compared_again_but_not_for_ever(site:
     site.up.change("compare/on-new-data", parameters={"data": [str(site.data)]})
     look = "from tasks.operations.watch import look_at_data; print(look_at_data('compare/on-new-data', settle_s=0)[0])"
     told = []
+    # A run that the worker had begun would say that it lives.
+    site.up.ask("PATCH", "work_pools/jade", {"is_paused": True})
     for _ in range(4):
         told.append(call(site, look))
         for run in site.up.runs_of("compare/on-new-data"):
             if run["state_type"] != "CRASHED":
                 body = {"state": {"type": "CRASHED"}, "force": True}
                 site.up.ask("POST", f"flow_runs/{run['id']}/set_state", body)
+    site.up.ask("PATCH", "work_pools/jade", {"is_paused": False})
     assert told[0].startswith("changed: started ")
     assert [line.startswith("not compared yet, for the last run crashed: started ") for line in told[1:3]] == [True] * 2
     assert "not compared: 3 runs crashed" in told[3]
