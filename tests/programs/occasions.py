@@ -1,4 +1,6 @@
-"""Lets everything happen that somebody may be told of, by our own functions and by flows; then hangs until killed.
+"""Lets everything happen that somebody may be told of, by our own functions, by flows and by what is left undone.
+
+It goes on until it is killed.
 
 PYTHONPATH=.:tests python tests/programs/occasions.py FOLDER
 """
@@ -8,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from helpers.rentals import REQUEST, renter_of
 from prefect import flow, tags
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.states import Scheduled
 
 from jade_model.statistics.trend import Band, Regression
 from tasks.artifacts.repository import open_place
@@ -21,6 +27,7 @@ from tasks.artifacts.transfer import publish_run
 from tasks.experiments.promote import roll_back_champion, settle
 from tasks.experiments.trend import tell_regressions
 from tasks.operations.events import events_delivered
+from tasks.operations.installation import POOL
 from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.rental_record import save_rental
 from tests.fakes.machines import OFFERS, LocalMachines
@@ -90,7 +97,24 @@ def spend(folder: Path) -> None:
         now += 0.425 * HOUR_S
 
 
+def leave_work_undone() -> None:
+    """Let the only worker give its last sign of life, and a run of a deployment be due since a minute."""
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+        client.send_worker_heartbeat(POOL, "gone", heartbeat_interval_seconds=1)
+        deployment = client.create_deployment(client.create_flow(ends_well), "due", work_pool_name=POOL, tags=["jade"])
+        due = datetime.now(UTC) - timedelta(minutes=1)
+        client.create_flow_run_from_deployment(deployment, name="waits", state=Scheduled(scheduled_time=due))
+
+
+def hang() -> None:
+    with tags("jade"):
+        hangs()
+
+
 def main(folder: Path) -> None:
+    threading.Thread(target=hang, daemon=True).start()
+    leave_work_undone()
     change_champions(folder / "runs")
     spend(folder)
     tell_regressions("a-run", [Regression("crf", 0.5, Band("crf", 0.8, 0.7, 5))])
@@ -102,7 +126,7 @@ def main(folder: Path) -> None:
             fails()
         with contextlib.suppress(SystemExit):
             crashes()
-        hangs()
+    time.sleep(3600)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -12,23 +14,44 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.core.errors import BadRequest
 from tasks.provisioning.limits import limit_names, machines_admitted
 from tasks.provisioning.offers import RentalRequest
-from tests.helpers.servers import PrefectServer
+from tests.helpers.servers import PrefectServer, wait_until
 
 pytestmark = pytest.mark.system
 
 L4 = RentalRequest(gpu=("NVIDIA L4",))
 
 
+LIMITS = {"provider-runpod": 3, "gpu-nvidia-l4": 2}
+
+
 @pytest.fixture
 def server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
-    limits = f"{prefect_server.url}/v2/concurrency_limits/"
-    for name, limit in (("provider-runpod", 3), ("gpu-nvidia-l4", 2)):
-        httpx.delete(limits + name, timeout=30)  # that of an installation that another test has deployed here
-        httpx.post(limits, json={"name": name, "limit": limit, "active": True}, timeout=30).raise_for_status()
+    for name, limit in LIMITS.items():
+        wait_until(partial(is_set, prefect_server, name, limit), 300)
     with temporary_settings({PREFECT_API_URL: prefect_server.url}):
         yield prefect_server
-    for name in ("provider-runpod", "gpu-nvidia-l4"):
-        httpx.delete(limits + name, timeout=30).raise_for_status()
+    for name in LIMITS:
+        wait_until(partial(is_gone, prefect_server, name), 300)
+
+
+def is_set(server: PrefectServer, name: str, limit: int) -> bool:
+    """Set a limit, whether an installation that another test has deployed has it or not; False: ask again."""
+    body = {"name": name, "limit": limit, "active": True, "active_slots": 0}
+    return ask(server, "PATCH", name, body) == httpx.codes.NO_CONTENT or (
+        ask(server, "POST", "", body) == httpx.codes.CREATED
+    )
+
+
+def is_gone(server: PrefectServer, name: str) -> bool:
+    """Remove a limit; False: ask again."""
+    return ask(server, "DELETE", name) in {httpx.codes.NO_CONTENT, httpx.codes.NOT_FOUND}
+
+
+def ask(server: PrefectServer, method: str, name: str, body: object = None) -> int | None:
+    """Return the status; None: a busy server has not answered in time, and may do it yet."""
+    with contextlib.suppress(httpx.TimeoutException):
+        return httpx.request(method, f"{server.url}/v2/concurrency_limits/{name}", json=body, timeout=60).status_code
+    return None
 
 
 def test_machines_count_against_their_provider_and_their_gpu(server: PrefectServer) -> None:
@@ -36,7 +59,7 @@ def test_machines_count_against_their_provider_and_their_gpu(server: PrefectServ
 
     def slots() -> list[int]:
         limits = [
-            httpx.get(f"{server.url}/v2/concurrency_limits/{name}", timeout=30).json()
+            httpx.get(f"{server.url}/v2/concurrency_limits/{name}", timeout=60).json()
             for name in limit_names("runpod", L4)
         ]
         return [limit["active_slots"] for limit in limits]
