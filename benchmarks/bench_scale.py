@@ -120,12 +120,13 @@ def train(_folder: Path, size: int) -> None:
 def predict(folder: Path, size: int) -> None:
     from jade_model.scoring.decoding import DecoderChoice
     from jade_model.scoring.predict import untrained_predictor
+    from jade_model.scoring.trained import TrainedModel
     from tasks.experiments.predict import predict_file
 
     chosen = recipe_for("predict", size)
     out = folder.parent / "spans.parquet"
-    choice = DecoderChoice("threshold", 0.5)
-    told = predict_file(untrained_predictor(chosen, seed=0), choice, 1.0, str(folder), out)
+    model = TrainedModel(folder, untrained_predictor(chosen, seed=0), (), DecoderChoice("threshold", 0.5))
+    told = predict_file(model, str(folder), out)
     if told["num_windows"] != size:
         raise AssertionError(f"{told['num_windows']} windows predicted of {size}")
 

@@ -11,7 +11,8 @@ from flows.commands.common import artifacts_option, json_option, print_json
 from flows.commands.reading import check_output, reading_of, reading_options, tell_notes
 from jade_model.data.cutting import newest_windows
 from jade_model.scoring.decoding import DECODERS, DecoderChoice, DecoderName
-from tasks.experiments.predict import open_model, predict_file, predict_newest, trained_length
+from jade_model.scoring.trained import open_model
+from tasks.experiments.predict import predict_file, predict_newest
 from tasks.experiments.promote import model_of
 
 
@@ -69,17 +70,13 @@ def command(
     if (data_path is None) == (bars is None):
         raise click.UsageError("say --data-path for windows, or --bars for raw bars")
     target = check_output(out, inputs=[data_path, bars], formats=(".parquet", ".csv"))
-    model = model_of(model_path, artifacts)
-    predictor, decoding = open_model(model, device=device)
-    if decoding is None:
-        chosen = DecoderChoice("one_span", 0.0)
-        temperature = 1.0
+    model = open_model(model_of(model_path, artifacts), device=device)
+    if not model.was_evaluated:
         click.echo(
             "note: this model was not evaluated here (no decoding.json): one span a window, temperature 1",
             err=True,
         )
-    else:
-        chosen, temperature = decoding.choice, decoding.temperature
+    chosen = model.choice
     if decoder is not None and decoder != chosen.decoder:
         if threshold is None and decoder != "viterbi":
             raise click.UsageError(f"--decoder {decoder} needs its --threshold (`jade optimize-threshold` finds it)")
@@ -91,12 +88,13 @@ def command(
         chosen.merge_gap if merge_gap is None else merge_gap,
         chosen.gain,
     )
+    model = model.decoding_by(choice)
     if bars is None:
-        numbers = predict_file(predictor, choice, temperature, str(data_path), target)
+        numbers = predict_file(model, str(data_path), target)
     else:
-        windows, time_NT, notes = newest_windows(bars, trained_length(model), instrument, reading_of(reading))
+        windows, time_NT, notes = newest_windows(bars, model.window_length, instrument, reading_of(reading))
         tell_notes(notes)
-        numbers = predict_newest(predictor, choice, temperature, windows, time_NT, target)
+        numbers = predict_newest(model, windows, time_NT, target)
     if as_json:
         print_json(
             {
@@ -104,9 +102,9 @@ def command(
                 **numbers,
                 "decoder": choice.decoder,
                 "threshold": choice.cutoff,
-                "temperature": temperature,
+                "temperature": model.temperature,
             }
         )
     else:
-        how = f"{choice.decoder}, temperature {temperature:.3g}"
+        how = f"{choice.decoder}, temperature {model.temperature:.3g}"
         click.echo(f"{out}: {numbers['num_spans']} spans in {numbers['num_windows']} windows ({how})")

@@ -22,6 +22,7 @@ from jade_model.data.text.times import UNITS, WrittenTimes, is_clock_alone, is_d
 from jade_model.data.text.zones import resolve
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 _MOST_SHOWN = 5
@@ -97,6 +98,53 @@ def read_series(path: str | Path, reading: Reading = Reading()) -> Bars:  # noqa
     """
     (bars,) = read_bars(path, replace(reading, by=None))
     return bars
+
+
+def bars_of_frame(frame: pd.DataFrame, instrument: str = "") -> Bars:
+    """Take one series of bars from a table.
+
+    Args:
+        frame: Columns open, high, low, close in any case, and times in a column time, timestamp, datetime or date, or
+            as the index; times without a zone are taken as UTC. Other columns are left alone.
+        instrument: Its name.
+
+    Raises:
+        DataError: A column is missing or stands twice, a value is no price or time, or times do not ascend.
+    """
+    import pandas as pd
+
+    faults = Faults(instrument or "(table of bars)")
+    names = [str(name).strip().lower() for name in frame.columns]
+    for name in PRICES:
+        if names.count(name) != 1:
+            faults.add(name, f"{names.count(name)} columns of that name", "one; the table has " + ", ".join(names))
+    faults.raise_if_any()
+    timed = [at for at, name in enumerate(names) if name in _FRAME_TIMES]
+    if len(timed) > 1 or not (timed or isinstance(frame.index, pd.DatetimeIndex)):
+        found = ", ".join(names[at] for at in timed) or "no column and no index of times"
+        raise faults.stop("time", found, f"one column {', '.join(_FRAME_TIMES)}, or an index of times")
+    given = frame.iloc[:, timed[0]] if timed else frame.index
+    if not pd.api.types.is_datetime64_any_dtype(given):
+        raise faults.stop("time", f"values of kind {given.dtype}", "times: pandas.to_datetime makes them of text")
+    index = pd.DatetimeIndex(given)
+    is_zoned = index.tz is not None
+    utc = index.tz_convert("UTC").tz_localize(None) if is_zoned else index
+    time_B = np.asarray(utc, dtype="datetime64[ns]")
+    try:
+        bars_B4 = np.stack([frame.iloc[:, names.index(name)].to_numpy(dtype=np.float64) for name in PRICES], axis=1)
+    except (TypeError, ValueError) as error:
+        raise faults.stop(
+            "open", f"values that are no numbers ({error})", "numbers in open, high, low, close"
+        ) from error
+    faults.add_rows(np.isnat(time_B), "time", lambda _: "no time", "a time")
+    late_B = np.concatenate([[False], time_B[1:] <= time_B[:-1]])
+    faults.add_rows(late_B, "time", lambda row: str(time_B[row]), "times that ascend, each once (frame.sort_index())")
+    _check_prices(bars_B4, faults)
+    faults.raise_if_any()
+    return Bars(time_B, bars_B4, np.arange(len(time_B)), len(time_B), is_zoned, instrument, faults.file)
+
+
+_FRAME_TIMES = ("time", "timestamp", "datetime", "date")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,11 @@ Legend: N windows, T bars a window, B bars of the series, S labelled spans of th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from jade_model.core.errors import ConfigError, DataError, Violation
 from jade_model.core.files import sha256_file, sha256_json
 from jade_model.core.windows import MAX_WINDOW_LENGTH, MIN_WINDOW_LENGTH, NO_TYPE, Windows
-from jade_model.data.bars import Bars, read_bars
+from jade_model.data.bars import Bars, bars_of_frame, read_bars
 from jade_model.data.labels import Labels, read_labels
 from jade_model.data.text.columns import Reading
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_VISIBLE_FRACTION = 0.3
 
@@ -48,7 +52,7 @@ class Cutting:
 
 
 def cut_windows(
-    bars_path: str | Path,
+    bars: str | Path | pd.DataFrame,
     labels_path: str | Path | None = None,
     cutting: Cutting = Cutting(),
     reading: Reading = Reading(),  # noqa: B008 - frozen
@@ -62,7 +66,7 @@ def cut_windows(
     spans.
 
     Args:
-        bars_path: File that read_bars reads.
+        bars: File that read_bars reads, or a table that bars_of_frame takes.
         labels_path: File that read_labels reads; None gives unlabelled windows.
         cutting: How to cut.
         reading: What the files do not say themselves; `by` cuts each of several series on its own.
@@ -76,25 +80,45 @@ def cut_windows(
         ConfigError: Window length, stride or offsets make no sense.
     """
     _check_settings(cutting, is_labelled=labels_path is not None)
+    if isinstance(bars, str | Path):
+        digest, name, path = sha256_file(_existing(bars)), Path(bars).stem, str(bars)
+        series = read_bars(bars, reading)
+    else:
+        series = [bars_of_frame(bars, cutting.instrument)]
+        content = series[0].time_B.tobytes() + series[0].bars_B4.tobytes()
+        digest, name, path = hashlib.sha256(content).hexdigest(), cutting.instrument or "bars", series[0].path
     settings = {
-        "bars": sha256_file(_existing(bars_path)),
+        "bars": digest,
         "labels": None if labels_path is None else sha256_file(_existing(labels_path)),
         **asdict(cutting),
         "reading": asdict(reading),
     }
     parts, notes = [], []
-    series = read_bars(bars_path, reading)
-    for bars in series:
-        labels = None if labels_path is None else read_labels(labels_path, bars, reading)
-        said = [*bars.notes, *(() if labels is None else labels.notes)]
-        notes += [f"{bars.instrument}: {note}" if len(series) > 1 else note for note in said]
+    for each in series:
+        labels = None if labels_path is None else read_labels(labels_path, each, reading)
+        said = [*each.notes, *(() if labels is None else labels.notes)]
+        notes += [f"{each.instrument}: {note}" if len(series) > 1 else note for note in said]
         if labels is None or len(labels.spans_S2) or cutting.stride is not None:
-            parts.append(_cut(bars, labels, cutting, labels_path))
+            parts.append(_cut(each, labels, cutting, labels_path))
     if not parts:
         found = "no labelled span"
         raise DataError([Violation(str(labels_path), None, None, found, "spans, or --stride: windows without any")])
     joined = _joined(parts)
-    return replace(joined, name=Path(bars_path).stem, path=str(bars_path), sha256=sha256_json(settings)), notes
+    return replace(joined, name=name, path=path, sha256=sha256_json(settings)), notes
+
+
+def windows_in_a_row(bars: Bars, window_length: int) -> tuple[Windows, NDArray[np.datetime64]]:
+    """Cut a series into windows that follow one another; the last one ends with the last bar.
+
+    Returns:
+        Unlabelled windows; the times of their bars, [N, T] in UTC.
+
+    Raises:
+        DataError: The series holds fewer bars than one window.
+    """
+    windows = _cut(bars, None, Cutting(window_length), None)
+    first_N = np.searchsorted(bars.time_B, windows.start_time_N)
+    return windows, bars.time_B[first_N[:, None] + np.arange(window_length)]
 
 
 def newest_windows(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from jade_model.core.config import require
 from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
-from jade_model.statistics.verdict import Difference, Metric, Verdict, decide, over_datasets
+from jade_model.statistics.verdict import METRICS, Difference, Metric, Verdict, decide, over_datasets
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def compare_arms(
     margin: float = 0.03,
     confidence: float = 0.95,
     caveats: Sequence[str] = (),
+    metrics: Sequence[Metric] = METRICS,
 ) -> Comparison:
     """Compare arms that were scored on the same windows.
 
@@ -63,6 +64,7 @@ def compare_arms(
         margin: Largest F1 difference that counts as none, in (0, 1).
         confidence: Of all intervals, in [0.5, 1).
         caveats: Sentences to put before the verdict's own, such as that the split leaks.
+        metrics: Which F1s are scored; `metric` is among them.
 
     Returns:
         Scores, differences and verdict.
@@ -78,16 +80,20 @@ def compare_arms(
     require(0 < margin < 1, f"margin is {margin}; it must lie inside (0, 1)")
     require(0.5 <= confidence < 1, f"confidence is {confidence}; it must lie in [0.5, 1)")
     between = windows.differences(
-        arms, list(itertools.combinations(range(len(arms)), 2)), margin=margin, confidence=confidence
+        arms, list(itertools.combinations(range(len(arms)), 2)), margin=margin, confidence=confidence, metrics=metrics
     )
     against = (
         []
         if baseline is None
         else windows.differences(
-            everyone, [(row, len(arms)) for row in range(len(arms))], margin=margin, confidence=confidence
+            everyone,
+            [(row, len(arms)) for row in range(len(arms))],
+            margin=margin,
+            confidence=confidence,
+            metrics=metrics,
         )
     )
-    scores = windows.scores(everyone, confidence=confidence)
+    scores = windows.scores(everyone, confidence=confidence, metrics=metrics)
     values = {score.arm: score.value for score in scores if score.metric == metric and score.dataset is None}
     verdict = decide(
         {arm.name: values[arm.name] for arm in arms},

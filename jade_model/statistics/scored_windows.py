@@ -125,15 +125,18 @@ class ScoredWindows:
         each = list(enumerate(self.dataset_names)) if len(self.dataset_names) > 1 else []
         return [(None, None), *each]
 
-    def scores(self, arms: Sequence[ArmCounts], *, confidence: float = 0.95) -> list[Score]:
-        """Return every arm's F1s with intervals, both metrics, pooled and by data set.
+    def scores(
+        self, arms: Sequence[ArmCounts], *, confidence: float = 0.95, metrics: Sequence[Metric] = METRICS
+    ) -> list[Score]:
+        """Return every arm's F1s with intervals, pooled and by data set.
 
         Args:
             arms: Any number, each on its own: several decoders of one arm are arms here.
             confidence: Of each interval.
+            metrics: Which F1s.
         """
         found: list[Score] = []
-        for (view, dataset), metric in itertools.product(self.views, METRICS):
+        for (view, dataset), metric in itertools.product(self.views, metrics):
             estimates = self.estimates(arms, np.eye(len(arms)), metric, view)
             low_A, high_A = _score_intervals(estimates, confidence)
             found += [
@@ -249,7 +252,9 @@ class ScoredWindows:
         )
         whole = float(estimates.value_P[0])
         shifts = {
-            name: self._without(arms, pair_PA, metric, left_out_SN) - whole for name, left_out_SN in self._parts()
+            name: self._without(arms, pair_PA, metric, left_out_SN) - whole
+            for name, left_out_SN in self._parts()
+            if ((self.training_SN >= 0) & ~left_out_SN).any()
         }
         if len(shifts) < 2:
             return said

@@ -29,11 +29,11 @@ from jade_model.scoring.metrics import truth_of
 from jade_model.scoring.predict import Predictor, predict, predictor_of, untrained_predictor
 from jade_model.scoring.predictions import Predictions
 from jade_model.scoring.span_score import evaluate_span_score
+from jade_model.scoring.trained import Decoding, save_decoding
 from jade_model.statistics.pool import DataSet, verdict_decoder
 from tasks.core.layout import RunLayout
 from tasks.execution.base import checkpoint_of
 from tasks.experiments.plan import members_of, splits_of
-from tasks.experiments.predict import Decoding, save_decoding
 from tasks.settings.environment import available_cores
 
 CURVE_COLUMNS = ("decoder", "dataset", "seed", "fold", "threshold", "precision", "recall", "f1", "chosen")

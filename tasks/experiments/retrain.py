@@ -35,6 +35,7 @@ from jade_model.scoring.decoding import decode
 from jade_model.scoring.evaluate import evaluate_rule
 from jade_model.scoring.metrics import Counts, count, truth_of
 from jade_model.scoring.predict import predict
+from jade_model.scoring.trained import open_model
 from jade_model.statistics.pool import DataSet, verdict_decoder
 from jade_model.statistics.promotion import PromotionRule, decide_promotion, judge
 from tasks.core.errors import RunNotFound
@@ -49,7 +50,6 @@ from tasks.experiments.evaluate import (
 )
 from tasks.experiments.model_card import SEED, compose_card
 from tasks.experiments.plan import Plan, members_of, splits_of, write_job
-from tasks.experiments.predict import open_model
 from tasks.experiments.references import reference_of
 
 _UNKNOWN = -9
@@ -212,11 +212,11 @@ def _count_champion(champion: RunLayout, windows: Windows, grouping: Grouping) -
     for model in np.unique(model_N[model_N != UNJUDGED]).tolist():
         rows = np.flatnonzero(model_N == model)
         first = members_of(job, job.trainings[0].arm, job.data[0].name, SEED, model)[0]
-        predictor, decoding = open_model(champion.root / first.output_dir, device="cpu")
-        if decoding is None:
+        opened = open_model(champion.root / first.output_dir)
+        if not opened.was_evaluated:
             raise RunNotFound(f"{champion.run_id}: {first.output_dir} has no decoding.json; the run is not whole")
-        predictions = predict(predictor, windows.take(rows), temperature=decoding.temperature)
-        parts.append((rows, count(decode(predictions, decoding.choice), truth.take(rows))))
+        predictions = predict(opened.predictor, windows.take(rows), temperature=opened.temperature)
+        parts.append((rows, count(decode(predictions, opened.choice), truth.take(rows))))
     return _joined(windows.num_windows, parts), model_N != UNJUDGED
 
 

@@ -16,10 +16,10 @@ from jade_model.core.windows import Windows
 from jade_model.data.checks import DataRefused
 from jade_model.data.sample import sample_windows
 from jade_model.report.model_card import write_card
+from jade_model.scoring.trained import open_model
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.experiments.model_card import read_card, verify_card
-from tasks.experiments.predict import open_model
 from tasks.experiments.retrain import load_roles
 
 Retrained = tuple[RunLayout, dict[str, Any]]
@@ -61,9 +61,9 @@ def test_a_swapped_checkpoint_is_found(first: Retrained, tmp_path: Path) -> None
 
 def test_the_named_folder_holds_a_model_that_predicts(first: Retrained) -> None:
     layout, card = first
-    _, decoding = open_model(layout.root / card["model"]["folder"], device="cpu")
-    assert decoding is not None
-    assert decoding.choice.decoder == card["model"]["decoder"]
+    model = open_model(layout.root / card["model"]["folder"])
+    assert model.was_evaluated
+    assert model.choice.decoder == card["model"]["decoder"]
 
 
 def test_the_challenger_is_judged_beside_the_champion_in_both_parts(second: Retrained, first: Retrained) -> None:
