@@ -38,6 +38,7 @@ COMMANDS = {
     "notify": "Say who is told of failures, regressions and promotions.",
     "artifacts": "List, verify or prune what is kept of runs.",
     "report": "Write a run's report again.",
+    "track": "Tell MLflow of a run, from its files.",
     "diff": "Say what differs between two runs.",
     "validate": "Check a data file against the contract.",
     "window": "Cut raw bars into windows.",

@@ -12,6 +12,7 @@ from jade_model.core.config import LOSSES, Loss
 from jade_model.statistics.verdict import Metric
 from tasks.execution.placement import Placement, Where
 from tasks.provisioning.offers import RentalRequest
+from tasks.settings.models import Tracker
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -81,6 +82,15 @@ Fresh = Annotated[
 ]
 
 
+Track = Annotated[
+    Tracker | None,
+    Field(
+        title="Track",
+        description="Tell MLflow of the run; `MLFLOW_TRACKING_URI` says where. Empty: as the settings say.",
+    ),
+]
+
+
 class Scoring(BaseModel):
     """How what was trained is scored, and which differences count."""
 
@@ -144,6 +154,7 @@ class CompareParameters(Parameters):
     placement: WherePart = Where()
     rental: RentalPart = RentalRequest()
     artifacts: Artifacts = None
+    track: Track = None
     fresh: Fresh = False
 
     @field_validator("arms")
@@ -205,6 +216,7 @@ class RetrainParameters(Parameters):
     placement: WherePart = Where()
     rental: RentalPart = RentalRequest()
     artifacts: Artifacts = None
+    track: Track = None
     fresh: Fresh = False
 
 
@@ -242,6 +254,7 @@ class SweepParameters(Parameters):
     placement: WherePart = Where()
     rental: RentalPart = RentalRequest()
     artifacts: Artifacts = None
+    track: Track = None
     fresh: Fresh = False
 
 
@@ -257,6 +270,7 @@ class TrainParameters(Parameters):
     placement: WherePart = Where()
     rental: RentalPart = RentalRequest()
     artifacts: Artifacts = None
+    track: Track = None
     fresh: Fresh = False
 
 

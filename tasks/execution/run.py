@@ -21,6 +21,7 @@ from tasks.execution.opening import open_executor
 from tasks.execution.placement import Placement
 from tasks.execution.progress import RunProgress, drawn, part_of
 from tasks.runs.record import Run
+from tasks.runs.tracking import Tracking
 
 WAIT_POLL_S = 5.0
 
@@ -29,7 +30,7 @@ class TrainingRun:
     """A run's trainings while they go on somewhere: the one who hears what their executor tells.
 
     Each event is counted for whoever watches, a checkpoint or a finished training is published, and what a job on
-    another host writes is kept in `remote.log`.
+    another host writes is kept in `remote.log`. MLflow is told of epochs and results if the run wants that.
 
     Attributes:
         job: What the run trains.
@@ -40,13 +41,20 @@ class TrainingRun:
         trained: From when to when trainings ran, by `time.monotonic`; None where none did yet.
     """
 
-    def __init__(self, job: Job, layout: RunLayout, executor: Executor, mirror: Mirror | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        layout: RunLayout,
+        executor: Executor,
+        mirror: Mirror | None = None,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.job, self.layout = job, layout
         self.progress = RunProgress()
         self.seconds: dict[str, float] = {}
         self.failures: dict[str, Event] = {}
         self.trained: tuple[float, float] | None = None
-        self._executor, self._mirror = executor, mirror
+        self._executor, self._mirror, self._tracking = executor, mirror, tracking
         self._trainings = {training.run_key: training for training in job.trainings}
         self._error: Exception | None = None
         self._log: TextIO | None = None
@@ -133,6 +141,11 @@ class TrainingRun:
                 self._mirror.finished(training)
             else:
                 self._mirror.checkpoint(training, at_once=bool(event.data.get("at_once")))
+        if training is not None and self._tracking is not None:
+            if event.kind == "epoch":
+                self._tracking.epoch(training, event.data)
+            elif event.kind == "done":
+                self._tracking.trained(training)
         if event.kind == "done":
             self.seconds[event.run_key] = event.data["seconds"]
         elif event.kind == "failed":
@@ -183,7 +196,7 @@ def trainings_of(
     mirror = Mirror(kept, run.layout, note)
     try:
         with open_executor(placement, run.layout.root, job, flow_run_id=flow_run_id) as executor:
-            training = TrainingRun(job, run.layout, executor, mirror)
+            training = TrainingRun(job, run.layout, executor, mirror, run.tracking)
             run.heartbeat.when_lost(executor.stop)
             try:
                 with drawn(training.progress):

@@ -22,12 +22,14 @@ from jade_model.core.files import write_atomically
 from jade_model.core.job import code_digest
 from tasks.artifacts.errors import StoreError
 from tasks.artifacts.leases import Heartbeat
+from tasks.artifacts.publisher import say
 from tasks.artifacts.repository import ArtifactPlace, open_place
 from tasks.core.clock import PROCESS_STARTED
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.provisioning.rental_record import read_rental
 from tasks.runs.log import logged_to
+from tasks.runs.tracking import Tracking, tracks
 from tasks.settings.environment import available_cores
 from tasks.settings.models import LOCAL
 
@@ -46,6 +48,7 @@ class Run:
         record: What `run.json` holds; `save` writes it.
         started: When it began, by `time.monotonic`.
         trained: From when to when trainings ran, likewise; None where none did yet.
+        tracking: Tells MLflow of the run; None if nobody wants that.
     """
 
     layout: RunLayout
@@ -54,6 +57,7 @@ class Run:
     record: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     trained: tuple[float, float] | None = None
+    tracking: Tracking | None = None
 
     def save(self) -> None:
         """Write `run.json`."""
@@ -114,7 +118,10 @@ def recorded_run(
 
     Raises:
         StoreError: The run could not be begun, or not be published; then it counts as failed.
+        BadRequest: MLflow is to be told of the run, as `track` among the parameters or the settings say, and is not
+            installed.
     """
+    is_tracked = tracks(parameters.get("track"))
     place = open_place(place) if isinstance(place, Path) else place
     layout = place.layout(new_run_id(flow))
     run = Run(layout, place, Heartbeat(place.records, layout.run_id, host=host), _identity(layout, flow, parameters))
@@ -125,6 +132,7 @@ def recorded_run(
         layout.root.mkdir(parents=True)
         run.save()
         place.publish_begin(layout)
+        run.tracking = Tracking(layout, place.address, say) if is_tracked else None
         with logged_to(layout.root, layout.run_id):
             yield run
         run.end("completed")
@@ -136,6 +144,8 @@ def recorded_run(
         raise
     finally:
         run.heartbeat.stop()
+        if run.tracking is not None:
+            run.tracking.close()
 
 
 def read_run_record(layout: RunLayout) -> dict[str, Any]:

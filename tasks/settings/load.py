@@ -27,6 +27,7 @@ from tasks.settings.models import (
     HostEntry,
     S3Settings,
     SettingsFile,
+    Tracker,
     checked,
 )
 
@@ -46,6 +47,7 @@ class Settings:
         artifacts: Where runs are kept if no flag says so: a folder or `s3://bucket/prefix`.
         s3: How to reach the S3 endpoint.
         ledger: URL of the ledger of rented machines; empty: a file in the state folder.
+        track: Who is told of runs if no flag says so.
         providers: What the files say of those who lend machines, by name; see tasks/provisioning/rent_settings.py.
     """
 
@@ -55,6 +57,7 @@ class Settings:
     artifacts: str = DEFAULT_ARTIFACTS
     s3: S3Settings = field(default_factory=S3Settings)
     ledger: str = field(default="", repr=False)
+    track: Tracker = "none"
     providers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def entry(self, name: str) -> HostEntry:
@@ -95,8 +98,19 @@ def load_settings() -> Settings:
         os.environ.get("JADE_ARTIFACTS") or merged.get("artifacts", DEFAULT_ARTIFACTS),
         _s3_settings(s3),
         ledger=os.environ.get("JADE_LEDGER_URL") or merged.get("ledger", ""),
+        track=_tracker(os.environ.get("JADE_TRACK")) or merged.get("track", "none"),
         providers={name: merged[name] for name in PROVIDERS if name in merged},
     )
+
+
+def _tracker(given: str | None) -> Tracker | None:
+    match given:
+        case None | "":
+            return None
+        case "none" | "mlflow":
+            return given
+        case _:
+            raise SettingsError(f"JADE_TRACK is {given!r}; it must be none or mlflow")
 
 
 def _s3_settings(values: dict[str, Any]) -> S3Settings:

@@ -25,6 +25,9 @@ T = TypeVar("T")
 LOCAL = "local"
 """The name that stands for this machine."""
 
+Tracker = Literal["none", "mlflow"]
+"""Who is told of runs beside Prefect."""
+
 PROVIDERS = ("runpod", "ec2", "static")
 """Names that stand for a machine that is taken for a run and given back."""
 
@@ -197,6 +200,7 @@ class SettingsFile:
     hosts: Annotated[dict[str, HostEntry], BeforeValidator(_named)] = Field(default_factory=dict)
     artifacts: Annotated[str, Field(min_length=1)] = DEFAULT_ARTIFACTS
     ledger: str = ""
+    track: Tracker = "none"
     s3: S3Settings = Field(default_factory=S3Settings)
     runpod: dict[str, Any] = Field(default_factory=dict)
     ec2: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,467 @@
+"""What MLflow is told of a run: live while it trains, and from its files once it has ended.
+
+Telling from files can be repeated: what MLflow knows already stays as it is, what it lacks is added. A run is a parent
+run in MLflow, each of its trainings a child. A tracking server that is slow or gone costs a run nothing: its calls are
+short, they are made beside the run, and what could not be told is told later by `jade track RUN`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jade_model.comparison.contract import read_comparison
+from jade_model.core.errors import JadeError
+from jade_model.core.job import Job, Training, load_job
+from jade_model.core.training_files import files_of, is_done
+from tasks.core.errors import BadRequest, RunError, TaskError
+from tasks.core.layout import RunLayout
+from tasks.settings.load import load_settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "jade"
+RUN_TAG, KIND_TAG, TRAINING_TAG, TOLD_TAG = "jade.run", "jade.kind", "jade.training", "jade.told"
+BATCH = 1000
+"""Metrics that MLflow takes in one request."""
+
+PAUSE_S = 30.0
+"""After a call that failed, nothing is told live for so long."""
+
+CLOSE_S = 20.0
+TELL_S = 120.0
+
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""MLflow's own are two minutes and seven tries."""
+
+_PER_EPOCH = (
+    "train_loss",
+    "validation_loss",
+    "train_losses",
+    "validation_losses",
+    "sigma",
+    "task_weight",
+    "learning_rate",
+    "gradient_norm",
+    "seconds",
+)
+
+Note = Callable[[str], None]
+
+
+class TrackingError(RunError):
+    """MLflow was not told, and why."""
+
+
+def tracks(wanted: str | None) -> bool:
+    """Whether runs are told to MLflow: as the parameters say, else the settings.
+
+    Raises:
+        BadRequest: They are, and MLflow is not installed.
+    """
+    if (wanted or load_settings().track) != "mlflow":
+        return False
+    if importlib.util.find_spec("mlflow") is None:
+        raise BadRequest(
+            "tracking needs MLflow: `pip install 'jade-expansions[mlflow]'` (in a checkout: "
+            "`.venv/bin/pip install -c constraints.txt -e '.[mlflow]'`), or `--track none`"
+        )
+    return True
+
+
+def open_client() -> MlflowClient:
+    """Return a client of the server, or database, that `MLFLOW_TRACKING_URI` names; asks nothing of it yet."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient()
+
+
+def tell_run(layout: RunLayout, address: str, *, is_running: bool = False) -> str:
+    """Tell MLflow all that a run's files say; again and again without harm.
+
+    Args:
+        layout: The run.
+        address: Of the place that keeps it: where checkpoints are linked to.
+        is_running: Whether a flow is at it: then what is open in MLflow stays open.
+
+    Returns:
+        The run's identifier in MLflow.
+
+    Raises:
+        TrackingError: MLflow is not installed, does not answer, or refuses.
+        RunNotFound: There is no readable `run.json`.
+    """
+    try:
+        return Teller(layout, address, open_client()).tell(is_running=is_running)
+    except (JadeError, TaskError):
+        raise
+    except Exception as error:  # MLflow's client raises its own, those of requests, and those of its databases
+        raise TrackingError(f"MLflow was not told all of {layout.run_id}: {short(error)}") from error
+
+
+class Teller:
+    """Tells MLflow of one run. Every method may be repeated.
+
+    Args:
+        layout: The run.
+        address: Of the place that keeps it.
+        client: Of MLflow.
+    """
+
+    def __init__(self, layout: RunLayout, address: str, client: MlflowClient) -> None:
+        self._layout, self._client = layout, client
+        self._link = f"{address.rstrip('/')}/{layout.run_id}"
+        self._record: dict[str, Any] = json.loads(layout.run_json.read_text("utf-8"))
+        self._parent = ""
+        self._children: dict[str, str] = {}
+        self._complete: set[str] = set()
+
+    def tell(self, *, is_running: bool) -> str:
+        """Tell all of it; return the identifier of the parent run."""
+        parent = self.open()
+        job = load_job(self._layout.job_json) if self._layout.job_json.is_file() else None
+        for training in job.trainings if job is not None else ():
+            self.training(training, is_over=not is_running)
+        if job is not None:
+            self._log(parent, tags={"jade.data": _digests(job)})
+        self._result(parent)
+        if not is_running:
+            state = {"completed": "FINISHED", "failed": "FAILED"}.get(self._record["state"], "KILLED")
+            self._client.set_terminated(parent, state, _milliseconds(self._record.get("finished_at")))
+        return parent
+
+    def open(self) -> str:
+        """Find or make the parent run; return its identifier."""
+        if self._parent:
+            return self._parent
+        experiment = self._experiment()
+        known = list(self._known(experiment))
+        parents = [run for run in known if run.data.tags.get(KIND_TAG) == "run"]
+        tags = {
+            **self._tags("run"),
+            "mlflow.runName": self._layout.run_id,
+            "mlflow.source.name": " ".join(map(str, self._record.get("command", []))) or "jade",
+            "jade.folder": self._link,
+        }
+        if parents:
+            self._parent = parents[0].info.run_id
+        else:
+            started = _milliseconds(self._record["started_at"])
+            self._parent = self._client.create_run(experiment, started, tags, self._layout.run_id).info.run_id
+            self._log(self._parent, params=dict(_texts(self._record.get("parameters", {}))))
+        for run in known:
+            if key := run.data.tags.get(TRAINING_TAG):
+                self._children[key] = run.info.run_id
+                if TOLD_TAG in run.data.tags:
+                    self._complete.add(key)
+        return self._parent
+
+    def epochs(self, training: Training, records: Sequence[Mapping[str, Any]], *, at: int | None = None) -> None:
+        """Tell the metrics of some epochs, as the trainer writes them."""
+        from mlflow.entities import Metric
+
+        moment = _now() if at is None else at
+        self._log(
+            self._child(training),
+            metrics=[
+                Metric(name, value, moment, int(record["epoch"]))
+                for record in records
+                for name, value in _numbers({key: record.get(key) for key in _PER_EPOCH})
+            ],
+        )
+
+    def training(self, training: Training, *, is_over: bool = True) -> None:
+        """Tell what a training's files say: what is missing of its epochs, where its checkpoint lies, how it ended."""
+        self.open()
+        files = files_of(training, self._layout.root)
+        finished = is_done(training, files)
+        if training.run_key in self._complete or not (finished or files.history.is_file() or is_over):
+            return
+        child = self._child(training)
+        lines = files.history.read_text("utf-8").splitlines() if files.history.is_file() else []
+        known = {metric.step for metric in self._client.get_metric_history(child, "train_loss")}
+        self.epochs(training, [entry for line in lines if (entry := json.loads(line))["epoch"] not in known])
+        if finished:
+            path = f"{self._link}/{files.last.relative_to(self._layout.root).as_posix()}"
+            self._log(child, tags={"jade.checkpoint": path, TOLD_TAG: "yes"})
+            self._client.set_terminated(child, "FINISHED")
+            self._complete.add(training.run_key)
+        elif is_over:
+            self._client.set_terminated(child, "FAILED")
+
+    def _experiment(self) -> str:
+        if identifier := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            return identifier
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except Exception:
+                # Two runs may begin at once.
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def _known(self, experiment: str) -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            wanted = f"tags.`{RUN_TAG}` = '{self._layout.run_id}'"
+            page = self._client.search_runs([experiment], wanted, max_results=BATCH, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _tags(self, kind: str) -> dict[str, str]:
+        code = self._record.get("code", {})
+        return {
+            RUN_TAG: self._layout.run_id,
+            KIND_TAG: kind,
+            "jade.flow": str(self._record.get("flow", "")),
+            "jade.code": str(code.get("digest", "")),
+            "mlflow.source.git.commit": str(code.get("commit") or ""),
+            "jade.version": str(code.get("version", "")),
+        }
+
+    def _child(self, training: Training) -> str:
+        parent = self.open()
+        if training.run_key not in self._children:
+            experiment = self._client.get_run(parent).info.experiment_id
+            data = next(item for item in load_job(self._layout.job_json).data if item.name == training.dataset)
+            tags = {
+                **self._tags("training"),
+                "mlflow.parentRunId": parent,
+                TRAINING_TAG: training.run_key,
+                "jade.arm": training.arm,
+                "jade.dataset": training.dataset,
+                "jade.seed": str(training.seed),
+                "jade.fold": str(training.fold),
+                "jade.data": data.sha256,
+            }
+            created = self._client.create_run(experiment, _now(), tags, training.title)
+            self._children[training.run_key] = created.info.run_id
+            from jade_model.core.config import to_json
+
+            recipe = {"recipe": to_json(training.recipe), "seed": training.seed, "fold": training.fold}
+            self._log(created.info.run_id, params=dict(_texts(recipe)))
+        return self._children[training.run_key]
+
+    def _result(self, parent: str) -> None:
+        """Tell the verdict and its numbers, and send the report."""
+        from mlflow.entities import Metric
+
+        layout, tags, numbers = self._layout, {}, {}
+        if layout.comparison_json.is_file():
+            comparison = read_comparison(layout.comparison_json)
+            numbers, verdict = dict(_comparison_numbers(comparison)), comparison["verdict"]
+            tags = {
+                "jade.verdict": verdict["outcome"],
+                "jade.winner": verdict["winner"] or "",
+                "mlflow.note.content": f"{verdict['reason']}\n\n{self._link}",
+            }
+        for path, part in ((layout.sweep_json, "ranking"), (layout.card_json, "judgement")):
+            if path.is_file():
+                content = json.loads(path.read_text("utf-8"))
+                numbers |= dict(_numbers({part: _named(content.get(part))}))
+                said = content.get("verdict") or content.get("decision") or {}
+                tags["mlflow.note.content"] = f"{said.get('reason', '')}\n\n{self._link}"
+        moment = _milliseconds(self._record.get("finished_at") or self._record["started_at"])
+        self._log(parent, metrics=[Metric(name, value, moment, 0) for name, value in numbers.items()], tags=tags)
+        for path in (layout.run_json, layout.comparison_json, layout.sweep_json, layout.card_json, layout.failed_json):
+            if path.is_file():
+                self._client.log_artifact(parent, str(path))
+        if layout.report.is_dir():
+            self._client.log_artifacts(parent, str(layout.report), "report")
+
+    def _log(
+        self,
+        run: str,
+        *,
+        metrics: Sequence[Any] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Param, RunTag
+
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(run, metrics=metrics[first : first + BATCH])
+        given = [Param(name, value) for name, value in (params or {}).items()]
+        for first in range(0, len(given), 100):
+            self._client.log_batch(run, params=given[first : first + 100])
+        if tags:
+            self._client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+class Tracking:
+    """Tells MLflow of a run as it goes on, from a thread of its own: whoever has news never waits.
+
+    Args:
+        layout: The run; its `run.json` is there.
+        address: Of the place that keeps it.
+        note: Told, once, that MLflow cannot be told.
+    """
+
+    def __init__(self, layout: RunLayout, address: str, note: Note) -> None:
+        self._layout, self._address, self._note = layout, address, note
+        self._news: queue.SimpleQueue[tuple[Training, Mapping[str, Any] | None] | None] = queue.SimpleQueue()
+        self._has_complained = False
+        self._thread = threading.Thread(target=self._work, daemon=True, name=f"mlflow-{layout.run_id}")
+        self._thread.start()
+
+    def epoch(self, training: Training, record: Mapping[str, Any]) -> None:
+        """Tell an epoch's metrics soon."""
+        self._news.put((training, record))
+
+    def trained(self, training: Training) -> None:
+        """Tell what the files of a finished training say, soon."""
+        self._news.put((training, None))
+
+    def close(self) -> None:
+        """Tell the rest from the run's files, which are as they will stay; gives up after a limit."""
+        self._news.put(None)
+        self._thread.join(CLOSE_S)
+        error = attempt_in_time(lambda: tell_run(self._layout, self._address), TELL_S)
+        if error is not None:
+            self._note(f"{error}. `jade track {self._layout.run_id}` tells it later")
+
+    def _work(self) -> None:
+        teller: Teller | None = None
+        silent_until = 0.0
+        while (item := self._news.get()) is not None:
+            if time.monotonic() < silent_until:
+                continue  # the files keep it
+            news, is_last = [item], False
+            while not self._news.empty() and not is_last:
+                following = self._news.get()
+                is_last = following is None
+                news += [] if following is None else [following]
+            try:
+                teller = teller or Teller(self._layout, self._address, open_client())
+                _pass_on(teller, news)
+            except Exception as error:
+                silent_until = time.monotonic() + PAUSE_S
+                self._complain(error)
+            if is_last:
+                return
+
+    def _complain(self, error: Exception) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            self._note(f"MLflow is not told live: {short(error)}. The run goes on")
+
+
+def _pass_on(teller: Teller, news: Sequence[tuple[Training, Mapping[str, Any] | None]]) -> None:
+    epochs: dict[str, tuple[Training, list[Mapping[str, Any]]]] = {}
+    for training, record in news:
+        if record is not None:
+            epochs.setdefault(training.run_key, (training, []))[1].append(record)
+    for training, records in epochs.values():
+        teller.epochs(training, records)
+    for training, record in news:
+        if record is None:
+            teller.training(training)
+
+
+def attempt_in_time(work: Callable[[], Any], limit_s: float) -> Exception | None:
+    """Do something beside this thread, and wait for it at most so long; return why it was not done, or None."""
+    met: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except Exception as error:
+            met.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True, name="mlflow")
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        return TrackingError(f"MLflow did not take all of it within {limit_s:.0f} s")
+    return met[0] if met else None
+
+
+def short(error: BaseException) -> str:
+    """Return the first line of an error, with nothing in it of a password that an address may hold."""
+    text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return re.sub(r"//[^/@\s]*@", "//***@", text)[:300]
+
+
+def _comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    verdict = comparison["verdict"]
+    for name, arm in comparison["arms"].items():
+        decoders = arm["summary"]["decoders"]
+        used = verdict["decoder"] if verdict.get("decoder") in decoders else arm["summary"]["best_decoder"]
+        intervals = {"confidence_interval": "f1", "span_confidence_interval": "span_f1_iou50"}
+        scores = {
+            intervals.get(key, key) + ("_interval" if key in intervals else ""): value
+            for key, value in decoders[used].items()
+            if not key.startswith("per_")
+        }
+        yield from _numbers({name: scores | {"calibration": arm["summary"].get("calibration")}})
+    yield from _numbers({"baseline": comparison["baselines"]})
+    for item in comparison["differences"]:
+        if item["dataset"] is None:
+            name = f"difference/{item['first']}-{item['second']}/{item['metric']}"
+            kept = ("difference", "confidence_interval", "p_value", "adjusted_p_value", "detectable_difference")
+            yield from _numbers({name: {key: item.get(key) for key in kept}})
+    kept = ("difference", "confidence_interval", "margin", "detectable_difference", "groups_needed")
+    yield from _numbers({"verdict": {key: verdict.get(key) for key in kept}})
+
+
+def _named(items: Any) -> Any:
+    """Return entries of a list by their names: MLflow has names, not places."""
+    if isinstance(items, list):
+        return {str(item.get("arm") or item.get("name") or at): item for at, item in enumerate(items)}
+    return items
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Give each finite number below a value by its path; a pair is an interval. MLflow's UI groups names by slashes."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, list) and len(value) == 2:
+        stem = name.removesuffix("confidence_interval").removesuffix("_interval")
+        for end, inner in zip(("low", "high"), value, strict=True):
+            yield from _numbers(inner, f"{stem}{end}" if stem.endswith("/") else f"{stem.rstrip('_')}_{end}")
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield re.sub(r"[^\w\-. :/]", "-", name)[:250], float(value)
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{name}.{key}" if name else str(key))
+    elif name:
+        yield re.sub(r"[^\w\-. :/]", "-", name)[:250], str(value)[:500]
+
+
+def _digests(job: Job) -> str:
+    return ",".join(item.sha256 for item in job.data)
+
+
+def _milliseconds(moment: str | None) -> int:
+    return _now() if moment is None else int(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,116 @@
+"""What MLflow knows of runs, asked of MLflow's own database."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jade_model.core.files import sha256_file
+from jade_model.core.training_files import files_of
+from jade_model.core.windows import Windows
+from tasks.artifacts.repository import open_place
+from tasks.core.layout import RunLayout
+from tasks.experiments.plan import Plan, write_job
+from tasks.runs.record import recorded_run
+from tasks.runs.tracking import open_client, tell_run
+
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("mlflow")]
+
+FINISHED = next((Path(__file__).parents[1] / "data" / "runs").iterdir())
+PLAN = Plan({"soft_span": "seed_soft_span"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def tracked(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
+
+
+def runs_of(run_id: str, kind: str) -> list[Any]:
+    client = open_client()
+    experiment = client.get_experiment_by_name("jade")
+    if experiment is None:
+        return []
+    wanted = f"tags.`jade.run` = '{run_id}' and tags.`jade.kind` = '{kind}'"
+    return list(client.search_runs([experiment.experiment_id], wanted))
+
+
+def steps(run: Any) -> list[int]:
+    return sorted(metric.step for metric in open_client().get_metric_history(run.info.run_id, "train_loss"))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+
+
+def test_a_finished_run_is_told_with_its_verdict_and_one_child_a_training_and_again_without_harm(
+    tmp_path: Path,
+) -> None:
+    layout = RunLayout(tmp_path / "runs" / FINISHED.name)
+    shutil.copytree(FINISHED, layout.root)
+    layout.report.mkdir()
+    (layout.report / "index.html").write_text("<p>the report</p>")
+    first = tell_run(layout, str(tmp_path / "runs"))
+    assert tell_run(layout, str(tmp_path / "runs")) == first
+    (parent,) = runs_of(layout.run_id, "run")
+    comparison = json.loads(layout.comparison_json.read_text())
+    verdict, scores = comparison["verdict"], comparison["arms"]["crf"]["summary"]["decoders"]["one_span"]
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == layout.run_id
+    assert parent.data.tags["jade.verdict"] == verdict["outcome"]
+    assert verdict["reason"] in parent.data.tags["mlflow.note.content"]
+    assert parent.data.params == {"data": "['small.parquet']", "epochs": "2"}
+    assert parent.data.metrics["crf/f1"] == scores["f1"]
+    assert [parent.data.metrics[f"crf/f1_{end}"] for end in ("low", "high")] == scores["confidence_interval"]
+    told = [parent.data.metrics[f"verdict/{end}"] for end in ("low", "high")]
+    assert told == verdict["confidence_interval"]
+    paths = {item.path for item in open_client().list_artifacts(parent.info.run_id)}
+    assert paths == {"report", "comparison.json", "run.json"}
+    children = runs_of(layout.run_id, "training")
+    assert sorted(child.data.tags["jade.arm"] for child in children) == ["crf", "crf", "soft_span", "soft_span"]
+    for child in children:
+        assert child.data.tags["mlflow.parentRunId"] == first
+        assert child.data.tags["jade.data"] == comparison["data"][0]["sha256"]
+        assert child.data.params["recipe.training.epochs"] == "2"
+        assert steps(child) == [1, 2]
+        assert child.info.status == "FAILED", "its checkpoint is not there"
+
+
+def test_epochs_are_told_while_a_run_trains_and_each_one_once(small_windows: Windows, tmp_path: Path) -> None:
+    place = open_place(tmp_path / "runs")
+    epochs = [{"epoch": epoch, "train_loss": 3.0 - epoch, "validation_loss": None} for epoch in (1, 2)]
+    with recorded_run(place, "train", {"track": "mlflow"}) as run:
+        done, unfinished = write_job(run.layout, [small_windows], PLAN).trainings
+        assert run.tracking is not None
+        run.tracking.epoch(done, {**epochs[0], "arm": "soft_span", "epochs": 2})
+        wait_for(lambda: [steps(child) for child in runs_of(run.layout.run_id, "training")] == [[1]])
+        (parent,) = runs_of(run.layout.run_id, "run")
+        assert parent.info.status == "RUNNING"
+        files = files_of(done, run.layout.root)
+        files.folder.mkdir(parents=True)
+        files.last.write_bytes(b"weights")
+        files.history.write_text("".join(f"{json.dumps(epoch)}\n" for epoch in epochs))
+        entry = {"path": files.last.name, "size": 7, "sha256": sha256_file(files.last)}
+        files.manifest.write_text(json.dumps({"run_key": done.run_key, "complete": True, "files": [entry]}))
+        run.tracking.trained(done)
+    assert runs_of(run.layout.run_id, "run")[0].info.status == "FINISHED"
+    children = {child.data.tags["jade.training"]: child for child in runs_of(run.layout.run_id, "training")}
+    assert steps(children[done.run_key]) == [1, 2]
+    assert children[done.run_key].info.status == "FINISHED"
+    assert children[done.run_key].data.tags["jade.checkpoint"] == str(files.last)
+    assert children[unfinished.run_key].info.status == "FAILED"
