@@ -169,13 +169,18 @@ class RentedWorld(World):
         self.machines.take_away(machine.instance_id)
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, prefect_server: PrefectServer) -> Iterator[str]:
+    with dask_cluster(tmp_path_factory.mktemp("dask"), prefect_server.env) as (address, _):
+        yield address
+
+
 class TestDask(ExecutorContract):
     @pytest.fixture
-    def world(self, tmp_path: Path, prefect_server: PrefectServer) -> Iterator[World]:
-        with dask_cluster(tmp_path, prefect_server.env) as (address, _):
-            world = DaskWorld(tmp_path, outlives_controller=False)
-            world.address, world.api_url = address, prefect_server.env["PREFECT_API_URL"]
-            yield world
+    def world(self, tmp_path: Path, prefect_server: PrefectServer, cluster: str) -> World:
+        world = DaskWorld(tmp_path, outlives_controller=False)
+        world.address, world.api_url = cluster, prefect_server.env["PREFECT_API_URL"]
+        return world
 
 
 class DaskWorld(World):

@@ -25,7 +25,8 @@ from tasks.artifacts.repository import open_place
 from tasks.experiments.champion import champion_history, current_champion
 from tests.fakes.runpod_server import running_runpod
 
-pytestmark = pytest.mark.system
+# In CI, the tests of nights, of the champion and of notifications show the parts.
+pytestmark = pytest.mark.slow_system
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "nights.py"
 EPOCHS = 12
