@@ -48,7 +48,7 @@ def retry_transient(
         except only as error:
             asked_s: float = getattr(error, "retry_after_s", None) or 0.0
             # Those who were told the same time must not come back all at once.
-            jittered_s = min(pause_s * 2 ** (attempt - 1), longest_pause_s) * random.uniform(0.5, 1.0)  # noqa: S311
+            jittered_s = min(pause_s * 2.0 ** min(attempt - 1, 64), longest_pause_s) * random.uniform(0.5, 1.0)  # noqa: S311
             is_late = clock() - began + asked_s + jittered_s > limit_s and not (attempts is None and attempt < 2)
             if (
                 not getattr(error, "is_transient", False)

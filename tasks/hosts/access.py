@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from tasks.settings.models import HostEntry, parse_address
 
 CONNECT_S = 30.0
 _UNKNOWN_MATCH = re.compile(r"(?i)\b(exec|localnetwork|tagged|version|sessiontype|command)\b")
+_KNOWN_HOSTS = (
+    ("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
+    ("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
+)
 _DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -101,11 +106,17 @@ def _of_config(entry: HostEntry, jumps: tuple[str, ...] | None) -> SshAccess:
         raise SettingsError(f"{file}: {entry.host}: {error}") from error
     return SshAccess(
         address,
-        HostTrust(own_file=state_folder() / "known_hosts", user_file=Path.home() / ".ssh" / "known_hosts"),
+        HostTrust(own_file=state_folder() / "known_hosts", files=_known_hosts_files(found)),
         preferred_keys=tuple(path for path in keys if path.exists() or Path(f"{path}.pub").exists()),
         only_preferred=bool(keys) and found.get("identitiesonly", "no") == "yes",
         jump=None if jumps is None or through.lower() == "none" else _through(through, (*jumps, entry.host), file),
     )
+
+
+def _known_hosts_files(found: paramiko.SSHConfigDict) -> tuple[Path, ...]:
+    """The known-hosts files that OpenSSH would read: the user's, then the machine's."""
+    named = [found.get(option, usual) for option, usual in _KNOWN_HOSTS]
+    return tuple(Path(name).expanduser() for names in named for name in shlex.split(names) if name != "none")
 
 
 def _through(proxy_jump: str, seen: tuple[str, ...], file: Path) -> SshAccess:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import random
 import socket
+import sys
 import threading
 import time
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
+from tasks.core.retry import retry_transient
 from tasks.hosts.access import SshAccess
 from tasks.hosts.errors import ConnectionLost, HostKeyMismatch, HostUnreachable, HostUserError
 from tasks.hosts.keys import KEY_FAMILIES, fingerprint
@@ -99,20 +100,21 @@ def connect(access: SshAccess) -> Connection:
         AuthenticationFailed: None of the keys is let in.
         HostUserError: Its name, key or ours is unknown or of no use, or the two sides have no algorithm in common.
     """
-    started = time.monotonic()
+    started, failed = time.monotonic(), [0]
     deadline = started + access.connect_timeout_s
-    attempts, pause_s = 0, _FIRST_PAUSE_S
-    while True:
-        attempts += 1
-        try:
-            return _attempt(access, deadline)
-        except NotYet as problem:
-            reason = str(problem)
-        left_s = deadline - time.monotonic()
-        if left_s <= pause_s:
-            raise HostUnreachable(str(access.address), time.monotonic() - started, attempts, reason)
-        time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    try:
+        return retry_transient(
+            lambda: _attempt(access, deadline),
+            attempts=sys.maxsize,
+            limit_s=access.connect_timeout_s,
+            pause_s=_FIRST_PAUSE_S,
+            longest_pause_s=_LONGEST_PAUSE_S,
+            only=NotYet,
+            on_retry=lambda _, attempt: failed.append(attempt),
+        )
+    except NotYet as problem:
+        tried_s = time.monotonic() - started
+        raise HostUnreachable(str(access.address), tried_s, failed[-1] + 1, str(problem)) from problem
 
 
 def _attempt(access: SshAccess, deadline: float) -> Connection:

@@ -6,16 +6,13 @@ Every implementation passes `tests/fakes/host_contract.py`; the detached jobs of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tasks.core.names import name_fault
 from tasks.hosts.errors import NameRefused
-
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all; what was already there counts as done."""
 
 MAX_NAME_BYTES = 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -96,14 +93,7 @@ class Host(Protocol):
         """
         ...
 
-    def put(
-        self,
-        files: Mapping[str, Path],
-        folder: str,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> tuple[FileEntry, ...]:
+    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
         """Copy files into a folder of the host, which is made if need be.
 
         A file appears under its name only when its SHA-256 was found equal over there; until then it is a
@@ -113,7 +103,6 @@ class Host(Protocol):
             files: Name below `folder` -> local file.
             folder: Remote folder.
             timeout_s: For the whole call.
-            progress: Told as bytes go out.
 
         Returns:
             Name, size and digest of each, in the order given.
@@ -124,15 +113,7 @@ class Host(Protocol):
         """
         ...
 
-    def get(
-        self,
-        entries: Sequence[FileEntry],
-        folder: str,
-        into: Path,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
         """Fetch exactly the files of a manifest from a folder of the host.
 
         A file appears under its name only when size and SHA-256 are the manifest's; until then it is a hidden

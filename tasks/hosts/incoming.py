@@ -83,12 +83,11 @@ class IncomingFile:
         if self._file is not None:
             self._file.close()
 
-    def receive(self, read: Callable[[int], bytes], count: Callable[[int], None]) -> bool:
+    def receive(self, read: Callable[[int], bytes]) -> bool:
         """Read what is missing, and give the file its name; False if the stream ended before.
 
         Args:
             read: Gives at most so many bytes; none at the end.
-            count: Told how many came.
 
         Raises:
             TransferCorrupted: The digest differs; the part is removed.
@@ -99,7 +98,6 @@ class IncomingFile:
             if not chunk:
                 return False
             self._write(chunk)
-            count(len(chunk))
         self._publish()
         return True
 

@@ -7,6 +7,7 @@ are told by the host's own clock, so a wrong one does no harm.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 import secrets
 import shlex
@@ -16,10 +17,11 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import assert_never
 
+from tasks.core.names import is_plain_name
+from tasks.core.retry import retry_transient
 from tasks.hosts.errors import (
     TAIL_CHARACTERS,
     CommandFailed,
-    HostError,
     JobFailed,
     JobLost,
     JobStopped,
@@ -39,7 +41,6 @@ STOP_SLACK_S = 10
 _CHUNK_BYTES = 4 * 2**20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED_VARIABLES = {"JADE_JOB_ID", "PYTHONUNBUFFERED"}
 _PROGRAM = "\n".join(
@@ -160,14 +161,10 @@ class LogBatch:
 
     Attributes:
         lines: Whole lines in order, without their ends; bytes that are not UTF-8 shown as replacement characters.
-        partial: The line that is being written, such as a progress bar; it comes again.
-        offset: Where to go on after these lines, in bytes.
         status: How the job stood just before the log was read.
     """
 
     lines: tuple[str, ...]
-    partial: str
-    offset: int
     status: JobStatus
 
 
@@ -197,7 +194,7 @@ def check_key(run_key: str) -> None:
     Raises:
         ValueError: With what is allowed.
     """
-    if not _KEY.fullmatch(run_key):
+    if not is_plain_name(run_key):
         raise ValueError(f"a run key has letters, digits, '.', '_' and '-', and starts with no dot: {run_key!r}")
 
 
@@ -322,7 +319,6 @@ def follow_log(
     host: Host,
     job: JobHandle,
     *,
-    offset: int = 0,
     poll_s: float | Callable[[], float] = 0.5,
     patience_s: float = 300.0,
     sleep: Callable[[float], None] = time.sleep,
@@ -336,7 +332,6 @@ def follow_log(
     Args:
         host: Where it runs.
         job: Which one.
-        offset: `LogBatch.offset` of an earlier call, to go on there.
         poll_s: Pause between two looks while there is nothing new, or what tells it.
         patience_s: How long the host may be out of reach before the last error is raised.
         sleep: Waits.
@@ -345,26 +340,25 @@ def follow_log(
     Raises:
         HostError: One that is not transient; or a transient one for longer than `patience_s`.
     """
-    folder = LineFolder(offset)
-    last_answer, pause_s = clock(), _FIRST_PAUSE_S
+    folder = LineFolder()
     while True:
-        script = _look_script(job, folder.num_read, _CHUNK_BYTES)
-        try:
-            answer = host.run(script, timeout_s=CALL_S).stdout
-        except HostError as error:
-            if not error.is_transient or clock() - last_answer > patience_s:
-                raise
-            sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            continue
-        last_answer, pause_s = clock(), _FIRST_PAUSE_S
+        look = functools.partial(host.run, _look_script(job, folder.num_read, _CHUNK_BYTES), timeout_s=CALL_S)
+        answer = retry_transient(
+            look,
+            attempts=None,
+            limit_s=patience_s,
+            pause_s=_FIRST_PAUSE_S,
+            longest_pause_s=_LONGEST_PAUSE_S,
+            sleep=sleep,
+            clock=clock,
+        ).stdout
         report, _, data = answer.partition(b"\n")
         status = parse_status(report.decode("utf-8", "replace"))
         lines = folder.add(data)
         is_last = status.is_over and len(data) < _CHUNK_BYTES
         if is_last:
             lines += folder.finish()
-        yield LogBatch(tuple(lines), folder.partial, folder.offset, status)
+        yield LogBatch(tuple(lines), status)
         if is_last:
             return
         if len(data) < _CHUNK_BYTES:

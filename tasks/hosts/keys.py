@@ -1,7 +1,8 @@
 """Which server is the right one, and with which key to log in.
 
-A server is the right one if its key is pinned, or stands in our own known-hosts file or the user's. There is
-no asking and no silent acceptance: a first contact counts only where `trust_first_use` was asked for by name.
+A server is the right one if its key is pinned, or stands in a known-hosts file: our own, the user's or the
+machine's. There is no asking and no silent acceptance: a first contact counts only where `trust_first_use` was asked
+for by name.
 """
 
 from __future__ import annotations
@@ -137,13 +138,13 @@ class HostTrust:
     Attributes:
         pins: Fingerprints (`SHA256:...`); if there are any, nothing else counts.
         own_file: Our known-hosts file; first uses are written here.
-        user_file: The user's known-hosts file, only read; None if it shall not count.
+        files: Further known-hosts files, the user's and the machine's, only read.
         trust_first_use: Whether to accept, and remember, the key of a host that no file speaks of.
     """
 
     pins: tuple[str, ...] = ()
     own_file: Path | None = None
-    user_file: Path | None = None
+    files: tuple[Path, ...] = ()
     trust_first_use: bool = False
 
     def __post_init__(self) -> None:
@@ -153,7 +154,7 @@ class HostTrust:
 
     def known(self, address: HostAddress) -> tuple[KnownKey, ...]:
         """All that the files say about an address."""
-        files = [file for file in (self.own_file, self.user_file) if file is not None]
+        files = [file for file in (self.own_file, *self.files) if file is not None]
         return tuple(known for file in files for known in known_keys(file, address))
 
     def preferred_families(self, address: HostAddress) -> list[str]:

@@ -21,6 +21,8 @@ AGENT_S = 5.0
 class NotYet(Exception):
     """This attempt failed in a way that another one may not; a message to whoever tries again."""
 
+    is_transient = True
+
 
 def log_in(transport: paramiko.Transport, access: SshAccess, limit_s: float) -> None:
     """Prove who we are, with the keys that the access names.

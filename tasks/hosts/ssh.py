@@ -14,7 +14,7 @@ from tasks.hosts import transfer
 from tasks.hosts.access import CONNECT_S, SshAccess, access_of
 from tasks.hosts.connection import SshLink, connect
 from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUserError
-from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.host import CommandResult, FileEntry
 from tasks.hosts.shell import MARK, Tail, program_of, run_over
 from tasks.settings.load import Settings
 
@@ -53,33 +53,23 @@ class SshHost:
         return self._link.connected().host_key_fingerprint
 
     def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
-        """Run a command; see `Host.run`, also for the errors."""
+        """Run a command with `sh` and wait for its end."""
         return run_over(self, command, timeout_s=timeout_s, stdin=stdin, check=check)
 
-    def put(
-        self, files: Mapping[str, Path], folder: str, *, timeout_s: float, progress: Progress | None = None
-    ) -> tuple[FileEntry, ...]:
-        """Copy files into a folder of the host; see `Host.put`."""
-        return transfer.put_files(self, files, folder, timeout_s=timeout_s, progress=progress)
+    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
+        """Copy files into a folder of the host, resumable and checked over there."""
+        return transfer.put_files(self, files, folder, timeout_s=timeout_s)
 
-    def get(
-        self,
-        entries: Sequence[FileEntry],
-        folder: str,
-        into: Path,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
-        """Fetch the files of a manifest; see `Host.get`."""
-        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s, progress=progress)
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
+        """Fetch the files of a manifest, resumable and checked here."""
+        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of the connection."""
         self._link.close()
 
     def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> SshStream:
-        """Start a command; see `Shell.open`.
+        """Start a command with `sh`, its input and output streaming.
 
         Raises:
             HostUserError: The server runs no commands; with what it said.
@@ -182,7 +172,7 @@ class SshStream:
         return "it refused to start one."
 
     def write(self, data: bytes) -> None:
-        """Send all of `data`; see `CommandStream.write`."""
+        """Send all of `data` to standard input."""
         try:
             self._channel.sendall(data)
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -198,7 +188,7 @@ class SshStream:
             raise BrokenPipeError(str(error)) from error
 
     def read(self, max_bytes: int) -> bytes:
-        """The next bytes of standard output; see `CommandStream.read`."""
+        """The next bytes of standard output; empty at its end, and where the connection broke."""
         if self._early:
             data, self._early = self._early[:max_bytes], self._early[max_bytes:]
             return data
@@ -209,7 +199,7 @@ class SshStream:
             return b""
 
     def finish(self) -> tuple[int, str]:
-        """Wait for the end; see `CommandStream.finish`."""
+        """Wait for the end; returns exit status (-1: a signal) and the end of standard error."""
         while self.read(2**16):
             pass
         exit_status = self._channel.recv_exit_status()

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from time import monotonic
 
 from tasks.hosts.errors import CommandTimedOut, NameRefused, TransferCorrupted
-from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.host import CommandResult, FileEntry
 from tasks.hosts.incoming import IncomingFile, part_name
 from tasks.hosts.shell import (
     CHUNK_BYTES,
@@ -84,20 +84,11 @@ done
 
 
 class _Transfer:
-    """One call's way to a host: its folder, its budget of time, and whoever wants to know of progress."""
+    """One call's way to a host: its folder and its budget of time."""
 
-    def __init__(
-        self, shell: Shell, folder: str, doing: str, total: int, timeout_s: float, progress: Progress | None
-    ) -> None:
+    def __init__(self, shell: Shell, folder: str, doing: str, timeout_s: float) -> None:
         self.shell, self.folder = shell, folder
         self._doing, self._timeout_s, self._deadline = doing, timeout_s, monotonic() + timeout_s
-        self._done, self._total, self._progress = 0, total, progress
-
-    def count(self, num_bytes: int) -> None:
-        """Add bytes, and tell."""
-        self._done += num_bytes
-        if self._progress is not None:
-            self._progress(self._done, self._total)
 
     def left_s(self) -> float:
         """Seconds left.
@@ -154,28 +145,21 @@ def describe_files(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def put_files(
-    shell: Shell, files: Mapping[str, Path], folder: str, *, timeout_s: float, progress: Progress | None
-) -> tuple[FileEntry, ...]:
+def put_files(shell: Shell, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
     """Copy files into a folder of a host, as `Host.put`."""
     entries = describe_files(files)
-    total = sum(entry.size for entry in entries)
-    transfer = _Transfer(shell, folder, f"copying {len(files)} files to {folder}", total, timeout_s, progress)
+    transfer = _Transfer(shell, folder, f"copying {len(files)} files to {folder}", timeout_s)
     lines = [*sorted({str(PurePosixPath(entry.path).parent) for entry in entries}), ""]
     for entry in entries:
         lines += [str(entry.size), entry.path, part_name(entry)]
     missing: list[tuple[FileEntry, int]] = []
-    num_there = 0
     for entry, line in zip(entries, transfer.ask("look for files", _SURVEY, lines, len(entries)), strict=True):
         found, partial = line.split()
         if found == entry.sha256:
-            num_there += entry.size
             continue
         # A part that is too long was never ours. A small file goes again whole: a tar cannot append.
         can_resume = entry.size > SMALL_BYTES and int(partial) <= entry.size
         missing.append((entry, int(partial) if can_resume else 0))
-        num_there += missing[-1][1]
-    transfer.count(num_there)
     small = [entry for entry, _ in missing if entry.size <= SMALL_BYTES]
     if small:
         _send_as_tar(transfer, small, files)
@@ -213,7 +197,6 @@ def _send_as_tar(transfer: _Transfer, entries: Sequence[FileEntry], files: Mappi
             member.size, member.mode = entry.size, 0o644
             with files[entry.path].open("rb") as source:
                 archive.addfile(member, source)
-            transfer.count(entry.size)
         archive.close()
 
 
@@ -224,26 +207,15 @@ def _send_rest(transfer: _Transfer, entry: FileEntry, source_file: Path, start: 
         source.seek(start)
         while chunk := source.read(CHUNK_BYTES):
             stream.write(chunk)
-            transfer.count(len(chunk))
 
 
-def get_files(
-    shell: Shell,
-    entries: Sequence[FileEntry],
-    folder: str,
-    into: Path,
-    *,
-    timeout_s: float,
-    progress: Progress | None,
-) -> None:
+def get_files(shell: Shell, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
     """Fetch the files of a manifest, as `Host.get`."""
-    total = sum(entry.size for entry in entries)
-    transfer = _Transfer(shell, folder, f"fetching {len(entries)} files from {folder}", total, timeout_s, progress)
+    transfer = _Transfer(shell, folder, f"fetching {len(entries)} files from {folder}", timeout_s)
     batch: list[IncomingFile] = []
     num_name_bytes = 0
     for file in _incoming_files(entries, into):
         if file.is_here():
-            transfer.count(file.entry.size)
             continue
         if num_name_bytes > _BATCH_NAME_BYTES:
             _fetch(transfer, batch)
@@ -274,8 +246,7 @@ def _fetch(transfer: _Transfer, files: Sequence[IncomingFile]) -> None:
     with opened(transfer.shell, script, timeout_s=transfer.left_s(), takes_input=False) as stream:
         for file in files:
             with file:
-                transfer.count(file.num_there)
-                if not file.receive(stream.read, transfer.count):
+                if not file.receive(stream.read):
                     cut_short = file
                     break
         if cut_short is None and stream.read(1):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tasks.hosts.errors import HostError, HostUnreachable
-from tasks.hosts.host import CommandResult, FileEntry, Host, Progress
+from tasks.hosts.host import CommandResult, FileEntry, Host
 from tasks.provisioning import deadman
 from tasks.provisioning.claims import TOUCH_EVERY_S
 from tasks.provisioning.connect import Connector
@@ -61,23 +61,13 @@ class Lease:
         """Run a command there."""
         return self._call(lambda host: host.run(command, timeout_s=timeout_s, stdin=stdin, check=check))
 
-    def put(
-        self, files: Mapping[str, Path], folder: str, *, timeout_s: float, progress: Progress | None = None
-    ) -> tuple[FileEntry, ...]:
+    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
         """Send files."""
-        return self._call(lambda host: host.put(files, folder, timeout_s=timeout_s, progress=progress))
+        return self._call(lambda host: host.put(files, folder, timeout_s=timeout_s))
 
-    def get(
-        self,
-        entries: Sequence[FileEntry],
-        folder: str,
-        into: Path,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
         """Fetch files."""
-        self._call(lambda host: host.get(entries, folder, into, timeout_s=timeout_s, progress=progress))
+        self._call(lambda host: host.get(entries, folder, into, timeout_s=timeout_s))
 
     def close(self) -> None:
         """Let go of the connection; the machine stays."""

@@ -14,7 +14,7 @@ from typing import IO
 
 from tasks.hosts import transfer
 from tasks.hosts.errors import CommandTimedOut
-from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.host import CommandResult, FileEntry
 from tasks.hosts.shell import Tail, run_over
 
 _TICK_S = 0.5
@@ -49,28 +49,13 @@ class LocalHost:
         """See `Host`."""
         return run_over(self, command, timeout_s=timeout_s, stdin=stdin, check=check)
 
-    def put(
-        self,
-        files: Mapping[str, Path],
-        folder: str,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> tuple[FileEntry, ...]:
+    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
         """See `Host`."""
-        return transfer.put_files(self, files, folder, timeout_s=timeout_s, progress=progress)
+        return transfer.put_files(self, files, folder, timeout_s=timeout_s)
 
-    def get(
-        self,
-        entries: Sequence[FileEntry],
-        folder: str,
-        into: Path,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
         """See `Host`."""
-        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s, progress=progress)
+        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s)
 
     def close(self) -> None:
         """See `Host`; there is no connection to let go of."""

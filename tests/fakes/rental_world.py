@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from tasks.core.names import HostAddress
 from tasks.hosts.errors import ConnectionLost, HostUnreachable
-from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.host import CommandResult, FileEntry
 from tasks.provisioning.entries import LedgerEntry
 from tasks.provisioning.errors import NoCapacity, NothingDone, ProviderUnavailable
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer
@@ -312,18 +311,10 @@ class SimHost:
             return "armed" if machine.heard_at is not None else "missing"
         return str(machine.epoch)
 
-    def put(self, files: Mapping[str, Path], folder: str, **_: Any) -> tuple[FileEntry, ...]:
+    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
         raise NotImplementedError
 
-    def get(
-        self,
-        entries: Sequence[FileEntry],
-        folder: str,
-        into: Path,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
         raise NotImplementedError
 
     def close(self) -> None:

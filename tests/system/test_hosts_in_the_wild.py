@@ -357,7 +357,7 @@ class TestServerCertificates:
     def test_an_authority_vouches_for_the_server(self, certified: tuple[Sshd, str], hosts: str, tmp_path: Path) -> None:
         sshd, authority = certified
         (tmp_path / "known").write_text(f"@cert-authority {hosts} {authority}")
-        host = SshHost(access_to(sshd, trust=HostTrust(user_file=tmp_path / "known")))
+        host = SshHost(access_to(sshd, trust=HostTrust(files=(tmp_path / "known",))))
         assert host.run("echo in", timeout_s=20).text == "in\n"
         host.close()
 
@@ -365,13 +365,13 @@ class TestServerCertificates:
         other = make_key(tmp_path / "other").with_suffix(".pub").read_text()
         (tmp_path / "known").write_text(f"@cert-authority * {other}")
         with pytest.raises(HostUserError, match="no known-hosts file names its authority"):
-            SshHost(access_to(certified[0], trust=HostTrust(user_file=tmp_path / "known"))).run("echo", timeout_s=20)
+            SshHost(access_to(certified[0], trust=HostTrust(files=(tmp_path / "known",)))).run("echo", timeout_s=20)
 
     def test_a_line_without_the_port_vouches_and_accuses_nobody(
         self, certified: tuple[Sshd, str], tmp_path: Path
     ) -> None:
         sshd, _ = certified
-        trust = HostTrust(user_file=tmp_path / "known")
+        trust = HostTrust(files=(tmp_path / "known",))
         (tmp_path / "known").write_text(f"127.0.0.1 {sshd.host_key}\n")
         host = SshHost(access_to(sshd, trust=trust))
         assert host.run("echo in", timeout_s=20).text == "in\n"
@@ -405,6 +405,21 @@ class TestSshConfig:
             host = SshHost(access_of(Settings(hosts={"gpu": entry}), "gpu"))
             assert host.run("echo $SSH_CONNECTION", timeout_s=20).text.split()[3] == str(target.port)
             assert len(gate.connections()) == 1
+            host.close()
+
+    def test_the_machines_known_hosts_files_count(self, home: Path, tmp_path: Path) -> None:
+        usual = access_of(Settings(hosts={"gpu": HostEntry("gpu", "gpu")}), "gpu").trust.files
+        assert usual[0] == home / "known_hosts"
+        assert usual[2] == Path("/etc/ssh/ssh_known_hosts")
+        with running_sshd(tmp_path / "sshd") as sshd:
+            (tmp_path / "of this machine").write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key}\n")
+            (home / "config").write_text(
+                f"Host gpu\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n"
+                f"  IdentityFile {sshd.user_key}\n  UserKnownHostsFile none\n"
+                f'  GlobalKnownHostsFile /nowhere "{tmp_path}/of this machine"\n'
+            )
+            host = SshHost(access_of(Settings(hosts={"gpu": HostEntry("gpu", "gpu")}), "gpu"))
+            assert host.run("echo yes", timeout_s=20).text == "yes\n"
             host.close()
 
     @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class TestServerKeys:
         file.write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key}\n")
         subprocess.run(["ssh-keygen", "-H", "-f", str(file)], check=True, capture_output=True)
         assert "127.0.0.1" not in file.read_text()
-        host = SshHost(access_to(sshd, trust=HostTrust(user_file=file)))
+        host = SshHost(access_to(sshd, trust=HostTrust(files=(file,))))
         assert host.run("echo yes", timeout_s=10).text == "yes\n"
         host.close()
 

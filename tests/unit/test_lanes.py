@@ -18,7 +18,7 @@ from tasks.execution.lanes import Station
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
-from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.host import CommandResult, FileEntry
 from tasks.hosts.place import RemotePlace
 from tests.fakes.local_host import LocalHost
 from tests.helpers.waiting_trainer import waiting_python
@@ -36,19 +36,11 @@ class DyingHost(LocalHost):
             raise HostUnreachable(self.name, 0.0, 1, "gone")
         return super().run(command, timeout_s=timeout_s, stdin=stdin, check=check)
 
-    def get(
-        self,
-        entries: Sequence[FileEntry],
-        folder: str,
-        into: Path,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
         self.left -= any(entry.path.startswith("checkpoint_") for entry in entries)
         if self.left < 0:
             raise HostUnreachable(self.name, 0.0, 1, "gone")
-        super().get(entries, folder, into, timeout_s=timeout_s, progress=progress)
+        super().get(entries, folder, into, timeout_s=timeout_s)
 
 
 @dataclass

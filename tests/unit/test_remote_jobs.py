@@ -27,7 +27,7 @@ from tasks.execution.remote import RemoteBatch
 from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts import errors
-from tasks.hosts.host import CommandResult, FileEntry, Progress
+from tasks.hosts.host import CommandResult, FileEntry
 from tasks.hosts.job import find_job, job_status, list_jobs, stop_job
 from tasks.hosts.place import RemotePlace
 from tests.fakes.local_host import LocalHost
@@ -46,23 +46,13 @@ class FaultyHost(LocalHost):
         self.fault(command.partition("\n")[0])
         return super().run(command, timeout_s=timeout_s, stdin=stdin, check=check)
 
-    def put(
-        self, files: Mapping[str, Path], folder: str, *, timeout_s: float, progress: Progress | None = None
-    ) -> tuple[FileEntry, ...]:
+    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
         self.fault(f"put {folder}")
-        return super().put(files, folder, timeout_s=timeout_s, progress=progress)
+        return super().put(files, folder, timeout_s=timeout_s)
 
-    def get(
-        self,
-        entries: Sequence[FileEntry],
-        folder: str,
-        into: Path,
-        *,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
         self.fault(f"get {folder}")
-        super().get(entries, folder, into, timeout_s=timeout_s, progress=progress)
+        super().get(entries, folder, into, timeout_s=timeout_s)
 
 
 @pytest.fixture(autouse=True)
