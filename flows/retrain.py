@@ -68,7 +68,7 @@ def retrain(parameters: RetrainParameters) -> str:
         run.save()
         publish_card(folder)
     # Only what is published whole can be pointed to.
-    conclude(promote(place.address, card, parameters.promote))
+    conclude(promote(place.address, card, parameters.promote, parameters.track))
     return folder
 
 
@@ -110,8 +110,13 @@ def evaluate(folder: str, parameters: RetrainParameters, record: dict[str, Any])
 
 
 @task(name="promote", task_run_name="promote-or-keep", cache_policy=NO_CACHE)
-def promote(address: str, card: dict[str, Any], may_promote: bool) -> str:  # noqa: FBT001 - a task's parameter
+def promote(
+    address: str,
+    card: dict[str, Any],
+    may_promote: bool,  # noqa: FBT001 - a task's parameter
+    track: str | None,
+) -> str:
     """Move the pointer `champion`, or keep the run as challenger."""
-    message = settle(open_place(address), card, may_promote=may_promote)
+    message = settle(open_place(address), card, may_promote=may_promote, track=track)
     get_run_logger().info("%s", message)
     return message

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.artifacts.publisher import say
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, open_place
 from tasks.core.errors import BadRequest
 from tasks.core.layout import RunLayout
 from tasks.experiments.champion import CHAMPION, HistoryEntry, champion_history, current_champion, promote, roll_back
 from tasks.experiments.model_card import read_card
 from tasks.operations.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, tell
+from tasks.runs.tracked_models import tell_models_in_time
 
 CHALLENGER = "challenger"
 
@@ -50,8 +52,14 @@ def model_of(name: str, artifacts: str | None) -> Path:
     return layout.root / str(read_card(layout)["model"]["folder"])
 
 
-def settle(place: ArtifactPlace, card: Mapping[str, Any], *, may_promote: bool) -> str:
+def settle(place: ArtifactPlace, card: Mapping[str, Any], *, may_promote: bool, track: str | None = None) -> str:
     """Make a judged and published run the champion, or keep it as challenger, as its card says.
+
+    Args:
+        place: That keeps it.
+        card: Its card.
+        may_promote: Whether promotion is asked for.
+        track: Whether MLflow is told, as the parameters say it.
 
     Returns:
         One sentence for people.
@@ -61,11 +69,13 @@ def settle(place: ArtifactPlace, card: Mapping[str, Any], *, may_promote: bool) 
         promote(place.store, run_id, instead_of=card["champion"])
         message = f"{run_id} is champion: {decision['reason']}."
         tell(PROMOTED, "model", run_id, message=message, run_id=run_id, before=card["champion"])
+        tell_models_in_time(place, track, say)
         return message
     place.store.point(CHALLENGER, run_id)
     why = decision["reason"] if not decision["promote"] else "promotion was not asked for"
     message = f"{run_id} stays challenger: {why}."
     tell(KEPT_AS_CHALLENGER, "model", run_id, message=message, run_id=run_id)
+    tell_models_in_time(place, track, say)
     return message
 
 
@@ -94,6 +104,7 @@ def promote_by_hand(place: ArtifactPlace, name: str, *, force: bool) -> HistoryE
     how = f"by force, although {card['decision']['reason']}" if forced else "by hand"
     message = f"{layout.run_id} is champion, {how}."
     tell(PROMOTED, "model", layout.run_id, message=message, run_id=layout.run_id)
+    tell_models_in_time(place, None, say)
     return entry
 
 
@@ -115,4 +126,5 @@ def roll_back_champion(place: ArtifactPlace) -> HistoryEntry:
     entry = roll_back(place.store)
     message = f"{entry.run_id} is champion again."
     tell(ROLLED_BACK, "model", entry.run_id, message=message, run_id=entry.run_id)
+    tell_models_in_time(place, None, say)
     return entry

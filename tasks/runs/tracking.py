@@ -15,6 +15,7 @@ import queue
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,10 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""MLflow's own are two minutes and seven tries."""
+"""MLflow's own are two minutes and seven tries; and it tells terminals what it does."""
 
 _PER_EPOCH = (
     "train_loss",
@@ -88,6 +90,8 @@ def open_client() -> MlflowClient:
     """Return a client of the server, or database, that `MLFLOW_TRACKING_URI` names; asks nothing of it yet."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    # Of MLflow's own types, as they are imported.
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred", category=UserWarning)
     from mlflow import MlflowClient
 
     return MlflowClient()

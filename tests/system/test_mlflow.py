@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from helpers.retrainings import retrained
 
+import jade_model
 from jade_model.core.files import sha256_file
 from jade_model.core.training_files import files_of
 from jade_model.core.windows import Windows
+from jade_model.scoring.trained import open_model
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
+from tasks.experiments.champion import promote
 from tasks.experiments.plan import Plan, write_job
+from tasks.experiments.promote import settle
 from tasks.runs.record import recorded_run
+from tasks.runs.tracked_models import tell_models
 from tasks.runs.tracking import open_client, tell_run
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("mlflow")]
@@ -89,6 +98,42 @@ def test_a_finished_run_is_told_with_its_verdict_and_one_child_a_training_and_ag
         assert child.data.params["recipe.training.epochs"] == "2"
         assert steps(child) == [1, 2]
         assert child.info.status == "FAILED", "its checkpoint is not there"
+
+
+def test_the_champion_is_a_registered_model_that_gives_spans_for_bars(
+    small_windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_TRACK", "mlflow")
+    place = open_place(tmp_path / "runs")
+    layout, card = retrained(place.folder, small_windows, None)
+    settle(place, {**card, "decision": {**card["decision"], "promote": True}}, may_promote=True)
+    settle(place, {**card, "decision": {**card["decision"], "promote": False}}, may_promote=False)
+    assert tell_models(place) == {"champion": "1", "challenger": "1"}
+    client = open_client()
+    version = client.get_model_version_by_alias("jade", "champion")
+    assert version.tags["jade.run"] == layout.run_id
+    assert [run.info.run_id for run in runs_of(layout.run_id, "run")] == [version.run_id]
+    frame = pd.DataFrame(small_windows.bars_NT4[0], columns=["open", "high", "low", "close"])
+    bars = frame.set_index(pd.date_range("2024-01-02 14:30", periods=len(frame), freq="min", tz="UTC"))
+    code = (
+        "import sys, mlflow, pandas as pd; model = mlflow.pyfunc.load_model('models:/jade@champion');"
+        "import jade_model; print(jade_model.__file__);"
+        "model.predict(pd.read_parquet('bars.parquet')).to_parquet('spans.parquet')"
+    )
+    bars.to_parquet("bars.parquet")
+    # Where Jade is not installed: the model brings its own.
+    told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert str(Path(jade_model.__file__).parent) not in told
+    expected = open_model(layout.root / card["model"]["folder"]).predict(bars)
+    pd.testing.assert_frame_equal(pd.read_parquet("spans.parquet"), expected)
+    newer = "20990101T000000Z-retrain-abcdef"
+    shutil.copytree(layout.root, place.folder / newer)
+    for name in ("run.json", "card.json"):
+        path = place.folder / newer / name
+        path.write_text(path.read_text().replace(layout.run_id, newer))
+    place.publish_end(place.layout(newer), is_complete=True)
+    promote(place.store, newer, instead_of=layout.run_id)
+    assert tell_models(place) == {"champion": "2", "challenger": "1"}
 
 
 def test_epochs_are_told_while_a_run_trains_and_each_one_once(small_windows: Windows, tmp_path: Path) -> None:
