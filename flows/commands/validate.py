@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import numpy as np
+from pyarrow import ArrowException, parquet
 
 from flows.commands.common import json_option, print_json, print_table
 from flows.commands.reading import reading_of, reading_options, tell_notes
@@ -16,6 +17,7 @@ from jade_model.data.labels import read_labels
 from jade_model.data.schema import find_violations, iter_windows, load_windows
 from jade_model.data.splits import group_windows
 from jade_model.data.text.columns import Reading
+from jade_model.data.text.table import is_parquet
 
 BATCH_SIZE = 4096
 MOST_WINDOWS_GROUPED = 20_000
@@ -29,12 +31,12 @@ MOST_WINDOWS_GROUPED = 20_000
 @reading_options
 @json_option
 def command(data: str, *, unlabelled: bool, labels: Path | None, as_json: bool, **reading: Any) -> None:
-    """Check windows (a Parquet file, folder or glob), or raw bars (a text file); name every violation.
+    """Check windows (a Parquet file, folder or glob), or raw bars (text or Parquet); name every violation.
 
     docs/data.md is the contract of both.
     """
     try:
-        if is_text(data):
+        if holds_bars(data):
             facts, notes = _facts_of_bars(data, labels, reading_of(reading))
         else:
             facts, notes = _facts_of_windows(data, labelled=not unlabelled), []
@@ -50,13 +52,18 @@ def command(data: str, *, unlabelled: bool, labels: Path | None, as_json: bool, 
         print_table(f"{data} is valid", ["", ""], [[name, str(value)] for name, value in facts.items()])
 
 
-def is_text(data: str) -> bool:
-    """Return whether data are a file of text, packed or not, rather than Parquet."""
+def holds_bars(data: str) -> bool:
+    """Return whether data are raw bars: a file of text, packed or not, or Parquet that has prices and no windows."""
     path = Path(data).expanduser()
-    if not path.is_file() or path.suffix.lower() == ".parquet":
+    if not path.is_file():
         return path.suffix.lower() in {".csv", ".txt", ".tsv"} and not path.is_dir()
-    with path.open("rb") as file:
-        return file.read(4) != b"PAR1"
+    if not is_parquet(path):
+        return path.suffix.lower() != ".parquet"
+    try:
+        names = {name.lower() for name in parquet.read_schema(path).names}
+    except (OSError, ArrowException):
+        return False
+    return "features" not in names and {"open", "high", "low", "close"} <= names
 
 
 def _facts_of_bars(data: str, labels: Path | None, reading: Reading) -> tuple[dict[str, Any], list[str]]:

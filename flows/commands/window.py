@@ -14,7 +14,7 @@ from jade_model.data.schema import write_windows
 
 
 @click.command("window")
-@click.argument("bars", metavar="BARS.csv", type=click.Path(path_type=Path))
+@click.argument("bars", metavar="BARS", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT.parquet", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
@@ -46,7 +46,7 @@ def command(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Cut raw bars (CSV: time, open, high, low, close) into windows, around labels if given.
+    """Cut raw bars (CSV or Parquet: time, open, high, low, close) into windows, around labels if given.
 
     docs/data.md says what is read, with an example of each vendor's export. Where a file can be read two ways it is
     refused, and the message names the option that decides.

@@ -1,4 +1,4 @@
-"""Raw bars from text files, checked: nothing is guessed, and where two readings are possible neither is taken.
+"""Raw bars from text or Parquet, checked: nothing is guessed, and where two readings are possible neither is taken.
 
 Legend: R rows of the file, B bars.
 """
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from jade_model.data.faults import Faults
 from jade_model.data.parquet.bars import impossible_prices, shown_bar
 from jade_model.data.text.columns import PRICES, NamedColumns, Reading, expanded, name_columns, plain_name
-from jade_model.data.text.numbers import Numbers, read_numbers
+from jade_model.data.text.numbers import DecimalMark, Numbers, read_numbers
 from jade_model.data.text.order import ascending_rows, check_jumps, check_order
 from jade_model.data.text.table import read_table
-from jade_model.data.text.times import UNITS, WrittenTimes, is_clock_alone, is_date_alone, read_times
+from jade_model.data.text.times import A_TIME, UNITS, WrittenTimes, is_clock_alone, is_date_alone, read_times
 from jade_model.data.text.zones import resolve
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Bars:
 
 
 def read_bars(path: str | Path, reading: Reading = Reading()) -> list[Bars]:  # noqa: B008 - frozen
-    """Read bars from a text file: CSV, or what docs/data.md lists of vendors' formats.
+    """Read bars from a text file, CSV or what docs/data.md lists of vendors' formats, or from a Parquet file.
 
     Args:
         path: The file; its columns are known by name, or as `reading` says.
@@ -77,7 +77,7 @@ def read_bars(path: str | Path, reading: Reading = Reading()) -> list[Bars]:  # 
     series = _series(columns, faults)
     times = _times(columns, time_cells, faults)
     prices = [
-        _prices(columns.cells(at), name, reading, faults)
+        _prices(columns.cells(at), name, "." if at in table.numeric else reading.decimal, faults)
         for name, at in zip(PRICES, price_columns, strict=True)
         if at is not None
     ]
@@ -160,7 +160,7 @@ def _time_columns(columns: NamedColumns, faults: Faults) -> list[tuple[str, pa.A
 
     found = columns.candidates("time")
     said_date = columns.candidates("date") if "date" in columns.reading.columns else []
-    dates = said_date or [at for at in found if plain_name(columns.names[at])[0] in {"date", "dt"}]
+    dates = said_date or [at for at in found if plain_name(columns.names[at])[0] in {"date", "dt", "dtyyyymmdd"}]
     clocks = [at for at in found if at not in dates and is_clock_alone(columns.cells(at))]
     pairs = [(date, clock) for date in dates for clock in clocks if is_date_alone(columns.cells(date))]
     if len(pairs) == 1:
@@ -170,8 +170,9 @@ def _time_columns(columns: NamedColumns, faults: Faults) -> list[tuple[str, pa.A
         rest = [at for at in found if at not in {date, clock}]
         return [(name, joined), *((columns.names[at], columns.cells(at)) for at in rest)]
     if not found and "time" not in columns.reading.columns:
-        # pandas writes an index without a name in a column without one.
-        found = [at for at, name in enumerate(columns.names) if name.lower() in {"", "index", "unnamed: 0"}]
+        # pandas writes an index without a name in a column without one, or of these names.
+        of_pandas = {"", "index", "unnamed: 0", "__index_level_0__"}
+        found = [at for at, name in enumerate(columns.names) if name.lower() in of_pandas]
         found = [at for at in found if columns.has_header]
     if not found:
         expected = "a column time, timestamp, datetime or date; --columns time=NAME says which it is"
@@ -191,18 +192,32 @@ def _times(columns: NamedColumns, cells: list[tuple[str, pa.Array]], faults: Fau
         if day_first is None and name.lower() == "gmt time":
             day_first = True  # Dukascopy's name for them, and its order
         times = read_times(column, name, replace(rules, day_first=day_first), own)
-        if len(cells) > 1 and not times.is_read_R.any():
+        if len(cells) > 1 and not times.is_read_R.any() and set(column.unique().to_pylist()) <= _NO_TIMES:
             continue
         faults.found += own.found
         read.append(_TimeColumn(name, times, zone))
     if not read:
-        raise faults.stop("time", "no column with times", "--columns time=NAME")
+        raise faults.stop("time", "no column with times", f"{A_TIME}; --columns time=NAME says where")
     faults.raise_if_any()
     best = min(read, key=lambda item: (int(item.times.precision_R.max()), not item.times.has_zone_R.any()))
+    _check_other_parts(columns, best.times, faults)
     for other in read:
         if other is not best:
             _check_agreement(best, other, faults)
     return best
+
+
+def _check_other_parts(columns: NamedColumns, times: WrittenTimes, faults: Faults) -> None:
+    """Refuse times beside a column that holds a part of them: a zone, an hour, AM or PM; unless the user says it."""
+    reading = columns.reading
+    for at, name in enumerate(columns.names):
+        values = [value for value in columns.cells(at).unique().to_pylist() if value]
+        is_zone = plain_name(name)[0] in _ZONE_NAMES and reading.zone is None and not times.has_zone_R.all()
+        is_part = plain_name(name)[0] in _PARTS and "time" not in reading.columns and not times.has_zone_R.all()
+        if values and (is_zone or is_part):
+            found = f"{', '.join(values[:_MOST_SHOWN])} beside times without it"
+            expected = "--timezone ZONE, such as America/New_York" if is_zone else "whole times in one column, or two"
+            raise faults.stop(name, found, expected)
 
 
 def _check_agreement(best: _TimeColumn, other: _TimeColumn, faults: Faults) -> None:
@@ -248,11 +263,14 @@ def _series(columns: NamedColumns, faults: Faults) -> dict[str, NDArray[np.intp]
     return rows
 
 
+_ZONE_NAMES = {"tz", "timezone", "time zone", "zone", "tzname", "utc offset", "offset", "tz offset", "gmtoffset"}
+_PARTS = {"hour", "minute", "second", "millisecond", "ms", "msec", "am/pm", "am pm", "ampm", "meridiem"}
+_NO_TIMES = {"", "NaT", "nan", "NaN", "null", "None"}
 _INSTRUMENT_NAMES = {"symbol", "ticker", "instrument", "pair"}
 
 
-def _prices(cells: pa.Array, name: str, reading: Reading, faults: Faults) -> Numbers:
-    numbers = read_numbers(cells, reading.decimal)
+def _prices(cells: pa.Array, name: str, decimal: DecimalMark | None, faults: Faults) -> Numbers:
+    numbers = read_numbers(cells, decimal)
     if numbers.has_comma_R.any():
         row = int(np.flatnonzero(numbers.has_comma_R)[0])
         found = f"a comma in {cells[row].as_py()!r}"
@@ -295,7 +313,9 @@ def _bars_of(
     ours = times.times.take(rows_B)
     time_B, is_zoned = resolve(ours, times.zone, times.name, own)
     if not own.found:
-        units = [UNITS[unit] if unit >= 0 else "calendar" for unit in np.unique(ours.by_unit_R).tolist()]
+        units = [
+            UNITS[unit] if unit >= 0 else "calendar" for unit in np.flatnonzero(np.bincount(ours.by_unit_R + 1)) - 1
+        ]
         if len(units) > 1:
             said.append(f"times of several kinds, each read by its own digits: {', '.join(units)}")
         check_order(time_B, times.name, own, is_zoned=is_zoned, is_mixed=len(units) > 1)

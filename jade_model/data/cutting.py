@@ -153,7 +153,7 @@ def newest_windows(
 def _existing(path: str | Path) -> Path:
     expanded = Path(path).expanduser()
     if not expanded.is_file():
-        raise DataError([Violation(str(path), None, None, "no such file", "a file of text")])
+        raise DataError([Violation(str(path), None, None, "no such file", "a file of text or Parquet")])
     return expanded
 
 

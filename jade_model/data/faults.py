@@ -35,10 +35,11 @@ class Faults:
 
     def add_rows(self, wrong_N: NDArray[np.bool_], column: str, found: Callable[[int], str], expected: str) -> None:
         """Note each row where wrong_N is true; `found` describes one row, by its number in the batch."""
-        for row in np.flatnonzero(wrong_N).tolist():
+        rows = np.flatnonzero(wrong_N)
+        lines = None if self.line_N is None else self.line_N[rows].tolist()
+        for at, row in enumerate(rows.tolist()):
             window_id = None if self.window_id_N is None else self.window_id_N[row]
-            line = None if self.line_N is None else int(self.line_N[row])
-            number = None if line is not None else self.first_row + row
+            line, number = (None, self.first_row + row) if lines is None else (lines[at], None)
             self.found.append(Violation(self.file, number, column, found(row), expected, window_id, line))
 
     def stop(self, column: str | None, found: str, expected: str, *, line: int | None = None) -> DataError:

@@ -19,7 +19,7 @@ from jade_model.data.bars import Bars
 from jade_model.data.faults import Faults
 from jade_model.data.text.columns import NamedColumns, Reading, expanded, name_columns
 from jade_model.data.text.shapes import shapes_of
-from jade_model.data.text.table import TextTable, read_table, read_text
+from jade_model.data.text.table import TextTable, is_parquet, read_table, read_text
 from jade_model.data.text.times import WrittenTimes, read_times
 from jade_model.data.text.zones import resolve
 
@@ -104,7 +104,7 @@ def read_labels(path: str | Path, bars: Bars, reading: Reading = Reading()) -> L
 
 
 def _read_spans(path: Path, bars: Bars, reading: Reading, faults: Faults) -> _Spans:
-    text = read_text(path, faults)
+    text = b"" if is_parquet(path) else read_text(path, faults)
     if text.lstrip()[:1] in {b"[", b"{"}:
         return _from_json(text, bars, faults)
     table = read_table(path, faults, may_be_empty=True)

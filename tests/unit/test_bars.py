@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jade_model.core.errors import DataError
@@ -54,6 +56,12 @@ INVESTING = (
 METATRADER = (
     "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\n"
     "2024.01.02\t00:00:00\t1.5\t3\t1\t2\t9\n2024.01.03\t00:00:00\t1.5\t3\t1\t2\t9\n"
+)
+FOREXITE = (
+    "<TICKER>,<DTYYYYMMDD>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>\nA,20240102,093000,1,2,1,2\nA,20240102,093100,1,2,1,2\n"
+)
+SPACED = (
+    "time;open;high;low;close\n2024-01-02;1\u202f234,5;1\xa0300;1 200;1 250,0\n2024-01-03;1 234,5;1 300;1 200;1 250\n"
 )
 DUKASCOPY = "Gmt time,Open,High,Low,Close\n"
 # name -> text, what the user says, first time and time of the second bar in UTC
@@ -127,6 +135,22 @@ READ: dict[str, tuple[str | bytes, dict[str, Any], str, str]] = {
     "Coinbase": ("1704240000,1,3,1.5,2,9\n1704153600,1,3,1.5,2,9\n", {"format": "coinbase"},
                  "2024-01-02", "2024-01-03"),
     "Investing": (INVESTING, {"columns": {"close": "Price"}, "decimal": "."}, "2024-01-30", "2024-01-31"),
+    "Kaggle": (bars_at("1325412060.0", "1325412120.0"), {}, "2012-01-01T10:01", "2012-01-01T10:02"),
+    "Forexite": (FOREXITE, {}, "2024-01-02T09:30", "2024-01-02T09:31"),
+    "EODHD": (bars_at("1704153600,0,2024-01-02 00:00:00", "1704153660,0,2024-01-02 00:01:00",
+                      header="Timestamp,Gmtoffset,Datetime,Open,High,Low,Close\n"), {},
+              "2024-01-02", "2024-01-02T00:01"),
+    "NinjaTrader": ("20241119 185000;1;2;1;2;10\n20241119 185100;1;2;1;2;10\n", {"format": "ninjatrader"},
+                    "2024-11-19T18:50", "2024-11-19T18:51"),
+    "groups of digits by spaces": (SPACED, {"decimal": ","}, "2024-01-02", "2024-01-03"),
+    "comments with commas above": ("# by X\n# of 1, 2, and 3, as asked\n" + bars_at("2024-01-02", "2024-01-03"), {},
+                                   "2024-01-02", "2024-01-03"),
+    "a comment for a header": (bars_at("2024-01-02", "2024-01-03", header="#" + HEADER), {},
+                               "2024-01-02", "2024-01-03"),
+    "clocks set forward, offsets with them": (bars_at("2024-03-31T01:30+01:00", "2024-03-31T03:00+02:00"), {},
+                                              "2024-03-31T00:30", "2024-03-31T01:00"),
+    "a zone in a column, said": (bars_at("2024-01-02 09:30,EST", "2024-01-02 09:31,EST", header="time,tz,o,h,l,c\n"),
+                                 {"zone": "America/New_York"}, "2024-01-02T14:30", "2024-01-02T14:31"),
     "an hour that comes twice": (bars_at(*(f"2024-11-03 {at}" for at in ("01:00", "01:30", "01:00", "01:30"))),
                                  {"zone": "America/New_York"}, "2024-11-03T05:00", "2024-11-03T05:30"),
 }  # fmt: skip
@@ -140,6 +164,27 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], str, str]] = {
     "no such day": (bars_at("20240230", "2024-13-01", "2024-01-01 25:00"), {}, "line 4", "a time such as"),
     "digits lost": (bars_at("1.70671E+12"), {}, "1.70671E+12", "a time such as"),
     "years of two digits": (bars_at("01/02/24"), {}, "01/02/24", "a time such as"),
+    "days of a spreadsheet": (bars_at("45293.3958", "45293.3993"), {}, "'45293.3958'", "a spreadsheet counts"),
+    "weeks": (bars_at("2024-W01-2", "2024-W01-3"), {}, "2024-W01-2", "written as dates"),
+    "a calendar's digits as a float": (bars_at("20240102.0", "20240103.0"), {}, "'20240102.0'", "without a point"),
+    "letters for a zone": (bars_at("20240102 09:30:00 EST", "20240102 09:31:00 EST"), {}, "EST", "distance from UTC"),
+    "from when to when": (bars_at("2024-01-02,09:30-10:00", "2024-01-02,10:00-10:30", header="date," + HEADER), {},
+                          "09:30-10:00", "from when to when"),
+    "a zone in a column": (bars_at("2024-01-02 09:30,EST", "2024-01-02 09:31,EST", header="time,tz,o,h,l,c\n"), {},
+                           "EST beside times without it", "--timezone"),
+    "AM and PM in a column": (bars_at("2024-01-02,01:30,PM", "2024-01-02,01:31,PM", header="date,time,ampm,o,h,l,c\n"),
+                              {}, "PM beside times without it", "whole times"),
+    "hours in a column": (bars_at("2024-01-02,9", "2024-01-03,9", header="date,hour,o,h,l,c\n"), {},
+                          "9 beside times without it", "whole times"),
+    "parts of days": (bars_at("2024-01-02,0.39", "2024-01-03,0.39", header="date," + HEADER), {}, "'0.39'",
+                      "a time such as"),
+    "years of two digits in two columns": (bars_at("020124,100000", header="<DATE>,<TIME>,o,h,l,c\n"), {},
+                                           "'020124'", "four digits for its year"),
+    "a sum below": (bars_at("2024-01-02", "2024-01-03", "Total"), {}, "line 4", "'Total'"),
+    "the second of two names, as pandas writes it": (HEADER.replace("close", "close,close.1") + "2024-01-02,1" + BAR,
+                                                     {}, "'close', 'close.1'", "--columns close=NAME"),
+    "JSON": ('{"t":"2024-01-02T05:00:00Z","o":1,"h":2,"l":1,"c":2}\n', {}, "JSON", "read_json"),
+    "a quote in 32nds": (HEADER + "2024-01-02,110'16,110'24,110'08,110'20\n", {}, "110'16", "a finite price"),
     "words": (bars_at("now", "soon"), {}, "'now'", "a time such as"),
     "leading zeros lost": (bars_at("20240103,930", "20240103,935", header="date," + HEADER), {}, "'20240103 930'",
                            "leading zeros"),
@@ -186,7 +231,7 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], str, str]] = {
     "nothing": ("", {}, "an empty file", "a text file"),
     "a header alone": (HEADER, {}, "no rows", "at least one"),
     "a web page": ("<!DOCTYPE html>", {}, "a web page", "a text file"),
-    "Parquet": (b"PAR1" + bytes(99), {}, "a Parquet file", "a text file"),
+    "half of a Parquet file": (b"PAR1" + bytes(99), {}, "what cannot be read", "a whole Parquet file"),
     "nothing in an archive": (zipped("a.csv", ""), {}, "an empty file", "a text file"),
     "another encoding": (b"time;\xfc\n" + bars_at("2024-01-01").encode(), {}, "not UTF-8", "UTF-16"),
     "bytes": (b"time,open\x00\n", {}, "binary", "a text file"),
@@ -208,6 +253,43 @@ def test_what_can_be_read_two_ways_or_none_is_refused_with_what_to_do(tmp_path: 
     message = refusal(tmp_path, text, **said)
     assert found in message
     assert expected in message
+
+
+def parquet(folder: Path, **columns: Any) -> Path:
+    prices = {"open": [1.5, 1.6], "high": [3.0, 3.0], "low": [1, 1], "close": [2.0, 2.5]}
+    pq.write_table(pa.table(prices | columns), folder / "bars.parquet")
+    return folder / "bars.parquet"
+
+
+TIMES = np.array(["2024-01-02T14:30", "2024-01-02T14:31"], dtype="datetime64[ns]")
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        pa.array(TIMES),
+        pa.array(TIMES).cast(pa.timestamp("us", "America/New_York")),
+        pa.array(TIMES.astype("datetime64[s]").astype(np.int64)),
+        pa.array((TIMES.astype(np.int64) // 1_000_000).astype(float)),
+        pa.array(["20240102 14:30:00 UTC", "20240102 14:31:00 UTC"]),
+    ],
+    ids=str,
+)
+def test_raw_bars_in_parquet_come_through_the_same_door(tmp_path: Path, time: pa.Array) -> None:
+    (bars,) = read_bars(parquet(tmp_path, __index_level_0__=time), Reading(decimal=","))
+    np.testing.assert_array_equal(bars.time_B, TIMES)
+    assert bars.bars_B4.tolist() == [[1.5, 3, 1, 2], [1.6, 3, 1, 2.5]]
+
+
+def test_parquet_of_bars_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 2, column close: found open, high"):
+        read_bars(parquet(tmp_path, time=TIMES, high=[3.0, 0.5]))
+    with pytest.raises(DataError, match="--by symbol"):
+        read_bars(parquet(tmp_path, time=TIMES, symbol=["A", "B"]))
+    (bars,) = read_bars(parquet(tmp_path, time=TIMES, close=[None, 2.5]))
+    assert "1 rows without a price left out (line 1)" in bars.notes[0]
+    with pytest.raises(DataError, match="windows that are cut already"):
+        read_bars(parquet(tmp_path, time=TIMES, features=[[[1.0]], [[2.0]]]))
 
 
 def test_one_bad_line_is_blamed_alone(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from flows.cli import COMMANDS, run
 from jade_model.data.sample import sample_windows
@@ -206,6 +207,16 @@ def test_validate_takes_raw_bars_and_their_labels(tmp_path: Path, capsys: pytest
     assert run(["validate", str(path), "--json"]) == 2
     (violation,) = json.loads(capsys.readouterr().out)["violations"]
     assert (violation["line"], violation["row"], violation["column"]) == (3, None, "time")
+
+
+def test_raw_bars_in_parquet_are_known_from_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bars = tmp_path / "bars.parquet"
+    pq.write_table(csv.read_csv(bars_csv(tmp_path)), bars)
+    assert run(["validate", str(bars), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_bars"] == 150
+    assert run(["compare", "--data", str(bars), "--artifacts", str(tmp_path)]) == 2
+    assert "`jade window` cuts" in capsys.readouterr().err
+    assert run(["window", str(bars), str(tmp_path / "out.parquet")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ def check_layout(
     Returns:
         The contract's columns that are there in a type that can be read.
     """
+    if "features" not in schema.names and {"open", "high", "low", "close"} <= {name.lower() for name in schema.names}:
+        faults.add(None, "raw bars, one a row", "windows of them: `jade window` cuts some")
+        return []
     wanted = {"window_id", "features"}
     if require_labels:
         pairs = [pair for pair in (BOUNDS, BOUND_LISTS) if set(pair) & set(schema.names)]

@@ -26,7 +26,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "low": ("low", "l", "low price", "lowprice", "price low", "3. low"),
     "close": ("close", "c", "close price", "closeprice", "price close", "4. close", "close/last"),
     "time": (
-        "time", "timestamp", "datetime", "date time", "date/time", "date", "dt", "t", "ts", "ts event", "local time",
+        "time", "timestamp", "datetime", "date time", "date/time", "date", "dt", "dtyyyymmdd", "t", "ts", "ts event",
+        "local time", "window start",
         "bar time", "candle time", "candle begin time", "open time", "opentime", "start", "start time", "starttime",
         "period start", "time period start", "unix", "unix time", "unix timestamp", "unix timestamp ms", "timestamp ms",
         "epoch",
@@ -148,7 +149,10 @@ class NamedColumns:
         said = self.reading.columns.get(what)
         if said is not None:
             return [at for at, name in enumerate(self.names) if name.casefold() == said.strip().casefold()]
-        return [at for at, name in enumerate(self.names) if plain_name(name)[0] in _NAMES.get(what, (what,))]
+        known = _NAMES.get(what, (what,))
+        # pandas calls the second of two columns of one name close.1: which of them is meant nobody can tell.
+        plain = [re.sub(r"(?<=[a-z])\.\d+$", "", plain_name(name)[0]) for name in self.names]
+        return [at for at, name in enumerate(plain) if name in known]
 
     def column(self, what: str, faults: Faults) -> int | None:
         """Return the one column of what is asked for; name it if there is none or several."""

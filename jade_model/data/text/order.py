@@ -79,7 +79,8 @@ def _name_disorder(
     kept_B = _longest_ascending(time_B.astype(np.int64))
     wrong_B = ~kept_B
     last_kept_B = np.maximum.accumulate(np.where(kept_B, np.arange(len(time_B)), -1))
-    same_B = wrong_B & np.isin(time_B, time_B[kept_B])
+    kept = time_B[kept_B]
+    same_B = wrong_B & (kept[np.searchsorted(kept[:-1], time_B)] == time_B)
     if wrong_B.mean() > 0.1 and (step_B > 0).mean() > 0.9:
         row = int(back[0])
         found = f"{_shown(time_B[row])} after {_shown(time_B[row - 1])}, and so on: times start again {len(back)} times"

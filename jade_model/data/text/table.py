@@ -1,4 +1,4 @@
-"""A text file -> a table of its cells as text, each with the line it stands on. Nothing is converted here.
+"""A file of text, or Parquet -> a table of its cells as text, each with its line. Nothing is converted here.
 
 Legend: R rows.
 """
@@ -28,8 +28,9 @@ _EXPECTED = "a text file with a header and one bar or span a line, separated by 
 _SEPARATORS = "\t;|,"
 _HEAD_BYTES = 1 << 18
 _MOST_LINES_ABOVE = 20
+_PARQUET = b"PAR1"
 _OTHER_FORMATS = {
-    b"PAR1": "a Parquet file (of windows? `jade validate` checks it)",
+    _PARQUET: "a Parquet file",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
     b"BZh": "a bzip2 archive",
@@ -51,9 +52,10 @@ class TextTable:
     Attributes:
         names: Of the columns, as the header has them, white space aside; none where the file has no header.
         columns: Cells as Arrow strings, one array of R a column.
-        line_R: The line that each row stands on, counted from 1.
+        line_R: The line that each row stands on, counted from 1; of Parquet the row.
         instrument: What the header says all rows are of; empty if nothing.
         notes: What was left out above the header.
+        numeric: Columns that are numbers in the file itself, whose decimal mark is no question.
     """
 
     names: tuple[str, ...] | None
@@ -61,10 +63,11 @@ class TextTable:
     line_R: NDArray[np.int64]
     instrument: str = ""
     notes: tuple[str, ...] = ()
+    numeric: frozenset[int] = frozenset()
 
 
 def read_table(path: Path, faults: Faults, *, may_be_empty: bool = False) -> TextTable:
-    """Read a CSV file, or the one in a gzip or zip archive; UTF-8, or UTF-16 by its mark.
+    """Read a CSV file, or the one in a gzip or zip archive; UTF-8, or UTF-16 by its mark. Or Parquet.
 
     Args:
         path: The file.
@@ -74,7 +77,12 @@ def read_table(path: Path, faults: Faults, *, may_be_empty: bool = False) -> Tex
     Raises:
         DataError: The file is none, or its rows differ in length.
     """
+    if is_parquet(path):
+        return _parquet(path, faults, may_be_empty=may_be_empty)
     content = read_text(path, faults)
+    if content.lstrip()[:1] in {b"[", b"{"}:
+        expected = f"{_EXPECTED}; pandas.read_json(...).to_csv(...) makes one"
+        raise faults.stop(None, "JSON", expected)
     head = content[:_HEAD_BYTES].decode("utf-8", errors="ignore").split("\n")
     separator, first, notes = _top(head, faults)
     rows = [_cells(line, separator) for line in head[first : first + 4]]
@@ -111,6 +119,59 @@ def read_text(path: Path, faults: Faults) -> bytes:
     return content
 
 
+def is_parquet(path: Path) -> bool:
+    """Return whether a file is Parquet, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET
+    except OSError:
+        return False
+
+
+def _parquet(path: Path, faults: Faults, *, may_be_empty: bool) -> TextTable:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyarrow import types
+
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise faults.stop(
+            None, f"what cannot be read ({str(error).splitlines()[0]})", "a whole Parquet file"
+        ) from error
+    if "features" in table.column_names:
+        raise faults.stop("features", "windows that are cut already", "a table of raw bars, one a row")
+    if not table.num_rows and not may_be_empty:
+        raise faults.stop(None, "no rows", "at least one")
+    columns, numeric = [], set()
+    for at, column in enumerate(table.columns):
+        values = pa.chunked_array(column.chunks, column.type).combine_chunks()
+        if types.is_nested(values.type) or types.is_binary(values.type) or types.is_large_binary(values.type):
+            columns.append(pa.array([""] * table.num_rows))
+            continue
+        if types.is_floating(values.type) or types.is_integer(values.type) or types.is_decimal(values.type):
+            numeric.add(at)
+        columns.append(_as_text(values))
+    names = tuple(str(name) for name in table.column_names)
+    return TextTable(names, tuple(columns), np.arange(1, table.num_rows + 1), numeric=frozenset(numeric))
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    if types.is_floating(values.type):
+        values = values.cast(pa.float64())
+        number_R = np.asarray(values.fill_null(np.nan).to_numpy(zero_copy_only=False))
+        is_finite_R = np.isfinite(number_R)
+        if (np.abs(number_R[is_finite_R]) < 2**53).all() and (np.mod(number_R[is_finite_R], 1) == 0).all():
+            # Whole numbers keep all their digits: times since 1970 are read by them.
+            values = pa.array(np.where(is_finite_R, number_R, 0).astype(np.int64), mask=np.isnan(number_R))
+    text = values.cast(pa.string()).fill_null("")
+    return pc.utf8_trim_whitespace(text)
+
+
 def _unpacked(content: bytes, faults: Faults) -> bytes:
     if content.startswith(b"\x1f\x8b"):
         return gzip.decompress(content)
@@ -133,7 +194,7 @@ def _as_utf8(content: bytes, faults: Faults) -> bytes:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise faults.stop(
-            None, f"text that is not {encoding.upper()}", "UTF-8, or UTF-16 with its mark", line=line
+            None, f"text that is not {encoding.upper()}", "UTF-8, or UTF-16 with its mark: save it so", line=line
         ) from error
     if "\0" in text:
         raise faults.stop(None, "binary data", _EXPECTED)
@@ -147,12 +208,19 @@ def _top(head: list[str], faults: Faults) -> tuple[str, int, tuple[str, ...]]:
         said = line.strip()
         hint = re.fullmatch(r'"?sep=(.)"?', said, re.IGNORECASE)
         found = [separator for separator in _SEPARATORS if len(_cells(line, separator)) > 1]
-        if said and not hint and found and not (said.startswith("#") and len(_cells(line, found[0])) < 3):
+        is_comment = said.startswith(("#", "//")) and not _names_prices(said)
+        if said and not hint and found and not is_comment:
             return _only_separator(found, number + 1, faults), number, tuple(notes)
         if said and not hint:
             notes.append(f"line {number + 1} left out: {said[:100]!r}")
     filled = [line for line in head if line.strip()]
     raise faults.stop(None, f"no separator in {filled[0][:80]!r}" if filled else "an empty file", _EXPECTED)
+
+
+def _names_prices(line: str) -> bool:
+    """Return whether a line that starts as a comment does is the header: `#time,open,high,low,close`, `# t,o,h,l,c`."""
+    words = set(re.findall(r"[a-z]+", line.lower()))
+    return words >= {"open", "close"} or words >= {"o", "c"} or words >= {"start", "end"}
 
 
 def _only_separator(found: list[str], number: int, faults: Faults) -> str:
@@ -240,7 +308,9 @@ def _parse(
         )
     except pa.ArrowInvalid as error:
         raise faults.stop(None, f"what cannot be read ({str(error).splitlines()[0]})", _EXPECTED) from error
-    line_R = np.setdiff1d(np.arange(num_above + 1, num_lines + 1), skipped)
+    is_row_L = np.ones(num_lines + 1, dtype=bool)
+    is_row_L[: num_above + 1] = is_row_L[skipped] = False
+    line_R = np.flatnonzero(is_row_L)
     if len(line_R) != table.num_rows:
         raise faults.stop(None, "line breaks within quotes", "one row a line")
     expected = f"{num_columns}, as in the lines before"

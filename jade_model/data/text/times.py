@@ -54,6 +54,30 @@ _ZONE = (
     r"| (?P<zone_name>[A-Za-z]+(?:/[A-Za-z_]+)+))"
 )
 _CALENDAR = re.compile(rf"{_DATE}(?:(?:[T_]| +|, *){_CLOCK}{_ZONE})?")
+# What programs write that is no time by itself, and what to do about it.
+_HINTS = [
+    (re.compile(pattern), f"; {hint}")
+    for pattern, hint in (
+        (
+            r"9{5}(\.9+)?",
+            "write the days that a spreadsheet counts as dates; numbers since 1970 need --unit s, ms, us or ns",
+        ),
+        (
+            r"9{8}\.9+|9{12}\.9+|9{14}\.9+",
+            "a calendar's digits that became a number have to be written without a point",
+        ),
+        (r"9{6}", "a date has four digits for its year; numbers since 1970 need --unit s, ms, us or ns"),
+        (r"[+-]?9+\.?9*", "numbers of other sizes need --unit s, ms, us or ns"),
+        (r"9+(\.9*)?[eE][+-]?9+", "a spreadsheet cut its digits: export it with all of them"),
+        (r"99?[-/.]99?[-/.]99(\D.*)?", "years of four digits: nobody can tell which of these is the year"),
+        (
+            r".*9 ?[A-Za-z]{2,5}",
+            "a zone by its distance from UTC, or --timezone ZONE for times without: letters name several",
+        ),
+        (r"9{4}-?W99.*|9{4}-9{3}", "weeks and days of the year have to be written as dates"),
+    )
+]
+_RANGE = re.compile(r"(?:[^T]*[^T:9])?99?:99-99?:99")
 _CLOCK_ALONE = re.compile(rf"{_CLOCK}{_ZONE}")
 _SINCE_1970 = re.compile(r"[+-]?(?P<whole>9+)(?:\.(?P<part>9*))?")
 
@@ -187,11 +211,9 @@ class _Reader:
             self._read_since_1970(since, shape, rows_M, _UNIT_OF_WIDTH[len(since["whole"])])
         elif calendar is not None:
             self._read_calendar(calendar, shape, rows_M)
-        elif since is not None:
-            expected = f"{A_TIME}; numbers of other sizes need --unit s, ms, us or ns"
-            self._refuse(rows_M, expected)
         else:
-            self._refuse(rows_M, A_TIME)
+            hint = next((hint for kind, hint in _HINTS if kind.fullmatch(shape)), "")
+            self._refuse(rows_M, A_TIME + hint)
 
     def _read_digits(self, since: re.Match[str], shape: str, rows_M: NDArray[np.intp]) -> None:
         """Read YYYYMMDD, and with HHMM, HHMMSS or HHMMSSfff; or a number since 1970 of as many digits."""
@@ -246,6 +268,11 @@ class _Reader:
         self._refuse(rows_M[~is_in_range_M], f"times between {_YEARS[0]} and {_YEARS[1]}")
 
     def _read_calendar(self, match: re.Match[str], shape: str, rows_M: NDArray[np.intp]) -> None:
+        if _RANGE.fullmatch(shape):
+            self._refuse(
+                rows_M, "one time rather than from when to when; a zone's distance stands behind seconds or a T"
+            )
+            return
         digits = self.shapes.digits(rows_M, shape)
         day_M, is_good_M = self._read_date(match, digits)
         clock_M, is_clock_M, precision = self._read_clock(match, digits, rows_M)
@@ -256,7 +283,7 @@ class _Reader:
             hour_M = _number(digits, match.span("zone_hour"))
             minute_M = _number(digits, match.span("zone_minute")) if match["zone_minute"] else np.zeros_like(hour_M)
             offset_M = (hour_M * 60 + minute_M) * (MINUTE if match["sign"] == "+" else -MINUTE)
-            is_good_M &= (hour_M <= 14) & (minute_M < 60)
+            is_good_M &= (hour_M <= 14) & (minute_M % 15 == 0) & (minute_M < 60)
         elif match["zone_name"]:
             offset_M, is_known_M = _offsets_in(match["zone_name"], wall_M, is_good_M)
             is_good_M &= is_known_M
