@@ -26,6 +26,7 @@ from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.experiments.promote import champion_run
 from tasks.experiments.publish import publish_checks, publish_comparison, verdict_in_short
 from tasks.experiments.report import write_run_report
+from tasks.experiments.sweep_plan import recipes_of
 from tasks.experiments.trend import record_trend, tell_regressions
 from tasks.operations.flow_runs import conclude, prefect_run, run_name
 from tasks.runs.record import Run, recorded_run
@@ -81,12 +82,13 @@ def prepare_data(folder: str, parameters: CompareParameters) -> list[dict[str, A
     layout = RunLayout(Path(folder))
     data = load_data(parameters.data)
     plan = Plan(
-        arms={arm: f"{parameters.recipe}_{arm}" for arm in parameters.arms},
+        arms=recipes_of(parameters.recipe, parameters.arms),
         epochs=parameters.epochs,
         seeds=parameters.seeds,
         folds=parameters.num_folds,
         split=parameters.split,
         ensemble=parameters.ensemble,
+        arm_module=None if parameters.arm_module is None else Path(parameters.arm_module),
     )
     job = write_job(layout, data, plan)
     try:

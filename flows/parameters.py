@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from jade_model.core.config import LOSSES, Loss
+from jade_model.core.config import LOSSES, SPAN_HEADS, Loss
 from jade_model.statistics.verdict import Metric
 from tasks.execution.placement import Placement, Where
 from tasks.provisioning.offers import RentalRequest
@@ -34,6 +44,9 @@ Data = Annotated[
         description="Parquet files, folders or globs of labelled windows, pooled; `sample`: the built-in sample.",
     ),
 ]
+_ARMS_SCHEMA = {"type": "array", "items": {"type": "string", "enum": list(LOSSES)}, "minItems": 2}
+"""What forms offer; a module's own arms are compared without being named."""
+
 RecipeFamily = Annotated[
     Literal["jade", "seed"],
     Field(
@@ -138,13 +151,23 @@ class CompareParameters(Parameters):
     """Which arms are compared, on what data, how often, and where the results go."""
 
     data: Data
-    arms: Annotated[list[Loss], BeforeValidator(_names)] = Field(
+    arms: Annotated[list[str], BeforeValidator(_names), WithJsonSchema(_ARMS_SCHEMA)] = Field(
         default=list(LOSSES),
         title="Arms",
         description="Losses to compare, in order: a difference is first minus second.",
         min_length=2,
     )
-    recipe: RecipeFamily = "jade"
+    arm_module: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        title="Arm module",
+        description="Python file with arms of your own, which are compared too; it is run. docs/extending.md says how.",
+    )
+    recipe: str = Field(
+        default="jade",
+        title="Recipe",
+        description="`jade`: the best recipe known for each loss. `seed`: the original's settings, faithfully. "
+        "Or a file NAME.toml with settings of your own.",
+    )
     epochs: Epochs = None
     seeds: Seeds = 1
     folds: Folds = 3
@@ -157,12 +180,33 @@ class CompareParameters(Parameters):
     track: Track = None
     fresh: Fresh = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_own_arms(cls, given: Any) -> Any:
+        if not (isinstance(given, dict) and isinstance(given.get("arm_module"), str) and given["arm_module"]):
+            return given
+        from jade_model.core.span_heads.own import load_arms
+
+        return {"arms": [*LOSSES, *load_arms(Path(given["arm_module"]))], **given}
+
     @field_validator("arms")
     @classmethod
-    def _arms_once(cls, arms: list[Loss]) -> list[Loss]:
+    def _arms_once(cls, arms: list[str]) -> list[str]:
         if len(set(arms)) != len(arms):
             raise ValueError(f"each arm may be named once, not {', '.join(arms)}")
+        known = [name for name, entry in SPAN_HEADS.items() if entry.implementation]
+        if unknown := [arm for arm in arms if arm not in known]:
+            raise ValueError(
+                f"no arm {', '.join(unknown)}; choose of {', '.join(known)}; --arm-module brings arms of your own"
+            )
         return arms
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_is_known(cls, recipe: str) -> str:
+        if recipe not in {"jade", "seed"} and not recipe.endswith(".toml"):
+            raise ValueError("must be 'jade', 'seed' or a file NAME.toml")
+        return recipe
 
     @model_validator(mode="after")
     def _seed_split_is_one_split(self) -> CompareParameters:

@@ -29,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     emit = Emitter(as_json=options.progress == "json")
     try:
+        if options.arm_module is not None:
+            from jade_model.core.span_heads.own import load_arms
+
+            load_arms(options.arm_module)
         job = load_job(options.job)
         trainings = selected(job, arm=options.arm, seed=options.seed, fold=options.fold)
         workers = num_workers(options.workers, options.device, trainings)
@@ -36,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return emit.failed(error)
     emit({"event": "job_started", "run_id": job.run_id, "trainings": len(trainings), "workers": workers})
     execution = Execution(options.device, options.resume, not options.eager, options.deterministic)
-    tasks = [Task(job, training, options.job.parent, execution, emit.as_json) for training in trainings]
+    tasks = [
+        Task(job, training, options.job.parent, execution, emit.as_json, options.arm_module) for training in trainings
+    ]
     exit_code = run_all(tasks, min(workers, len(tasks)), emit)
     emit({"event": "job_done", "run_id": job.run_id, "exit_code": exit_code})
     return exit_code
@@ -107,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="run a job's trainings")
     train.add_argument("job", type=Path, help="job.json; its paths are relative to its folder")
+    train.add_argument("--arm-module", type=Path, help="module of the job's arms that are not Jade's; it is run")
     train.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; never replaced by another")
     train.add_argument("--arm", help="only this arm's trainings")
     train.add_argument("--seed", type=int, help="only this seed's trainings")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jade_model.core.errors import ConfigError
+from jade_model.core.span_heads.own import load_arms
 from jade_model.core.windows import Windows
 from jade_model.data.cutting import Cutting
 from jade_model.data.cutting import cut_windows as cut_windows_and_notes
@@ -31,7 +32,9 @@ FINDERS = "jade_model.models"
 """Entry points that turn a name, and where runs are kept, into a model's path; Jade's own asks its artifacts."""
 
 
-def load_model(name: str | Path, *, artifacts: str | None = None, device: str = "cpu") -> TrainedModel:
+def load_model(
+    name: str | Path, *, artifacts: str | None = None, device: str = "cpu", arm_module: str | Path | None = None
+) -> TrainedModel:
     """Load a trained model, with how it is decoded.
 
     Args:
@@ -39,6 +42,7 @@ def load_model(name: str | Path, *, artifacts: str | None = None, device: str = 
             (`latest/crf`), or `s3://bucket/prefix/RUN/ARM`, which is fetched first.
         artifacts: Where runs are kept: a folder or s3://bucket/prefix; None: as the settings say, else `artifacts`.
         device: Where it computes: cpu, cuda or cuda:N.
+        arm_module: Python file with the arm that the model was trained with, if that is one of your own; it is run.
 
     Returns:
         The model; `.predict(windows or bars)` gives a table of spans.
@@ -51,6 +55,8 @@ def load_model(name: str | Path, *, artifacts: str | None = None, device: str = 
         >>> model = jade_model.load_model("champion")  # doctest: +SKIP
         >>> model.predict(bars)[["window_id", "expansion_start", "probability"]]  # doctest: +SKIP
     """
+    if arm_module is not None:
+        load_arms(Path(arm_module))
     if isinstance(name, Path) or ("://" not in name and Path(name).expanduser().exists()):
         return open_model(Path(name).expanduser(), device=device)
     found = list(entry_points(group=FINDERS))

@@ -28,6 +28,21 @@ artifacts_option = click.option(
 )
 
 
+arm_module_option = click.option(
+    "--arm-module",
+    type=click.Path(path_type=Path),
+    help="Python file with the arm of your own that the model was trained with; it is run.",
+)
+
+
+def load_arm_module(path: Path | None) -> None:
+    """Run the module that `arm_module_option` names, if any."""
+    if path is not None:
+        from jade_model.core.span_heads.own import load_arms
+
+        load_arms(path)
+
+
 def print_json(value: Any) -> None:
     """Print a value as indented JSON on standard output."""
     click.echo(json.dumps(value, indent=2))

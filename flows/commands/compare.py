@@ -13,6 +13,7 @@ from flows.commands.options import SAMPLE_DATA, flags_of, parameters_of
 from flows.parameters import CompareParameters
 from tasks.execution.progress import terminal_is_live
 from tasks.experiments.checks import check_sources
+from tasks.experiments.sweep_plan import recipes_of
 from tasks.settings.prefect import prepare_prefect
 
 
@@ -29,6 +30,7 @@ def command(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
     if dry_run:
         tell_rental_plan(parameters.trains_on, as_json=as_json)
         return
+    recipes_of(parameters.recipe, parameters.arms)
     check_sources(
         parameters.data,
         folds=parameters.num_folds,

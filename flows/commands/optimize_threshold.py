@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from flows.commands.common import artifacts_option, json_option, print_json, print_table
+from flows.commands.common import (
+    arm_module_option,
+    artifacts_option,
+    json_option,
+    load_arm_module,
+    print_json,
+    print_table,
+)
 from jade_model.scoring.evaluate import Cleanup
 from tasks.artifacts.repository import fetch_path
 from tasks.experiments.thresholds import MODES, Grid, optimise_threshold
@@ -38,6 +47,7 @@ from tasks.experiments.thresholds import MODES, Grid, optimise_threshold
     help="Close gaps up to this many bars.",
 )
 @artifacts_option
+@arm_module_option
 @json_option
 def command(
     *,
@@ -51,12 +61,14 @@ def command(
     min_span_length: int,
     merge_gap: int,
     artifacts: str | None,
+    arm_module: Path | None,
     as_json: bool,
 ) -> None:
     """Find the best threshold of a trained model: over every distinct probability, and on a grid.
 
     A cut-off is never scored on the windows that it was chosen on.
     """
+    load_arm_module(arm_module)
     result = optimise_threshold(
         data_path,
         fetch_path(model_path, artifacts),

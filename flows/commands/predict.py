@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flows.commands.common import artifacts_option, json_option, print_json
+from flows.commands.common import arm_module_option, artifacts_option, json_option, load_arm_module, print_json
 from flows.commands.reading import check_output, reading_of, reading_options, tell_notes
 from jade_model.data.cutting import newest_windows
 from jade_model.scoring.decoding import DECODERS, DecoderChoice, DecoderName
@@ -49,6 +49,7 @@ from tasks.experiments.promote import model_of
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @reading_options
 @artifacts_option
+@arm_module_option
 @json_option
 def command(
     *,
@@ -63,6 +64,7 @@ def command(
     merge_gap: int | None,
     device: str,
     artifacts: str | None,
+    arm_module: Path | None,
     as_json: bool,
     **reading: Any,
 ) -> None:
@@ -70,6 +72,7 @@ def command(
     if (data_path is None) == (bars is None):
         raise click.UsageError("say --data-path for windows, or --bars for raw bars")
     target = check_output(out, inputs=[data_path, bars], formats=(".parquet", ".csv"))
+    load_arm_module(arm_module)
     model = open_model(model_of(model_path, artifacts), device=device)
     if not model.was_evaluated:
         click.echo(

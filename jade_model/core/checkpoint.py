@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jade_model.core.config import Recipe, recipe_from_json, to_json
+from jade_model.core.config import SPAN_HEADS, Recipe, SpanHeadEntry, recipe_from_json, to_json
 from jade_model.core.errors import CheckpointError, ConfigError
 from jade_model.core.features import feature_set
 from jade_model.core.files import atomic_path
@@ -47,6 +47,7 @@ class Checkpoint:
         versions: Of python, torch and numpy.
         weights: The model's state dict.
         training_state: What resuming needs (weights, optimiser, generator, scales), or None.
+        arm_sha256: Digest of the module that its loss is of, if that is an arm of one's own; else empty.
     """
 
     recipe: Recipe
@@ -64,6 +65,7 @@ class Checkpoint:
     versions: dict[str, str]
     weights: dict[str, Tensor]
     training_state: dict[str, Any] | None = None
+    arm_sha256: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -103,6 +105,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "run_key": checkpoint.run_key,
         "versions": checkpoint.versions,
     }
+    if checkpoint.arm_sha256:
+        metadata["arm_sha256"] = checkpoint.arm_sha256
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -137,6 +141,7 @@ def load_checkpoint(path: Path, *, feature_set_name: str | None = None) -> Check
         )
     try:
         metadata = json.loads(content["metadata"])
+        _check_arm(path, metadata["recipe"]["loss"], metadata.get("arm_sha256", ""))
         checkpoint = Checkpoint(
             recipe=recipe_from_json(metadata.pop("recipe")),
             feature_names=tuple(metadata.pop("feature_names")),
@@ -205,6 +210,19 @@ def shown_keys(content: dict[str, Any]) -> str:
     """Describe what a file holds, for an error message."""
     keys = [str(key) for key in content]
     return f"the keys {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}" if keys else "nothing"
+
+
+def _check_arm(path: Path, loss: str, sha256: str) -> None:
+    """Refuse weights of an arm of one's own unless this very module was given: another would read them otherwise."""
+    found = SPAN_HEADS.get(loss, SpanHeadEntry(""))
+    if sha256 and (found.sha256 != sha256 or not found.implementation):
+        given = (
+            f"the one that was given has SHA-256 {found.sha256[:12]}..." if found.implementation else "none was given"
+        )
+        raise CheckpointError(
+            f"{path} was trained with the arm {loss!r} of a module of one's own, SHA-256 {sha256[:12]}...; {given}. "
+            "--arm-module names it; the run that trained it keeps a copy, arm_module.py"
+        )
 
 
 def _check_features(path: Path, checkpoint: Checkpoint, wanted: str | None) -> None:

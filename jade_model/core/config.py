@@ -17,14 +17,17 @@ class SpanHeadEntry:
     """What is known of a span head without importing it, for it brings torch.
 
     Attributes:
-        implementation: `module:Class` of a `span_heads.SpanHead`.
+        implementation: `module:Class` of a `span_heads.SpanHead`; empty where an arm of somebody's own is known by name
+            alone, and its module has not been run here.
         decoders: That make sense of its posterior.
         models_spans: Whether it scores spans, so that length and number of the labelled ones bound what it can express.
+        sha256: Digest of the module of an arm of one's own (span_heads.own); empty for Jade's.
     """
 
     implementation: str
     decoders: tuple[DecoderName, ...] = ("viterbi", "marginal", "score_margin", "one_span")
     models_spans: bool = False
+    sha256: str = ""
 
 
 SPAN_HEADS: dict[str, SpanHeadEntry] = {
@@ -170,7 +173,11 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        require(self.loss in SPAN_HEADS, f"loss is {self.loss!r}; choose one of {tuple(SPAN_HEADS)}")
+        require(
+            self.loss in SPAN_HEADS,
+            f"loss is {self.loss!r}; choose one of {tuple(SPAN_HEADS)}, or give the module of an arm of your own with "
+            "--arm-module",
+        )
         require(
             self.model.span_units == 0 or SPAN_HEADS[self.loss].models_spans,
             f"model.span_units is {self.model.span_units}; a {self.loss} model scores bars, not spans: it must be 0",

@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.core.config import Recipe, recipe_from_json, require, to_json
+from jade_model.core.config import SPAN_HEADS, Recipe, SpanHeadEntry, recipe_from_json, require, to_json
 from jade_model.core.errors import ConfigError
 from jade_model.core.files import atomic_path, sha256_file, sha256_json, write_atomically
 
 SCHEMA_VERSION = 1
+ARM_MODULE = "arm_module.py"
+"""Module of a user's own arms, beside the job file: whoever trains names it (`--arm-module`), the job its digest."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ class Job:
         run_id: Of the run that asked for them.
         data: The data sets.
         trainings: What to train.
+        arm_module_sha256: Digest of ARM_MODULE; empty: all arms are Jade's.
     """
 
     run_id: str
     data: tuple[JobData, ...]
     trainings: tuple[Training, ...]
+    arm_module_sha256: str = ""
 
     def __post_init__(self) -> None:
         names = [item.name for item in self.data]
@@ -154,11 +158,13 @@ def save_job(job: Job, path: Path) -> None:
             for training in job.trainings
         ],
     }
+    if job.arm_module_sha256:
+        content["arm_module_sha256"] = job.arm_module_sha256
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def load_job(path: Path) -> Job:
-    """Read a job.
+    """Read a job; runs none of its code, so that arms of somebody's own are known by name alone unless they are loaded.
 
     Raises:
         ConfigError: The file is missing, no JSON, of another version, or a field is missing, unknown or out
@@ -174,6 +180,8 @@ def load_job(path: Path) -> Job:
     version = content.pop("schema_version", None)
     require(version == SCHEMA_VERSION, f"{path} has schema_version {version}; this version reads {SCHEMA_VERSION}")
     try:
+        for item in content["trainings"] if content.get("arm_module_sha256") else []:
+            SPAN_HEADS.setdefault(item["recipe"]["loss"], SpanHeadEntry("", sha256=content["arm_module_sha256"]))
         data = tuple(_built(JobData, item) for item in content.pop("data"))
         trainings = tuple(
             _built(Training, {**item, "recipe": recipe_from_json(item["recipe"])}) for item in content.pop("trainings")
@@ -215,10 +223,14 @@ def run_key(
     train_rows: Sequence[int] | NDArray[np.intp],
     validation_rows: Sequence[int] | NDArray[np.intp],
 ) -> str:
-    """Return the digest of all that decides a result: code, data, recipe and its loss, seed, fold, rows."""
+    """Return the digest of all that decides a result: code, data, recipe and its loss, seed, fold, rows.
+
+    The code of an arm of one's own is its module, too.
+    """
+    own = SPAN_HEADS[recipe.loss].sha256
     return sha256_json(
         {
-            "code": code_digest(),
+            "code": sha256_json([code_digest(), own]) if own else code_digest(),
             "data": data_sha256,
             "recipe": to_json(recipe),
             "seed": seed,

@@ -72,6 +72,7 @@ class Task:
         root: The job file's folder.
         execution: How to run it.
         as_json: Whether progress is told to a program.
+        arm_module: Module of arms of one's own, which a process of its own has to run, too; None: all are Jade's.
     """
 
     job: Job
@@ -79,6 +80,7 @@ class Task:
     root: Path
     execution: Execution
     as_json: bool
+    arm_module: Path | None = None
 
 
 def run_all(tasks: Sequence[Task], workers: int, emit: Emitter) -> int:
@@ -105,6 +107,10 @@ def run_all(tasks: Sequence[Task], workers: int, emit: Emitter) -> int:
 def run_together(tasks: Sequence[Task], width: int) -> int:
     """Run trainings in this process, so many in turns of one step; returns the worst exit code."""
     prepare_process(tasks[0].execution)
+    if tasks[0].arm_module is not None:
+        from jade_model.core.span_heads.own import load_arms
+
+        load_arms(tasks[0].arm_module)
     waiting, running, exit_code = deque(tasks), list[_Running](), 0
     # torch hands out 32 streams in turn: made anew for each training, two that run together could get the same one, and
     # the first to end would free the workspace that the other's graphs use.

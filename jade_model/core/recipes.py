@@ -21,7 +21,7 @@ _BEST: dict[str, dict[str, Any]] = {
 
 def recipe_names() -> list[str]:
     """Return the names of all recipes, the original's first."""
-    return [f"{family}_{loss}" for family in ("seed", "jade") for loss in SPAN_HEADS]
+    return [f"{family}_{loss}" for family in ("seed", "jade") for loss in SPAN_HEADS if SPAN_HEADS[loss].implementation]
 
 
 def recipe(name: str) -> Recipe:

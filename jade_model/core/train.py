@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jade_model.core.checkpoint import Checkpoint, current_versions
-from jade_model.core.config import TASKS, Recipe, TrainingConfig
+from jade_model.core.config import SPAN_HEADS, TASKS, Recipe, TrainingConfig
 from jade_model.core.errors import CaptureFailed, DataError, TrainingDiverged, Violation
 from jade_model.core.features import feature_set
 from jade_model.core.losses import sigmas, task_weights
@@ -212,6 +212,7 @@ def steps_of_training(
             versions=current_versions(),
             weights=copied(state.model.state_dict()),
             training_state=training_state(state),
+            arm_sha256=SPAN_HEADS[recipe.loss].sha256,
         )
 
     for epoch in range(len(history) + 1, config.epochs + 1):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jade_model
 from jade_model.core.files import sha256_file, sha256_json
-from jade_model.core.job import Job, Training, save_job
+from jade_model.core.job import ARM_MODULE, Job, Training, save_job
 from jade_model.core.training_files import files_of
 from tasks.hosts.host import Host
 from tasks.hosts.place import RemotePlace
@@ -53,10 +53,11 @@ def write_remote_job(job: Job, trainings: Sequence[Training], key: str, path: Pa
 
 
 def input_files(job: Job, trainings: Sequence[Training], root: Path) -> dict[str, Path]:
-    """Return what trainings read, by name relative to the run's folder: arrays and rows."""
+    """Return what trainings read, by name relative to the run's folder: arrays, rows, a module of the user's arms."""
     datasets = {training.dataset for training in trainings}
     names = [item.arrays for item in job.data if item.name in datasets]
     names += [training.rows for training in trainings]
+    names += [ARM_MODULE] if job.arm_module_sha256 else []
     return {name: root / name for name in dict.fromkeys(names)}
 
 

@@ -17,7 +17,7 @@ from typing import IO
 
 import psutil
 
-from jade_model.core.job import Job, Training, save_job
+from jade_model.core.job import ARM_MODULE, Job, Training, save_job
 from jade_model.core.training_files import files_of, is_done
 from tasks.core.errors import TrainingFailed
 from tasks.execution.base import HERE, Event, done, failed
@@ -98,6 +98,8 @@ class LocalExecutor:
     def _start(self, path: Path) -> subprocess.Popen[str] | None:
         command = [sys.executable, "-m", "jade_model", "train", str(path)]
         command += ["--device", self._device, "--resume", "--progress", "json"]
+        if self._job.arm_module_sha256:
+            command += ["--arm-module", str(self._folder / ARM_MODULE)]
         if self._workers is not None:
             command += ["--workers", str(self._workers)]
         with self._lock:

@@ -18,8 +18,9 @@ from typing import Any
 
 from jade_model.core.errors import ConfigError
 from jade_model.core.files import write_atomically
-from jade_model.core.job import Execution, Job, Training, load_job, save_job
+from jade_model.core.job import ARM_MODULE, Execution, Job, Training, load_job, save_job
 from jade_model.core.job_runner import prepare_process
+from jade_model.core.span_heads.own import load_arms
 from jade_model.core.training_files import MANIFEST_NAME, files_of
 from jade_model.core.worker import run_training
 from tasks.execution.bundle import checkpoint_files
@@ -38,12 +39,14 @@ class Parcel:
         rows: The file of rows, by its name in the job.
         checkpoint: What it goes on from, by name; empty: it begins.
         device: Where it trains.
+        arm_module: Source of the user's own arms; None: all are Jade's.
     """
 
     job: bytes
     rows: Files
     checkpoint: Files
     device: str
+    arm_module: bytes | None = None
 
 
 def topic_of(run_id: str) -> str:
@@ -71,7 +74,8 @@ def pack(job: Job, training: Training, root: Path, *, device: str) -> Parcel:
         save_job(replace(job, data=data, trainings=(training,)), path)
         rows = {training.rows: (root / training.rows).read_bytes()}
         left = checkpoint_files((training,), root).values()
-        return Parcel(path.read_bytes(), rows, {item.name: item.read_bytes() for item in left}, device)
+        module = (root / ARM_MODULE).read_bytes() if job.arm_module_sha256 else None
+        return Parcel(path.read_bytes(), rows, {item.name: item.read_bytes() for item in left}, device, module)
 
 
 def train_parcel(
@@ -95,6 +99,9 @@ def train_parcel(
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / "job.json"
     write_atomically(path, parcel.job)
+    if parcel.arm_module is not None:
+        write_atomically(scratch / ARM_MODULE, parcel.arm_module)
+        load_arms(scratch / ARM_MODULE)
     # Reading it refuses every name that leads out of the folder.
     job = load_job(path)
     (training,), (data,) = job.trainings, job.data

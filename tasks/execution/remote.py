@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from jade_model.core.job import Job, Training
+from jade_model.core.job import ARM_MODULE, Job, Training
 from tasks.artifacts.publisher import Note
 from tasks.artifacts.remote_records import RemoteRun, remove_record, save_record
 from tasks.core.errors import TrainingFailed
@@ -153,6 +153,8 @@ class RemoteBatch:
                 other.result()
         command = [place.python, "-m", "jade_model", "train", "job.json", "--device", device]
         command += ["--resume", "--progress", "json"]
+        if self.job.arm_module_sha256:
+            command += ["--arm-module", ARM_MODULE]
         if self._workers is not None:
             command += ["--workers", str(self._workers)]
         spec = JobSpec(
@@ -160,7 +162,7 @@ class RemoteBatch:
             tuple(command),
             place.run(self.key),
             time_limit_s=place.time_limit_s,
-            # Only our sources, wherever the job is started from: the run's folder holds no code.
+            # Only our sources, wherever the job is started from; a module of the user's own arms is run by its name.
             environment={**THREADING, "PYTHONPATH": f"../../code/{bundle.digest}", "PYTHONSAFEPATH": "1"},
             stop_grace_s=STOP_GRACE_S,
         )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from jade_model.core.config import Recipe
-from jade_model.core.files import sha256_file
-from jade_model.core.job import Job, JobData, Training, run_key, save_job
+from jade_model.core.files import sha256_file, write_atomically
+from jade_model.core.job import ARM_MODULE, Job, JobData, Training, run_key, save_job
 from jade_model.core.recipes import recipe
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.windows import Windows, save_arrays
@@ -37,6 +37,7 @@ class Plan:
         folds: Number of folds; 1 is a single hold-out split.
         split: How windows are divided.
         ensemble: Members a model.
+        arm_module: Module of the user's own arms among them, loaded; None: all are Jade's.
     """
 
     arms: Mapping[str, str | Recipe]
@@ -45,6 +46,7 @@ class Plan:
     folds: int
     split: Literal["grouped", "seed"]
     ensemble: int
+    arm_module: Path | None = None
 
     def recipe_of(self, arm: str) -> Recipe:
         """Return the recipe that an arm is trained by."""
@@ -157,7 +159,12 @@ def write_job(
             ]
     # Seeds first: when a run is cut short, whole seeds are there rather than one fold of each.
     trainings.sort(key=lambda training: (training.seed % MEMBER_SEED_STEP, training.fold))
-    job = Job(layout.run_id, tuple(datasets), tuple(trainings))
+    digest = ""
+    if plan.arm_module is not None:
+        # A copy: what is trained, here or elsewhere, is what was loaded, whatever becomes of the user's file.
+        write_atomically(layout.root / ARM_MODULE, plan.arm_module.expanduser().read_bytes())
+        digest = sha256_file(layout.root / ARM_MODULE)
+    job = Job(layout.run_id, tuple(datasets), tuple(trainings), digest)
     save_job(job, layout.job_json)
     return job
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from jade_model.core.config import ModelConfig, Recipe, TrainingConfig
+from jade_model.core.config import SPAN_HEADS, ModelConfig, Recipe, TrainingConfig
 from jade_model.core.errors import ConfigError
 from jade_model.core.features import feature_set
 from jade_model.core.recipes import recipe, recipe_names
@@ -24,6 +26,9 @@ from tasks.core.errors import BadRequest
 
 MAX_ARMS = 64
 """Every pair is tested: more arms than this are a search in stages, not one comparison."""
+
+FAMILIES = ("jade", "seed")
+"""Recipes of each loss: the best ones known, and the original's."""
 
 NONE = "none"
 """How TOML, which has no null, says that an optional setting is off."""
@@ -97,6 +102,49 @@ def plan_arms(
     if len(arms) < 2:
         raise BadRequest(f"a sweep compares two arms at least; grid and arms give {len(arms)}")
     return tuple(arms)
+
+
+def recipes_of(family: str, arms: Sequence[str]) -> dict[str, str | Recipe]:
+    """Return each arm's recipe: of a family, `jade` or `seed`, or as a user's TOML file says.
+
+    The file has `base`, the family that holds where it says nothing (`jade`); settings of all arms, with the keys of a
+    sweep; and those of one arm in `[arms.NAME]`, over them.
+
+    Raises:
+        BadRequest: The file cannot be read, or a key is unknown, a value of another type or out of range; the message
+            names the key.
+    """
+    if not family.endswith(".toml"):
+        return {arm: f"{family}_{arm}" for arm in arms}
+    try:
+        table = tomllib.loads(Path(family).expanduser().read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"--recipe {family}: cannot be read as TOML: {error}") from error
+    base, of_arms = table.pop("base", FAMILIES[0]), table.pop("arms", {})
+    if base not in FAMILIES:
+        raise BadRequest(f"{family}: base is {base!r}; choose one of {', '.join(FAMILIES)}")
+    if not isinstance(of_arms, dict) or (unknown := sorted(set(of_arms) - set(SPAN_HEADS))):
+        found = ", ".join(unknown) if isinstance(of_arms, dict) else repr(of_arms)
+        raise BadRequest(f"{family}: arms.{found} is no arm; tables [arms.NAME] are for {', '.join(SPAN_HEADS)}")
+    shared = _settings_of_all(table, family)
+    found_recipes: dict[str, str | Recipe] = {}
+    for arm in arms:
+        where = f"{family}: arms.{arm}"
+        settings = {**shared, **_settings_of_all(of_arms.get(arm, {}), where), "recipe": f"{base}_{arm}"}
+        try:
+            found_recipes[arm] = _recipe(settings)
+        except ConfigError as error:
+            raise BadRequest(f"{family}, arm {arm}: {error}") from error
+    return found_recipes
+
+
+def _settings_of_all(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    settings = _flat(table, where)
+    for key in settings:
+        if key == "recipe":
+            raise BadRequest(f"{where}.recipe: `base` says which recipes the file starts from: {', '.join(FAMILIES)}")
+        _known(key, where)
+    return {key: _typed(where, key, value) for key, value in settings.items()}
 
 
 def varied_settings(arms: Sequence[SweepArm]) -> dict[str, tuple[Any, ...]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from jade_model.core.config import SPAN_HEADS, Loss, ModelConfig, TrainingConfig
+from jade_model.core.config import SPAN_HEADS, Loss, ModelConfig, TrainingConfig, require
 
 if TYPE_CHECKING:
     from jade_model.core.losses import Labels
@@ -89,7 +89,13 @@ def head_class(loss: Loss) -> type[SpanHead]:
 
     Raises:
         TypeError: What the entry names is no `SpanHead`.
+        ConfigError: It is an arm of one's own whose module was not given.
     """
+    require(
+        SPAN_HEADS[loss].implementation != "",
+        f"{loss} is an arm of somebody's own; give its module with --arm-module (the run that trained it keeps a copy, "
+        "arm_module.py)",
+    )
     module, _, name = SPAN_HEADS[loss].implementation.partition(":")
     found = getattr(importlib.import_module(module), name)
     if not (isinstance(found, type) and issubclass(found, SpanHead)):
