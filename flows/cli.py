@@ -36,6 +36,7 @@ COMMANDS = {
     "up": "Start a local Prefect server, worker and deployments.",
     "down": "Stop them; runs and history stay.",
     "notify": "Say who is told of failures, regressions and promotions.",
+    "doctor": "Look over this installation, and say what to do.",
     "artifacts": "List, verify or prune what is kept of runs.",
     "report": "Write a run's report again.",
     "track": "Tell MLflow of a run, from its files.",
