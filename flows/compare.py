@@ -14,7 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import CompareParameters, taking
 from flows.reap import free_machines
-from jade_model.comparison.contract import read_comparison
+from jade_model.comparison.files import read_comparison
 from jade_model.report import DrawingProcess
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout

@@ -28,7 +28,7 @@ class Action:
 
 def next_actions(facts: Facts) -> list[Action]:
     """Return what the numbers call for, most urgent first."""
-    settings = facts.numbers["settings"]
+    settings = facts.numbers.settings
     blind = [arm for arm in facts.arms if arm.separation is not None and arm.separation < NO_SEPARATION]
     names = ", ".join(arm.name for arm in blind)
     recipe, repeated = _recipe(facts), _repetition(facts)
@@ -40,7 +40,7 @@ def next_actions(facts: Facts) -> list[Action]:
                 compare_command(facts, recipe, "--split grouped", repeated),
             )
         )
-    elif len(settings["seeds"]) < 3:
+    elif len(settings.seeds) < 3:
         actions.append(
             Action("**Repeat with more seeds**: one or two prove little.", compare_command(facts, recipe, repeated))
         )
@@ -52,14 +52,14 @@ def next_actions(facts: Facts) -> list[Action]:
             )
         )
     rising = [arm for arm in facts.arms if (arm.rise_since_best or 0.0) > OVERFITTING_RISE]
-    if rising and settings["checkpoint"] == "last":
+    if rising and settings.checkpoint == "last":
         actions.append(
             Action(
                 f"**Score the best epoch's weights**: {', '.join(arm.name for arm in rising)} got worse after it.",
                 compare_command(facts, recipe, repeated, "--checkpoint best"),
             )
         )
-    more = facts.numbers["verdict"]["groups_needed"]
+    more = facts.numbers.verdict.groups_needed
     if more is not None and not facts.leaks and not blind and (facts.training_share or 0.0) <= 0.5:
         actions.append(
             Action(
@@ -78,7 +78,7 @@ def _single_run_actions(facts: Facts) -> list[Action]:
     if checkpoint and facts.beats_rule(leader.key):
         actions.append(
             Action(
-                f"**Mark spans in new windows** with {leader.name} (F1 {number(leader.decoder['f1'])}).",
+                f"**Mark spans in new windows** with {leader.name} (F1 {number(leader.decoder.f1)}).",
                 f"jade predict \\\n  --model-path {shlex.quote(_in_run(facts, checkpoint))} \\\n  "
                 "--data-path NEW.parquet",
             )
@@ -86,7 +86,7 @@ def _single_run_actions(facts: Facts) -> list[Action]:
     sweeps = [
         f"jade optimize-threshold \\\n  --data-path {shlex.quote(data[0]) if data else 'NEW.parquet'} \\\n"
         f"  --model-path {shlex.quote(_in_run(facts, path))} \\\n"
-        f"  --mode {MODES.get(arm.arm['loss'], arm.arm['loss'])} --device cpu"
+        f"  --mode {MODES.get(arm.arm.loss, arm.arm.loss)} --device cpu"
         for arm in facts.arms
         if (path := _checkpoint(arm)) is not None
     ]
@@ -98,7 +98,7 @@ def _single_run_actions(facts: Facts) -> list[Action]:
                 "\n\n".join(sweeps),
             )
         )
-    run_id = shlex.quote(facts.numbers["run_id"])
+    run_id = shlex.quote(facts.numbers.run_id)
     actions.append(Action("**See what changed** since another run.", f"jade diff {run_id} OTHER_RUN"))
     return actions
 
@@ -111,25 +111,25 @@ def compare_command(facts: Facts, *flags: str) -> str:
 
 def _recipe(facts: Facts) -> str:
     """The flag for the original's recipes, where the run used them: `jade` is the default."""
-    return "--recipe seed" if any(arm.arm["recipe"].startswith("seed_") for arm in facts.arms) else ""
+    return "--recipe seed" if any(arm.arm.recipe.startswith("seed_") for arm in facts.arms) else ""
 
 
 def _repetition(facts: Facts) -> str:
-    settings = facts.numbers["settings"]
-    return f"--seeds {max(len(settings['seeds']), 3)} --folds {max(settings['num_folds'], 5)}"
+    settings = facts.numbers.settings
+    return f"--seeds {max(len(settings.seeds), 3)} --folds {max(settings.num_folds, 5)}"
 
 
 def _paths(facts: Facts) -> list[str]:
     """Paths as given; the built-in sample has none."""
-    known = [data["path"] for data in facts.numbers["data"]]
+    known = [data.path for data in facts.numbers.data]
     given = facts.report.run.get("parameters", {}).get("data", known)
     return [str(path) for path in given if path != SAMPLE]
 
 
 def _checkpoint(arm: ArmFacts) -> str | None:
-    scored = [run for run in arm.arm["runs"] if run["checkpoint"]]
-    best = min(scored, key=lambda run: (run["seed"], run["fold"]), default=None)
-    return None if best is None else best["checkpoint"]
+    scored = [run for run in arm.arm.runs if run.checkpoint]
+    best = min(scored, key=lambda run: (run.seed, run.fold), default=None)
+    return None if best is None else best.checkpoint
 
 
 def _in_run(facts: Facts, path: str) -> str:
@@ -139,4 +139,4 @@ def _in_run(facts: Facts, path: str) -> str:
 def run_folder(facts: Facts) -> str:
     """Return where the run lies, as the user would write it."""
     artifacts = facts.report.run.get("parameters", {}).get("artifacts") or "artifacts"
-    return f"{artifacts}/{facts.numbers['run_id']}"
+    return f"{artifacts}/{facts.numbers.run_id}"

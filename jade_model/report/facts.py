@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.report.contract import RULE, Arm, Comparison, Decoder, Run
+from jade_model.comparison.model import Arm, Calibration, Comparison, Decoder, Run
 from jade_model.report.inputs import ReportInput
 from jade_model.report.naming import ArmStyle, arm_styles, in_order
 from jade_model.report.numbers import mean, median, plural
+from jade_model.statistics.pool import RULE
 
 Curves = NDArray[np.float64]
 
@@ -68,7 +69,7 @@ class ArmFacts:
     @property
     def epochs(self) -> int:
         """Of the longest run."""
-        return max((run["epochs"] for run in self.arm["runs"]), default=0)
+        return max((run.epochs for run in self.arm.runs), default=0)
 
     @property
     def loss_range(self) -> tuple[float, float] | None:
@@ -83,9 +84,14 @@ class ArmFacts:
         return bool(np.isfinite(self.validation_RE).any())
 
     @property
+    def calibration(self) -> Calibration:
+        """Do its probabilities mean what they say."""
+        return self.arm.summary.calibration
+
+    @property
     def separation(self) -> float | None:
         """Mean probability in-span minus out-of-span."""
-        return self.arm["summary"]["separation"]["separation"]
+        return self.arm.summary.separation.separation
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,33 +115,33 @@ class Facts:
     @property
     def all_positive(self) -> float | None:
         """F1 of marking every bar."""
-        return self.numbers["baselines"]["all_positive"]["f1"]
+        return self.numbers.baselines.all_positive.f1
 
     @property
     def rule(self) -> float | None:
         """F1 of the untrained rule."""
-        return self.numbers["baselines"]["largest_move"]["f1"]
+        return self.numbers.baselines.largest_move.f1
 
     @property
     def rule_move(self) -> str:
         """What the untrained rule marks: `5-bar move`; the length is a mean where folds chose differently."""
-        bars = self.numbers["baselines"]["largest_move"].get("bars")
+        bars = self.numbers.baselines.largest_move.bars
         return "move" if bars is None else f"{round(bars, 1):g}-bar move"
 
     @property
     def num_groups(self) -> int:
         """Base windows over all data sets."""
-        return sum(data["num_groups"] for data in self.numbers["data"])
+        return sum(data.num_groups for data in self.numbers.data)
 
     @property
     def num_windows(self) -> int:
         """Windows over all data sets."""
-        return sum(data["num_windows"] for data in self.numbers["data"])
+        return sum(data.num_windows for data in self.numbers.data)
 
     @property
     def leaks(self) -> bool:
         """Whether the split lets windows that share bars stand on both sides."""
-        return self.numbers["settings"]["split"] == "seed" or self.num_straddling > 0
+        return self.numbers.settings.split == "seed" or self.num_straddling > 0
 
     @property
     def leak_sentence(self) -> str:
@@ -143,46 +149,46 @@ class Facts:
         straddling = (
             f"{plural(self.num_straddling, 'group')} of windows that share bars stand on both sides of the split"
         )
-        if self.numbers["settings"]["split"] != "seed":
+        if self.numbers.settings.split != "seed":
             return straddling
         return f"{straddling}, and thresholds were chosen on the windows that they are scored on"
 
     @property
     def num_straddling(self) -> int:
         """Groups that stand on both sides, over all data sets."""
-        return sum(data["num_straddling_groups"] for data in self.numbers["data"])
+        return sum(data.num_straddling_groups for data in self.numbers.data)
 
     @property
     def num_runs(self) -> int:
         """Trainings over all arms."""
-        return sum(len(facts.arm["runs"]) for facts in self.arms)
+        return sum(len(facts.arm.runs) for facts in self.arms)
 
     @property
     def training_share(self) -> float | None:
         """Share of the variance of the verdict's difference that is training noise, where it is known."""
-        verdict = self.numbers["verdict"]
-        sought = (verdict["first"], verdict["second"], verdict["metric"], None)
-        for item in self.numbers["differences"]:
-            if (item["first"], item["second"], item["metric"], item["dataset"]) == sought:
-                return item.get("training_share")
+        verdict = self.numbers.verdict
+        sought = (verdict.first, verdict.second, verdict.metric, None)
+        for item in self.numbers.differences:
+            if (item.first, item.second, item.metric, item.dataset) == sought:
+                return item.training_share
         return None
 
     def beats_rule(self, arm: str) -> bool | None:
         """Whether the arm beats the untrained rule; None if that was not tested."""
-        return self.numbers["verdict"]["beats_baseline"].get(arm)
+        return self.numbers.verdict.beats_baseline.get(arm)
 
     def beats_all_positive(self, arm: ArmFacts) -> bool:
         """Whether the arm's whole interval lies above what marking every bar scores."""
-        bounds, floor = arm.decoder["confidence_interval"], self.all_positive or 0.0
-        low = bounds[0] if bounds is not None and bounds[0] is not None else arm.decoder["f1"]
+        bounds, floor = arm.decoder.confidence_interval, self.all_positive or 0.0
+        low = bounds[0] if bounds is not None and bounds[0] is not None else arm.decoder.f1
         return low is not None and low > floor
 
     def falls_short_of_rule(self, arm: str) -> bool:
         """Whether the untrained rule is shown to be better than the arm, in bar F1 over all data."""
         return any(
-            item["outcome"] == "winner" and (item["difference"] or 0.0) < 0
-            for item in self.numbers["differences"]
-            if (item["first"], item["second"], item["metric"], item["dataset"]) == (arm, RULE, "f1", None)
+            item.outcome == "winner" and item.difference < 0
+            for item in self.numbers.differences
+            if (item.first, item.second, item.metric, item.dataset) == (arm, RULE, "f1", None)
         )
 
     def against_rule(self, arm: str) -> str:
@@ -199,7 +205,7 @@ class Facts:
 
     def ranking(self) -> list[ArmFacts]:
         """Return the arms, highest F1 first."""
-        return sorted(self.arms, key=lambda facts: -(facts.decoder["f1"] or 0.0))
+        return sorted(self.arms, key=lambda facts: -facts.decoder.f1)
 
 
 def gather(report: ReportInput) -> Facts:
@@ -209,33 +215,33 @@ def gather(report: ReportInput) -> Facts:
         UserError: The comparison breaks its contract.
     """
     numbers = report.numbers
-    styles = arm_styles(numbers["arms"])
-    num_bars = [data["num_windows"] * data["window_length"] for data in numbers["data"]]
-    in_span = sum(bars * data["in_span_rate"] for bars, data in zip(num_bars, numbers["data"], strict=True))
+    styles = arm_styles(numbers.arms)
+    num_bars = [data.num_windows * data.window_length for data in numbers.data]
+    in_span = sum(bars * data.in_span_rate for bars, data in zip(num_bars, numbers.data, strict=True))
     return Facts(
         report=report,
         numbers=numbers,
-        arms=tuple(_facts_of(arm, styles[name]) for name, arm in numbers["arms"].items()),
+        arms=tuple(_facts_of(arm, styles[name]) for name, arm in numbers.arms.items()),
         styles=styles,
         in_span_rate=in_span / max(sum(num_bars), 1),
     )
 
 
 def _facts_of(arm: Arm, style: ArmStyle) -> ArmFacts:
-    runs = arm["runs"]
-    validation_RE = _losses([run.get("validation_loss") or [] for run in runs])
-    tasks = in_order({task for run in runs for task in run["task_weight"]})
-    seconds = [run["seconds"].get("train") for run in runs]
+    runs = arm.runs
+    validation_RE = _losses([run.validation_loss or [] for run in runs])
+    tasks = in_order({task for run in runs for task in run.task_weight})
+    seconds = [run.seconds.train for run in runs]
     return ArmFacts(
         style=style,
         arm=arm,
-        best_decoder=arm["summary"]["best_decoder"],
-        decoder=arm["summary"]["decoders"][arm["summary"]["best_decoder"]],
-        train_RE=_losses([run["train_loss"] for run in runs]),
+        best_decoder=arm.summary.best_decoder,
+        decoder=arm.summary.decoders[arm.summary.best_decoder],
+        train_RE=_losses([run.train_loss for run in runs]),
         validation_RE=validation_RE,
-        best_epoch=median([run.get("best_epoch") for run in runs]),
-        reduction=mean([run.get("validation_loss_reduction") for run in runs]),
-        rise_since_best=mean([run.get("validation_loss_rise_since_best") for run in runs]),
+        best_epoch=median([run.best_epoch for run in runs]),
+        reduction=mean([run.validation_loss_reduction for run in runs]),
+        rise_since_best=mean([run.validation_loss_rise_since_best for run in runs]),
         settled_epoch=median([_settled(losses_E) for losses_E in validation_RE]),
         wobble=mean([_wobble(losses_E) for losses_E in validation_RE]),
         weights={task: _mean_of(runs, "task_weight", task) for task in tasks},
@@ -245,7 +251,7 @@ def _facts_of(arm: Arm, style: ArmStyle) -> ArmFacts:
 
 
 def _mean_of(runs: Sequence[Run], field: str, task: str) -> float:
-    values = [run["task_weight"] if field == "task_weight" else run["sigma"] for run in runs]
+    values = [run.task_weight if field == "task_weight" else run.sigma for run in runs]
     return float(np.mean([by_task[task] for by_task in values if task in by_task] or [np.nan]))
 
 

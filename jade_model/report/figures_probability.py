@@ -22,7 +22,7 @@ BARS = 25
 
 def probabilities(facts: Facts) -> FigureFile | None:
     """Draw how probabilities are spread inside and outside the labelled spans."""
-    arms = [arm for arm in facts.arms if sum(arm.arm["summary"]["histogram"]["out_of_span"]) > 0]
+    arms = [arm for arm in facts.arms if sum(arm.arm.summary.histogram.out_of_span) > 0]
     if not arms:
         return None
     rows, columns = grid_shape(len(arms))
@@ -34,8 +34,8 @@ def probabilities(facts: Facts) -> FigureFile | None:
     for axes in cells[len(arms) :]:
         axes.set_axis_off()
     alt = "; ".join(
-        f"{arm.name}: in-span mean {number(arm.arm['summary']['separation']['in_span_mean'])}, out-of-span "
-        f"mean {number(arm.arm['summary']['separation']['out_of_span_mean'])}"
+        f"{arm.name}: in-span mean {number(arm.arm.summary.separation.in_span_mean)}, out-of-span "
+        f"mean {number(arm.arm.summary.separation.out_of_span_mean)}"
         for arm in arms
     )
     caption = (
@@ -46,33 +46,33 @@ def probabilities(facts: Facts) -> FigureFile | None:
 
 
 def _reach(arm: ArmFacts) -> float:
-    histogram = arm.arm["summary"]["histogram"]
-    total = np.asarray(histogram["in_span"]) + np.asarray(histogram["out_of_span"])
+    histogram = arm.arm.summary.histogram
+    total = np.asarray(histogram.in_span) + np.asarray(histogram.out_of_span)
     filled = np.flatnonzero(total > 0.002 * total.sum())
-    return float(histogram["edges"][int(filled[-1]) + 1]) if filled.size else 1.0
+    return float(histogram.edges[int(filled[-1]) + 1]) if filled.size else 1.0
 
 
 def _distribution(axes: Axes, arm: ArmFacts, reach: float) -> None:
-    histogram, means = arm.arm["summary"]["histogram"], arm.arm["summary"]["separation"]
-    edges = np.asarray(histogram["edges"], dtype=float)
+    histogram, means = arm.arm.summary.histogram, arm.arm.summary.separation
+    edges = np.asarray(histogram.edges, dtype=float)
     heights = []
     for counts, colour, alpha in (
-        (histogram["out_of_span"], MUTED, 0.35),
-        (histogram["in_span"], arm.style.colour, 0.5),
+        (histogram.out_of_span, MUTED, 0.35),
+        (histogram.in_span, arm.style.colour, 0.5),
     ):
         shown, limits = _coarser(np.asarray(counts, dtype=float), edges, reach)
         share = 100 * shown / max(shown.sum(), 1)
         axes.stairs(share, limits, fill=True, color=colour, alpha=alpha, lw=0)
         axes.stairs(share, limits, color=colour, lw=1.2)
         heights.append(share)
-    note = f"separation {number(means['separation'])}"
+    note = f"separation {number(means.separation)}"
     ceiling = _ceiling(heights[0], heights[1])
     if ceiling is not None:
         axes.set_ylim(0, ceiling)
         note += f"; tallest grey bar: {heights[0].max():.0f} %"
     for mean, colour, dashes in (
-        (means["out_of_span_mean"], MUTED, "--"),
-        (means["in_span_mean"], arm.style.colour, "-"),
+        (means.out_of_span_mean, MUTED, "--"),
+        (means.in_span_mean, arm.style.colour, "-"),
     ):
         if mean is not None:
             axes.axvline(mean, color=colour, ls=dashes, lw=1.4)
@@ -109,18 +109,18 @@ def _coarser(counts: Shares, edges: Shares, reach: float) -> tuple[Shares, Share
 
 def reliability(facts: Facts) -> FigureFile | None:
     """Draw how often probabilities come true."""
-    arms = [arm for arm in facts.arms if arm.arm["summary"]["calibration"]["reliability"]]
+    arms = [arm for arm in facts.arms if arm.arm.summary.calibration.reliability]
     if not arms:
         return None
     rows, columns = grid_shape(len(arms))
     figure, grid = panels(rows, columns, panel_height=2.3, gap_x=0.5, top=0.5, left=0.6)
     cells = [axes for row in grid for axes in row]
     for axes, arm in zip(cells, arms, strict=False):
-        found = arm.arm["summary"]["calibration"]
+        found = arm.arm.summary.calibration
         bins = [
-            (item["mean_probability"], item["observed_rate"], item["num_bars"])
-            for item in found["reliability"]
-            if item["num_bars"] > 0 and item["mean_probability"] is not None and item["observed_rate"] is not None
+            (item.mean_probability, item.observed_rate, item.num_bars)
+            for item in found.reliability
+            if item.num_bars > 0 and item.mean_probability is not None and item.observed_rate is not None
         ]
         axes.plot([0, 1], [0, 1], color=MUTED, ls=":", lw=1.1)
         if bins:
@@ -141,7 +141,7 @@ def reliability(facts: Facts) -> FigureFile | None:
         axes.set_ylim(-0.04, 1.06)
         axes.set_title(f"{arm.name}\n", pad=4)
         axes.annotate(
-            f"ECE {number(found['ece'])}, Brier {number(found['brier'])}, T {number(found['temperature'], 2)}",
+            f"ECE {number(found.ece)}, Brier {number(found.brier)}, T {number(found.temperature, 2)}",
             (0, 1),
             xycoords="axes fraction",
             xytext=(0, 7),
@@ -155,9 +155,7 @@ def reliability(facts: Facts) -> FigureFile | None:
         few_ticks(axes, x=5, y=5)
     for axes in cells[len(arms) :]:
         axes.set_axis_off()
-    alt = "; ".join(
-        f"{arm.name}: expected calibration error {number(arm.arm['summary']['calibration']['ece'])}" for arm in arms
-    )
+    alt = "; ".join(f"{arm.name}: expected calibration error {number(arm.arm.summary.calibration.ece)}" for arm in arms)
     caption = (
         "Points on the dotted diagonal are probabilities that can be taken at their word; below it the "
         "model is too sure, above it too shy. A mark's area grows with the number of bars it stands for."

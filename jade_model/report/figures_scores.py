@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.transforms import blended_transform_factory
 
+from jade_model.comparison.model import Difference, FoldScore, Interval
 from jade_model.report.canvas import DPI, INK, MUTED, SOFT, SURFACE, export, few_ticks, for_figure, panels
-from jade_model.report.contract import RULE, Difference, FoldScore, Interval
 from jade_model.report.facts import Facts
 from jade_model.report.figure import FigureFile
 from jade_model.report.naming import ArmStyle, contestant, metric_name
 from jade_model.report.numbers import interval, is_number, moment, number, percent, plural, signed
+from jade_model.statistics.pool import RULE
 
 METRICS = ("f1", "span_f1_iou50")
 MOST_ROWS = 24
@@ -40,10 +41,9 @@ def forest(facts: Facts) -> FigureFile:
         axes.grid(visible=False, axis="y")
         few_ticks(axes, x=6)
         axes.set_xlabel(metric_name(metric))
-    level = percent(facts.numbers["settings"]["confidence"], 0)
+    level = percent(facts.numbers.settings.confidence, 0)
     alt = "; ".join(
-        f"{arm.name}: F1 {number(arm.decoder['f1'])} {interval(arm.decoder['confidence_interval'])}"
-        for arm in facts.arms
+        f"{arm.name}: F1 {number(arm.decoder.f1)} {interval(arm.decoder.confidence_interval)}" for arm in facts.arms
     )
     caption = (
         f"Each arm's score with its {level} interval; the hollow mark is the same network before training. "
@@ -60,32 +60,32 @@ Values = dict[str, tuple[float | None, Interval | None, float | None]]
 def _forest_rows(facts: Facts) -> list[tuple[str, ArmStyle, Values]]:
     rows: list[tuple[str, ArmStyle, Values]] = []
     for arm in facts.arms:
-        scores, untrained = arm.decoder, arm.arm["summary"]["untrained"]
+        scores, untrained = arm.decoder, arm.arm.summary.untrained
         rows.append(
             (
                 arm.name,
                 arm.style,
                 {
-                    "f1": (scores["f1"], scores["confidence_interval"], untrained["f1"]),
+                    "f1": (scores.f1, scores.confidence_interval, untrained.f1),
                     "span_f1_iou50": (
-                        scores["span_f1_iou50"],
-                        scores.get("span_confidence_interval"),
-                        untrained["span_f1_iou50"],
+                        scores.span_f1_iou50,
+                        scores.span_confidence_interval,
+                        untrained.span_f1_iou50,
                     ),
                 },
             )
         )
-        if len(scores["per_dataset"]) > 1:
+        if len(scores.per_dataset) > 1:
             rows += [
                 (
                     f"· {for_figure(name, 22)}",
                     arm.style,
                     {
-                        "f1": (part["f1"], part["confidence_interval"], None),
-                        "span_f1_iou50": (part["span_f1_iou50"], None, None),
+                        "f1": (part.f1, part.confidence_interval, None),
+                        "span_f1_iou50": (part.span_f1_iou50, None, None),
                     },
                 )
-                for name, part in list(scores["per_dataset"].items())[: max(1, MOST_ROWS // len(facts.arms))]
+                for name, part in list(scores.per_dataset.items())[: max(1, MOST_ROWS // len(facts.arms))]
             ]
     return rows
 
@@ -117,18 +117,18 @@ def _room_for_labels(axes: Axes, *, on_both_sides: bool) -> None:
 
 
 def _baseline_lines(facts: Facts, axes: Axes, metric: str) -> None:
-    baselines = facts.numbers["baselines"]
-    rule, everything = baselines["largest_move"], baselines["all_positive"]
+    baselines = facts.numbers.baselines
+    rule, everything = baselines.largest_move, baselines.all_positive
     is_bars = metric == "f1"
-    bounds = rule.get("confidence_interval") if is_bars else None
+    bounds = rule.confidence_interval if is_bars else None
     if bounds is not None and bounds[0] is not None and bounds[1] is not None:
         axes.axvspan(bounds[0], bounds[1], color=SOFT, alpha=0.25, lw=0)
     lines = [
-        ("rule", rule["f1"] if is_bars else rule["span_f1_iou50"], "--"),
-        ("mark every bar", everything["f1"] if is_bars else everything["span_f1_iou50"], ":"),
+        ("rule", rule.f1 if is_bars else rule.span_f1_iou50, "--"),
+        ("mark every bar", everything.f1 if is_bars else everything.span_f1_iou50, ":"),
     ]
     shown = [(label, value, dashes) for label, value, dashes in lines if value is not None and is_number(value)]
-    highest = max([value for _, value, _ in shown] + [arm.decoder["f1"] or 0.0 for arm in facts.arms], default=1.0)
+    highest = max([value for _, value, _ in shown] + [arm.decoder.f1 for arm in facts.arms], default=1.0)
     is_close = len(shown) == 2 and abs(shown[0][1] - shown[1][1]) < 0.3 * highest
     above = blended_transform_factory(axes.transData, axes.transAxes)
     for index, (label, value, dashes) in enumerate(shown):
@@ -149,22 +149,22 @@ def _baseline_lines(facts: Facts, axes: Axes, metric: str) -> None:
 
 def differences(facts: Facts) -> FigureFile | None:
     """Draw every pooled difference with its interval, and the margin as a band."""
-    pooled = [item for item in facts.numbers["differences"] if item["dataset"] is None]
-    pairs = list(dict.fromkeys((item["first"], item["second"]) for item in pooled))[:MOST_ROWS]
+    pooled = [item for item in facts.numbers.differences if item.dataset is None]
+    pairs = list(dict.fromkeys((item.first, item.second) for item in pooled))[:MOST_ROWS]
     if not pairs:
         return None
-    margin = facts.numbers["settings"]["margin"]
+    margin = facts.numbers.settings.margin
     figure, grid = panels(1, 2, panel_height=0.2 + 0.34 * len(pairs), left=2.2, right=0.2, gap_x=0.35)
     for axes, metric in zip(grid[0], METRICS, strict=True):
         axes.axvspan(-margin, margin, color=SOFT, alpha=0.3, lw=0)
         axes.axvline(0, color=MUTED, lw=1.0)
         for item in pooled:
-            pair = (item["first"], item["second"])
-            if item["metric"] == metric and pair in pairs:
+            pair = (item.first, item.second)
+            if item.metric == metric and pair in pairs:
                 y = pairs.index(pair)
                 colour = _difference_colour(facts, item)
-                _point(axes, item["difference"], item["confidence_interval"], y, colour, "o", size=7)
-                _label(axes, signed(item["difference"]), item["difference"], item["confidence_interval"], y)
+                _point(axes, item.difference, item.confidence_interval, y, colour, "o", size=7)
+                _label(axes, signed(item.difference), item.difference, item.confidence_interval, y)
         axes.set_ylim(len(pairs) - 0.5, -0.6)
         _room_for_labels(axes, on_both_sides=True)
         names = [f"{contestant(first, facts.styles)} − {contestant(second, facts.styles)}" for first, second in pairs]
@@ -176,11 +176,11 @@ def differences(facts: Facts) -> FigureFile | None:
         axes.set_title("← second better", fontsize=7.5, fontweight="normal", color=MUTED, loc="left")
         axes.set_title("first better →", fontsize=7.5, fontweight="normal", color=MUTED, loc="right")
     alt = "; ".join(
-        f"{contestant(item['first'], facts.styles)} minus {contestant(item['second'], facts.styles)} in "
-        f"{metric_name(item['metric'])}: {signed(item['difference'])} "
-        f"{interval(item['confidence_interval'], with_sign=True)}"
+        f"{contestant(item.first, facts.styles)} minus {contestant(item.second, facts.styles)} in "
+        f"{metric_name(item.metric)}: {signed(item.difference)} "
+        f"{interval(item.confidence_interval, with_sign=True)}"
         for item in pooled
-        if item["metric"] == "f1" and item["second"] != RULE
+        if item.metric == "f1" and item.second != RULE
     )
     caption = (
         "An interval clear of 0 is a winner (drawn in its colour); one wholly inside the band of "
@@ -190,21 +190,21 @@ def differences(facts: Facts) -> FigureFile | None:
 
 
 def _difference_colour(facts: Facts, item: Difference) -> str:
-    if item["outcome"] != "winner":
-        return INK if item["outcome"] == "equivalent" else MUTED
-    better = item["first"] if (item["difference"] or 0.0) > 0 else item["second"]
+    if item.outcome != "winner":
+        return INK if item.outcome == "equivalent" else MUTED
+    better = item.first if item.difference > 0 else item.second
     return facts.styles[better].colour if better in facts.styles else MUTED
 
 
 def folds(facts: Facts) -> FigureFile | None:
     """Draw each scored part's F1 by arm, the same part joined by a line."""
-    keys = sorted({(p["dataset"], p["seed"], p["fold"]) for arm in facts.arms for p in arm.decoder["per_fold"]})
+    keys = sorted({(p.dataset, p.seed, p.fold) for arm in facts.arms for p in arm.decoder.per_fold})
     if len(keys) < 2:
         return None
     figure, grid = panels(1, 2, panel_height=2.5, left=0.6, gap_x=0.55, top=0.35, bottom=0.4)
     jitter = {key: 0.16 * np.sin(7.0 * index) for index, key in enumerate(keys)}
     for axes, metric in zip(grid[0], METRICS, strict=True):
-        tables = [_by_part(arm.decoder["per_fold"], metric) for arm in facts.arms]
+        tables = [_by_part(arm.decoder.per_fold, metric) for arm in facts.arms]
         joins = [[(x + jitter[key], table[key]) for x, table in enumerate(tables) if key in table] for key in keys]
         axes.add_collection(LineCollection([join for join in joins if len(join) > 1], colors=SOFT, linewidths=0.8))
         for x, (arm, table) in enumerate(zip(facts.arms, tables, strict=True)):
@@ -222,7 +222,7 @@ def folds(facts: Facts) -> FigureFile | None:
     ranges = "; ".join(
         f"{arm.name} {number(min(scores))} to {number(max(scores))}"
         for arm in facts.arms
-        if (scores := list(_by_part(arm.decoder["per_fold"], "f1").values()))
+        if (scores := list(_by_part(arm.decoder.per_fold, "f1").values()))
     )
     caption = (
         "Each point is one scored part (data set, seed and fold); lines join the same part. Lines that "
@@ -232,10 +232,7 @@ def folds(facts: Facts) -> FigureFile | None:
 
 
 def _by_part(parts: Sequence[FoldScore], metric: str) -> dict[tuple[str, int, int], float]:
-    scores = {
-        (part["dataset"], part["seed"], part["fold"]): part["f1"] if metric == "f1" else part["span_f1_iou50"]
-        for part in parts
-    }
+    scores = {(part.dataset, part.seed, part.fold): part.f1 if metric == "f1" else part.span_f1_iou50 for part in parts}
     return {key: score for key, score in scores.items() if score is not None and is_number(score)}
 
 

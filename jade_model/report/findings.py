@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jade_model.report.contract import RULE, Difference
+from jade_model.comparison.model import Difference
 from jade_model.report.facts import Facts
 from jade_model.report.finding import (
     Insight,
@@ -18,6 +18,7 @@ from jade_model.report.finding import (
 from jade_model.report.findings_of_arms import SCORE_RULES, TRAINING_RULES
 from jade_model.report.naming import contestant
 from jade_model.report.numbers import number, percent, plural, signed
+from jade_model.statistics.pool import RULE
 
 RunRule = Callable[[Facts], Insight | None]
 
@@ -59,37 +60,37 @@ def leak(facts: Facts) -> Insight | None:
         "leak",
         "critical",
         f"**The split leaks: {facts.leak_sentence}. Every score here is too high.**",
-        f"split `{facts.numbers['settings']['split']}`, {facts.num_straddling} of {facts.num_groups} groups straddle",
+        f"split `{facts.numbers.settings.split}`, {facts.num_straddling} of {facts.num_groups} groups straddle",
         "Use these numbers only beside the original's. Compare again with `--split grouped`.",
     )
 
 
 def one_seed(facts: Facts) -> Insight | None:
     """All trainings share one seed."""
-    settings = facts.numbers["settings"]
-    if len(settings["seeds"]) > 1:
+    settings = facts.numbers.settings
+    if len(settings.seeds) > 1:
         return None
-    is_single = settings["num_folds"] <= 1
+    is_single = settings.num_folds <= 1
     chance = (
         "On one 80/20 split of some 200 windows, two runs of the same recipe differ by more than 0.05 F1 "
         "in 10 to 14 % of pairs, and by more than 0.05 event F1 in 20 to 34 %."
         if is_single
-        else f"Folds vary the data ({settings['num_folds']} of them here), but luck in starting weights and batch "
+        else f"Folds vary the data ({settings.num_folds} of them here), but luck in starting weights and batch "
         "order is seen once only."
     )
     return Insight(
         "one_seed",
         "warning",
         "**One seed proves little.**",
-        f"seed {settings['seeds'][0] if settings['seeds'] else 'unknown'}, "
-        f"{'a single split' if is_single else plural(settings['num_folds'], 'fold')}",
+        f"seed {settings.seeds[0] if settings.seeds else 'unknown'}, "
+        f"{'a single split' if is_single else plural(settings.num_folds, 'fold')}",
         f"{chance} Repeat with `--seeds 3 --folds 5` before acting on a small lead.",
     )
 
 
 def shared_bars(facts: Facts) -> Insight | None:
     """Base windows with different identifiers hold the same bars."""
-    joins = sum(data["num_shared_bar_joins"] for data in facts.numbers["data"])
+    joins = sum(data.num_shared_bar_joins for data in facts.numbers.data)
     if joins == 0 or facts.leaks:
         return None
     return Insight(
@@ -105,9 +106,9 @@ def shared_bars(facts: Facts) -> Insight | None:
 def metrics_disagree(facts: Facts) -> Insight | None:
     """Bar F1 and event F1 name different arms, both beyond chance."""
     pooled = {
-        (item["first"], item["second"], item["metric"]): item
-        for item in facts.numbers["differences"]
-        if item["dataset"] is None and RULE not in (item["first"], item["second"]) and item["outcome"] == "winner"
+        (item.first, item.second, item.metric): item
+        for item in facts.numbers.differences
+        if item.dataset is None and RULE not in (item.first, item.second) and item.outcome == "winner"
     }
     for (first, second, metric), bars in pooled.items():
         events = pooled.get((first, second, "span_f1_iou50"))
@@ -117,7 +118,7 @@ def metrics_disagree(facts: Facts) -> Insight | None:
                 "warning",
                 f"**Bars and events name different winners** between {contestant(first, facts.styles)} and "
                 f"{contestant(second, facts.styles)}.",
-                f"difference {signed(bars['difference'])} in F1, {signed(events['difference'])} in event F1",
+                f"difference {signed(bars.difference)} in F1, {signed(events.difference)} in event F1",
                 "Decide by what a user of the spans needs: every bar right (F1) or every span found (event F1).",
             )
     return None
@@ -125,16 +126,16 @@ def metrics_disagree(facts: Facts) -> Insight | None:
 
 def data_sets_disagree(facts: Facts) -> Insight | None:
     """A data set's own difference points against a pooled winner."""
-    verdict = facts.numbers["verdict"]
-    if verdict["outcome"] != "winner" or verdict["difference"] is None:
+    verdict = facts.numbers.verdict
+    if verdict.outcome != "winner" or verdict.difference is None:
         return None
     against = [
         item
-        for item in facts.numbers["differences"]
-        if item["dataset"] is not None
-        and item["metric"] == verdict["metric"]
-        and {item["first"], item["second"]} == {verdict["first"], verdict["second"]}
-        and (item["difference"] or 0.0) * verdict["difference"] * (1 if item["first"] == verdict["first"] else -1) < 0
+        for item in facts.numbers.differences
+        if item.dataset is not None
+        and item.metric == verdict.metric
+        and {item.first, item.second} == {verdict.first, verdict.second}
+        and item.difference * verdict.difference * (1 if item.first == verdict.first else -1) < 0
     ]
     if not against:
         return None
@@ -142,7 +143,7 @@ def data_sets_disagree(facts: Facts) -> Insight | None:
         "data_sets_disagree",
         "warning",
         f"**The winner does not lead everywhere:** on {plural(len(against), 'data set')} the other arm scores higher.",
-        "; ".join(f"`{item['dataset']}` {signed(item['difference'])}" for item in against[:5]),
+        "; ".join(f"`{item.dataset}` {signed(item.difference)}" for item in against[:5]),
         "One pooled verdict hides this; look at each instrument's own interval.",
     )
 
@@ -151,7 +152,7 @@ def fold_spread(facts: Facts) -> Insight | None:
     """The F1 of one arm's folds spans more than 0.2."""
     spreads = {}
     for arm in facts.arms:
-        scores = [fold["f1"] for fold in arm.decoder["per_fold"] if fold["f1"] is not None]
+        scores = [fold.f1 for fold in arm.decoder.per_fold if fold.f1 is not None]
         if len(scores) > 1:
             spreads[arm.name] = (float(np.ptp(scores)), min(scores), max(scores))
     wide = {name: spread for name, spread in spreads.items() if spread[0] > FOLD_SPREAD}
@@ -181,7 +182,7 @@ def training_noise(facts: Facts) -> Insight | None:
 
 
 def _product(one: Difference, other: Difference) -> float:
-    return (one["difference"] or 0.0) * (other["difference"] or 0.0)
+    return one.difference * other.difference
 
 
 RUN_RULES: tuple[RunRule, ...] = (

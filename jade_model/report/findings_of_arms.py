@@ -24,10 +24,10 @@ from jade_model.report.numbers import interval, is_number, number, percent, with
 
 def no_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """Probabilities inside and outside spans differ by less than 0.05 on average."""
-    found = arm.arm["summary"]["separation"]
-    if found["separation"] is None or not is_number(found["separation"]) or found["separation"] >= NO_SEPARATION:
+    found = arm.arm.summary.separation
+    if found.separation is None or not is_number(found.separation) or found.separation >= NO_SEPARATION:
         return None
-    is_seed = arm.arm["recipe"].startswith("seed_")
+    is_seed = arm.arm.recipe.startswith("seed_")
     remedy = (
         "Train with the `jade` recipe (displacement features, Dice or structured loss, mirror "
         "augmentation): the original's 12 features never say how far price has moved."
@@ -39,8 +39,8 @@ def no_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
         "no_separation",
         "critical",
         f"**{arm.name}: separation about 0. The model has not learned to tell in-span from out-of-span.**",
-        f"mean probability {number(found['in_span_mean'])} inside spans, "
-        f"{number(found['out_of_span_mean'])} outside, separation {number(found['separation'])}",
+        f"mean probability {number(found.in_span_mean)} inside spans, "
+        f"{number(found.out_of_span_mean)} outside, separation {number(found.separation)}",
         f"No threshold can help a model that gives every bar the same probability. {remedy}",
         arm.key,
         "**Separation about 0: these models have not learned to tell in-span from out-of-span.**",
@@ -49,15 +49,15 @@ def no_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def clear_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """Probabilities inside and outside spans differ by 0.4 or more."""
-    found = arm.arm["summary"]["separation"]
-    if found["separation"] is None or not found["separation"] >= CLEAR_SEPARATION:
+    found = arm.arm.summary.separation
+    if found.separation is None or not found.separation >= CLEAR_SEPARATION:
         return None
     return Insight(
         "clear_separation",
         "good",
         f"**{arm.name} tells in-span from out-of-span clearly.**",
-        f"separation {number(found['separation'])}: {number(found['in_span_mean'])} inside, "
-        f"{number(found['out_of_span_mean'])} outside",
+        f"separation {number(found.separation)}: {number(found.in_span_mean)} inside, "
+        f"{number(found.out_of_span_mean)} outside",
         arm=arm.key,
         group="**These arms tell in-span from out-of-span clearly.**",
     )
@@ -65,7 +65,7 @@ def clear_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def below_all_positive(facts: Facts, arm: ArmFacts) -> Insight | None:
     """The interval of F1 reaches down to what marking every bar gives."""
-    f1, floor = arm.decoder["f1"], facts.all_positive
+    f1, floor = arm.decoder.f1, facts.all_positive
     if f1 is None or floor is None or facts.beats_all_positive(arm):
         return None
     is_close = f1 < 1.5 * floor
@@ -73,7 +73,7 @@ def below_all_positive(facts: Facts, arm: ArmFacts) -> Insight | None:
         "below_all_positive",
         "critical" if is_close else "warning",
         f"**{arm.name} {'does not beat' if f1 <= floor else 'is not shown to beat'} marking every bar.**",
-        f"F1 {with_interval(f1, arm.decoder['confidence_interval'])}; marking everything gives "
+        f"F1 {with_interval(f1, arm.decoder.confidence_interval)}; marking everything gives "
         f"{number(floor)} (2p / (1 + p) at p = {number(facts.in_span_rate)} of bars in-span)",
         "Read nothing into its F1. The causes to look at first are separation and features."
         if is_close
@@ -84,7 +84,7 @@ def below_all_positive(facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def below_untrained(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """F1 is no higher than the same network before training."""
-    f1, before = arm.decoder["f1"], arm.arm["summary"]["untrained"]["f1"]
+    f1, before = arm.decoder.f1, arm.arm.summary.untrained.f1
     if f1 is None or before is None or f1 > before:
         return None
     return Insight(
@@ -101,7 +101,7 @@ def beats_rule(facts: Facts, arm: ArmFacts) -> Insight | None:
     beats = facts.beats_rule(arm.key)
     if beats is None:
         return None
-    evidence = f"F1 {number(arm.decoder['f1'])} against {number(facts.rule)}"
+    evidence = f"F1 {number(arm.decoder.f1)} against {number(facts.rule)}"
     if beats:
         return Insight(
             "beats_rule",
@@ -127,7 +127,7 @@ def beats_rule(facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def marks_everything(facts: Facts, arm: ArmFacts) -> Insight | None:
     """Precision is within 1.5 times the in-span rate while recall exceeds one half."""
-    precision, recall = arm.decoder["precision"], arm.decoder["recall"]
+    precision, recall = arm.decoder.precision, arm.decoder.recall
     if precision is None or recall is None or recall <= 0.5 or precision >= 1.5 * facts.in_span_rate:
         return None
     return Insight(
@@ -143,7 +143,7 @@ def marks_everything(facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def marks_nothing(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """Recall is below 0.02."""
-    recall = arm.decoder["recall"]
+    recall = arm.decoder.recall
     if recall is None or recall >= MARKS_NOTHING_RECALL:
         return None
     return Insight(
@@ -158,10 +158,10 @@ def marks_nothing(_facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def decoder_gap(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """Viterbi and posterior marginals differ by more than 0.03 in F1."""
-    decoders = arm.arm["summary"]["decoders"]
+    decoders = arm.arm.summary.decoders
     if not {"viterbi", "marginal"} <= set(decoders):
         return None
-    path, marginal = decoders["viterbi"]["f1"], decoders["marginal"]["f1"]
+    path, marginal = decoders["viterbi"].f1, decoders["marginal"].f1
     if path is None or marginal is None or abs(path - marginal) <= DECODER_GAP:
         return None
     better, why = (
@@ -181,7 +181,7 @@ def decoder_gap(_facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def wide_interval(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """The 95 % interval of F1 is wider than 0.15."""
-    bounds = arm.decoder["confidence_interval"]
+    bounds = arm.decoder.confidence_interval
     if bounds is None or bounds[0] is None or bounds[1] is None or bounds[1] - bounds[0] <= WIDE_INTERVAL:
         return None
     return Insight(
@@ -196,7 +196,7 @@ def wide_interval(_facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def blurred_boundaries(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """F1 over IoU 0.5 to 0.95 is less than 0.6 of that at IoU 0.5, which is itself above 0.2."""
-    found, exact = arm.decoder["span_f1_iou50"], arm.decoder["span_f1_iou50_95"]
+    found, exact = arm.decoder.span_f1_iou50, arm.decoder.span_f1_iou50_95
     if found is None or exact is None or found < 0.2 or exact >= 0.6 * found:
         return None
     return Insight(
@@ -212,15 +212,15 @@ def blurred_boundaries(_facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def poor_calibration(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """The expected calibration error exceeds 0.05."""
-    calibration = arm.arm["summary"]["calibration"]
-    if calibration["ece"] is None or not calibration["ece"] > POOR_ECE:
+    calibration = arm.arm.summary.calibration
+    if calibration.ece is None or not calibration.ece > POOR_ECE:
         return None
     return Insight(
         "poor_calibration",
         "warning",
         f"**{arm.name}'s probabilities cannot be taken at their word.**",
-        f"expected calibration error {number(calibration['ece'])}, Brier score "
-        f"{number(calibration['brier'])}, temperature {number(calibration['temperature'], 2)}",
+        f"expected calibration error {number(calibration.ece)}, Brier score "
+        f"{number(calibration.brier)}, temperature {number(calibration.temperature, 2)}",
         "Use its threshold, not its probabilities, or fit the temperature on more validation windows.",
         arm.key,
     )
@@ -278,14 +278,14 @@ def not_converged(_facts: Facts, arm: ArmFacts) -> Insight | None:
 
 def pointer_source(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """The trained pointer head and the span posterior differ by a factor of 1.2 in centre error."""
-    errors = arm.arm["summary"]["pointer_error_bars"]
-    return _source(arm, "pointer_source", "pointers", errors["trained_head"]["center"], errors["posterior"]["center"])
+    errors = arm.arm.summary.pointer_error_bars
+    return _source(arm, "pointer_source", "pointers", errors.trained_head.center, errors.posterior.center)
 
 
 def countdown_source(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """The trained countdown head and the span posterior differ by a factor of 1.2."""
-    errors = arm.arm["summary"]["countdown_error_bars"]
-    return _source(arm, "countdown_source", "countdown", errors["trained_head"], errors["posterior"])
+    errors = arm.arm.summary.countdown_error_bars
+    return _source(arm, "countdown_source", "countdown", errors.trained_head, errors.posterior)
 
 
 def _source(arm: ArmFacts, rule: str, what: str, head: float | None, posterior: float | None) -> Insight | None:
@@ -304,8 +304,10 @@ def _source(arm: ArmFacts, rule: str, what: str, head: float | None, posterior: 
 
 def type_at_majority(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """Type accuracy exceeds the majority class by 0.01 at most."""
-    found = arm.arm["summary"]["type"]
-    accuracy, majority = found["accuracy"], found["majority_accuracy"]
+    found = arm.arm.summary.type
+    if found is None:
+        return None
+    accuracy, majority = found.accuracy, found.majority_accuracy
     if accuracy is None or majority is None or accuracy > majority + 0.01:
         return None
     return Insight(

@@ -5,26 +5,22 @@ from __future__ import annotations
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.markup import plain
 from jade_model.report.naming import contestant
-from jade_model.report.numbers import count, interval, is_number, join, number, percent, plural
+from jade_model.report.numbers import count, interval, join, number, percent, plural
 
 
 def title(facts: Facts) -> str:
     """Return the report's first heading."""
     epochs = max((arm.epochs for arm in facts.arms), default=0)
     names = " vs ".join(arm.name for arm in facts.arms)
-    if len(facts.arms) == 1:
-        return f"{plain(names)}: {epochs}-Epoch Training Report"
     return f"{plain(names)}: {epochs}-Epoch Training Comparison"
 
 
 def badge(facts: Facts) -> tuple[str, str]:
-    """Return the verdict in two or three words, and its kind: winner, equivalent, undecided or alone."""
-    verdict = facts.numbers["verdict"]
-    if len(facts.arms) == 1:
-        return "One arm, nothing compared", "alone"
-    match verdict["outcome"]:
+    """Return the verdict in two or three words, and its kind: winner, equivalent or undecided."""
+    verdict = facts.numbers.verdict
+    match verdict.outcome:
         case "winner":
-            return f"{contestant(verdict['winner'], facts.styles)} is better", "winner"
+            return f"{contestant(verdict.winner, facts.styles)} is better", "winner"
         case "equivalent":
             return "No difference that matters", "equivalent"
         case _:
@@ -37,76 +33,66 @@ def headline(facts: Facts) -> list[str]:
 
 
 def _who(facts: Facts) -> str:
-    verdict = facts.numbers["verdict"]
-    scores = join([f"{arm.name} {number(arm.decoder['f1'])}" for arm in facts.ranking()])
+    verdict = facts.numbers.verdict
+    scores = join([f"{arm.name} {number(arm.decoder.f1)}" for arm in facts.ranking()])
     meaning = "(F1: 1 is every bar marked right, 0 is none)"
-    if len(facts.arms) == 1:
-        return (
-            f"**Who is better?** Only {facts.arms[0].name} was trained, so nothing was compared. It scores "
-            f"{number(facts.arms[0].decoder['f1'])} {meaning}."
-        )
-    match verdict["outcome"]:
+    match verdict.outcome:
         case "winner":
-            loser = verdict["second"] if verdict["winner"] == verdict["first"] else verdict["first"]
-            lead = number(abs(verdict["difference"] or 0.0))
+            loser = verdict.second if verdict.winner == verdict.first else verdict.first
+            lead = number(abs(verdict.difference))
             others = "" if len(facts.arms) == 2 else f" over {contestant(loser, facts.styles)}, the next best"
             return (
-                f"**Who is better?** **{contestant(verdict['winner'], facts.styles)}**, by {lead}{others}: "
+                f"**Who is better?** **{contestant(verdict.winner, facts.styles)}**, by {lead}{others}: "
                 f"{scores} {meaning}."
             )
         case "equivalent":
-            pair = f"{contestant(verdict['first'], facts.styles)} and {contestant(verdict['second'], facts.styles)}"
+            pair = f"{contestant(verdict.first, facts.styles)} and {contestant(verdict.second, facts.styles)}"
             return (
                 f"**Who is better?** **Neither of the best two, as far as it matters:** {pair} are within "
-                f"{number(verdict['margin'], 2)} of each other: {scores} {meaning}."
+                f"{number(verdict.margin, 2)} of each other: {scores} {meaning}."
             )
         case _:
             return f"**Who is better?** **These data cannot tell.** The scores are {scores} {meaning}."
 
 
 def _how_sure(facts: Facts) -> str:
-    verdict = facts.numbers["verdict"]
-    settings = facts.numbers["settings"]
+    verdict = facts.numbers.verdict
+    settings = facts.numbers.settings
     lead = "**How sure is that?**"
-    if len(facts.arms) == 1 or not is_number(verdict["difference"]):
-        bounds = facts.arms[0].decoder["confidence_interval"]
-        return f"{lead} With other windows like these its F1 would mostly lie within {interval(bounds)}."
     low, high = _lead_bounds(facts)
-    likely = percent(settings["confidence"], 0)
-    if low is None or high is None:
-        return f"{lead} No interval could be computed for the difference."
-    if verdict.get("lack") == "groups":
+    likely = percent(settings.confidence, 0)
+    if verdict.lack == "groups":
         return f"{lead} Not at all: so few base windows, weighed by their bars, say too little of others."
-    if verdict.get("lack") == "trainings":
+    if verdict.lack == "trainings":
         return (
             f"{lead} Not at all: each arm was trained too few times to tell a better arm from luck in training. "
             "3 folds or 3 seeds are the least; 3 seeds x 5 folds are usual."
         )
-    trailing = contestant(verdict["second"], facts.styles)
-    ahead = contestant(verdict["first"], facts.styles)
-    if (verdict["difference"] or 0.0) < 0:
+    trailing = contestant(verdict.second, facts.styles)
+    ahead = contestant(verdict.first, facts.styles)
+    if verdict.difference < 0:
         ahead, trailing = trailing, ahead
-    if verdict["outcome"] == "winner":
+    if verdict.outcome == "winner":
         return (
             f"{lead} Luck in which windows were drawn and how training went could make the lead anything "
             f"from {number(low)} to {number(high)} ({likely} interval); it stays above 0, so luck alone "
             "does not explain it."
         )
-    if verdict["outcome"] == "equivalent":
+    if verdict.outcome == "equivalent":
         return (
             f"{lead} Allowing for luck ({likely} interval), {ahead} is between {number(low)} and "
             f"{number(high)} above {trailing}; all of that is inside the margin of "
-            f"{number(verdict['margin'], 2)} that was set beforehand."
+            f"{number(verdict.margin, 2)} that was set beforehand."
         )
     return (
-        f"{lead} {ahead} is {number(abs(verdict['difference'] or 0.0))} ahead of {trailing}, but luck alone "
+        f"{lead} {ahead} is {number(abs(verdict.difference))} ahead of {trailing}, but luck alone "
         f"could make that anything from {number(low)} to {number(high)} ({likely} interval), which includes "
         "no lead at all." + _needed(facts)
     )
 
 
 def _needed(facts: Facts) -> str:
-    more, seeds = facts.numbers["verdict"]["groups_needed"], facts.numbers["verdict"].get("seeds_needed")
+    more, seeds = facts.numbers.verdict.groups_needed, facts.numbers.verdict.seeds_needed
     if seeds is not None and (more is None or (facts.training_share or 0.0) > 0.5):
         return f" Most of that is luck in training: about {plural(int(seeds), 'more seed')} would settle it."
     if more is None:
@@ -114,14 +100,11 @@ def _needed(facts: Facts) -> str:
     return f" About {count(more)} more base windows would settle it."
 
 
-def _lead_bounds(facts: Facts) -> tuple[float | None, float | None]:
+def _lead_bounds(facts: Facts) -> tuple[float, float]:
     """The interval of the lead of the better of the two, not of first minus second."""
-    verdict = facts.numbers["verdict"]
-    bounds = verdict["confidence_interval"] or [None, None]
-    low, high = bounds[0], bounds[1]
-    if low is None or high is None:
-        return None, None
-    return (low, high) if (verdict["difference"] or 0.0) >= 0 else (-high, -low)
+    verdict = facts.numbers.verdict
+    low, high = verdict.confidence_interval
+    return (low, high) if verdict.difference >= 0 else (-high, -low)
 
 
 def _against_rule(facts: Facts) -> str:
@@ -168,9 +151,9 @@ def _floor(facts: Facts, arms: list[ArmFacts]) -> str:
 
 
 def _how_far(facts: Facts) -> str:
-    settings = facts.numbers["settings"]
-    num_seeds = len(settings["seeds"])
-    parts = "one split" if settings["num_folds"] <= 1 else plural(settings["num_folds"], "fold")
+    settings = facts.numbers.settings
+    num_seeds = len(settings.seeds)
+    parts = "one split" if settings.num_folds <= 1 else plural(settings.num_folds, "fold")
     basis = (
         f"{plural(facts.num_windows, 'window')} in {plural(facts.num_groups, 'independent group')}, "
         f"{plural(num_seeds, 'seed')} x {parts}"
@@ -194,11 +177,11 @@ def _how_far(facts: Facts) -> str:
 
 def _instruments(facts: Facts) -> str:
     """Say that pooled data sets are those data sets, and what holds for others if that is known."""
-    names, verdict = [data["name"] for data in facts.numbers["data"]], facts.numbers["verdict"]
+    names, verdict = [data.name for data in facts.numbers.data], facts.numbers.verdict
     if len(names) < 2:
         return ""
-    over, beyond = verdict.get("over_datasets"), "another instrument may differ"
+    over, beyond = verdict.over_datasets, "another instrument may differ"
     if over is not None:
-        bounds = interval(over["confidence_interval"], with_sign=True)
+        bounds = interval(over.confidence_interval, with_sign=True)
         beyond = f"over instruments like them the difference lies within {bounds}"
     return f" It holds for these {len(names)} data sets; {beyond}."

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.report.contract import Comparison
-from jade_model.report.contract_check import check_comparison
+from jade_model.comparison.files import parse_comparison
+from jade_model.comparison.model import Comparison
 from jade_model.statistics.trend import TrendPoint
 
 GalleryKind = Literal["best", "median", "worst", "disagreement", "error"]
@@ -118,4 +118,4 @@ class ReportInput:
     @cached_property
     def numbers(self) -> Comparison:
         """The comparison, checked against its contract."""
-        return check_comparison(self.comparison)
+        return parse_comparison(self.comparison)

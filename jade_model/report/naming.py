@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jade_model.report.contract import RULE
+from jade_model.statistics.pool import RULE
 
 TASKS = ("pointer", "span", "type", "countdown")
 TASK_NAMES = {"pointer": "Pointers", "span": "Span", "type": "Classification", "countdown": "Countdown"}

@@ -34,9 +34,11 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def interval(bounds: Sequence[float | None] | None, digits: int = 3, *, with_sign: bool = False) -> str:
-    """Return `[low, high]`."""
+    """Return `[low, high]`, or `unknown` where it leaves everything open: there was too little of something."""
     if bounds is None or len(bounds) != 2 or not all(is_number(bound) for bound in bounds):
         return ABSENT
+    if (bounds[0] or 0.0) <= (-1.0 if with_sign else 0.0) and (bounds[1] or 0.0) >= 1.0:
+        return "unknown"
     show = signed if with_sign else number
     return f"[{show(bounds[0], digits)}, {show(bounds[1], digits)}]"
 
@@ -45,7 +47,7 @@ def with_interval(value: float | None, bounds: Sequence[float | None] | None, *,
     """Return the value, and its interval where there is one."""
     shown = signed(value) if with_sign else number(value)
     limits = interval(bounds, with_sign=with_sign)
-    return shown if limits == ABSENT else f"{shown} {limits}"
+    return shown if limits == ABSENT else f"{shown} (interval unknown)" if limits == "unknown" else f"{shown} {limits}"
 
 
 def p_value(value: float | None) -> str:

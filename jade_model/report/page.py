@@ -33,7 +33,7 @@ def to_page(
     Args:
         source: What to say.
         figures: By name; those that are missing are left out with their captions.
-        badge: The verdict in two or three words; and its kind, for its colour: winner, equivalent, undecided or alone.
+        badge: The verdict in two or three words; and its kind, for its colour: winner, equivalent or undecided.
         tiles: Scores beside the verdict.
         styles: Of the arms that figures show; their names are not parted at the end of a line.
 

@@ -100,8 +100,8 @@ def markdown_for_artifact(report: ReportInput) -> str:
 
 
 def _tile(facts: Facts, arm: ArmFacts) -> dict[str, object]:
-    f1 = arm.decoder["f1"]
-    bounds = arm.decoder["confidence_interval"]
+    f1 = arm.decoder.f1
+    bounds = arm.decoder.confidence_interval
     known = bounds is not None and len(bounds) == 2 and all(is_number(bound) for bound in bounds)
     low, high = (bounds[0] or 0.0, bounds[1] or 0.0) if bounds is not None and known else (0.0, 0.0)
     return {
@@ -109,7 +109,7 @@ def _tile(facts: Facts, arm: ArmFacts) -> dict[str, object]:
         "f1": number(f1),
         "interval": interval(bounds),
         "colour": f"var(--c{arm.style.colour.removeprefix('#')})",
-        "is_winner": facts.numbers["verdict"]["winner"] == arm.key,
+        "is_winner": facts.numbers.verdict.winner == arm.key,
         "position": None if f1 is None or not is_number(f1) else _share(f1),
         "low": _share(low),
         "width": _share(high - low),

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jade_model.comparison.contract import write_comparison
 from jade_model.comparison.document import ArmTraining, EvaluatedArm, compose_comparison
+from jade_model.comparison.files import write_comparison
 from jade_model.core.checkpoint import load_checkpoint, model_of
 from jade_model.core.config import Recipe
 from jade_model.core.files import atomic_path, write_atomically

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from jade_model.comparison.contract import read_comparison
+from jade_model.comparison.files import read_comparison
 from jade_model.report import markdown_for_artifact
 from jade_model.report.model_card import card_markdown, write_card
 from tasks.core.layout import RunLayout

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jade_model.comparison.contract import read_comparison
+from jade_model.comparison.files import read_comparison
 from jade_model.core.job import load_job
 from jade_model.core.training_files import files_of
 from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report

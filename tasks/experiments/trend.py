@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from jade_model.comparison.contract import read_comparison
+from jade_model.comparison.files import read_comparison
 from jade_model.core.files import sha256_json, write_atomically
 from jade_model.statistics.trend import (
     TREND_LENGTH,

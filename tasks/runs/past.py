@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jade_model.comparison.contract import upgrade_comparison
+from jade_model.comparison.files import upgrade_comparison
 from jade_model.core.config import Loss
 from jade_model.core.errors import UserError
 from jade_model.core.recipes import recipe

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from jade_model.comparison.contract import read_comparison
+from jade_model.comparison.files import read_comparison
 from jade_model.core.job import Training, load_job
 from jade_model.core.training_files import files_of, is_done
 from tasks.core.layout import RunLayout

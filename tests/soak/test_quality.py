@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.runs import finished_run
 
-from jade_model.comparison.contract import read_comparison
+from jade_model.comparison.files import read_comparison
 from tasks.experiments.plan import Plan
 
 pytestmark = pytest.mark.soak

@@ -355,20 +355,6 @@ def _verdict(arms: Sequence[str], differences: list[dict[str, Any]], f1: Any, ru
     }
     base = {"metric": "f1", "margin": 0.03, "beats_baseline": beats, "decoder": "one_span"}
     caveats = [f"{arm} is not shown to beat the untrained rule." for arm, beat in beats.items() if not beat]
-    if len(arms) == 1:
-        return {
-            **base,
-            "outcome": "undecided",
-            "winner": None,
-            "difference": None,
-            "confidence_interval": None,
-            "reason": "Only one arm was trained.",
-            "first": None,
-            "second": None,
-            "detectable_difference": None,
-            "groups_needed": None,
-            "caveats": caveats,
-        }
     best, second = sorted(arms, key=lambda arm: -f1(arm, "f1"))[:2]
     top = next(
         item

@@ -18,7 +18,7 @@ from jade_model.report import DrawingProcess, ReportInput, write_report
 
 @pytest.fixture(scope="module")
 def report() -> ReportInput:
-    return make_report_input(("crf",), num_folds=2, num_windows=20)
+    return make_report_input(num_folds=2, num_windows=20)
 
 
 @pytest.fixture(scope="module")

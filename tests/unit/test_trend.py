@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jade_model.comparison.contract import read_comparison, write_comparison
+from jade_model.comparison.files import read_comparison, write_comparison
 from jade_model.report.facts import gather
 from jade_model.report.markup import to_markdown
 from jade_model.report.writing import report_source

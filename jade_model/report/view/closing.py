@@ -56,7 +56,7 @@ def num_trend(facts: Facts) -> int:
 def fallen(facts: Facts) -> list[str]:
     """Say which arms fell out of the row of comparisons before."""
     names = {arm.key: arm.name for arm in facts.arms}
-    scores = {arm.key: arm.decoder["f1"] for arm in facts.arms}
+    scores = {arm.key: arm.decoder.f1 for arm in facts.arms}
     told = []
     for band in facts.report.bands:
         f1 = scores[band["arm"]]
@@ -95,28 +95,28 @@ def drift_figure(dataset: str, *, several: bool) -> str:
 def drift_rows(report: Mapping[str, Any]) -> Rows:
     """Return how far each feature has moved."""
     return [
-        [plain(item["feature"]), number(item["psi"]), number(item["ks"]), p_value(item["p_value"])]
+        [plain(item["feature"]), number(item["psi"]), number(item["ks"]), p_value(item.p_value)]
         for item in report["drift"]
     ]
 
 
 def reproducibility_rows(facts: Facts) -> Rows:
     """Return settings, code, host and versions."""
-    run, numbers, settings = facts.report.run, facts.numbers, facts.numbers["settings"]
+    run, numbers, settings = facts.report.run, facts.numbers, facts.numbers.settings
     found = run.get("code_version") or run.get("code") or "not recorded"
     version = {k: v for k, v in found.items() if v is not None} if isinstance(found, Mapping) else str(found)
     return [
-        ["Run", code(numbers["run_id"])],
-        ["Compared", moment(numbers["created_at"])],
+        ["Run", code(numbers.run_id)],
+        ["Compared", moment(numbers.created_at)],
         *[[plain(name), code(value)] for name, value in _flat(version, "Code")],
-        ["Seeds", ", ".join(map(str, settings["seeds"]))],
-        ["Folds", "single split" if settings["num_folds"] <= 1 else str(settings["num_folds"])],
-        ["Split", code(settings["split"])],
-        ["Weights scored", f"{plain(settings['checkpoint'])} epoch, {plural(settings['ensemble'], 'member')}"],
-        ["Decoder", code(settings["decoder"])],
-        ["Minimum span length, merged gap", f"{settings['min_span_length']}, {settings['merge_gap']} bars"],
-        ["Margin, confidence", f"{number(settings['margin'], 3)}, {percent(settings['confidence'], 0)}"],
-        *[["Recipe of " + arm.name, code(arm.arm["recipe"])] for arm in facts.arms],
+        ["Seeds", ", ".join(map(str, settings.seeds))],
+        ["Folds", "single split" if settings.num_folds <= 1 else str(settings.num_folds)],
+        ["Split", code(settings.split)],
+        ["Weights scored", f"{plain(settings.checkpoint)} epoch, {plural(settings.ensemble, 'member')}"],
+        ["Decoder", code(settings.decoder)],
+        ["Minimum span length, merged gap", f"{settings.min_span_length}, {settings.merge_gap} bars"],
+        ["Margin, confidence", f"{number(settings.margin, 3)}, {percent(settings.confidence, 0)}"],
+        *[["Recipe of " + arm.name, code(arm.arm.recipe)] for arm in facts.arms],
         *[[plain(name), plain(value)] for name, value in _flat(run.get("host"), "Host")],
         *[[plain(name), plain(value)] for name, value in _flat(run.get("versions"), "Version of")],
     ]
@@ -136,16 +136,16 @@ def data_rows(facts: Facts) -> Rows:
     """Return sizes and features of the data sets."""
     return [
         [
-            plain(item["name"]),
-            count(item["num_windows"]),
-            count(item["num_groups"]),
-            count(item["num_shared_bar_joins"]),
-            f"{item['num_train']} / {item['num_validation']} / {item['num_test']}",
-            count(item["window_length"]),
-            percent(item["in_span_rate"]),
-            plain(item["feature_set"]),
+            plain(item.name),
+            count(item.num_windows),
+            count(item.num_groups),
+            count(item.num_shared_bar_joins),
+            f"{item.num_train} / {item.num_validation} / {item.num_test}",
+            count(item.window_length),
+            percent(item.in_span_rate),
+            plain(item.feature_set),
         ]
-        for item in facts.numbers["data"]
+        for item in facts.numbers.data
     ]
 
 
@@ -183,7 +183,7 @@ def machine_rows(rental: Mapping[str, Any]) -> Rows:
         for machine in rental["machines"]
     ]
     tried = [
-        [plain(item["what"]), f"${item['price_usd_per_hour']:.2f}", ABSENT, ABSENT, plain(item["outcome"])]
+        [plain(item["what"]), f"${item['price_usd_per_hour']:.2f}", ABSENT, ABSENT, plain(item.outcome)]
         for item in rental["tried"]
     ]
     return rows + tried

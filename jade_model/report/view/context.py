@@ -23,7 +23,7 @@ _PARTS = (verdict, training, probability, windows, recommendation, closing)
 
 def report_context(facts: Facts) -> dict[str, Any]:
     """Return everything that `report.md.j2` names."""
-    settings = facts.numbers["settings"]
+    settings = facts.numbers.settings
     return {
         "facts": facts,
         "numbers": facts.numbers,
@@ -38,8 +38,8 @@ def report_context(facts: Facts) -> dict[str, Any]:
         "actions": next_actions(facts),
         "findings": merged(find_insights(facts), facts),
         "folder": run_folder(facts),
-        "reason": plain(spelled_out(facts.numbers["verdict"]["reason"], facts.styles)),
-        "caveats": [plain(spelled_out(caveat, facts.styles)) for caveat in facts.numbers["verdict"]["caveats"]],
+        "reason": plain(spelled_out(facts.numbers.verdict.reason, facts.styles)),
+        "caveats": [plain(spelled_out(caveat, facts.styles)) for caveat in facts.numbers.verdict.caveats],
         "event_names": [f"{arm.name} (event)" for arm in facts.arms],
         "found_names": [f"{arm.name}: marked; F1; confidence" for arm in facts.arms],
         "contestant": lambda key: contestant(key, facts.styles),

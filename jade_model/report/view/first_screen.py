@@ -20,21 +20,21 @@ from jade_model.report.numbers import (
 
 def first_screen(facts: Facts) -> list[tuple[str, str]]:
     """Return label and value of what is looked at first: what, since when, on what data, at what cost, where."""
-    settings, run = facts.numbers["settings"], facts.report.run
-    lines = [("Date", moment(facts.numbers["created_at"])), ("Dataset", _data_line(facts))]
+    settings, run = facts.numbers.settings, facts.report.run
+    lines = [("Date", moment(facts.numbers.created_at)), ("Dataset", _data_line(facts))]
     if since := since_last(facts):
         lines.append(("Since the last comparison", since))
     if data := _data_alarm(facts):
         lines.append(("Data checks", data))
-    parameters = join([f"{count(arm.arm['num_parameters'])} ({arm.name})" for arm in facts.arms])
+    parameters = join([f"{count(arm.arm.num_parameters)} ({arm.name})" for arm in facts.arms])
     lines.append(("Model", f"JadeCompact, {parameters} parameters"))
-    epochs = sorted({trained["epochs"] for arm in facts.arms for trained in arm.arm["runs"]})
-    recipes = join([code(name) for name in dict.fromkeys(arm.arm["recipe"] for arm in facts.arms)])
-    repetition = f"{plural(len(settings['seeds']), 'seed')} x " + (
-        "a single split" if settings["num_folds"] <= 1 else plural(settings["num_folds"], "fold")
+    epochs = sorted({trained.epochs for arm in facts.arms for trained in arm.arm.runs})
+    recipes = join([code(name) for name in dict.fromkeys(arm.arm.recipe for arm in facts.arms)])
+    repetition = f"{plural(len(settings.seeds), 'seed')} x " + (
+        "a single split" if settings.num_folds <= 1 else plural(settings.num_folds, "fold")
     )
     shown = plural(epochs[0], "epoch") if len(epochs) == 1 else f"{join([str(e) for e in epochs]) or 'no'} epochs"
-    split = code(settings["split"])
+    split = code(settings.split)
     lines.append(("Training", f"{shown}, recipes {recipes}, {repetition}, {split} split"))
     if cost := _cost_line(run):
         lines.append(("Cost", cost))
@@ -44,14 +44,14 @@ def first_screen(facts: Facts) -> list[tuple[str, str]]:
 
 def since_last(facts: Facts) -> str:
     """Say how each arm's F1 moved since the comparison before this one; empty if there was none."""
-    points = [point for point in facts.report.trend or () if point.run_id != facts.numbers["run_id"]]
+    points = [point for point in facts.report.trend or () if point.run_id != facts.numbers.run_id]
     if not points:
         return ""
     last = points[-1].run_id
     before = {point.arm: point for point in points if point.run_id == last}
     moved = [
-        f"{arm.name} {number(before[arm.key].f1)} → {number(arm.decoder['f1'])} "
-        f"({signed((arm.decoder['f1'] or 0.0) - before[arm.key].f1)})"
+        f"{arm.name} {number(before[arm.key].f1)} → {number(arm.decoder.f1)} "
+        f"({signed(arm.decoder.f1 - before[arm.key].f1)})"
         for arm in facts.arms
         if arm.key in before
     ]
@@ -59,10 +59,10 @@ def since_last(facts: Facts) -> str:
 
 
 def _data_line(facts: Facts) -> str:
-    data = facts.numbers["data"]
+    data = facts.numbers.data
     sets = [
-        f"{plain(item['name'])} ({count(item['num_windows'])} windows in {count(item['num_groups'])} "
-        f"groups, {item['num_train']} train / {item['num_validation']} validation / {item['num_test']} test)"
+        f"{plain(item.name)} ({count(item.num_windows)} windows in {count(item.num_groups)} "
+        f"groups, {item.num_train} train / {item.num_validation} validation / {item.num_test} test)"
         for item in data[:4]
     ]
     return "; ".join([*sets, *([f"{plural(len(data) - 4, 'further data set')}"] if len(data) > 4 else [])])

@@ -27,8 +27,8 @@ def separation_rows(facts: Facts) -> Rows:
     """Return mean probabilities in and out of spans, and what their distance means."""
     rows = []
     for arm in facts.arms:
-        found = arm.arm["summary"]["separation"]
-        means = [number(found[name]) for name in ("in_span_mean", "out_of_span_mean", "separation")]
+        found = arm.arm.summary.separation
+        means = [number(value) for value in (found.in_span_mean, found.out_of_span_mean, found.separation)]
         rows.append([arm.name, *means, _separation_meaning(arm)])
     return rows
 
@@ -55,16 +55,14 @@ def calibration_rows(facts: Facts) -> Rows:
     """Return Brier score, calibration error and temperature, with their reading."""
     rows = []
     for arm in facts.arms:
-        found = arm.arm["summary"]["calibration"]
-        shown = [number(found["brier"], 4), number(found["ece"], 4), number(found["temperature"], 2)]
+        found = arm.arm.summary.calibration
+        shown = [number(found.brier, 4), number(found.ece, 4), number(found.temperature, 2)]
         rows.append([arm.name, *shown, _calibration_reading(arm)])
     return rows
 
 
 def _calibration_reading(arm: ArmFacts) -> str:
-    ece = arm.arm["summary"]["calibration"]["ece"]
-    if ece is None:
-        return ABSENT
+    ece = arm.arm.summary.calibration.ece
     if ece > POOR_ECE:
         return "poor: do not use the probabilities as such"
     if arm.separation is not None and arm.separation < NO_SEPARATION:
@@ -76,12 +74,12 @@ def head_rows(facts: Facts) -> Rows:
     """Return the other heads' errors, trained and read off the span posterior."""
     rows = []
     for arm in facts.arms:
-        pointers, countdown = arm.arm["summary"]["pointer_error_bars"], arm.arm["summary"]["countdown_error_bars"]
-        head, posterior = pointers["trained_head"], pointers["posterior"]
+        pointers, countdown = arm.arm.summary.pointer_error_bars, arm.arm.summary.countdown_error_bars
+        head, posterior = pointers.trained_head, pointers.posterior
         rows += [
-            [f"{arm.name}: centre", *_better(head["center"], posterior["center"])],
-            [f"{arm.name}: length", *_better(head["length"], posterior["length"])],
-            [f"{arm.name}: countdown", *_better(countdown["trained_head"], countdown["posterior"])],
+            [f"{arm.name}: centre", *_better(head.center, posterior.center)],
+            [f"{arm.name}: length", *_better(head.length, posterior.length)],
+            [f"{arm.name}: countdown", *_better(countdown.trained_head, countdown.posterior)],
         ]
     return rows
 
@@ -95,27 +93,27 @@ def _better(head: float | None, posterior: float | None) -> list[str]:
 
 def type_rows(facts: Facts) -> Rows:
     """Return the accuracy of types beside that of always naming the commonest."""
-    found = [(arm.name, arm.arm["summary"]["type"]) for arm in facts.arms]
-    return [[name, percent(of["accuracy"]), percent(of["majority_accuracy"])] for name, of in found]
+    found = [(arm.name, arm.arm.summary.type) for arm in facts.arms]
+    return [[name, percent(of.accuracy), percent(of.majority_accuracy)] for name, of in found if of is not None]
 
 
 def decoder_rows(facts: Facts) -> Rows:
     """Return every decoder's threshold and scores."""
     rows: Rows = []
     for arm in facts.arms:
-        for name, scores in arm.arm["summary"]["decoders"].items():
+        for name, scores in arm.arm.summary.decoders.items():
             is_best = name == arm.best_decoder
-            f1 = with_interval(scores["f1"], scores["confidence_interval"])
+            f1 = with_interval(scores.f1, scores.confidence_interval)
             rows.append(
                 [
                     arm.name,
                     f"**{decoder_name(name)}** (used)" if is_best else decoder_name(name),
-                    "none" if scores["threshold"] is None else number(scores["threshold"]),
-                    number(scores["precision"]),
-                    number(scores["recall"]),
+                    "none" if scores.threshold is None else number(scores.threshold),
+                    number(scores.precision),
+                    number(scores.recall),
                     f"**{f1}**" if is_best else f1,
-                    f"{number(scores['span_f1_iou50'])} / {number(scores['span_f1_iou50_95'])}",
-                    number(arm.arm["summary"]["untrained"]["f1"]),
+                    f"{number(scores.span_f1_iou50)} / {number(scores.span_f1_iou50_95)}",
+                    number(arm.arm.summary.untrained.f1),
                     number(facts.all_positive),
                 ]
             )
@@ -132,9 +130,9 @@ def threshold_advice(facts: Facts, arm: ArmFacts) -> str:
     """Say by which decoder and threshold an arm is read out, and how far that may be moved."""
     text = f"**{arm.name}**: read out by {decoder_name(arm.best_decoder).lower()}"
     curve = facts.report.curves.get(arm.key, {}).get(arm.best_decoder)
-    if arm.decoder["threshold"] is None and curve is None:
+    if arm.decoder.threshold is None and curve is None:
         return f"{text}, which needs no threshold"
-    text += f" at {number(arm.decoder['threshold'])}"
+    text += f" at {number(arm.decoder.threshold)}"
     if curve is None or not np.isfinite(curve.f1).any():
         return text
     good = np.flatnonzero(curve.f1 >= np.nanmax(curve.f1) - FORGIVING)
@@ -149,14 +147,14 @@ def training_gains(facts: Facts) -> list[str]:
     """Say what training brought each arm, and whether the CRF extracts spans."""
     items = []
     for arm in facts.arms:
-        f1, before = arm.decoder["f1"], arm.arm["summary"]["untrained"]["f1"]
+        f1, before = arm.decoder.f1, arm.arm.summary.untrained.f1
         items.append(f"**Does training {arm.name} beat the same network untrained?** {_gain(f1, before)}")
     return items + [
         f"**Does training enable the CRF to extract spans?** {_extracts(facts, arm)}: event F1 "
-        f"{number(arm.decoder['span_f1_iou50'])}, recall of bars {number(arm.decoder['recall'])} at precision "
-        f"{number(arm.decoder['precision'])}"
+        f"{number(arm.decoder.span_f1_iou50)}, recall of bars {number(arm.decoder.recall)} at precision "
+        f"{number(arm.decoder.precision)}"
         for arm in facts.arms
-        if arm.arm["loss"] == "crf"
+        if arm.arm.loss == "crf"
     ]
 
 

@@ -38,23 +38,23 @@ def criteria_rows(facts: Facts) -> Rows:
         (
             "Boundary detection (event F1, IoU 0.5:0.95)",
             _boundaries,
-            lambda a: a.decoder["span_f1_iou50_95"],
+            lambda a: a.decoder.span_f1_iou50_95,
             False,
             0.01,
         ),
         (
             "Calibration (ECE)",
-            lambda a: number(a.arm["summary"]["calibration"]["ece"]),
-            lambda a: a.arm["summary"]["calibration"]["ece"],
+            lambda a: number(a.arm.summary.calibration.ece),
+            lambda a: a.arm.summary.calibration.ece,
             True,
             0.002,
         ),
-        ("Inference complexity", lambda a: INFERENCE.get(a.arm["loss"], ABSENT), _rank, True, 0.5),
-        ("Scalability", lambda a: EXTENDING.get(a.arm["loss"], ABSENT), _rank, True, 0.5),
+        ("Inference complexity", lambda a: INFERENCE.get(a.arm.loss, ABSENT), _rank, True, 0.5),
+        ("Scalability", lambda a: EXTENDING.get(a.arm.loss, ABSENT), _rank, True, 0.5),
     ]
-    winner = facts.numbers["verdict"]["winner"]
+    winner = facts.numbers.verdict.winner
     tested = [
-        with_interval(a.decoder["f1"], a.decoder["confidence_interval"]) + (" ✓" if a.key == winner else "")
+        with_interval(a.decoder.f1, a.decoder.confidence_interval) + (" ✓" if a.key == winner else "")
         for a in facts.arms
     ]
     rows = [["**F1 on unseen windows** (tested)", *tested]]
@@ -73,12 +73,12 @@ def _stability(arm: ArmFacts) -> str:
 
 
 def _boundaries(arm: ArmFacts) -> str:
-    how = BOUNDARIES.get(arm.arm["loss"])
-    return number(arm.decoder["span_f1_iou50_95"]) + (f", {how}" if how else "")
+    how = BOUNDARIES.get(arm.arm.loss)
+    return number(arm.decoder.span_f1_iou50_95) + (f", {how}" if how else "")
 
 
 def _rank(arm: ArmFacts) -> float | None:
-    return INFERENCE_RANK.get(arm.arm["loss"])
+    return INFERENCE_RANK.get(arm.arm.loss)
 
 
 def _stands_out(values: Sequence[float | None], tolerance: float, *, is_low_good: bool) -> int | None:
@@ -96,7 +96,7 @@ def useful(facts: Facts) -> list[ArmFacts]:
 
 def simplest(_facts: Facts, arms: Sequence[ArmFacts]) -> ArmFacts:
     """Return the arm that is cheapest to run."""
-    return min(arms, key=lambda arm: INFERENCE_RANK.get(arm.arm["loss"], 9))
+    return min(arms, key=lambda arm: INFERENCE_RANK.get(arm.arm.loss, 9))
 
 
 def arm_of(facts: Facts, key: str) -> ArmFacts:

@@ -38,7 +38,7 @@ def loss_scale_rows(facts: Facts) -> Rows:
     for arm in facts.arms:
         curve_E = mean_curve(arm.validation_RE if arm.has_validation else arm.train_RE)
         moved = f"{number(curve_E[0], 2)} → {number(curve_E[-1], 2)}" if curve_E.size else ABSENT
-        rows.append([arm.name, moved, UNITS.get(arm.arm["loss"], "its own")])
+        rows.append([arm.name, moved, UNITS.get(arm.arm.loss, "its own")])
     return rows
 
 
@@ -131,7 +131,7 @@ def characteristics(_facts: Facts, arm: ArmFacts) -> list[str]:
         items.append("**No descent**: the validation loss never fell below its first value")
     if arm.rise_since_best is not None and arm.best_epoch is not None:
         where = f"best at epoch {number(arm.best_epoch, 0)} of {arm.epochs}"
-        where += " (median over runs)" if len(arm.arm["runs"]) > 1 else ""
+        where += " (median over runs)" if len(arm.arm.runs) > 1 else ""
         label = "Overfitting" if arm.rise_since_best > OVERFITTING_RISE else "No overfitting to speak of"
         items.append(f"**{label}**: {where}, {percent(arm.rise_since_best)} above it at the end")
     if arm.wobble is not None:
@@ -150,17 +150,17 @@ def run_rows(_facts: Facts, arm: ArmFacts) -> Rows:
     """Return every training of an arm."""
     return [
         [
-            plain(run["dataset"]),
-            str(run["seed"]),
-            str(run["fold"]),
-            ABSENT if run.get("best_epoch") is None else str(run.get("best_epoch")),
-            percent(run.get("validation_loss_reduction")),
-            percent(run.get("validation_loss_rise_since_best")),
-            number(run.get("temperature"), 2),
-            duration(run["seconds"].get("train")),
-            ABSENT if run["checkpoint"] is None else code(run["checkpoint"]),
+            plain(run.dataset),
+            str(run.seed),
+            str(run.fold),
+            ABSENT if run.best_epoch is None else str(run.best_epoch),
+            percent(run.validation_loss_reduction),
+            percent(run.validation_loss_rise_since_best),
+            number(run.temperature, 2),
+            duration(run.seconds.train),
+            ABSENT if run.checkpoint is None else code(run.checkpoint),
         ]
-        for run in arm.arm["runs"]
+        for run in arm.arm.runs
     ]
 
 

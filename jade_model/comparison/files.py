@@ -1,27 +1,23 @@
-"""`comparison.json`: written whole or not at all, read with its version checked.
-
-The fields are described in docs/comparison.md and, for machines, in comparison_schema.json beside this file.
-"""
+"""`comparison.json` written whole or not at all, and read with its version checked."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from jade_model.comparison.model import SCHEMA_VERSION, Comparison
 from jade_model.core.errors import UserError
 from jade_model.core.files import write_atomically
-
-SCHEMA_VERSION = 1
-SCHEMA_PATH = Path(__file__).with_name("comparison_schema.json")
 
 UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 """Entry i turns a file of version i + 1 into one of version i + 2; as many as SCHEMA_VERSION - 1."""
 
 
-def write_comparison(path: str | Path, comparison: dict[str, Any]) -> None:
+def write_comparison(path: str | Path, comparison: Mapping[str, Any]) -> None:
     """Write comparison.json atomically, keys in the order given.
 
     Args:
@@ -29,18 +25,16 @@ def write_comparison(path: str | Path, comparison: dict[str, Any]) -> None:
         comparison: As docs/comparison.md describes; plain JSON values only.
 
     Raises:
-        ValueError: A field is missing, or a number is NaN or infinite; the place is given as a JSON path.
-        TypeError: Something is not a JSON value: a NumPy object, a key that is not text.
+        ValueError: A field is missing or wrong, or a number is NaN or infinite; all are named by their place.
+        TypeError: Something is not a JSON value: a NumPy object, a set.
         OSError: The file could not be written; what was at `path` is as it was.
     """
-    if comparison.get("schema_version") != SCHEMA_VERSION:
-        found = comparison.get("schema_version")
-        raise ValueError(f"$.schema_version is {found!r}; what is written now has {SCHEMA_VERSION}")
-    missing = _missing(comparison)
-    if missing:
-        raise ValueError(f"$ lacks {', '.join(missing)}")
-    _check_values(comparison, "$")
-    write_atomically(path, json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(comparison, indent=2, ensure_ascii=False)
+    try:
+        Comparison.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError("\n".join(_problems(error))) from error
+    write_atomically(path, text + "\n")
 
 
 def read_comparison(path: str | Path) -> dict[str, Any]:
@@ -74,7 +68,7 @@ def upgrade_comparison(content: Any, path: str) -> dict[str, Any]:
     Raises:
         UserError: It is no comparison.json, or a newer Jade wrote it.
     """
-    version = content.get("schema_version") if isinstance(content, dict) else None
+    version = content.get("schema_version") if isinstance(content, Mapping) else None
     if type(version) is not int or version < 1:
         raise UserError(f"{path}: found no schema_version; expected the comparison.json of a run")
     if version > SCHEMA_VERSION:
@@ -84,31 +78,37 @@ def upgrade_comparison(content: Any, path: str) -> dict[str, Any]:
         )
     for upgrade in UPGRADES[version - 1 :]:
         content = upgrade(content)
-    missing = _missing(content)
+    missing = [name for name in Comparison.model_fields if name not in content]
     if missing:
         raise UserError(f"{path}: lacks {', '.join(missing)}; it is damaged, or no comparison.json")
     return dict(content)
 
 
-def _missing(comparison: dict[str, Any]) -> list[str]:
-    required: list[str] = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))["required"]
-    return [name for name in required if name not in comparison]
+def parse_comparison(content: Mapping[str, Any], path: str = "comparison.json") -> Comparison:
+    """Return the content of a comparison.json as a Comparison.
+
+    Raises:
+        UserError: It is of another version, or fields are missing or of another type; all are named.
+    """
+    try:
+        return Comparison.model_validate(upgrade_comparison(content, path))
+    except ValidationError as error:
+        problems = _problems(error)
+        more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise UserError(f"{path} breaks its contract:\n" + "\n".join(problems[:20]) + more) from error
 
 
-def _check_values(value: object, place: str) -> None:
-    match value:
-        case None | bool() | str():
-            return
-        case int() | float():
-            if not math.isfinite(value):
-                raise ValueError(f"{place} is {value}; expected a finite number or null")
-        case dict():
-            for key, item in value.items():
-                if not isinstance(key, str):
-                    raise TypeError(f"{place} has the key {key!r}; expected text")
-                _check_values(item, f"{place}.{key}" if key.isidentifier() else f"{place}[{key!r}]")
-        case list() | tuple():
-            for index, item in enumerate(value):
-                _check_values(item, f"{place}[{index}]")
-        case _:
-            raise TypeError(f"{place} is a {type(value).__name__}; expected a JSON value")
+def _problems(error: ValidationError) -> list[str]:
+    """Name every wrong field by its place: `data[0].name is missing`."""
+    problems = []
+    for item in error.errors(include_url=False):
+        place = ""
+        for key in item["loc"]:
+            place += f"[{key}]" if isinstance(key, int) else f".{key}"
+        place = place.removeprefix(".") or "the whole"
+        found = repr(item["input"])
+        shown = found if len(found) <= 60 else type(item["input"]).__name__
+        problems.append(
+            f"{place} is missing" if item["type"] == "missing" else f"{place}: {item['msg']}, found {shown}"
+        )
+    return problems
