@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from jade_model.comparison.contract import read_comparison
+from jade_model.comparison.files import read_comparison
 from jade_model.core.errors import JadeError
 from jade_model.core.job import Job, Training, load_job
 from jade_model.core.training_files import files_of, is_done
