@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tasks.artifacts.errors import StoreError, TransferDamaged
-from tasks.artifacts.manifest import StoredFile, size_and_sha256
+from tasks.artifacts.manifest import size_and_sha256
+from tasks.core.files import FileEntry
 
 T = TypeVar("T")
 
@@ -100,7 +101,7 @@ class Backend(Protocol):
         """
         ...
 
-    def put(self, key: str, file: StoredFile, source: Path) -> bool:
+    def put(self, key: str, file: FileEntry, source: Path) -> bool:
         """Store a file's content, visible in full or not at all.
 
         Returns:

@@ -22,12 +22,12 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tasks.artifacts.errors import PreconditionFailed, StoreError
 from tasks.artifacts.records import Record, Records
 from tasks.core.errors import LeaseLost
+from tasks.core.processes import process_table, start_ticks
 
 BEAT_EVERY_S = 20.0
 LOST_AFTER_S = 240.0
@@ -76,7 +76,7 @@ class Heartbeat:
         lost_after_s: float = LOST_AFTER_S,
     ) -> None:
         self.records, self.run_id, self._name = records, run_id, f"running/{run_id}"
-        process = {"table": _process_table(), "id": os.getpid(), "started": _start_time(os.getpid())}
+        process = {"table": process_table(), "id": os.getpid(), "started": start_ticks(os.getpid())}
         self._told = {
             "run_id": run_id,
             "machine": socket.gethostname(),
@@ -178,14 +178,14 @@ def interrupt(holder: Holder, *, patience_s: float = 30.0) -> bool:
     """
     if holder.process_id is None:
         return False
-    started = _start_time(holder.process_id)
+    started = start_ticks(holder.process_id)
     # What a script starts in the background ignores the first.
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(ProcessLookupError):
             os.kill(holder.process_id, number)
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
-            if started is None or _start_time(holder.process_id) != started:
+            if started is None or start_ticks(holder.process_id) != started:
                 return True
             time.sleep(0.1)
     return False
@@ -272,8 +272,8 @@ def _living(beat: Record | None) -> Holder | None:
         return None
     process = told.get("process") or {}
     # Of a process of this very process table it is known whether it lives; of others nobody here can know.
-    is_here = bool(process.get("table")) and process["table"] == _process_table()
-    if is_here and _start_time(process.get("id")) != process.get("started"):
+    is_here = bool(process.get("table")) and process["table"] == process_table()
+    if is_here and start_ticks(process.get("id")) != process.get("started"):
         return None
     here = process["id"] if is_here else None
     return Holder(str(told.get("run_id")), str(told.get("machine")), str(told.get("host")), here)
@@ -285,21 +285,3 @@ def _parsed(record: Record | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _process_table() -> str | None:
-    """Return what tells this machine's boot and process table from all others; None where that can't be told."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return None
-
-
-def _start_time(process_id: Any) -> str | None:
-    """Return when a process started, in ticks of this boot; None if there is none, or only what is left of it."""
-    try:
-        fields = Path(f"/proc/{int(process_id)}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
-    except (OSError, ValueError, TypeError):
-        return None
-    return None if fields[0] in {"Z", "X"} else fields[19]

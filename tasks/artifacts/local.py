@@ -25,7 +25,8 @@ from tasks.artifacts.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from tasks.artifacts.manifest import StoredFile, check_path, file_chunks, is_same, size_and_sha256
+from tasks.artifacts.manifest import check_path, file_chunks, is_same, size_and_sha256
+from tasks.core.files import FileEntry
 
 LOCK_TIMEOUT_S = 60.0
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -69,7 +70,7 @@ class LocalBackend:
 
         return Answer(_version(found), found.st_size, found.st_mtime, chunks())
 
-    def put(self, key: str, file: StoredFile, source: Path) -> bool:
+    def put(self, key: str, file: FileEntry, source: Path) -> bool:
         """Copy a file in, unless it lies there."""
         path = self._path(key)
         with disk_errors(self.place, f"storing {key}"):
@@ -126,12 +127,11 @@ class LocalBackend:
             self._lock_path.touch()
             return self._lock_path.stat().st_mtime
 
-    def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
-        """Remove temporary files, what is left of deleted runs, and what older versions staged for runs."""
+    def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:  # noqa: ARG002 -- the seam has it
+        """Remove temporary files, and what is left of deleted runs."""
         freed = 0
         with disk_errors(self.place, "sweeping"):
-            staged = [path for path in (self._own / "staged").glob("*/*") if path.parent.name not in running]
-            for path in [*(self._own / "trash").glob("*"), *self.root.rglob(".*.part"), *staged]:
+            for path in [*(self._own / "trash").glob("*"), *self.root.rglob(".*.part")]:
                 with suppress(FileNotFoundError):
                     if time.time() - path.lstat().st_mtime > older_than_s:
                         freed += sum(item.lstat().st_size for item in (path, *path.rglob("*")) if not item.is_dir())

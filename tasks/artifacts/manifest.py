@@ -5,89 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, PositiveInt, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, SourceChanged
+from tasks.core.files import MAX_NAME_BYTES, FileEntry
 from tasks.core.names import is_plain_name, name_fault
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 64 * 2**20
 CHUNK_BYTES = 2**20
-MAX_NAME_BYTES = 900
-"""An S3 key has at most 1024, and a prefix goes before."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One file of a run as its manifest names it.
-
-    Attributes:
-        path: Relative to the run, with forward slashes; never leaves its folder (see `check_path`).
-        size: Bytes.
-        sha256: 64 lower-case hexadecimal digits.
-    """
-
-    path: str
-    size: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        check_path(self.path)
-        if self.path == MANIFEST_NAME:
-            raise NameRefused(self.path, "it is the name of the manifest itself")
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 0:
-            raise NameRefused(self.path, f"its size is given as {self.size!r}")
-        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise NameRefused(self.path, f"its SHA-256 is given as {self.sha256!r}")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a run consists of.
-
-    Attributes:
-        run_id: The run's name.
-        revision: 1 for the first, then one more each time.
-        complete: False while the run goes on, or where it ended early.
-        published_at: When this revision was made, UTC, whole seconds.
-        files: Sorted by path.
-    """
-
-    run_id: str
-    revision: int
-    complete: bool
-    published_at: datetime
-    files: tuple[StoredFile, ...]
-
-    def __post_init__(self) -> None:
-        check_plain(self.run_id)
-        if self.revision < 1:
-            raise ValueError(f"a manifest's revision starts at 1, not {self.revision}")
-        if self.published_at.tzinfo is None:
-            raise ValueError("published_at needs a time zone")
-        # One order and one zone: equal content gives equal bytes.
-        object.__setattr__(self, "published_at", self.published_at.astimezone(UTC).replace(microsecond=0))
-        object.__setattr__(self, "files", tuple(sorted(self.files, key=lambda file: file.path)))
-        check_tree([file.path for file in self.files])
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
-
-    def file(self, path: str) -> StoredFile | None:
-        """Return the file of that path, or None."""
-        return next((file for file in self.files if file.path == path), None)
 
 
 def check_path(path: str) -> None:
@@ -101,14 +36,28 @@ def check_path(path: str) -> None:
         raise NameRefused(*fault)
 
 
-def check_tree(paths: Sequence[str]) -> None:
-    """Refuse a list of checked paths that cannot all be files of one folder.
+def check_plain(name: str) -> str:
+    """Return a run's or a pointer's name, if it is plain.
 
     Raises:
-        NameRefused: One is listed twice, or is both a file and a folder.
+        NameRefused: It is not 1 to 128 letters, digits, dots, dashes and underscores.
+    """
+    if not is_plain_name(name):
+        rule = "a run or a pointer is called by 1 to 128 letters, digits, dots, dashes and underscores"
+        raise NameRefused(str(name)[:160], f"{rule}, the first a letter or digit")
+    return name
+
+
+def check_tree(paths: Sequence[str]) -> None:
+    """Refuse a list of checked paths that cannot all be files of one run.
+
+    Raises:
+        NameRefused: One is listed twice, is both a file and a folder, or is called as the manifest is.
     """
     # With "/" sorted before every other character, a folder's first file follows right after a file of its name.
     ordered = sorted(path.replace("/", "\0") for path in paths)
+    if MANIFEST_NAME in ordered:
+        raise NameRefused(MANIFEST_NAME, "it is the name of the manifest itself")
     for before, after in pairwise(ordered):
         if before == after:
             raise NameRefused(after.replace("\0", "/"), "it is listed twice")
@@ -116,15 +65,45 @@ def check_tree(paths: Sequence[str]) -> None:
             raise NameRefused(before.replace("\0", "/"), "it is listed as a file and as a folder")
 
 
-def check_plain(name: str) -> None:
-    """Refuse a run's or a pointer's name that is not plain.
+def _in_order(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+    check_tree([file.path for file in files])
+    return tuple(sorted(files, key=lambda file: file.path))
 
-    Raises:
-        NameRefused: See `is_plain_name`.
+
+# One order and one zone: equal content gives equal bytes.
+Files = Annotated[tuple[FileEntry, ...], AfterValidator(_in_order)]
+WholeSeconds = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC).replace(microsecond=0))]
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
+class Manifest:
+    """What a run consists of.
+
+    Attributes:
+        run_id: The run's name.
+        revision: 1 for the first, then one more each time.
+        complete: False while the run goes on, or where it ended early.
+        published_at: When this revision was made, UTC, whole seconds.
+        files: Sorted by path.
     """
-    if not is_plain_name(name):
-        rule = "a run or a pointer is called by 1 to 128 letters, digits, dots, dashes and underscores"
-        raise NameRefused(str(name)[:160], f"{rule}, the first a letter or digit")
+
+    run_id: Annotated[str, AfterValidator(check_plain)]
+    revision: PositiveInt
+    complete: bool
+    published_at: WholeSeconds
+    files: Files
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def file(self, path: str) -> FileEntry | None:
+        """Return the file of that path, or None."""
+        return next((file for file in self.files if file.path == path), None)
+
+
+_ADAPTER = TypeAdapter(Manifest)
 
 
 def build_manifest(
@@ -153,7 +132,7 @@ def build_manifest(
     return Manifest(run_id, revision, complete, published_at or datetime.now(UTC), files)
 
 
-def describe_file(folder: Path, path: str) -> StoredFile:
+def describe_file(folder: Path, path: str) -> FileEntry:
     """Return size and digest of one file of a folder.
 
     Raises:
@@ -161,28 +140,22 @@ def describe_file(folder: Path, path: str) -> StoredFile:
         ArtifactNotFound: There is no such file.
         SourceChanged: It vanished, or became something else, while it was read.
     """
-    StoredFile(path, 0, "0" * 64)  # a name that is refused is not looked at
+    check_path(path)
     try:
         if not stat.S_ISREG((folder / path).lstat().st_mode):
             raise NameRefused(path, "it is a link or no plain file")
     except FileNotFoundError as error:
         raise ArtifactNotFound(f"file {path}", str(folder)) from error
     try:
-        return StoredFile(path, *size_and_sha256(file_chunks(folder / path)))
+        return FileEntry(path, *size_and_sha256(file_chunks(folder / path)))
     except FileNotFoundError as error:
         raise SourceChanged(path, "a file", "nothing") from error
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Return the manifest as JSON that people can read; equal manifests give equal bytes."""
-    body = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": manifest.run_id,
-        "revision": manifest.revision,
-        "complete": manifest.complete,
-        "published_at": manifest.published_at.isoformat(),
-        "files": [asdict(file) for file in manifest.files],
-    }
+    body = {"schema_version": SCHEMA_VERSION, **_ADAPTER.dump_python(manifest)}
+    body["published_at"] = manifest.published_at.isoformat()
     return (json.dumps({**body, "sha256": _digest(body)}, indent=2) + "\n").encode()
 
 
@@ -204,13 +177,7 @@ def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int | None 
         digest = found.pop("sha256")
         if found["schema_version"] != SCHEMA_VERSION:
             raise ManifestCorrupted(path, f"schema version {found['schema_version']!r} is unknown")
-        manifest = Manifest(
-            found["run_id"],
-            found["revision"],
-            found["complete"] is True,
-            datetime.fromisoformat(found["published_at"]),
-            tuple(StoredFile(item["path"], item["size"], item["sha256"]) for item in found["files"]),
-        )
+        manifest = _ADAPTER.validate_json(data)
     except (ValueError, KeyError, TypeError, AttributeError, NameRefused) as error:
         raise ManifestCorrupted(path, f"{type(error).__name__}: {error}") from error
     if digest != _digest(found):
@@ -243,7 +210,7 @@ def size_and_sha256(chunks: Iterable[bytes]) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def is_same(path: Path, file: StoredFile) -> bool:
+def is_same(path: Path, file: FileEntry) -> bool:
     """Whether a plain file lies at a path and every byte of it is as said."""
     try:
         return path.lstat().st_size == file.size and size_and_sha256(file_chunks(path)) == (file.size, file.sha256)

@@ -88,14 +88,39 @@ class ArtifactPlace:
             RunNotFound: None or several fit.
             ArtifactCorrupted, StoreError: What the bucket has is not whole, or it does not answer.
         """
+        run_id = self.find(name)
         if self.is_local:
-            return RunLayout(self._find_folder(name))
-        try:
-            run_id = self.store.find(name)
-        except ArtifactNotFound as error:
-            raise RunNotFound(str(error)) from error
+            return RunLayout((self.folder / run_id).resolve())
         self._fetch(run_id, below)
         return self.layout(run_id)
+
+    def find(self, name: str) -> str:
+        """Return the name of the run that is meant, of which nothing is fetched.
+
+        Args:
+            name: As in `find_run`.
+
+        Raises:
+            RunNotFound: None or several fit.
+            StoreError: As the store says.
+        """
+        pointed = self.store.pointers().get(name)
+        if self.is_local:
+            runs = sorted(path.parent.name for path in self.folder.glob("*/run.json"))
+            if name == LATEST and pointed not in runs:
+                pointed = runs[-1] if runs else None
+        else:
+            runs = list(self.store.runs())
+        fitting = (
+            [run for run in runs if run == pointed]
+            or [run for run in runs if run == name]
+            or [run for run in runs if run.startswith(name)]
+        )
+        if len(fitting) != 1:
+            known = ", ".join(runs[-5:]) or "none"
+            problem = "no run" if not fitting else f"{len(fitting)} runs"
+            raise RunNotFound(f"{problem} called {name!r} in {self.address}; the newest there: {known}")
+        return fitting[0]
 
     def is_running(self, run_id: str) -> bool:
         """Whether a flow is at the run now, or a host may still train what it asked for."""
@@ -179,21 +204,6 @@ class ArtifactPlace:
         size = sum(item.st_size for item in files)
         return RunFacts(folder.name, changed, size, (), self.is_running(folder.name), files=len(files))
 
-    def _find_folder(self, name: str) -> Path:
-        runs = sorted(path.parent for path in self.folder.glob("*/run.json"))
-        pointed = self.store.pointers().get(name)
-        if any(run.name == pointed for run in runs):
-            fitting = [run for run in runs if run.name == pointed]
-        elif name == LATEST:
-            fitting = runs[-1:]
-        else:
-            fitting = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
-        if len(fitting) != 1:
-            known = ", ".join(run.name for run in runs[-5:]) or "none"
-            problem = "no run" if not fitting else f"{len(fitting)} runs"
-            raise RunNotFound(f"{problem} called {name!r} in {self.folder}; the newest there: {known}")
-        return fitting[0].resolve()
-
     def _fetch(self, run_id: str, below: str) -> None:
         """Make the working copy what is published; of a run that goes on, only add what is missing here."""
         manifest = self.store.manifest(run_id)
@@ -272,14 +282,13 @@ def open_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, RunLayout
 
 
 def locate_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
-    """Return the name of a published run, and the place that keeps it, without fetching anything; see `open_run`.
+    """Return the name of a run that a user names as for `open_run`, and the place that keeps it; nothing is fetched.
 
     Raises:
-        ArtifactNotFound: None or several fit.
-        StoreError: As the store says.
+        RunNotFound, StoreError: As `ArtifactPlace.find` says.
     """
     place, run = _named(name, artifacts)
-    return place, place.store.find(run)
+    return place, place.find(run)
 
 
 def _named(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:

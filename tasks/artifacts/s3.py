@@ -28,8 +28,9 @@ from tasks.artifacts.errors import (
     TransferDamaged,
 )
 from tasks.artifacts.local import disk_errors
-from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, StoredFile, check_path
+from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, check_path
 from tasks.artifacts.s3_link import ConditionRefused, S3Address, S3Link, connect
+from tasks.core.files import FileEntry
 from tasks.settings.models import S3Settings
 
 MOST_PARTS = 10_000
@@ -70,7 +71,7 @@ class S3Backend:
         told = answer["Metadata"].get(_DIGEST, "")
         return Answer(answer["ETag"], size, answer["LastModified"].timestamp(), chunks, told)
 
-    def put(self, key: str, file: StoredFile, source: Path) -> bool:
+    def put(self, key: str, file: FileEntry, source: Path) -> bool:
         """Upload a file's content, checked on both sides, unless it is there."""
         check_path(key)
         doing = f"storing {file.path} as {key}"
@@ -159,7 +160,7 @@ class S3Backend:
                     )
         return 0
 
-    def _holds(self, key: str, file: StoredFile, doing: str) -> bool:
+    def _holds(self, key: str, file: FileEntry, doing: str) -> bool:
         """Whether the content is stored, as far as can be told without reading it."""
         try:
             found = self._link.call(doing, "head_object", Key=key, ChecksumMode="ENABLED")
@@ -172,7 +173,7 @@ class S3Backend:
             checksum is None or in_parts or checksum == _base64(file.sha256)
         )
 
-    def _upload_whole(self, key: str, file: StoredFile, source: Path, doing: str) -> None:
+    def _upload_whole(self, key: str, file: FileEntry, source: Path, doing: str) -> None:
         with disk_errors(str(source.parent), doing), source.open("rb") as opened:
             data = _Checked(opened, file).read(-1)
         answer = self._link.call(doing, "put_object", Key=key, Body=data, ChecksumSHA256=_base64(file.sha256))
@@ -180,7 +181,7 @@ class S3Backend:
             self.delete([key])
             raise TransferDamaged(self.place, doing, f"checksum {answer['ChecksumSHA256']}")
 
-    def _upload_in_parts(self, key: str, file: StoredFile, source: Path, doing: str) -> None:
+    def _upload_in_parts(self, key: str, file: FileEntry, source: Path, doing: str) -> None:
         part_bytes = max(self._settings.part_bytes, math.ceil(file.size / MOST_PARTS))
         config = TransferConfig(
             part_bytes,
@@ -299,7 +300,7 @@ class S3Backend:
 class _Checked:
     """A file as it is uploaded; it raises before its last bytes go if they are not the file's."""
 
-    def __init__(self, opened: Any, file: StoredFile) -> None:
+    def __init__(self, opened: Any, file: FileEntry) -> None:
         self._opened, self._file = opened, file
         self._digest, self._position = hashlib.sha256(), 0
 

@@ -24,11 +24,11 @@ from tasks.artifacts.errors import (
 from tasks.artifacts.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
-    StoredFile,
     check_plain,
     manifest_bytes,
     parse_manifest,
 )
+from tasks.core.files import FileEntry
 from tasks.core.names import is_plain_name
 
 _POINT_ATTEMPTS = 20
@@ -68,7 +68,7 @@ class ArtifactStore:
         """How messages call it."""
         return self.backend.place
 
-    def put(self, run_id: str, file: StoredFile, source: Path) -> bool:
+    def put(self, run_id: str, file: FileEntry, source: Path) -> bool:
         """Store a file's content for a run, unless it is there. It is no part of the run before the `commit`.
 
         Returns:
@@ -140,7 +140,7 @@ class ArtifactStore:
             return None, head.revision or 0, head
         return manifest, manifest.revision, head
 
-    def read(self, run_id: str, file: StoredFile) -> Iterator[bytes]:
+    def read(self, run_id: str, file: FileEntry) -> Iterator[bytes]:
         """Yield a file's content in order. Only when the iteration has ended well were the bytes the right ones.
 
         A cut is mended on the way by asking for the rest alone; never are more bytes given than the manifest says.
@@ -177,22 +177,6 @@ class ArtifactStore:
     def runs(self) -> tuple[str, ...]:
         """Return the names of all runs that have a manifest, sorted."""
         return tuple(sorted({run_id for run_id, _ in self._manifests("*")}))
-
-    def find(self, name: str) -> str:
-        """Return the run that is meant: its name, a pointer's, or the beginning of a name that only one run has.
-
-        Raises:
-            ArtifactNotFound: None or several fit.
-        """
-        if (pointed := self.pointers().get(name)) is not None:
-            return pointed
-        runs = self.runs()
-        fitting = [run for run in runs if run == name] or [run for run in runs if run.startswith(name)]
-        if len(fitting) != 1:
-            known = ", ".join(runs[-5:]) or "none"
-            hint = f"{len(fitting)} begin so; the last ones there: {known}." if runs else "Nothing is published there."
-            raise ArtifactNotFound(f"single run {name!r}", self.place, hint)
-        return fitting[0]
 
     def point(self, name: str, run_id: str) -> None:
         """Let a name stand for a run, in one step; the last writer wins.
@@ -290,7 +274,7 @@ class ArtifactStore:
         self.backend.delete([item.key for item in left])
         return freed + sum(item.size for item in left)
 
-    def _content_key(self, run_id: str, file: StoredFile) -> str:
+    def _content_key(self, run_id: str, file: FileEntry) -> str:
         check_plain(run_id)
         return self._keys.content.format(run=run_id, path=file.path, sha256=file.sha256)
 

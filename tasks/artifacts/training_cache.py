@@ -24,10 +24,11 @@ from tasks.artifacts.errors import (
     NameRefused,
     PreconditionFailed,
 )
-from tasks.artifacts.manifest import Manifest, StoredFile
+from tasks.artifacts.manifest import Manifest
 from tasks.artifacts.records import Record
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.artifacts.transfer import fetch_file, publish_files
+from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout
 
 INDEX_NAME = ".trainings"
@@ -178,7 +179,7 @@ class KeptTrainings:
     def _entry(self, training: Training) -> _Entry | None:
         return None if self._place.is_local else _parsed(self._place.records.read(_record(training)))
 
-    def _published(self, entry: _Entry) -> dict[str, StoredFile]:
+    def _published(self, entry: _Entry) -> dict[str, FileEntry]:
         """Return the published files of a training's folder by name; none if its run, or its manifest, is gone."""
         manifest = self._manifests.get(entry.run_id)
         # One run usually has most of what is asked for in a row.
@@ -191,11 +192,6 @@ class KeptTrainings:
         parted = [(*file.path.rpartition("/")[::2], file) for file in manifest.files]
         found = {name: file for folder, name, file in parted if folder == entry.folder}
         return found if MANIFEST_NAME in found else {}
-
-
-def kept_trainings(place: ArtifactPlace) -> KeptTrainings:
-    """Return the index of a place."""
-    return KeptTrainings(place)
 
 
 def _record(training: Training) -> str:

@@ -22,12 +22,12 @@ from tasks.artifacts.local import disk_errors, write_chunks
 from tasks.artifacts.manifest import (
     MANIFEST_NAME,
     Manifest,
-    StoredFile,
     build_manifest,
     describe_file,
     size_and_sha256,
 )
 from tasks.artifacts.store import ArtifactStore
+from tasks.core.files import FileEntry
 
 T = TypeVar("T")
 _WORKERS = 4
@@ -118,7 +118,7 @@ def publish_files(
         files = tuple(describe_file(folder, path) for path in paths)
     removed = frozenset(remove)
 
-    def merged(current: Manifest | None) -> tuple[tuple[StoredFile, ...], bool]:
+    def merged(current: Manifest | None) -> tuple[tuple[FileEntry, ...], bool]:
         by_path = {file.path: file for file in (*(current.files if current else ()), *files)}
         kept = tuple(by_path[path] for path in sorted(by_path) if path not in removed)
         return kept, current is not None and current.complete
@@ -126,7 +126,7 @@ def publish_files(
     return _publish(store, folder, run_id, files, merged, may_be_damaged=False, may_replace=may_replace)
 
 
-def fetch_file(store: ArtifactStore, run_id: str, file: StoredFile, into: Path) -> None:
+def fetch_file(store: ArtifactStore, run_id: str, file: FileEntry, into: Path) -> None:
     """Copy one file out of a store; it appears verified, or not at all, and replaces what is there.
 
     Raises:
@@ -155,7 +155,7 @@ def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
     except ManifestCorrupted as error:
         return (Problem(MANIFEST_NAME, "damaged", str(error)),)
 
-    def check(file: StoredFile) -> Problem | None:
+    def check(file: FileEntry) -> Problem | None:
         try:
             try:
                 size_and_sha256(store.read(run_id, file))
@@ -175,8 +175,8 @@ def _publish(
     store: ArtifactStore,
     folder: Path,
     run_id: str,
-    files: tuple[StoredFile, ...],
-    wanted: Callable[[Manifest | None], tuple[tuple[StoredFile, ...], bool]],
+    files: tuple[FileEntry, ...],
+    wanted: Callable[[Manifest | None], tuple[tuple[FileEntry, ...], bool]],
     *,
     may_be_damaged: bool,
     may_replace: Sequence[str],
@@ -208,7 +208,7 @@ def _publish(
 
 
 def _refuse_changes(
-    store: ArtifactStore, current: Manifest, wanted: tuple[StoredFile, ...], may_replace: Sequence[str]
+    store: ArtifactStore, current: Manifest, wanted: tuple[FileEntry, ...], may_replace: Sequence[str]
 ) -> None:
     by_path = {file.path: file for file in wanted}
 
@@ -220,12 +220,12 @@ def _refuse_changes(
         raise AlreadyPublished(current.run_id, store.place, changed)
 
 
-def _for_each(files: Sequence[StoredFile], action: Callable[[StoredFile], T]) -> list[T]:
+def _for_each(files: Sequence[FileEntry], action: Callable[[FileEntry], T]) -> list[T]:
     """Call the action on all files, a few at once; after the first error begin no more, and raise it."""
     stop = threading.Event()
     results: list[T] = []
 
-    def run(file: StoredFile) -> None:
+    def run(file: FileEntry) -> None:
         if stop.is_set():
             return
         try:

@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from jade_model.core.files import write_atomically
 from jade_model.core.job import Training
 from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
+from tasks.core.files import FileEntry
 from tasks.hosts.errors import NameRefused, RemoteFileMissing, TransferCorrupted
-from tasks.hosts.host import FileEntry, Host
+from tasks.hosts.host import Host
 
 JOB_NAME = "job.json"
 MAX_JOB_BYTES = 64 * 2**20
@@ -115,9 +118,10 @@ def manifest_entries(
     try:
         manifest: Any = json.loads(content)
         is_right = manifest["run_key"] == training.run_key and manifest["complete"] is is_complete
-        if not all(isinstance(item["path"], str) for item in manifest["files"]):
-            raise TypeError("a path is no text")  # noqa: TRY301 - as malformed as what fails by itself
         entries = tuple(FileEntry(item["path"], item["size"], item["sha256"]) for item in manifest["files"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise NameRefused(str(first["input"])[:160], f"a training's manifest names it: {first['msg']}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TransferCorrupted(MANIFEST_NAME, "a training's manifest", repr(content[:80])) from error
     if not is_right:

@@ -13,7 +13,7 @@ from jade_model.core.job import Job, Training, load_job
 from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.leases import Holder, claim, release
 from tasks.artifacts.publisher import Mirror, Note, say
-from tasks.artifacts.training_cache import KeptTrainings, kept_trainings
+from tasks.artifacts.training_cache import KeptTrainings
 from tasks.core.errors import RunError, TrainingsFailed
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event, Executor
@@ -190,7 +190,7 @@ def trainings_of(
         BadRequest: As `open_executor`.
         StoreError: The artifacts could not be asked.
     """
-    kept = kept_trainings(run.place)
+    kept = KeptTrainings(run.place)
     job = load_job(run.layout.job_json)
     claim_trainings(run, job.trainings, kept, fresh=fresh, note=note)
     mirror = Mirror(kept, run.layout, note)

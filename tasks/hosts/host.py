@@ -5,17 +5,12 @@ Every implementation passes `tests/fakes/host_contract.py`; the detached jobs of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tasks.core.names import name_fault
-from tasks.hosts.errors import NameRefused
-
-MAX_NAME_BYTES = 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+from tasks.core.files import FileEntry
 
 
 @dataclass(frozen=True)
@@ -38,29 +33,6 @@ class CommandResult:
     def text(self) -> str:
         """Standard output as text; bytes that are not UTF-8 are shown as replacement characters."""
         return self.stdout.decode("utf-8", "replace")
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file as a manifest names it.
-
-    Attributes:
-        path: Relative, with forward slashes; never leaves its folder.
-        size: Bytes.
-        sha256: 64 lower-case hexadecimal digits.
-    """
-
-    path: str
-    size: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        if fault := name_fault(self.path, MAX_NAME_BYTES):
-            raise NameRefused(*fault)
-        if self.size < 0:
-            raise NameRefused(self.path, f"its size is given as {self.size}")
-        if not _SHA256.fullmatch(self.sha256):
-            raise NameRefused(self.path, f"its SHA-256 is given as {self.sha256!r}")
 
 
 class Host(Protocol):

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, NoReturn, Self
 
+from tasks.core.files import FileEntry
 from tasks.hosts.errors import TransferCorrupted
-from tasks.hosts.host import FileEntry
 from tasks.hosts.shell import no_space
 
 _READ_BYTES = 2**21  # all that paramiko buffers: of less, it would move the rest to the front each time

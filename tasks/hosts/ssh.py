@@ -10,11 +10,12 @@ from time import monotonic
 
 import paramiko
 
+from tasks.core.files import FileEntry
 from tasks.hosts import transfer
 from tasks.hosts.access import CONNECT_S, SshAccess, access_of
 from tasks.hosts.connection import SshLink, connect
 from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUserError
-from tasks.hosts.host import CommandResult, FileEntry
+from tasks.hosts.host import CommandResult
 from tasks.hosts.shell import MARK, Tail, program_of, run_over
 from tasks.settings.load import Settings
 

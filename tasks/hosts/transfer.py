@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from time import monotonic
 
+from tasks.core.files import FileEntry
 from tasks.hosts.errors import CommandTimedOut, NameRefused, TransferCorrupted
-from tasks.hosts.host import CommandResult, FileEntry
+from tasks.hosts.host import CommandResult
 from tasks.hosts.incoming import IncomingFile, part_name
 from tasks.hosts.shell import (
     CHUNK_BYTES,
@@ -133,7 +134,7 @@ def describe_files(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
     """Size and digest of local files, each under the name that it has elsewhere.
 
     Raises:
-        NameRefused: A name could leave its folder.
+        ValueError: A name could leave its folder.
         FileNotFoundError: A file is not there.
     """
     entries = []

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from pathlib import Path
+
+import psutil
+
+from tasks.core.processes import boot_id, start_ticks
 
 CLAIM_S = 120.0
 """A claim that was silent for longer counts no more: its process is dead, or cut off from the ledger."""
@@ -27,22 +30,7 @@ def is_certainly_dead(claim: str) -> bool:
 
 def _birth(process_id: int) -> str:
     """Boot and start time of a process, so that a process id that was given out anew is told apart; empty if none."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        state, *fields = Path(f"/proc/{process_id}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-    except OSError:
-        return _exists(process_id)
-    return "" if state in {"Z", "X", "x"} else f"{boot[:8]}.{fields[18]}"
-
-
-def _exists(process_id: int) -> str:
-    """Systems without /proc only tell whether there is such a process."""
-    if Path("/proc/self").exists():
-        return ""
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "there"
+    if boot := boot_id():
+        ticks = start_ticks(process_id)
+        return f"{boot[:8]}.{ticks}" if ticks else ""
+    return "there" if psutil.pid_exists(process_id) else ""

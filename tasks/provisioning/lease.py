@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tasks.core.files import FileEntry
 from tasks.hosts.errors import HostError, HostUnreachable
-from tasks.hosts.host import CommandResult, FileEntry, Host
+from tasks.hosts.host import CommandResult, Host
 from tasks.provisioning import deadman
 from tasks.provisioning.claims import TOUCH_EVERY_S
 from tasks.provisioning.connect import Connector
@@ -84,10 +85,6 @@ class Lease:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(2 * deadman.CALL_S)
-
-    def give_up(self, why: InstanceLost) -> None:
-        """Let every call fail from now on: the machine is lost, or as good as lost."""
-        self._end(why)
 
     def look(self) -> None:
         """Ask the provider how the machine stands: it may be lost, or have moved.

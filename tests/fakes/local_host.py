@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tasks.core.files import FileEntry
 from tasks.hosts import transfer
 from tasks.hosts.errors import CommandTimedOut
-from tasks.hosts.host import CommandResult, FileEntry
+from tasks.hosts.host import CommandResult
 from tasks.hosts.shell import Tail, run_over
 
 _TICK_S = 0.5

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tasks.core.files import FileEntry
 from tasks.core.names import HostAddress
 from tasks.hosts.errors import ConnectionLost, HostUnreachable
-from tasks.hosts.host import CommandResult, FileEntry
+from tasks.hosts.host import CommandResult
 from tasks.provisioning.entries import LedgerEntry
 from tasks.provisioning.errors import NoCapacity, NothingDone, ProviderUnavailable
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer

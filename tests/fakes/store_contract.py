@@ -19,17 +19,18 @@ from tasks.artifacts.errors import (
     RunProtected,
     SourceChanged,
 )
-from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, StoredFile, build_manifest, describe_file
+from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, build_manifest, describe_file
 from tasks.artifacts.retention import gather_facts, plan_prune, prune
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
+from tasks.core.files import FileEntry
 
 RUN = "20261122T101500Z-compare-a1b2c3"
 WEIGHTS = "crf/checkpoint_crf_2.pt"
 UNSAFE_RUNS = ["", ".", "..", ".store", "a/b", "../up", "/abs", "a\\b", "a\nb", "-x", "x" * 200]
 UNSAFE_PATHS = ["../up", "a/../../up", "/absolute", "", ".", "a//b", "a\\b", "line\nbreak", "x" * 2000]
 
-Damage = Callable[[str, StoredFile, bytes | None], None]
+Damage = Callable[[str, FileEntry, bytes | None], None]
 """Replaces the stored content of a run's file; None removes it."""
 DamageManifest = Callable[[str, bytes], None]
 

@@ -17,7 +17,7 @@ from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.errors import AccessDenied, BadStoreAddress, NoSuchBucket
 from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, locate_run, open_place, open_run
-from tasks.artifacts.training_cache import kept_trainings
+from tasks.artifacts.training_cache import KeptTrainings
 from tasks.artifacts.transfer import verify
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
@@ -99,12 +99,12 @@ class PlaceContract:
         trainings = load_job(small_run.job_json).trainings
         with recorded_run(place, "train", {}) as run:
             copy_run(small_run, run.layout)
-            mirror = Mirror(kept_trainings(place), run.layout)
+            mirror = Mirror(KeptTrainings(place), run.layout)
             for training in trainings:
                 mirror.finished(training)
             mirror.close()
             there = another()
-            kept = kept_trainings(there)
+            kept = KeptTrainings(there)
             new = there.layout("new")
             assert all(kept.is_finished(training) for training in trainings)
             assert all(kept.take_over(training, new) for training in trainings)
@@ -117,13 +117,13 @@ class PlaceContract:
         self, place: ArtifactPlace, another: Another, small_run: RunLayout
     ) -> None:
         training = load_job(small_run.job_json).trainings[0]
-        kept = kept_trainings(place)
+        kept = KeptTrainings(place)
         with recorded_run(place, "train", {}) as run:
             files = files_of(training, run.layout.root)
             assert not kept.remember(training, run.layout)
             begin_training(small_run, run.layout, b"half")
             assert kept.remember(training, run.layout)
-            there = kept_trainings(another())
+            there = KeptTrainings(another())
             assert not there.is_finished(training)
             assert there.take_over(training, another().layout("new"))
             assert files_of(training, another().layout("new").root).resume.read_bytes() == b"half"
@@ -142,11 +142,11 @@ class PlaceContract:
     ) -> None:
         training = load_job(small_run.job_json).trainings[0]
         layout = self.run_in(place, small_run)
-        assert kept_trainings(place).remember(training, layout)
+        assert KeptTrainings(place).remember(training, layout)
         with recorded_run(place, "train", {}):
             pass
         place.store.delete(layout.run_id)
-        kept = kept_trainings(another())
+        kept = KeptTrainings(another())
         assert not kept.is_finished(training)
         assert not kept.take_over(training, another().layout("new"))
 
@@ -196,7 +196,7 @@ class TestFolder(PlaceContract):
         training = load_job(small_run.job_json).trainings[0]
         (place.folder / ".trainings").mkdir(parents=True)
         (place.folder / ".trainings" / training.run_key).write_text("../outside\n")
-        assert not kept_trainings(place).take_over(training, place.layout("new"))
+        assert not KeptTrainings(place).take_over(training, place.layout("new"))
 
     def test_what_was_never_published_is_listed_all_the_same(self, place: ArtifactPlace) -> None:
         left = place.layout("20260101T000000Z-compare-aaaaaa")
@@ -249,7 +249,7 @@ class TestBucket(WithBucket, PlaceContract):
             with recorded_run(cut, "compare", {}) as run:
                 copy_run(small_run, run.layout)
                 proxy.faults = [Fault("answer", "PUT", "/blobs/", 999, 403, "ExpiredToken")]
-                mirror = Mirror(kept_trainings(cut), run.layout)
+                mirror = Mirror(KeptTrainings(cut), run.layout)
                 for training in trainings:
                     mirror.finished(training)
                 mirror.close()
@@ -260,7 +260,7 @@ class TestBucket(WithBucket, PlaceContract):
             with pytest.raises(AccessDenied, match=f"lies in {place.folder}.*same command"):
                 lose_the_key_at_the_end()
         monkeypatch.setenv("JADE_S3_ENDPOINT_URL", s3_endpoint())
-        kept = kept_trainings(place)
+        kept = KeptTrainings(place)
         new = place.layout("20260101T000000Z-compare-aaaaaa")
         for training in trainings:
             assert kept.is_finished(training)
@@ -268,7 +268,7 @@ class TestBucket(WithBucket, PlaceContract):
             assert is_done(training, files_of(training, new.root))
         # And from then on others find them.
         monkeypatch.setenv("JADE_CACHE_DIR", str(place.folder / "another"))
-        elsewhere = kept_trainings(open_place(place.address))
+        elsewhere = KeptTrainings(open_place(place.address))
         assert all(elsewhere.is_finished(training) for training in trainings)
 
     def test_a_damaged_working_copy_is_no_finished_training(self, place: ArtifactPlace, small_run: RunLayout) -> None:
@@ -276,7 +276,7 @@ class TestBucket(WithBucket, PlaceContract):
         layout = place.layout("20260101T000000Z-compare-aaaaaa")
         layout.root.mkdir(parents=True)
         copy_run(small_run, layout)
-        kept = kept_trainings(place)
+        kept = KeptTrainings(place)
         kept.remember(training, layout)
         place.store.delete(layout.run_id)
         assert kept.is_finished(training)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.files import FileEntry
 from tasks.hosts import incoming
-from tasks.hosts.host import FileEntry
 from tasks.hosts.incoming import IncomingFile, part_name
 
 DATA = bytes(range(256)) * 64
@@ -26,7 +26,7 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> FileEntry:
 
 
 def receive(file: IncomingFile) -> None:
-    assert file.receive(io.BytesIO(DATA).read, lambda _: None)
+    assert file.receive(io.BytesIO(DATA).read)
 
 
 def test_a_file_arrives_whole_and_was_synced_while_it_came(

@@ -11,6 +11,7 @@ import pytest
 from jade_model.core.job import Job
 from jade_model.core.windows import Windows
 from tasks.core.errors import RunError
+from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event
 from tasks.execution.fleet import FleetExecutor
@@ -18,7 +19,7 @@ from tasks.execution.lanes import Station
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
-from tasks.hosts.host import CommandResult, FileEntry
+from tasks.hosts.host import CommandResult
 from tasks.hosts.place import RemotePlace
 from tests.fakes.local_host import LocalHost
 from tests.helpers.waiting_trainer import waiting_python

@@ -16,6 +16,7 @@ from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
 from tasks.artifacts.remote_records import load_records
 from tasks.core.errors import HostNotReady, TrainingFailed
+from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event
 from tasks.execution.bundle import job_key
@@ -27,7 +28,7 @@ from tasks.execution.remote import RemoteBatch
 from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts import errors
-from tasks.hosts.host import CommandResult, FileEntry
+from tasks.hosts.host import CommandResult
 from tasks.hosts.job import find_job, job_status, list_jobs, stop_job
 from tasks.hosts.place import RemotePlace
 from tests.fakes.local_host import LocalHost
@@ -387,8 +388,8 @@ class TestFetching:
             ({"size": 2**40}, errors.NameRefused),
             ({"size": -1}, errors.NameRefused),
             ({"sha256": "0"}, errors.NameRefused),
-            ({"size": "1"}, errors.TransferCorrupted),
-            ({"path": 7}, errors.TransferCorrupted),
+            ({"size": "1"}, errors.NameRefused),
+            ({"path": 7}, errors.NameRefused),
         ],
     )
     def test_a_manifest_that_lies_chooses_nothing(

@@ -15,7 +15,7 @@ from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
 from tasks.artifacts.leases import Heartbeat, claim
 from tasks.artifacts.repository import ArtifactPlace, open_place
-from tasks.artifacts.training_cache import kept_trainings
+from tasks.artifacts.training_cache import KeptTrainings
 from tasks.core.errors import LeaseLost
 from tasks.execution import run as run_trainings
 from tasks.execution.placement import Placement
@@ -51,13 +51,13 @@ def finish(run: Run, trainings: list[Training]) -> None:
         entry = {"path": files.last.name, "size": 7, "sha256": sha256_file(files.last)}
         told = {"run_key": training.run_key, "epoch": 1, "complete": True, "files": [entry]}
         files.manifest.write_text(json.dumps(told))
-        assert kept_trainings(run.place).remember(training, run.layout)
+        assert KeptTrainings(run.place).remember(training, run.layout)
 
 
 def test_the_second_waits_for_the_first_and_takes_over_what_it_finished(
     place: ArtifactPlace, small_windows: Windows
 ) -> None:
-    kept = kept_trainings(place)
+    kept = KeptTrainings(place)
     notes: list[str] = []
     taken: list[int] = []
     with recorded_run(place, "first", {}) as first, recorded_run(place, "second", {}) as second:

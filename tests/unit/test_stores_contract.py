@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.manifest import StoredFile
 from tasks.artifacts.store import ArtifactStore
+from tasks.core.files import FileEntry
 from tests.fakes.s3_server import Bucket, WithBucket
 from tests.fakes.store_contract import Damage, DamageManifest, SeamContract, TransferContract
 
@@ -18,7 +18,7 @@ class TestLocalStore(SeamContract, TransferContract):
 
     @pytest.fixture
     def damage(self, tmp_path: Path) -> Damage:
-        def replace(run_id: str, file: StoredFile, data: bytes | None) -> None:
+        def replace(run_id: str, file: FileEntry, data: bytes | None) -> None:
             path = tmp_path / "store" / run_id / file.path
             path.unlink() if data is None else path.write_bytes(data)
 
@@ -39,7 +39,7 @@ class TestS3Store(WithBucket, SeamContract, TransferContract):
 
     @pytest.fixture
     def damage(self, bucket: Bucket) -> Damage:
-        def replace(run_id: str, file: StoredFile, data: bytes | None) -> None:
+        def replace(run_id: str, file: FileEntry, data: bytes | None) -> None:
             key = f"runs/ours/blobs/{run_id}/{file.sha256}"
             if data is None:
                 bucket.client.delete_object(Bucket=bucket.address.bucket, Key=key)

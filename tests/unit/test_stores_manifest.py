@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, StoreUserError
 from tasks.artifacts.manifest import (
     Manifest,
-    StoredFile,
     build_manifest,
     check_path,
     check_tree,
@@ -20,6 +19,7 @@ from tasks.artifacts.manifest import (
     parse_manifest,
 )
 from tasks.artifacts.retention import RunFacts, plan_prune
+from tasks.core.files import FileEntry
 from tests.fakes.store_contract import UNSAFE_PATHS, make_run
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -27,7 +27,7 @@ EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 
 
 def small_manifest() -> Manifest:
-    files = (StoredFile("b", 0, EMPTY_SHA256), StoredFile("a/x.pt", 7, "0" * 64))
+    files = (FileEntry("b", 0, EMPTY_SHA256), FileEntry("a/x.pt", 7, "0" * 64))
     return Manifest("run", 3, True, NOW, files)
 
 
@@ -41,7 +41,7 @@ def test_a_manifest_lists_what_people_would(tmp_path: Path) -> None:
         "report/index.html",
         "run.json",
     ]
-    assert manifest.file("crf/history.jsonl") == StoredFile("crf/history.jsonl", 0, EMPTY_SHA256)
+    assert manifest.file("crf/history.jsonl") == FileEntry("crf/history.jsonl", 0, EMPTY_SHA256)
 
 
 def test_the_folders_own_manifest_is_not_part_of_it(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_a_manifest_in_the_wrong_place_is_refused(where: dict[str, object]) -> N
 
 @pytest.mark.parametrize("path", [*UNSAFE_PATHS, "manifest.json"])
 def test_no_file_name_of_a_manifest_leaves_its_folder(path: str) -> None:
-    with pytest.raises(NameRefused):
-        StoredFile(path, 0, EMPTY_SHA256)
+    with pytest.raises((ValueError, NameRefused)):
+        Manifest("run", 1, True, NOW, (FileEntry(path, 0, EMPTY_SHA256),))
     good = json.loads(manifest_bytes(small_manifest()))
     good["files"][0]["path"] = path
     with pytest.raises(ManifestCorrupted):
@@ -102,8 +102,8 @@ def test_no_file_name_of_a_manifest_leaves_its_folder(path: str) -> None:
 
 def test_sizes_and_digests_are_checked() -> None:
     for size, digest in ((-1, EMPTY_SHA256), (0, "x"), (0, EMPTY_SHA256.upper()), ("1", EMPTY_SHA256)):
-        with pytest.raises(NameRefused):
-            StoredFile("a", size, digest)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="FileEntry"):
+            FileEntry("a", size, digest)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "a!", "a.b"]), min_size=1, max_size=3).map("/".join), max_size=6))

@@ -14,7 +14,6 @@ import pytest
 from tasks.artifacts.errors import (
     AccessDenied,
     ArtifactCorrupted,
-    ArtifactNotFound,
     BadStoreAddress,
     NoSuchBucket,
     SourceChanged,
@@ -23,14 +22,15 @@ from tasks.artifacts.errors import (
     StoreUnavailable,
     TransferDamaged,
 )
-from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.manifest import StoredFile, describe_file
+from tasks.artifacts.manifest import describe_file
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.retention import gather_facts, plan_prune, prune
 from tasks.artifacts.s3 import S3Backend
 from tasks.artifacts.s3_link import S3Address
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
+from tasks.core.errors import RunNotFound
+from tasks.core.files import FileEntry
 from tasks.settings.models import S3Settings
 from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
 from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
@@ -40,7 +40,7 @@ BIG = "crf/big.pt"
 BIG_BYTES = 5 * 2**20 + 1000
 
 
-def add_big_file(folder: Path) -> StoredFile:
+def add_big_file(folder: Path) -> FileEntry:
     (folder / BIG).write_bytes(os.urandom(BIG_BYTES))
     return describe_file(folder, BIG)
 
@@ -193,7 +193,7 @@ class TestBucket(WithBucket, WithSource):
             store.runs()
 
 
-def blob(file: StoredFile) -> str:
+def blob(file: FileEntry) -> str:
     return f"runs/ours/blobs/{RUN}/{file.sha256}"
 
 
@@ -502,14 +502,14 @@ class TestAddress:
     def test_a_run_is_found_by_name_pointer_or_beginning(self, tmp_path: Path) -> None:
         (tmp_path / "source").mkdir()
         (tmp_path / "source/run.json").write_text("{}")
-        store = ArtifactStore(LocalBackend(tmp_path / "store"))
-        with pytest.raises(ArtifactNotFound, match="Nothing is published there"):
-            store.find("latest")
+        place = open_place(tmp_path / "store")
+        with pytest.raises(RunNotFound, match="the newest there: none"):
+            place.find("latest")
         for name in ("run1", "run10", "other"):
-            publish_run(store, tmp_path / "source", name, pointer="latest")
-        assert [store.find(name) for name in ("run1", "run10", "o", "latest")] == ["run1", "run10", "other", "other"]
-        with pytest.raises(ArtifactNotFound, match="2 begin so"):
-            store.find("run")
+            publish_run(place.store, tmp_path / "source", name, pointer="latest")
+        assert [place.find(name) for name in ("run1", "run10", "o", "latest")] == ["run1", "run10", "other", "other"]
+        with pytest.raises(RunNotFound, match="2 runs called 'run'"):
+            place.find("run")
 
     def test_settings_are_checked(self) -> None:
         with pytest.raises(ValueError, match="endpoint URL"):
