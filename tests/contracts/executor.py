@@ -23,7 +23,7 @@ from jade_model.core.windows import Windows
 from tasks.artifacts.leases import Heartbeat
 from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import open_place
-from tasks.artifacts.training_cache import kept_trainings
+from tasks.artifacts.training_cache import KeptTrainings
 from tasks.core.errors import LeaseLost
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event, Executor
@@ -78,7 +78,7 @@ class World:
         self, layout: RunLayout, job: Job, heard: Callable[[Event, Executor], object] = lambda *_: None
     ) -> Trained:
         """Train a job as one controller does, and publish what comes."""
-        published = kept_trainings(open_place(layout.root.parent))
+        published = KeptTrainings(open_place(layout.root.parent))
         mirror = Mirror(published, layout, self.notes.append)
         try:
             with self.executor(layout, job) as executor:
@@ -156,7 +156,7 @@ class ExecutorContract:
     ) -> None:
         layout, job = job_in(tmp_path, small_windows, replace(PLAN, epochs=60, folds=1))
         (training,) = job.trainings
-        index, seen = kept_trainings(open_place(layout.root.parent)), list[int]()
+        index, seen = KeptTrainings(open_place(layout.root.parent)), list[int]()
 
         def look(event: Event, _: Executor) -> None:
             if event.kind == "checkpoint" and not seen:

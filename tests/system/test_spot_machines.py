@@ -16,7 +16,7 @@ from jade_model.core.windows import Windows
 from jade_model.core.worker import files_of
 from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import open_place
-from tasks.artifacts.training_cache import kept_trainings
+from tasks.artifacts.training_cache import KeptTrainings
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event
 from tasks.execution.bundle import job_key
@@ -101,7 +101,7 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     notes: list[str] = []
     job = write_job(layout, [small_windows], PLAN)
     (training,) = job.trainings
-    published = kept_trainings(open_place(tmp_path / "a"))
+    published = KeptTrainings(open_place(tmp_path / "a"))
     mirror = Mirror(published, layout, notes.append)
     one = renter(world, ledger, tmp_path, notes, spot=True)
     lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1, note=notes.append)
