@@ -3,6 +3,8 @@
 .SUFFIXES:
 
 PYTHON ?=
+# `cpu`, or the address of a package index to take torch from.
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
@@ -16,16 +18,16 @@ export OMP_WAIT_POLICY ?= passive
 # Some containers ask for no bytecode; the tests start some hundred processes that would all compile the same files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help compare up down test test-system test-slow soak bench lint types imports check format lock clean
+.PHONY: help compare up down test test-system test-slow soak bench wheel lint types imports check format lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.runtime: pyproject.toml constraints.txt scripts/setup.sh
-	@PYTHON="$(PYTHON)" sh scripts/setup.sh runtime
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh scripts/setup.sh runtime
 
 $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup.sh
-	@PYTHON="$(PYTHON)" sh scripts/setup.sh dev
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh scripts/setup.sh dev
 
 compare: $(VENV)/.runtime ## compare the losses on the sample, or on DATA=path/or/glob.parquet (more flags: ARGS="...")
 	@$(BIN)/jade compare $(if $(DATA),--data '$(DATA)') $(ARGS)
@@ -52,6 +54,9 @@ soak: $(VENV)/.dev ## the long studies
 
 bench: $(VENV)/.dev ## every benchmark beside its peer, one table
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: $(VENV)/.dev ## build dist/*.whl, for pipx or uvx
+	@$(BIN)/python -m hatchling build -t wheel
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

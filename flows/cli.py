@@ -43,6 +43,7 @@ COMMANDS = {
     "diff": "Say what differs between two runs.",
     "validate": "Check a data file against the contract.",
     "window": "Cut raw bars into windows.",
+    "completion": "Let a shell complete commands and flags.",
     "sample": "Write the built-in sample data.",
 }
 
