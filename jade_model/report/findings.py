@@ -78,6 +78,9 @@ def one_seed(facts: Facts) -> Insight | None:
         else f"Folds vary the data ({settings.num_folds} of them here), but luck in starting weights and batch "
         "order is seen once only."
     )
+    seen = facts.numbers["verdict"]["detectable_difference"]
+    if seen is not None:
+        chance += f" Only a difference of some {number(seen)} or more would be told from luck here."
     return Insight(
         "one_seed",
         "warning",

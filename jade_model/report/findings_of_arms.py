@@ -20,6 +20,7 @@ from jade_model.report.finding import (
 )
 from jade_model.report.naming import task_name
 from jade_model.report.numbers import interval, is_number, number, percent, with_interval
+from jade_model.scoring.calibration import TEMPERATURE_RANGE
 
 
 def no_separation(_facts: Facts, arm: ArmFacts) -> Insight | None:
@@ -226,6 +227,26 @@ def poor_calibration(_facts: Facts, arm: ArmFacts) -> Insight | None:
     )
 
 
+def temperature_at_bound(_facts: Facts, arm: ArmFacts) -> Insight | None:
+    """The temperature of a training is at an end of the range that is searched."""
+    lowest, highest = TEMPERATURE_RANGE
+    found = [run.get("temperature") for run in arm.arm["runs"]]
+    ends = [value for value in found if value is not None and not 1.01 * lowest < value < highest / 1.01]
+    if not ends:
+        return None
+    return Insight(
+        "temperature_at_bound",
+        "warning",
+        f"**{arm.name}'s probabilities could not be calibrated:** their temperature is at an end of what is searched.",
+        f"{len(ends)} of {len(found)} trainings at {' and '.join(f'{end:g}' for end in sorted({*ends}))}, "
+        f"searched from {lowest:g} to {highest:g}",
+        "At the upper end scores say nothing, at the lower one few windows fit without a fault: "
+        "read separation and event F1, not probabilities; more windows for validation help the latter.",
+        arm.key,
+        "**Probabilities could not be calibrated:** their temperature is at an end of what is searched.",
+    )
+
+
 SCORE_RULES: tuple[ArmRule, ...] = (
     no_separation,
     below_all_positive,
@@ -236,6 +257,7 @@ SCORE_RULES: tuple[ArmRule, ...] = (
     clear_separation,
     wide_interval,
     poor_calibration,
+    temperature_at_bound,
     decoder_gap,
     blurred_boundaries,
 )

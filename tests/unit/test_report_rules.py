@@ -137,6 +137,8 @@ RULES: list[tuple[str, Change, Change]] = [
     ("not_beating_rule", beats(crf=False), beats(crf=True)),
     ("wide_interval", scores(confidence_interval=[0.6, 0.8]), scores(confidence_interval=[0.7, 0.75])),
     ("poor_calibration", put(f"{CRF}.calibration.ece", 0.09), put(f"{CRF}.calibration.ece", 0.01)),
+    ("temperature_at_bound", put("arms.crf.runs.*.temperature", 20.0), put("arms.crf.runs.*.temperature", 1.3)),
+    ("temperature_at_bound", put("arms.crf.runs.*.temperature", 0.05), put("arms.crf.runs.*.temperature", None)),
     ("decoder_gap", decoders(0.5, 0.7), decoders(0.69, 0.7)),
     (
         "blurred_boundaries",
@@ -173,6 +175,12 @@ def test_rule_fires_on_its_pattern_and_only_then(good: ReportInput, rule: str, o
     assert len(found(on)) == 1
     assert found(on)[0]
     assert found(off) == []
+
+
+def test_a_single_seed_says_how_large_a_difference_would_have_to_be(good: ReportInput) -> None:
+    small = both(put("settings.seeds", [4]), put("verdict.detectable_difference", 0.214))
+    (insight,) = [item for item in find_insights(gather(changed(good, small))) if item.rule == "one_seed"]
+    assert "Only a difference of some 0.214 or more would be told from luck here." in insight.remedy
 
 
 def test_every_rule_has_a_test() -> None:
