@@ -9,7 +9,7 @@ import json
 import platform
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,6 @@ class Checkpoint:
     def is_complete(self) -> bool:
         """Whether every epoch of the recipe is done."""
         return self.epoch == self.recipe.training.epochs
-
-    def without_training_state(self) -> Checkpoint:
-        """Return what prediction needs, a quarter of the size."""
-        return replace(self, training_state=None)
 
 
 def current_versions() -> dict[str, str]:

@@ -90,16 +90,6 @@ def read_bars(path: str | Path, reading: Reading = Reading()) -> list[Bars]:  # 
     return [bars for bars in found if bars is not None]
 
 
-def read_series(path: str | Path, reading: Reading = Reading()) -> Bars:  # noqa: B008 - frozen
-    """Read the bars of a file that holds one series; see read_bars for the rest.
-
-    Raises:
-        DataError: Likewise.
-    """
-    (bars,) = read_bars(path, replace(reading, by=None))
-    return bars
-
-
 def bars_of_frame(frame: pd.DataFrame, instrument: str = "") -> Bars:
     """Take one series of bars from a table.
 

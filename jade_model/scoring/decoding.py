@@ -11,10 +11,9 @@ Morphology", 1982) and are applied once for all thresholds.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, assert_never, get_args
+from typing import Literal, TypeVar, assert_never, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,27 +201,6 @@ def check_cleanup(min_span_length: int, merge_gap: int) -> None:
         raise ConfigError(f"min_span_length is {min_span_length} bars; it must be at least 1")
     if merge_gap < 0:
         raise ConfigError(f"merge_gap is {merge_gap} bars; it must not be negative")
-
-
-def choice_to_json(choice: DecoderChoice) -> dict[str, Any]:
-    """Return the choice as plain JSON values, every field named."""
-    return dataclasses.asdict(choice)
-
-
-def choice_from_json(data: dict[str, Any]) -> DecoderChoice:
-    """Rebuild a choice.
-
-    Raises:
-        ConfigError: A field is unknown, missing or out of range.
-    """
-    known = {item.name for item in dataclasses.fields(DecoderChoice)}
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ConfigError(f"unknown decoder field {', '.join(unknown)}; known: {sorted(known)}")
-    try:
-        return DecoderChoice(**data)
-    except TypeError as error:
-        raise ConfigError(f"decoder: {error}") from error
 
 
 def _cutoff(choice: DecoderChoice) -> float:

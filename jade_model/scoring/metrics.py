@@ -264,27 +264,6 @@ def spans_from_mask(
     return rows_E[0::2], bars_E[0::2], bars_E[1::2]
 
 
-def mask_from_spans(
-    rows_S: NDArray[np.int64],
-    starts_S: NDArray[np.int64],
-    ends_S: NDArray[np.int64],
-    shape: tuple[int, int],
-) -> NDArray[np.bool_]:
-    """Return the bars that at least one span covers, bool of the shape [N, T] given.
-
-    Args:
-        rows_S: Window of each span, int64.
-        starts_S: First bar, in [0, T], int64.
-        ends_S: Bar after the last one, in [start, T], int64.
-        shape: N and T.
-    """
-    width = shape[1] + 1
-    steps = np.zeros(shape[0] * width, dtype=np.int64)
-    np.add.at(steps, rows_S * width + starts_S, 1)
-    np.add.at(steps, rows_S * width + ends_S, -1)
-    return np.asarray(np.cumsum(steps.reshape(shape[0], width), axis=1)[:, :-1] > 0)
-
-
 def f1_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return F1 of counts [..., 3], shape [...]."""
     hit, vain, missed = counts[..., 0], counts[..., 1], counts[..., 2]

@@ -6,8 +6,6 @@ Legend: N windows, T bars, K span scores a bar.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,22 +55,3 @@ class Predictions:
 
 
 _ARRAYS = tuple(item.name for item in fields(Predictions) if item.name not in {"loss", "temperature"})
-
-
-def save_predictions(predictions: Predictions, path: Path) -> None:
-    """Write one `.npz` without pickles."""
-    arrays: dict[str, Any] = {name: getattr(predictions, name) for name in _ARRAYS}
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            loss=np.array(predictions.loss),
-            temperature=np.array(predictions.temperature),
-            **arrays,
-        )
-
-
-def load_predictions(path: Path) -> Predictions:
-    """Read what save_predictions wrote; never unpickles."""
-    with np.load(path, allow_pickle=False) as data:
-        arrays = {name: data[name] for name in _ARRAYS}
-        return Predictions(loss=str(data["loss"]), temperature=float(data["temperature"]), **arrays)

@@ -216,25 +216,6 @@ def follow(
     return found, bands, regressions
 
 
-def find_regressions(points: Sequence[TrendPoint], run_id: str, margin: float) -> tuple[list[Band], list[Regression]]:
-    """Hold one run's points against those before it.
-
-    Args:
-        points: Of several comparisons, oldest first.
-        run_id: The one to look at; what comes after it does not count.
-        margin: F1 difference that counts as none.
-
-    Returns:
-        The bands of its arms, and those arms that fell below.
-    """
-    state: State = {}
-    for run in dict.fromkeys(point.run_id for point in points):
-        state, bands, regressions = follow(state, [point for point in points if point.run_id == run], margin)
-        if run == run_id:
-            return bands, regressions
-    raise ValueError(f"no point is of {run_id}")
-
-
 def _next(before: ArmState, point: TrendPoint, margin: float, error_rate: float) -> tuple[ArmState, Band | None]:
     count = len(before.scores)
     error = _error(point)

@@ -49,7 +49,7 @@ def test_a_checkpoint_comes_back_whole(checkpoint, tmp_path):
 
 def test_the_rebuilt_model_says_the_same(checkpoint, tmp_path):
     path = tmp_path / "checkpoint.pt"
-    save_checkpoint(checkpoint.without_training_state(), path)
+    save_checkpoint(dataclasses.replace(checkpoint, training_state=None), path)
     x_BTF = torch.randn(2, 24, 17)
     first, second = model_of(checkpoint)(x_BTF), model_of(load_checkpoint(path))(x_BTF)
     assert torch.equal(first.span_scores_BTK, second.span_scores_BTK)

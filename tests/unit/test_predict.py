@@ -16,7 +16,6 @@ from jade_model.core.recipes import recipe
 from jade_model.core.targets import build_targets
 from jade_model.core.train import prepare, train
 from jade_model.scoring.predict import Predictor, load_predictor, posterior, predict, run_network, untrained_predictor
-from jade_model.scoring.predictions import load_predictions, save_predictions
 from jade_model.scoring.span_posterior import posterior_countdown, posterior_pointers
 
 
@@ -194,13 +193,6 @@ def test_pointers_and_countdown_of_a_sure_posterior_are_the_targets():
 
 def test_pointers_of_an_all_zero_posterior_are_finite():
     assert torch.isfinite(posterior_pointers(torch.zeros(2, 16, dtype=torch.float64))).all()
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_predictions_survive_a_file(loss, tmp_path):
-    predictions = predict(fresh(loss), random_windows(3))
-    save_predictions(predictions, tmp_path / "p.npz")
-    assert_equal(load_predictions(tmp_path / "p.npz"), predictions)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -16,9 +16,9 @@ from jade_model.report.markup import to_markdown
 from jade_model.report.writing import report_source
 from jade_model.statistics.trend import (
     ArmState,
+    Band,
     Regression,
     TrendPoint,
-    find_regressions,
     follow,
     is_comparable,
     points_of,
@@ -41,22 +41,31 @@ def points(*scores: float, arm: str = "crf", half: float = 0.04) -> list[TrendPo
     ]
 
 
+def regressions_of(nights: list[TrendPoint], run_id: str) -> tuple[list[Band], list[Regression]]:
+    state: dict[str, ArmState] = {}
+    for point in nights:
+        state, bands, regressions = follow(state, [point], MARGIN)
+        if point.run_id == run_id:
+            return bands, regressions
+    raise AssertionError(run_id)
+
+
 def told(nights: list[TrendPoint]) -> dict[int, Regression]:
     """Return what is told in each night, by its number."""
     found = {}
     for night, point in enumerate(nights):
-        _, regressions = find_regressions(nights, point.run_id, MARGIN)
+        _, regressions = regressions_of(nights, point.run_id)
         if regressions:
             found[night] = regressions[0]
     return found
 
 
 def test_three_nights_say_nothing() -> None:
-    assert find_regressions(points(0.6, 0.6, 0.1), "run-02", MARGIN) == ([], [])
+    assert regressions_of(points(0.6, 0.6, 0.1), "run-02") == ([], [])
 
 
 def test_a_fall_is_a_regression_and_is_told_in_one_sentence() -> None:
-    _, (regression,) = find_regressions(points(0.6, 0.62, 0.61, 0.3), "run-03", MARGIN)
+    _, (regression,) = regressions_of(points(0.6, 0.62, 0.61, 0.3), "run-03")
     assert regression.message.startswith("crf fell to an F1 of 0.300; 3 earlier comparisons make 0.610 expected")
 
 
@@ -67,7 +76,7 @@ def test_a_rise_or_a_fall_within_the_margin_is_none_even_after_equal_nights() ->
 
 
 def test_later_comparisons_do_not_count() -> None:
-    bands, _ = find_regressions(points(0.6, 0.6, 0.6, 0.6, 0.1, 0.1), "run-03", MARGIN)
+    bands, _ = regressions_of(points(0.6, 0.6, 0.6, 0.6, 0.1, 0.1), "run-03")
     assert (bands[0].expected, bands[0].num_earlier) == (pytest.approx(0.6), 3)
 
 

@@ -11,7 +11,7 @@ from training_windows import random_windows
 
 from jade_model.core.errors import ConfigError, DataError, Violation
 from jade_model.core.windows import NO_TYPE, TYPE_NAMES, Windows
-from jade_model.data.bars import read_series
+from jade_model.data.bars import read_bars
 from jade_model.data.cutting import Cutting, cut_windows
 from jade_model.data.groups import group_windows
 from jade_model.data.schema import find_violations, load_windows, write_windows
@@ -61,7 +61,7 @@ class TestWindowsAroundLabels:
         self, bars_csv: Path, labels_csv: Path
     ) -> None:
         windows = cut(bars_csv, labels_csv, window_length=64, instrument="NQ")
-        series = read_series(bars_csv)
+        (series,) = read_bars(bars_csv)
         assert windows.window_id_N.tolist() == [f"NQ_{number}_exp_1_offset0" for number in range(4)]
         assert windows.is_labelled
         for row in range(4):
@@ -99,7 +99,7 @@ class TestWindowsAroundLabels:
         assert find_violations(tmp_path / "out.parquet") == []
         read = load_windows(tmp_path / "out.parquet")
         assert read.window_id_N.tolist() == windows.window_id_N.tolist()
-        series = read_series(bars_csv)
+        (series,) = read_bars(bars_csv)
         shifts = {"0": 0, "-32": -32, "+32": 32}
         seen = set()
         for row, window_id in enumerate(read.window_id_N.tolist()):
@@ -146,7 +146,7 @@ class TestWindowsOneAfterTheOther:
     def test_without_labels_windows_follow_one_another_and_end_with_the_last_bar(self, bars_csv: Path) -> None:
         windows = cut(bars_csv, window_length=105)
         assert not windows.is_labelled
-        series = read_series(bars_csv)
+        (series,) = read_bars(bars_csv)
         firsts = [0, 105, 210, 295]
         np.testing.assert_array_equal(windows.start_time_N, series.time_B[firsts])
         np.testing.assert_array_equal(windows.bars_NT4[3], series.bars_B4[-105:])
