@@ -122,6 +122,11 @@ RULES: list[tuple[str, Change, Change]] = [
         crf_against_single_span({"training_share": 0.7}),
         crf_against_single_span({"training_share": 0.3}),
     ),
+    (
+        "training_set_luck",
+        both(crf_against_single_span({}), put("data.*.num_groups", 10)),
+        both(crf_against_single_span({}), put("data.*.num_groups", 100)),
+    ),
     ("fold_spread", folds(0.5, 0.75), folds(0.5, 0.65)),
     ("no_separation", put(f"{CRF}.separation.separation", -0.002), put(f"{CRF}.separation.separation", 0.2)),
     ("clear_separation", put(f"{CRF}.separation.separation", 0.6), put(f"{CRF}.separation.separation", 0.39)),
