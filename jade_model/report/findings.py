@@ -80,7 +80,7 @@ def one_seed(facts: Facts) -> Insight | None:
         else f"Folds vary the data ({settings.num_folds} of them here), but luck in starting weights and batch "
         "order is seen once only."
     )
-    seen = facts.numbers["verdict"]["detectable_difference"]
+    seen = facts.numbers.verdict.detectable_difference
     if seen is not None:
         chance += f" Only a difference of some {number(seen)} or more would be told from luck here."
     return Insight(
@@ -188,8 +188,8 @@ def training_noise(facts: Facts) -> Insight | None:
 
 def training_set_luck(facts: Facts) -> Insight | None:
     """A winner on fewer groups than it takes for the luck of the training set to matter little."""
-    verdict = facts.numbers["verdict"]
-    if verdict["outcome"] != "winner" or facts.num_groups >= GROUPS_AGAINST_LUCK:
+    verdict = facts.numbers.verdict
+    if verdict.outcome != "winner" or facts.num_groups >= GROUPS_AGAINST_LUCK:
         return None
     return Insight(
         "training_set_luck",

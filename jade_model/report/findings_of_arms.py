@@ -230,7 +230,7 @@ def poor_calibration(_facts: Facts, arm: ArmFacts) -> Insight | None:
 def temperature_at_bound(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """The temperature of a training is at an end of the range that is searched."""
     lowest, highest = TEMPERATURE_RANGE
-    found = [run.get("temperature") for run in arm.arm["runs"]]
+    found = [run.temperature for run in arm.arm.runs]
     ends = [value for value in found if value is not None and not 1.01 * lowest < value < highest / 1.01]
     if not ends:
         return None
