@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.processes import unique_sleep, wait_until_none, words_of
@@ -22,7 +23,7 @@ from tasks.hosts.host import Host
 from tasks.hosts.job import Ending, find_job, follow_log, raise_unless_success, start_job, stop_job
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.preflight import check_host
-from tasks.hosts.ssh import SshHost
+from tasks.hosts.ssh import SshHost, SshStream
 from tests.fakes.host_contract import (
     CommandContract,
     TransferContract,
@@ -194,30 +195,34 @@ class TestFaults:
 
     @pytest.mark.parametrize("way", ["put", "get"])
     def test_a_transfer_that_is_cut_goes_on(
-        self, host: Host, sshd: Sshd, place: Path, tmp_path: Path, way: str
+        self, host: Host, sshd: Sshd, place: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         files = large_file(tmp_path, 60_000_000)
-        back = tmp_path / "back"
+        target = place if way == "put" else tmp_path / "back"
         entries = host.put(files, str(place), timeout_s=120) if way == "get" else ()
-        told: list[list[int]] = []
+        name = "write" if way == "put" else "read"
+        move, moved, num_kept = getattr(SshStream, name), [0], list[int]()
+
+        def moving(stream: SshStream, data: Any) -> Any:
+            if moved[0] > 30_000_000 and len(num_kept) == 1:
+                sshd.cut()
+            got = move(stream, data)
+            moved[0] += len(data if got is None else got)
+            return got
+
+        monkeypatch.setattr(SshStream, name, moving)
 
         def attempt() -> None:
-            told.append([])
-
-            def progress(done: int, total: int) -> None:
-                if len(told) == 1 and done > total // 2:
-                    sshd.cut()
-                told[-1].append(done)
-
+            num_kept.append(sum(part.stat().st_size for part in target.rglob("*.part")))
             if way == "put":
-                host.put(files, str(place), timeout_s=120, progress=progress)
+                host.put(files, str(target), timeout_s=120)
             else:
-                host.get(entries, str(place), back, timeout_s=120, progress=progress)
+                host.get(entries, str(place), target, timeout_s=120)
 
         retry_transient(attempt, sleep=lambda _: None)
-        assert len(told) == 2
-        assert told[1][0] > 5_000_000, "the second attempt goes on where the first one stood"
-        target = place if way == "put" else back
+        assert len(num_kept) == 2
+        assert num_kept[1] > 5_000_000
+        assert moved[0] < 100_000_000, "the second attempt goes on where the first one stood"
         assert (target / "large").read_bytes() == files["large"].read_bytes()
 
     def test_a_full_disk_over_there_is_told_and_nothing_gets_the_files_name(
