@@ -12,15 +12,12 @@ from jade_model.report.figure import FigureFile
 from jade_model.report.figures_drift import drift_figures
 from jade_model.report.figures_gallery import galleries
 from jade_model.report.figures_probability import probabilities, reliability, thresholds
-from jade_model.report.figures_scores import differences, folds, forest, trend
-from jade_model.report.figures_training import losses, weights
+from jade_model.report.figures_scores import folds, forest, trend
+from jade_model.report.figures_training import losses
 
 # In the order of the report.
 DRAWERS: dict[str, Callable[[Facts], FigureFile | Sequence[FigureFile] | None]] = {
-    **{
-        draw.__name__: draw
-        for draw in (forest, differences, folds, losses, weights, probabilities, reliability, thresholds, trend)
-    },
+    **{draw.__name__: draw for draw in (forest, folds, losses, probabilities, reliability, thresholds, trend)},
     "galleries": galleries,
     "drift": lambda facts: drift_figures(facts.report.data_checks),
 }

@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.transforms import blended_transform_factory
 
-from jade_model.comparison.model import Difference, FoldScore, Interval
+from jade_model.comparison.model import FoldScore, Interval
 from jade_model.report.canvas import DPI, INK, MUTED, SOFT, SURFACE, export, few_ticks, for_figure, panels
 from jade_model.report.facts import Facts
 from jade_model.report.figure import FigureFile
-from jade_model.report.naming import ArmStyle, contestant, metric_name
-from jade_model.report.numbers import interval, is_number, moment, number, percent, plural, signed
-from jade_model.statistics.pool import RULE
+from jade_model.report.naming import ArmStyle, metric_name
+from jade_model.report.numbers import interval, is_number, moment, number, percent, plural
 
 METRICS = ("f1", "span_f1_iou50")
 MOST_ROWS = 24
@@ -145,55 +144,6 @@ def _baseline_lines(facts: Facts, axes: Axes, metric: str) -> None:
             fontsize=7.5,
             color=MUTED,
         )
-
-
-def differences(facts: Facts) -> FigureFile | None:
-    """Draw every pooled difference with its interval, and the margin as a band."""
-    pooled = [item for item in facts.numbers.differences if item.dataset is None]
-    pairs = list(dict.fromkeys((item.first, item.second) for item in pooled))[:MOST_ROWS]
-    if not pairs:
-        return None
-    margin = facts.numbers.settings.margin
-    figure, grid = panels(1, 2, panel_height=0.2 + 0.34 * len(pairs), left=2.2, right=0.2, gap_x=0.35)
-    for axes, metric in zip(grid[0], METRICS, strict=True):
-        axes.axvspan(-margin, margin, color=SOFT, alpha=0.3, lw=0)
-        axes.axvline(0, color=MUTED, lw=1.0)
-        for item in pooled:
-            pair = (item.first, item.second)
-            if item.metric == metric and pair in pairs:
-                y = pairs.index(pair)
-                colour = _difference_colour(facts, item)
-                _point(axes, item.difference, item.confidence_interval, y, colour, "o", size=7)
-                _label(axes, signed(item.difference), item.difference, item.confidence_interval, y)
-        axes.set_ylim(len(pairs) - 0.5, -0.6)
-        _room_for_labels(axes, on_both_sides=True)
-        names = [f"{contestant(first, facts.styles)} − {contestant(second, facts.styles)}" for first, second in pairs]
-        axes.set_yticks(range(len(pairs)), names if metric == "f1" else [""] * len(pairs))
-        axes.tick_params(axis="y", labelcolor=INK)
-        axes.grid(visible=False, axis="y")
-        few_ticks(axes, x=6)
-        axes.set_xlabel(f"difference in {metric_name(metric)}")
-        axes.set_title("← second better", fontsize=7.5, fontweight="normal", color=MUTED, loc="left")
-        axes.set_title("first better →", fontsize=7.5, fontweight="normal", color=MUTED, loc="right")
-    alt = "; ".join(
-        f"{contestant(item.first, facts.styles)} minus {contestant(item.second, facts.styles)} in "
-        f"{metric_name(item.metric)}: {signed(item.difference)} "
-        f"{interval(item.confidence_interval, with_sign=True)}"
-        for item in pooled
-        if item.metric == "f1" and item.second != RULE
-    )
-    caption = (
-        "An interval clear of 0 is a winner (drawn in its colour); one wholly inside the band of "
-        f"±{number(margin, 3)} is equivalence; anything else is undecided (grey)."
-    )
-    return export(figure, "differences", f"Differences. {alt}.", caption, facts.styles)
-
-
-def _difference_colour(facts: Facts, item: Difference) -> str:
-    if item.outcome != "winner":
-        return INK if item.outcome == "equivalent" else MUTED
-    better = item.first if item.difference > 0 else item.second
-    return facts.styles[better].colour if better in facts.styles else MUTED
 
 
 def folds(facts: Facts) -> FigureFile | None:

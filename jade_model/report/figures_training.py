@@ -10,17 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from jade_model.report.canvas import (
-    INK,
     MUTED,
-    SURFACE,
-    TASK_COLOURS,
     export,
     few_ticks,
     panels,
 )
 from jade_model.report.facts import ArmFacts, Curves, Facts
 from jade_model.report.figure import FigureFile
-from jade_model.report.naming import in_order, task_name
 from jade_model.report.numbers import number, percent
 from jade_model.report.view.training import mean_curve
 
@@ -111,58 +107,3 @@ def _loss_curve(axes: Axes, arm: ArmFacts, table_RE: Curves, label: str) -> None
     axes.set_xlim(0.5, arm.epochs + 0.5)
     axes.margins(y=0.1)
     few_ticks(axes, x=5, y=4, whole_x=True)
-
-
-def weights(facts: Facts) -> FigureFile | None:
-    """Draw each arm's final task weights as one bar."""
-    arms = [arm for arm in facts.arms if arm.weights]
-    if not arms:
-        return None
-    figure, grid = panels(1, 1, panel_height=0.42 * len(arms), left=1.3, right=0.25, top=0.38, bottom=0.45)
-    axes = grid[0][0]
-    for y, arm in enumerate(arms):
-        start = 0.0
-        for task, share in arm.weights.items():
-            axes.barh(
-                y, share, left=start, height=0.66, color=TASK_COLOURS.get(task, MUTED), edgecolor=SURFACE, linewidth=1.2
-            )
-            if share >= 0.06:
-                axes.text(
-                    start + share / 2,
-                    y,
-                    percent(share),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color=SURFACE,
-                    fontweight="bold",
-                )
-            start += share
-    seen = in_order({task for arm in arms for task in arm.weights})
-    for index, task in enumerate(seen):
-        axes.annotate(
-            f"■ {task_name(task)}",
-            (index * 0.17, 1.0),
-            xycoords="axes fraction",
-            xytext=(0, 5),
-            textcoords="offset points",
-            fontsize=8,
-            color=TASK_COLOURS.get(task, MUTED),
-            annotation_clip=False,
-        )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
-    alt = "; ".join(
-        f"{arm.name}: " + ", ".join(f"{task_name(task)} {percent(share)}" for task, share in arm.weights.items())
-        for arm in arms
-    )
-    caption = (
-        "Share of the loss that each task ends up with. A thin Span segment is a model that is trained for "
-        "something else."
-    )
-    return export(figure, "weights", f"Task weights. {alt}.", caption, facts.styles)

@@ -100,6 +100,8 @@ class ReportInput:
         trend: The last comparisons, this one included, oldest first.
         bands: What was expected of this comparison's arms, as `trend.Band` has it.
         data_checks: What was asked of the data, as `DataReport.to_json` has it.
+        champion: The model in use when this was compared: `run_id`, and `f1` when it was judged.
+        troubles: Warnings and errors of the run's log, in order: trainings that were tried again, hosts that were lost.
 
     Raises:
         UserError: (on `numbers`) the comparison lacks fields; all are named.
@@ -114,6 +116,8 @@ class ReportInput:
     trend: Sequence[TrendPoint] | None = None
     bands: Sequence[Mapping[str, Any]] = ()
     data_checks: Sequence[Mapping[str, Any]] = ()
+    champion: Mapping[str, Any] | None = None
+    troubles: Sequence[str] = ()
 
     @cached_property
     def numbers(self) -> Comparison:

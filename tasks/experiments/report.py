@@ -17,6 +17,7 @@ from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles,
 from tasks.artifacts.manifest import MANIFEST_NAME
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
+from tasks.runs.log import LOG_NAME
 from tasks.runs.past import read_checks, read_trend
 from tasks.runs.record import read_run_record
 
@@ -68,7 +69,17 @@ def collect_report(layout: RunLayout) -> ReportInput:
         trend=trend["points"] or None,
         bands=trend["bands"],
         data_checks=read_checks(layout),
+        champion=trend.get("champion"),
+        troubles=_troubles(layout),
     )
+
+
+def _troubles(layout: RunLayout) -> list[str]:
+    """Return the warnings and errors of the run's log; none where it was not written."""
+    path = layout.root / LOG_NAME
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    said = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    return [str(line["message"]) for line in said if line.get("level") in {"warning", "error", "critical"}]
 
 
 def _histories(layout: RunLayout) -> dict[str, list[RunHistory]]:

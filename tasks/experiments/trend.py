@@ -9,6 +9,7 @@ from typing import Any
 
 from jade_model.comparison.files import read_comparison
 from jade_model.core.files import sha256_json, write_atomically
+from jade_model.statistics.promotion import CHALLENGER
 from jade_model.statistics.trend import (
     TREND_LENGTH,
     ArmState,
@@ -22,6 +23,7 @@ from jade_model.statistics.trend import (
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
+from tasks.experiments.champion import current_champion
 from tasks.operations.events import REGRESSED, tell
 from tasks.provisioning.rental_record import RENTAL_NAME, read_rental
 from tasks.runs.past import past_comparisons, read_json
@@ -64,10 +66,21 @@ def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
         "bands": [asdict(band) for band in bands],
         "regressions": [{**asdict(item), "message": item.message} for item in regressions],
         "begins": begins,
+        "champion": _champion(place),
         "state": {arm: asdict(entry) for arm, entry in state.items()},
     }
     write_atomically(layout.trend_json, json.dumps(content, indent=2) + "\n")
     return regressions
+
+
+def _champion(place: ArtifactPlace) -> dict[str, Any] | None:
+    """Return the run of the model in use and its F1 when it was judged; None where there is none."""
+    run_id = current_champion(place.store)
+    card = None if run_id is None else read_json(place, run_id, place.layout(run_id).card_json.name)
+    if card is None:
+        return None
+    scores = {(item["arm"], item["metric"], item["dataset"]): item["value"] for item in card["judgement"]["scores"]}
+    return {"run_id": run_id, "f1": scores[CHALLENGER, "f1", None]}
 
 
 def acknowledge(place: ArtifactPlace, name: str) -> str:

@@ -52,3 +52,26 @@ def test_the_first_versions_run_stands_in_the_trend_of_todays(tmp_path: Path) ->
     first, *_ = points = read_trend(today)["points"]
     assert {point.run_id for point in points} == {FIRST.run_id, today.run_id}
     assert (first.arm, first.f1) == ("soft_span", pytest.approx(0.0789, abs=1e-4))
+
+
+def test_a_report_tells_of_the_champion_and_of_the_warnings_in_the_log(tmp_path: Path) -> None:
+    place = open_place(tmp_path)
+    layout = place.layout(FIRST.run_id)
+    shutil.copytree(FIRST.root, layout.root)
+    publish_run(place.store, layout.root, FIRST.run_id)
+    champion = place.layout("20261101T000000Z-retrain-aaaaaa")
+    champion.root.mkdir()
+    scores = [
+        {"arm": arm, "metric": "f1", "dataset": None, "value": f1}
+        for arm, f1 in (("champion", 0.5), ("challenger", 0.61))
+    ]
+    champion.card_json.write_text(json.dumps({"judgement": {"scores": scores}}))
+    publish_run(place.store, champion.root, champion.run_id)
+    place.store.point("champion", champion.run_id)
+    record_trend(layout, place)
+    said = [("info", "begins"), ("warning", "gpu1 is away: tried again"), ("error", "disk full")]
+    lines = [json.dumps({"level": level, "message": message}) for level, message in said]
+    (layout.root / "log.jsonl").write_text("\n".join([*lines, '{"level": "warn']))
+    report = collect_report(layout)
+    assert report.champion == {"run_id": champion.run_id, "f1": 0.61}
+    assert report.troubles == ["gpu1 is away: tried again", "disk full"]

@@ -24,7 +24,7 @@ from jade_model.report.numbers import (
 )
 from jade_model.report.view.rows import Rows
 
-TREND_LENGTH = 30
+TREND_LENGTH = 5
 CHECK_MARKS = {"passed": "passed", "warning": "**look at it**", "failed": "**failed**"}
 
 
@@ -38,8 +38,6 @@ def trend_rows(facts: Facts) -> Rows:
             moment(point.created_at),
             contestant(point.arm, facts.styles),
             with_interval(point.f1, point.confidence_interval),
-            ABSENT if point.seeds is None else f"{point.seeds} x {point.folds}, {point.epochs}",
-            number(point.separation),
             duration(point.seconds),
             ABSENT if point.cost_usd is None else f"${point.cost_usd:.2f}",
         ]

@@ -41,7 +41,6 @@ def report_context(facts: Facts) -> dict[str, Any]:
         "reason": plain(spelled_out(facts.numbers.verdict.reason, facts.styles)),
         "caveats": [plain(spelled_out(caveat, facts.styles)) for caveat in facts.numbers.verdict.caveats],
         "event_names": [f"{arm.name} (event)" for arm in facts.arms],
-        "found_names": [f"{arm.name}: marked; F1; confidence" for arm in facts.arms],
         "contestant": lambda key: contestant(key, facts.styles),
         "view": _Namespace(facts),
         **PARTS,

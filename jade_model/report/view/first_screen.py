@@ -24,6 +24,8 @@ def first_screen(facts: Facts) -> list[tuple[str, str]]:
     lines = [("Date", moment(facts.numbers.created_at)), ("Dataset", _data_line(facts))]
     if since := since_last(facts):
         lines.append(("Since the last comparison", since))
+    if champion := _champion_line(facts):
+        lines.append(("Champion", champion))
     if data := _data_alarm(facts):
         lines.append(("Data checks", data))
     parameters = join([f"{count(arm.arm.num_parameters)} ({arm.name})" for arm in facts.arms])
@@ -38,6 +40,9 @@ def first_screen(facts: Facts) -> list[tuple[str, str]]:
     lines.append(("Training", f"{shown}, recipes {recipes}, {repetition}, {split} split"))
     if cost := _cost_line(run):
         lines.append(("Cost", cost))
+    troubles = facts.report.troubles
+    told = f"{plural(len(troubles), 'warning')}, the last: {plain(troubles[-1])}" if troubles else "none"
+    lines.append(("Failures and retries", told))
     lines.append(("Run", f"{code(run_folder(facts))}; what was said is in {code('log.jsonl')}"))
     return lines
 
@@ -56,6 +61,13 @@ def since_last(facts: Facts) -> str:
         if arm.key in before
     ]
     return f"{join(moved) or 'other arms'}, against {code(last)}"
+
+
+def _champion_line(facts: Facts) -> str:
+    champion = facts.report.champion
+    if champion is None:
+        return ""
+    return f"F1 {number(champion['f1'])} on the windows that it was judged by, run {code(champion['run_id'])}"
 
 
 def _data_line(facts: Facts) -> str:

@@ -11,13 +11,11 @@ import numpy as np
 
 from jade_model.report.facts import ArmFacts, Curves, Facts
 from jade_model.report.finding import OVERFITTING_RISE
-from jade_model.report.markup import code, plain
 from jade_model.report.naming import (
     task_name,
 )
 from jade_model.report.numbers import (
     ABSENT,
-    duration,
     number,
     percent,
 )
@@ -97,16 +95,8 @@ def _remark(validation_E: Curves, epoch: int, best: int) -> str:
 
 
 def shown_epochs(num_epochs: int, best: int = 0) -> list[int]:
-    """Return the epochs worth a line: the first, the fifth, round steps, the best and the last."""
-    target = max(num_epochs / 5, 1)
-    scale = 10 ** math.floor(math.log10(target))
-    step = min((scale * factor for factor in (1, 2, 5, 10)), key=lambda s: abs(s - target))
-    epochs = {1, num_epochs, *range(step, num_epochs + 1, step)}
-    if num_epochs >= 20:
-        epochs.add(5)
-    if best:
-        epochs.add(best)
-    return sorted(epochs)
+    """Return the epochs worth a line: the first, some way down, the middle, the best and the last."""
+    return sorted({1, max(num_epochs // 10, 1), max(num_epochs // 2, 1), best or num_epochs, num_epochs})
 
 
 def characteristics(_facts: Facts, arm: ArmFacts) -> list[str]:
@@ -144,24 +134,6 @@ def characteristics(_facts: Facts, arm: ArmFacts) -> list[str]:
 def _fall(first: float, last: float, reduction: float | None) -> str:
     share = reduction if reduction is not None else (1 - last / first if first > 0 else None)
     return f"{number(first, 2)} → {number(last, 2)} = **{percent(share)}**"
-
-
-def run_rows(_facts: Facts, arm: ArmFacts) -> Rows:
-    """Return every training of an arm."""
-    return [
-        [
-            plain(run.dataset),
-            str(run.seed),
-            str(run.fold),
-            ABSENT if run.best_epoch is None else str(run.best_epoch),
-            percent(run.validation_loss_reduction),
-            percent(run.validation_loss_rise_since_best),
-            number(run.temperature, 2),
-            duration(run.seconds.train),
-            ABSENT if run.checkpoint is None else code(run.checkpoint),
-        ]
-        for run in arm.arm.runs
-    ]
 
 
 def weight_rows(facts: Facts) -> Rows:

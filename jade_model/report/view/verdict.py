@@ -110,7 +110,6 @@ def difference_rows(facts: Facts, is_pooled: bool) -> Rows:  # noqa: FBT001 - fr
             metric_name(item.metric),
             signed(item.difference),
             interval(item.confidence_interval, with_sign=True),
-            p_value(item.p_value),
             p_value(item.adjusted_p_value),
             _outcome(facts, item),
         ]

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jade_model.report.facts import Facts
-from jade_model.report.inputs import GalleryWindow, Spans
-from jade_model.report.markup import code
-from jade_model.report.numbers import (
-    ABSENT,
-    number,
-)
-from jade_model.report.view.rows import Rows
+from jade_model.report.inputs import GalleryWindow
 
 EXAMPLE_KINDS = ("best", "median", "worst")
 
@@ -41,21 +33,3 @@ def mistaken(window: GalleryWindow) -> tuple[str, float]:
 
 def _gap(window: GalleryWindow) -> float:
     return max(window.f1.values()) - min(window.f1.values()) if window.f1 else 0.0
-
-
-def window_rows(facts: Facts, windows: Sequence[GalleryWindow]) -> Rows:
-    """Return labelled and marked bars of windows, a line each."""
-
-    def found(window: GalleryWindow, arm: str) -> str:
-        marked = _bars(window.predicted[arm]) if arm in window.predicted else ABSENT
-        return f"{marked}; **{number(window.f1.get(arm), 2)}**; {number(window.confidence.get(arm), 2)}"
-
-    return [
-        [code(w.window_id), w.kind, _bars(w.true_spans), *[found(w, arm.key) for arm in facts.arms]] for w in windows
-    ]
-
-
-def _bars(spans: Spans) -> str:
-    """First and last bar, both inclusive, as the data files count."""
-    shown = [f"{start}-{end - 1}" for start, end in spans][:4]
-    return ", ".join(shown) + (" ..." if len(spans) > 4 else "") if shown else "none"
