@@ -143,7 +143,7 @@ RULES: list[tuple[str, Change, Change]] = [
     ("wide_interval", scores(confidence_interval=[0.6, 0.8]), scores(confidence_interval=[0.7, 0.75])),
     ("poor_calibration", put(f"{CRF}.calibration.ece", 0.09), put(f"{CRF}.calibration.ece", 0.01)),
     ("temperature_at_bound", put("arms.crf.runs.*.temperature", 20.0), put("arms.crf.runs.*.temperature", 1.3)),
-    ("temperature_at_bound", put("arms.crf.runs.*.temperature", 0.05), put("arms.crf.runs.*.temperature", None)),
+    ("temperature_at_bound", put("arms.crf.runs.*.temperature", 0.05), put("arms.crf.runs.*.temperature", 0.06)),
     ("decoder_gap", decoders(0.5, 0.7), decoders(0.69, 0.7)),
     (
         "blurred_boundaries",
