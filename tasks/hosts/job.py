@@ -28,8 +28,7 @@ from tasks.hosts.errors import (
     JobTimedOut,
 )
 from tasks.hosts.host import Host
-from tasks.hosts.job_log import LineFolder, shown_tail
-from tasks.hosts.shell import SHELL_FUNCTIONS, assigned
+from tasks.hosts.shell import SHELL_FUNCTIONS, LineFolder, assigned, shown_tail
 
 CALL_S = 60.0
 """Limit of one short call to a host."""

@@ -15,6 +15,7 @@ from tasks.hosts.host import CommandResult
 
 MAX_OUTPUT_BYTES = 64 * 2**20
 MAX_STDERR_BYTES = 64 * 2**10
+MAX_LINE_BYTES = 64 * 2**10
 CHUNK_BYTES = (
     2**15 - 64
 )  # what paramiko puts into a packet of OpenSSH's; of more, the rest would go as a packet of its own
@@ -108,6 +109,43 @@ class Tail:
     def text(self) -> str:
         """What is kept, as text; what came before a command began is not the command's."""
         return self._data.rpartition(MARK)[2].decode("utf-8", "replace").strip()
+
+
+class LineFolder:
+    """Cuts a byte stream into lines.
+
+    Attributes:
+        num_read: Bytes that were taken in.
+    """
+
+    def __init__(self) -> None:
+        self.num_read = 0
+        self._pending = b""
+
+    def add(self, data: bytes) -> list[str]:
+        """Take bytes in, give whole lines out; a line that grows past 64 KiB is given out in pieces."""
+        self.num_read += len(data)
+        *whole, self._pending = (self._pending + data).split(b"\n")
+        lines = [_shown(line) for line in whole]
+        while len(self._pending) > MAX_LINE_BYTES:
+            piece, self._pending = self._pending[:MAX_LINE_BYTES], self._pending[MAX_LINE_BYTES:]
+            lines.append(_shown(piece))
+        return lines
+
+    def finish(self) -> list[str]:
+        """The last line, if it has no end and will get none."""
+        rest, self._pending = self._pending, b""
+        return [_shown(rest)] if rest else []
+
+
+def _shown(line: bytes) -> str:
+    return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
+
+
+def shown_tail(data: bytes) -> str:
+    """The end of a log as text, carriage returns folded."""
+    folder = LineFolder()
+    return "\n".join([*folder.add(data), *folder.finish()])
 
 
 def assigned(**values: str | int) -> str:

@@ -84,11 +84,6 @@ class Ledger:
         with self._reporting():
             self.owner = self._prepare()
 
-    @classmethod
-    def in_file(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
-        """Open, or make, a ledger in one SQLite file that only its owner can read."""
-        return cls(f"sqlite:///{path}", clock=clock)
-
     def now(self) -> float:
         """The ledger's time, seconds since 1970."""
         return self._clock()

@@ -42,7 +42,7 @@ class Walk:
         folder.mkdir(parents=True)
 
     def ledger(self, watch: Watch | None = None, *, later_s: float = 0.0) -> Ledger:
-        ledger = WatchedLedger.in_file(self.folder / "ledger.db", clock=lambda: time.time() + later_s)
+        ledger = WatchedLedger(f"sqlite:///{self.folder / 'ledger.db'}", clock=lambda: time.time() + later_s)
         assert isinstance(ledger, WatchedLedger)
         ledger.watch = watch or ledger.watch
         return ledger

@@ -87,7 +87,7 @@ def change_champions(folder: Path) -> None:
 def spend(folder: Path) -> None:
     """Rent for 85 % of a budget, look at what it cost twice, and go beyond."""
     now = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
-    ledger = Ledger.in_file(folder / "ledger.db", clock=lambda: now)
+    ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}", clock=lambda: now)
     request = REQUEST.model_copy(update={"budget": 1.0})
     renter = renter_of(ledger, LocalMachines(folder / "machines"), folder, [], request=request)
     offer = dataclasses.replace(OFFERS[0], price_usd_per_hour=0.5)

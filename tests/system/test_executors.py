@@ -151,7 +151,7 @@ class RentedWorld(World):
     @contextlib.contextmanager
     def executor(self, layout: RunLayout, job: Job) -> Iterator[Executor]:
         python = waiting_python(self.folder / "python", UNIT_S)
-        ledger = Ledger.in_file(self.folder / "ledger.db")
+        ledger = Ledger(f"sqlite:///{self.folder / 'ledger.db'}")
         with contextlib.closing(ledger):
             lender = provider_of(self.machines, python=str(python))
             renter = renter_of(ledger, self.machines, self.folder, self.notes, lender=lender)

@@ -142,7 +142,7 @@ def test_after_a_sigkill_the_reaper_frees_all_pods(runpod: RunPodServer, job: Jo
     assert ours(runpod)
     with closing(open_registry()) as registry:
         there, _ = registry.provisioners()
-        later = Ledger.in_file(tmp_path / "state" / "ledger.db", clock=lambda: registry.ledger.now() + 3600)
+        later = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}", clock=lambda: registry.ledger.now() + 3600)
         reaper = Reaper(later, {"runpod": there["runpod"]}, registry.keys_folder, later.owner)
         reaper.reap()
         later.close()

@@ -183,7 +183,7 @@ class Walk:
     # What is known of a night.
 
     def ledger(self) -> Ledger:
-        return Ledger.in_file(self.site.folder / "state" / "ledger.db")
+        return Ledger(f"sqlite:///{self.site.folder / 'state' / 'ledger.db'}")
 
     def events(self) -> list[dict[str, Any]]:
         """What trainings told on whatever machine, in order."""

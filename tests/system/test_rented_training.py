@@ -113,6 +113,6 @@ def test_a_killed_command_attaches_again_goes_on_elsewhere_when_its_pod_is_lost_
     finally:
         kill_group(again)
     assert "is freed" in command.log.read_text()
-    ledger = Ledger.in_file(tmp_path / "state" / "ledger.db")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
     assert [entry.state for entry in ledger.entries()] == [LeaseState.TERMINATED] * 2
     ledger.close()

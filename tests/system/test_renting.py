@@ -33,7 +33,7 @@ def machines(tmp_path: Path) -> Iterator[LocalMachines]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger.in_file(tmp_path / "state" / "ledger.db")
+    opened = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
     yield opened
     opened.close()
 

@@ -57,7 +57,7 @@ def world(tmp_path: Path) -> Iterator[Ec2World]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger.in_file(tmp_path / "state" / "ledger.db")
+    opened = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
     yield opened
     opened.close()
 

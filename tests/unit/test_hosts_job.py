@@ -24,8 +24,8 @@ from tasks.hosts.job import (
     read_log_tail,
     start_job,
 )
-from tasks.hosts.job_log import MAX_LINE_BYTES, LineFolder
 from tasks.hosts.keys import HostTrust
+from tasks.hosts.shell import MAX_LINE_BYTES, LineFolder
 from tasks.hosts.ssh import SshHost
 from tests.fakes.job_contract import JobContract, follow_to_end, sh, wait_until_over
 from tests.fakes.local_host import LocalHost

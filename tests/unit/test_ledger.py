@@ -16,7 +16,7 @@ from tests.fakes.ledger_contract import LedgerContract, put_into
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger.in_file(tmp_path / "state" / "ledger.db")
+    opened = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
     yield opened
     opened.close()
 
@@ -63,11 +63,11 @@ def test_a_password_in_the_url_is_never_shown() -> None:
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_bytes(b"not a database" * 100)
     with pytest.raises(LedgerUnusable, match="not a database"):
-        Ledger.in_file(tmp_path / "ledger.db")
+        Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
 def test_a_newer_ledger_is_refused(tmp_path: Path, ledger: Ledger) -> None:
     with sqlite3.connect(tmp_path / "state" / "ledger.db") as connection:
         connection.execute("UPDATE jade_ledger SET schema_version = 99")
     with pytest.raises(LedgerUnusable, match="99"):
-        Ledger.in_file(tmp_path / "state" / "ledger.db")
+        Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
