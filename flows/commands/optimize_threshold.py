@@ -66,7 +66,7 @@ def command(
 ) -> None:
     """Find the best threshold of a trained model: over every distinct probability, and on a grid.
 
-    A cut-off is never scored on the windows that it was chosen on.
+    A threshold is never scored on the windows that it was chosen on.
     """
     load_arm_module(arm_module)
     result = optimise_threshold(

@@ -43,7 +43,7 @@ from tasks.experiments.promote import model_of
     help="Ends in .parquet or .csv.",
 )
 @click.option("--decoder", type=click.Choice(DECODERS), help="Instead of the one chosen when the model was evaluated.")
-@click.option("--threshold", type=float, help="Cut-off of the decoder, likewise.")
+@click.option("--threshold", type=float, help="Threshold of the decoder, likewise.")
 @click.option("--min-span-length", type=click.IntRange(1), help="Drop shorter spans, in bars.")
 @click.option("--merge-gap", type=click.IntRange(0), help="Close gaps up to this many bars.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)

@@ -311,7 +311,7 @@ def _caveats(data: Sequence[DataSet], settings: Mapping[str, Any]) -> list[str]:
     if settings["split"] == "seed":
         straddling = max(straddling_groups(split, item.grouping) for item in data for split in item.splits)
         caveats.append(
-            f"The split leaks: {straddling} groups of windows that share bars stand on both sides, and cut-offs were "
+            f"The split leaks: {straddling} groups of windows that share bars stand on both sides, and thresholds were "
             "chosen on the windows that they are scored on."
         )
     return caveats

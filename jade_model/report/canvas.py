@@ -32,8 +32,6 @@ GRID = "#e3e6ec"
 SURFACE = "#fefefe"
 TRUTH = "#e8b93c"
 SOFT = "#c3c9d4"
-TASK_COLOURS = {"pointer": "#7a4fb0", "span": "#1f8a8a", "type": "#b0722a", "countdown": "#b23a6c"}
-TASK_LINES = {"pointer": "-", "span": "--", "type": "-.", "countdown": ":"}
 
 _DARK = {
     INK: "#e6e9f0",
@@ -42,9 +40,6 @@ _DARK = {
     SURFACE: "#161b26",
     TRUTH: "#b8912f",
     SOFT: "#4a5468",
-    "#7a4fb0": "#b795e4",
-    "#1f8a8a": "#56c4c4",
-    "#b0722a": "#e0a765",
     "#b23a6c": "#e987b0",
 }
 

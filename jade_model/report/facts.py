@@ -72,13 +72,6 @@ class ArmFacts:
         return max((run.epochs for run in self.arm.runs), default=0)
 
     @property
-    def loss_range(self) -> tuple[float, float] | None:
-        """Lowest and highest validation loss of any run and epoch; of training losses where there is none."""
-        table_RE = self.validation_RE if self.has_validation else self.train_RE
-        losses = table_RE[np.isfinite(table_RE)]
-        return (float(losses.min()), float(losses.max())) if losses.size else None
-
-    @property
     def has_validation(self) -> bool:
         """Whether any validation loss was recorded."""
         return bool(np.isfinite(self.validation_RE).any())

@@ -1,7 +1,7 @@
-"""Exact sweeps: scores at every cut-off there is.
+"""Exact sweeps: scores at every threshold there is.
 
-A score changes only where the cut-off passes a value that occurs, so that the distinct values are all there
-is to try. Cut-off c marks what is at least c.
+A score changes only where the threshold passes a value that occurs, so that the distinct values are all there
+is to try. Threshold c marks what is at least c.
 
 Legend: N windows, T bars, I items with a value each (bars or windows), D distinct values, C components.
 """
@@ -53,11 +53,11 @@ class Best:
 
     @property
     def cutoff(self) -> float:
-        """The cut-off to use on other windows.
+        """The threshold to use on other windows.
 
         Half-way to the next smaller value, which marks the same here and leaves room for values a little
         smaller; 0 (or the threshold, if negative) where everything is marked. Always finite: values may be
-        infinite (the margin of a path whose rivals are impossible), a decoder's cut-off may not.
+        infinite (the margin of a path whose rivals are impossible), a decoder's threshold may not.
         """
         if self.lower is None:
             return min(0.0, self.threshold)
@@ -69,7 +69,7 @@ class Best:
 
 @dataclass(frozen=True, eq=False)
 class ThresholdCurve:
-    """Scores as a function of the cut-off.
+    """Scores as a function of the threshold.
 
     Attributes:
         threshold_D: Descending, float64; of an exact sweep, the first lies just above the largest value and
@@ -97,8 +97,8 @@ class ThresholdCurve:
         )
 
     def at(self, thresholds: NDArray[np.float64]) -> ThresholdCurve:
-        """Return an exact sweep's scores at any cut-offs, in the order given."""
-        # A cut-off marks what the smallest value not below it marks.
+        """Return an exact sweep's scores at any thresholds, in the order given."""
+        # A threshold marks what the smallest value not below it marks.
         index = self.threshold_D.size - np.searchsorted(self.threshold_D[::-1], thresholds, side="left") - 1
         return self._take(np.maximum(index, 0), np.asarray(thresholds, dtype=np.float64))
 
@@ -114,7 +114,7 @@ class ThresholdCurve:
 
 
 def sweep_bars(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> ThresholdCurve:
-    """Score bars, micro-averaged, at every cut-off.
+    """Score bars, micro-averaged, at every threshold.
 
     Args:
         probability_NT: Any scores, no NaN, float64.
@@ -136,7 +136,7 @@ def sweep_bars(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_])
 
 
 def sweep_macro(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> ThresholdCurve:
-    """Score bars at every cut-off, each score averaged over windows; arguments and errors as for sweep_bars.
+    """Score bars at every threshold, each score averaged over windows; arguments and errors as for sweep_bars.
 
     Averages are exact to 12 decimals.
     """
@@ -167,10 +167,10 @@ def sweep_macro(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]
 
 
 def sweep_events(probability_NT: NDArray[np.float64], truth: Truth, *, iou: float = 0.5) -> ThresholdCurve:
-    """Score spans, micro-averaged, at every cut-off.
+    """Score spans, micro-averaged, at every threshold.
 
-    Every run of bars that some cut-off makes is matched once; how many stand, and how many of those are hits,
-    then follows for all cut-offs from when they appear and merge.
+    Every run of bars that some threshold makes is matched once; how many stand, and how many of those are hits,
+    then follows for all thresholds from when they appear and merge.
 
     Args:
         probability_NT: Any scores, no NaN, float64.
@@ -201,10 +201,10 @@ def sweep_windows(
     objective: Objective = "f1",
     iou: float = 0.5,
 ) -> ThresholdCurve:
-    """Score the acceptance of whole windows' predictions at every cut-off on the windows' scores.
+    """Score the acceptance of whole windows' predictions at every threshold on the windows' scores.
 
     Args:
-        score_N: What is compared with the cut-off, no NaN, float64.
+        score_N: What is compared with the threshold, no NaN, float64.
         predicted_NT: What is marked in an accepted window; nothing is in the others, bool.
         truth: The same windows' labels.
         objective: As for choose_cutoff.
@@ -281,4 +281,4 @@ def require_values(value: NDArray[np.float64], truth: NDArray[np.generic]) -> No
     if value.shape != truth.shape:
         raise ValueError(f"probabilities have shape {value.shape}, labels {truth.shape}")
     if value.size == 0:
-        raise ValueError("there is nothing to choose a cut-off on")
+        raise ValueError("there is nothing to choose a threshold on")

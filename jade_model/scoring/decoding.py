@@ -38,10 +38,10 @@ class DecoderChoice:
     """How one model's output becomes marked bars.
 
     Attributes:
-        decoder: `threshold` and `marginal`: bars whose probability reaches the cut-off (of a soft head, or of
+        decoder: `threshold` and `marginal`: bars whose probability reaches the threshold (of a soft head, or of
             a chain or segment posterior). `viterbi`: the most probable joint labelling. `score_margin`: the
-            same where its log odds against "no span" reach the cut-off, else nothing. `one_span`: the one
-            span of greatest expected gain where that gain reaches the cut-off, else nothing.
+            same where its log odds against "no span" reach the threshold, else nothing. `one_span`: the one
+            span of greatest expected gain where that gain reaches the threshold, else nothing.
         cutoff: See above (probability, nats, or expected gain); None for `viterbi`, which has none.
         min_span_length: Shortest span kept, in bars, at least 1.
         merge_gap: Longest gap closed, in bars; 0 closes none.
@@ -61,10 +61,10 @@ class DecoderChoice:
             raise ConfigError(f"gain is {self.gain!r}; choose one of {get_args(SpanGain)}")
         if (self.cutoff is None) != (self.decoder == "viterbi"):
             raise ConfigError(
-                f"decoder {self.decoder} with cut-off {self.cutoff}: viterbi takes none, the others need one"
+                f"decoder {self.decoder} with threshold {self.cutoff}: viterbi takes none, the others need one"
             )
         if self.cutoff is not None and not math.isfinite(self.cutoff):
-            raise ConfigError(f"cut-off is {self.cutoff}; it must be a finite number")
+            raise ConfigError(f"threshold is {self.cutoff}; it must be a finite number")
         check_cleanup(self.min_span_length, self.merge_gap)
 
 

@@ -1,4 +1,4 @@
-"""One trained model on its split: temperature and cut-offs from windows that it may learn from, scores on the others.
+"""One trained model on its split: temperature and thresholds from windows that it may learn from, scores on the others.
 
 Legend: N windows, T bars, Q selection windows, M scored windows, S seeds.
 """
@@ -46,12 +46,12 @@ class FoldEvaluation:
         fold: 0-based.
         rows_M: Scored rows of the data set, ascending, intp.
         temperature: Fitted on the selection windows.
-        choices: Decoder -> how it decodes, its cut-off chosen on the selection windows.
-        curves: Decoder -> bar-level scores at every cut-off, on the selection windows; none for Viterbi.
+        choices: Decoder -> how it decodes, its threshold chosen on the selection windows.
+        curves: Decoder -> bar-level scores at every threshold, on the selection windows; none for Viterbi.
         predictions: On the scored windows.
         predicted: Decoder -> marked bars, bool [M, T].
         counts: Decoder -> hits and misses of each scored window.
-        untrained: Decoder -> the same for the model before its first step, its cut-off chosen in the same way.
+        untrained: Decoder -> the same for the model before its first step, its threshold chosen in the same way.
         seconds: That the evaluation took.
     """
 
@@ -92,7 +92,7 @@ class FoldScore:
         fold: 0-based.
         rows_M: Scored rows of the data set, ascending, intp.
         temperature: Fitted on the selection windows.
-        choice: How it decodes, its cut-off chosen on the selection windows.
+        choice: How it decodes, its threshold chosen on the selection windows.
         counts: Hits and misses of each scored window.
     """
 
@@ -105,7 +105,7 @@ class FoldScore:
 
 
 def selection_rows(split: Split) -> NDArray[np.intp]:
-    """Return the rows on which temperature and cut-offs are chosen: never scored ones, but in the seed's leaking split.
+    """Return the rows on which temperature and thresholds are chosen: never scored ones, but in the seed's leaky split.
 
     A single hold-out split has enough validation windows of its own. A fold's are few: there all windows that are not
     scored serve, as the model is chosen by nothing else.
@@ -127,7 +127,7 @@ def evaluate_fold(
     *,
     cleanup: Cleanup,
 ) -> FoldEvaluation:
-    """Fit temperature and cut-offs on the selection windows, and score the held-out ones.
+    """Fit temperature and thresholds on the selection windows, and score the held-out ones.
 
     Args:
         predictor: The trained model or ensemble.
@@ -165,7 +165,7 @@ def evaluate_fold(
 def score_fold(
     predictor: Predictor, windows: Windows, truth: Truth, split: Split, decoder: DecoderName, *, cleanup: Cleanup
 ) -> FoldScore:
-    """Fit temperature and cut-off on the selection windows, and score the held-out ones: `evaluate_fold` in short.
+    """Fit temperature and threshold on the selection windows, and score the held-out ones: `evaluate_fold` in short.
 
     Args:
         predictor: The trained model or ensemble.
@@ -183,9 +183,9 @@ def score_fold(
 
 
 def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) -> dict[DecoderName, DecoderChoice]:
-    """Choose the cut-off of every decoder that the loss has, each by bar-level F1 on these windows.
+    """Choose the threshold of every decoder that the loss has, each by bar-level F1 on these windows.
 
-    The cut-off of one span rejects whole windows. Where no window is without a span, it could only follow how sure a
+    The threshold of one span rejects whole windows. Where no window is without a span, it could only follow how sure a
     model is of windows that it was fitted on, so every window's span is taken.
     """
     return {name: _chosen(predictions, truth, name, cleanup) for name in decoders_of(predictions.loss)}

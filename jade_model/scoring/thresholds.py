@@ -1,4 +1,4 @@
-"""The cut-off that a decoder should use, and the tables that show why.
+"""The threshold that a decoder should use, and the tables that show why.
 
 Legend: N windows, D distinct values.
 """
@@ -54,7 +54,7 @@ def choose_cutoff(
     merge_gap: int = 0,
     gain: SpanGain = "f1",
 ) -> DecoderChoice:
-    """Choose the cut-off that is best on these windows, of all there are.
+    """Choose the threshold that is best on these windows, of all there are.
 
     Args:
         predictions: Of N windows that are not scored later.
@@ -68,7 +68,7 @@ def choose_cutoff(
         gain: What `one_span` expects of a span.
 
     Returns:
-        Ready for decode. Viterbi has no cut-off.
+        Ready for decode. Viterbi has no threshold.
 
     Raises:
         ConfigError: The loss has no such decoder, or a setting is out of range.
@@ -102,7 +102,7 @@ def sweep(
     merge_gap: int = 0,
     gain: SpanGain = "f1",
 ) -> ThresholdCurve:
-    """Score a decoder at every cut-off there is; arguments and errors as for choose_cutoff."""
+    """Score a decoder at every threshold there is; arguments and errors as for choose_cutoff."""
     require_decoder(predictions.loss, decoder)
     match decoder:
         case "threshold" | "marginal":
@@ -124,7 +124,7 @@ def sweep(
             mask_NT = spans.mask(predictions.probability_NT.shape[1])
             return sweep_windows(spans.gain_N, mask_NT, truth, objective=objective, iou=iou)
         case "viterbi":
-            raise ConfigError("viterbi has no cut-off to sweep")
+            raise ConfigError("viterbi has no threshold to sweep")
         case _:
             assert_never(decoder)
 

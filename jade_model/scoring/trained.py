@@ -53,7 +53,7 @@ class Decoding:
     """How a trained model's output becomes spans; lies beside its checkpoint once it was evaluated.
 
     Attributes:
-        choice: Decoder and cut-off.
+        choice: Decoder and threshold.
         temperature: What the span scores are divided by.
         members: Checkpoints of the ensemble, relative to this file's folder.
     """
@@ -100,7 +100,7 @@ class TrainedModel:
         path: The checkpoint or the training's folder.
         predictor: Networks and features.
         checkpoints: Files of the weights, one a member.
-        choice: Decoder, its cut-off and clean-up.
+        choice: Decoder, its threshold and clean-up.
         temperature: What span scores are divided by before they become probabilities.
         was_evaluated: Whether both were found on data; if not, they are NOT_EVALUATED and 1.
     """
@@ -123,7 +123,7 @@ class TrainedModel:
         return load_checkpoint(self.checkpoints[0]).window_length
 
     def decoding_by(self, choice: DecoderChoice) -> TrainedModel:
-        """Return the model with another decoder or cut-off."""
+        """Return the model with another decoder or threshold."""
         return replace(self, choice=choice)
 
     def predict(self, data: Windows | pd.DataFrame, *, instrument: str = "") -> pd.DataFrame:

@@ -223,7 +223,7 @@ def _load_members(
 
 
 def write_curves(layout: RunLayout, arm: EvaluatedArm) -> None:
-    """Write the selection windows' threshold curves, thinned for figures; `chosen` marks the cut-off in use."""
+    """Write the selection windows' threshold curves, thinned for figures; `chosen` marks the threshold in use."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CURVE_COLUMNS)

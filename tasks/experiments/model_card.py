@@ -148,7 +148,7 @@ def _limits(windows: Windows, decoder: DecoderName, judgement: Judgement, checks
     limits = [
         f"It knows windows of {bars} bars of {', '.join(instruments)}{when}; of others, nothing is known.",
         f"On windows like these, its true F1 (bars) lies between {low:.3f} and {high:.3f}.",
-        "Its temperature and cut-off were chosen on windows that it was fitted to.",
+        "Its temperature and threshold were chosen on windows that it was fitted to.",
     ]
     if decoder == "one_span":
         limits.append("It marks one span a window at most, because hardly a window here holds several.")

@@ -33,7 +33,7 @@ _WHAT = {
     "gallery.json": "the windows that the report draws",
     "arrays": "the windows as arrays",
     "splits": "which windows were fitted, watched and scored",
-    "thresholds": "scores at every cut-off",
+    "thresholds": "scores at every threshold",
     "predictions": "what each arm said of every scored window",
 }
 _HISTORY_NAMES = {"train_losses": "losses"}

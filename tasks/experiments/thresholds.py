@@ -59,13 +59,13 @@ class _Part:
 def optimise_threshold(
     data_path: str, model_path: Path, mode: str, *, device: str, grid: Grid, cleanup: Cleanup
 ) -> dict[str, Any]:
-    """Choose every decoder's cut-off and score it on windows that took no part in the choice.
+    """Choose every decoder's threshold and score it on windows that took no part in the choice.
 
     On the file that the model was trained on, its validation windows choose and the windows that it never saw are
     scored. On any other file, or if nothing unseen is left, two halves of the groups choose for one another.
 
     Returns:
-        JSON values: what was chosen on and scored on, the grid, each decoder's cut-off and scores, baselines.
+        JSON values: what was chosen on and scored on, the grid, each decoder's threshold and scores, baselines.
 
     Raises:
         BadRequest: The mode is not the model's, or too few windows are unseen.

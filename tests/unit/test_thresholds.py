@@ -1,4 +1,4 @@
-"""Sweeps against re-evaluation at every cut-off."""
+"""Sweeps against re-evaluation at every threshold."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_viterbi_has_no_cutoff() -> None:
     predictions = predictions_of("crf", np.full((2, 5), 0.7))
     truth = truth_from_mask(np.ones((2, 5), dtype=bool))
     assert choose_cutoff(predictions, truth, "viterbi", min_span_length=2).cutoff is None
-    with pytest.raises(ConfigError, match="no cut-off"):
+    with pytest.raises(ConfigError, match="no threshold"):
         sweep(predictions, truth, "viterbi")
 
 
