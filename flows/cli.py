@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "Train one loss on a data file.",
     "optimize-threshold": "Find the best threshold of a trained model.",
     "predict": "Find spans in new windows with a trained model.",
+    "export": "Write a trained model as ONNX or a torch program.",
     "verdict": "Say which of anyone's predictions are better.",
     "hosts": "Add, list, check or remove hosts to train on.",
     "runs": "Show, or stop, what still trains on hosts.",

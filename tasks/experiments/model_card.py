@@ -45,6 +45,15 @@ def read_card(layout: RunLayout) -> dict[str, Any]:
     return card
 
 
+def card_of(model: Path) -> dict[str, Any] | None:
+    """Return the card of the run that a checkpoint or a training's folder lies in; None where there is none."""
+    for folder in model.resolve().parents:
+        layout = RunLayout(folder)
+        if layout.card_json.is_file() and layout.job_json.is_file():
+            return read_card(layout)
+    return None
+
+
 def verify_card(layout: RunLayout) -> list[tuple[str, bool]]:
     """Recompute the digests of a card from the run's files; return what was compared, and whether it agrees."""
     card, job = read_card(layout), load_job(layout.job_json)

@@ -80,9 +80,9 @@ def count_lasts(span_BLT: Tensor) -> Tensor:
     _, max_length, num_bars = span_BLT.shape
     width = num_bars + max_length
     padded_BLW = pad(span_BLT, (0, max_length)).contiguous()
-    # Reading rows that are one shorter than those written shifts row l by l bars; the padding shifts in
-    # zeros.
-    return padded_BLW.as_strided(span_BLT.shape, (max_length * width, width - 1, 1)).sum(dim=1)
+    # Reading rows that are one shorter than those written shifts row l by l bars; the padding shifts in zeros.
+    flat_BX = padded_BLW.flatten(1)[:, : max_length * (width - 1)]
+    return flat_BX.view(-1, max_length, width - 1)[:, :, :num_bars].sum(dim=1)
 
 
 def count_spans(span_BLT: Tensor) -> Tensor:
