@@ -196,8 +196,9 @@ class Teller:
         self.open()
         files = files_of(training, self._layout.root)
         finished = is_done(training, files)
-        if training.run_key in self._complete or not (finished or files.history.is_file() or is_over):
-            return
+        has_begun = files.folder.is_dir() or training.run_key in self._children
+        if training.run_key in self._complete or not has_begun:
+            return  # a sweep has trainings that never come to it
         child = self._child(training)
         lines = files.history.read_text("utf-8").splitlines() if files.history.is_file() else []
         known = {metric.step for metric in self._client.get_metric_history(child, "train_loss")}
@@ -411,9 +412,12 @@ def short(error: BaseException) -> str:
 
 def _comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     verdict = comparison["verdict"]
+    # One decoder, or `crf: marginal, soft_span: one_span`.
+    judged = dict(part.split(": ") for part in str(verdict.get("decoder")).split(", ") if ": " in part)
     for name, arm in comparison["arms"].items():
         decoders = arm["summary"]["decoders"]
-        used = verdict["decoder"] if verdict.get("decoder") in decoders else arm["summary"]["best_decoder"]
+        used = judged.get(name, verdict.get("decoder"))
+        used = used if used in decoders else arm["summary"]["best_decoder"]
         intervals = {"confidence_interval": "f1", "span_confidence_interval": "span_f1_iou50"}
         scores = {
             intervals.get(key, key) + ("_interval" if key in intervals else ""): value

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import pytest
+from helpers.command_line import CommandLine
+from helpers.ports import free_port
 from helpers.retrainings import retrained
+from helpers.servers import stop_group
 
 import jade_model
 from jade_model.core.files import sha256_file
@@ -29,21 +35,21 @@ from tasks.runs.record import recorded_run
 from tasks.runs.tracked_models import tell_models
 from tasks.runs.tracking import open_client, tell_run
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("mlflow")]
+pytestmark = pytest.mark.xdist_group("mlflow")
 
 FINISHED = next((Path(__file__).parents[1] / "data" / "runs").iterdir())
 PLAN = Plan({"soft_span": "seed_soft_span"}, 2, seeds=1, folds=2, split="grouped", ensemble=1)
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
 @pytest.fixture(autouse=True)
-def tracked(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def tracked(mlflow_database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database)
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
 
 
@@ -60,13 +66,14 @@ def steps(run: Any) -> list[int]:
     return sorted(metric.step for metric in open_client().get_metric_history(run.info.run_id, "train_loss"))
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 120
+def wait_for(condition: Callable[[], bool], limit_s: float = 120) -> None:
+    limit = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.2)
 
 
+@pytest.mark.system
 def test_a_finished_run_is_told_with_its_verdict_and_one_child_a_training_and_again_without_harm(
     tmp_path: Path,
 ) -> None:
@@ -100,6 +107,7 @@ def test_a_finished_run_is_told_with_its_verdict_and_one_child_a_training_and_ag
         assert child.info.status == "FAILED", "its checkpoint is not there"
 
 
+@pytest.mark.system
 def test_the_champion_is_a_registered_model_that_gives_spans_for_bars(
     small_windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +144,7 @@ def test_the_champion_is_a_registered_model_that_gives_spans_for_bars(
     assert tell_models(place) == {"champion": "2", "challenger": "1"}
 
 
+@pytest.mark.system
 def test_epochs_are_told_while_a_run_trains_and_each_one_once(small_windows: Windows, tmp_path: Path) -> None:
     place = open_place(tmp_path / "runs")
     epochs = [{"epoch": epoch, "train_loss": 3.0 - epoch, "validation_loss": None} for epoch in (1, 2)]
@@ -158,4 +167,57 @@ def test_epochs_are_told_while_a_run_trains_and_each_one_once(small_windows: Win
     assert steps(children[done.run_key]) == [1, 2]
     assert children[done.run_key].info.status == "FINISHED"
     assert children[done.run_key].data.tags["jade.checkpoint"] == str(files.last)
-    assert children[unfinished.run_key].info.status == "FAILED"
+    assert unfinished.run_key not in children, "it never began"
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[None]:
+    """A real server on SQLite, as `mlflow server` starts one."""
+    program = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    kept = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen([*program, *kept], env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), limit_s=400)
+        yield
+    finally:
+        stop_group(server)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow_system
+def test_what_a_dead_server_was_not_told_is_told_later(
+    database: Path, small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    jade = CommandLine(tmp_path, database, MLFLOW_TRACKING_URI=address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    place = ["--artifacts", str(tmp_path / "runs")]
+    train = ["train", "--data-path", str(small_file), "--epochs", "2", "--track", "mlflow", "--json", *place]
+    with mlflow_server(tmp_path, port):
+        told = json.loads(jade(*train, "--loss", "soft_span").stdout)["run_id"]
+        assert [run.info.status for run in runs_of(told, "run")] == ["FINISHED"]
+        assert [steps(child) for child in runs_of(told, "training")] == [[1, 2]]
+    done = jade(*train, "--loss", "crf")
+    missed = json.loads(done.stdout)["run_id"]
+    assert done.stderr.count(f"`jade track {missed}` tells it later") == 1
+    assert "`jade track" not in jade("track", missed, *place, expect=1).stderr
+    with mlflow_server(tmp_path, port):
+        assert not runs_of(missed, "run")
+        jade("track", missed, *place)
+        assert [run.info.status for run in runs_of(missed, "run")] == ["FINISHED"]
+        assert [steps(child) for child in runs_of(missed, "training")] == [[1, 2]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from flows.cli import run
+from flows.cli import COMMANDS, run
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,3 +43,25 @@ def test_documented_command_lines_are_understood(
     for mention in sorted(mentions):
         understand(mention, monkeypatch)
         assert not UNKNOWN.search(said := capsys.readouterr().err), f"{mention}\n{said}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_make_targets_links_and_files_exist(page: Path) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert "://" in link or (page.parent / link).exists(), link
+    for name in re.findall(
+        r"`((?:jade_model|tasks|flows|benchmarks|tests|deployments|scripts)/(?:[\w./-]*(?:/|\.py|\.sh|\.md|\.yaml|\.json))?)`",
+        text,
+    ):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_readme_names_every_command_and_every_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    # `champion`, `promote RUN` stand in one cell: the first alone has the program before it.
+    named = set(re.findall(r"[`(](?:jade )?([a-z][a-z-]*)", text))
+    assert set(COMMANDS) <= named
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"docs/([\w-]+\.md)", text))
