@@ -31,6 +31,8 @@ class TaskError(Exception):
 
     exit_code = 1
     is_transient = False
+    was_asked_for = False
+    """Whether a person wanted what happened: nobody needs to be alarmed."""
 
     def __init__(self, message: str = "", **facts: Any) -> None:
         super().__init__(message)

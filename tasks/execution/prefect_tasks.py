@@ -77,6 +77,9 @@ def follow_trainings(folder: str) -> None:
         if waiting:
             progress.wait_for_change(seen)
     for future in followed:
+        future.wait()
+    training.raise_if_failed()
+    for future in followed:
         future.result()
 
 
@@ -105,10 +108,11 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str] | 
         has_ended, seen = progress.ended, progress.changes
         if len(state.finished) == len(state.trainings):
             break
-        if has_ended and is_stopping():
-            return stopped_state()
         if has_ended:
-            raise training.failure()
+            error = training.failure()
+            if is_stopping() or getattr(error, "was_asked_for", False):
+                return stopped_state()
+            raise error
         progress.wait_for_change(seen)
         if said := progress.said.take_for_log():
             logger.info(said)

@@ -145,7 +145,7 @@ class JobError(HostError):
 
     def __init__(self, host: str, folder: str, log_tail: str) -> None:
         self.host, self.folder, self.log_tail = host, folder, log_tail[-TAIL_CHARACTERS:]
-        super().__init__(f"The job {folder} on {host} {self.what}. The end of its log:\n{self.log_tail}".rstrip())
+        super().__init__(f"The job {folder} on {host} {self.what}.\nThe end of its log:\n{self.log_tail}".rstrip())
 
 
 class JobFailed(JobError):
@@ -166,6 +166,7 @@ class JobTimedOut(JobError):
 class JobStopped(JobError):
     """Somebody asked the job to stop, and it has."""
 
+    was_asked_for = True
     what = "was stopped on request"
 
 

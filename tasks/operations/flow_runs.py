@@ -2,8 +2,8 @@
 
 `prefect_run` makes a function's run
 
-* end as Cancelled, without tracebacks, when somebody asked for its end: Cancel in the UI, `jade runs stop`, Ctrl-C, or
-  a worker that is stopped; and stop at once when it is suspended;
+* end as Cancelled, without tracebacks, when somebody asked for its end: Cancel in the UI, `jade runs stop` here or for
+  its jobs on other hosts, Ctrl-C, or a worker that is stopped; and stop at once when it is suspended;
 * notice by its own questions that it is to end: after an outage of the server, Prefect's observer has given up;
 * outlive the server: its place under a concurrency limit is renewed for as long as the run goes on;
 * say its outcome in the message of its last state.
@@ -36,6 +36,7 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Running
 
+from tasks.core.errors import TaskError
 from tasks.operations.events import events_delivered
 
 ASK_EVERY_S = 10.0
@@ -102,6 +103,10 @@ def prefect_run(function: Callable[P, R]) -> Callable[P, R]:
                 result = function(*args, **kwargs)
         except (TerminationSignal, KeyboardInterrupt) as error:
             raise _stopped(error) from None
+        except TaskError as error:
+            if error.was_asked_for:
+                raise _stopped(error) from None
+            raise
         outcome = _concluded()
         if outcome is None:
             return result
@@ -140,7 +145,14 @@ def _stopped(error: BaseException) -> BaseException:
         return error
     if _asked and _asked[0].is_paused():
         return RunStopped("suspended", state=_asked[0])
-    why = "by Ctrl-C or `jade runs stop`" if isinstance(error, KeyboardInterrupt) else "by its worker or by Cancel"
+    match error:
+        case TaskError():
+            first_line, *_ = str(error).split("\n")
+            why = f"where it trains ({first_line.rstrip('.')})"
+        case KeyboardInterrupt():
+            why = "by Ctrl-C or `jade runs stop`"
+        case _:
+            why = "by its worker or by Cancel"
     state: State[Any] = Cancelled(message=f"The run was asked to end {why}; what it had rented or started is released.")
     context = FlowRunContext.get()
     for hook in (context.flow.on_cancellation_hooks if context and context.flow else None) or []:
@@ -150,7 +162,7 @@ def _stopped(error: BaseException) -> BaseException:
             client.set_flow_run_state(UUID(flow_run.id), state, force=True)
     except httpx.HTTPError as away:
         get_run_logger().warning("Prefect's server could not be told that the run was stopped: %s", away)
-    return RunStopped("interrupted", state=state)
+    return RunStopped(str(error) if isinstance(error, TaskError) else "interrupted", state=state)
 
 
 @contextmanager

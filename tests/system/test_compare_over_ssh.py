@@ -196,7 +196,7 @@ def test_an_interrupted_comparison_leaves_no_process_and_says_so(place: Place) -
     assert list((place.folder / "a").glob("*/FAILED.json"))
 
 
-def test_a_run_that_is_stopped_from_elsewhere_ends_with_the_reason(place: Place) -> None:
+def test_a_run_that_is_stopped_from_elsewhere_is_cancelled_with_the_reason(place: Place, server: PrefectServer) -> None:
     with place.comparing("a", *ENDLESS, "--host", "ci") as running:
         (run,) = (place.folder / "a").glob("*/run.json")
         stopped = json.loads(place.jade("runs", "stop", run.parent.name, "--json").stdout)
@@ -204,3 +204,9 @@ def test_a_run_that_is_stopped_from_elsewhere_ends_with_the_reason(place: Place)
         assert place.processes() == []
         assert running.wait(300) == 1
     assert "was stopped on request" in place.said()
+    assert "Traceback" not in place.said()
+    run, *_ = server.read("flow_runs", sort="START_TIME_DESC")
+    assert run["state_type"] == "CANCELLED"
+    assert "on ci was stopped on request); what it had rented" in str(run["state"])
+    tasks = server.read("task_runs", flow_runs={"id": {"any_": [run["id"]]}})
+    assert {str(task["state_type"]) for task in tasks} == {"COMPLETED", "CANCELLED"}
