@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,9 @@ from tasks.execution.base import checkpoint_of
 from tasks.execution.placement import Placement
 from tasks.execution.progress import Part, part_of, parts_of
 from tasks.execution.run import TrainingRun, trainings_of
+from tasks.execution.run_page import RunPage
 from tasks.operations.flow_runs import is_stopping, stopped_state
-from tasks.operations.ui import show_markdown, show_progress, show_table
+from tasks.operations.ui import show_progress, show_table
 from tasks.provisioning.limits import machines_admitted
 from tasks.provisioning.rental_record import read_rental, rental_rows, rental_sentence
 from tasks.runs.record import Run
@@ -44,16 +44,17 @@ def training_of(folder: str) -> TrainingRun:
 def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iterator[TrainingRun]:
     """Hold the trainings of a run while the block lasts, for tasks to follow; see `trainings_of`.
 
-    What was rented for it, and what that cost, is among the run's artifacts, however it ended.
+    How far it is, and what was rented for it and what that cost, is among the run's artifacts, however it ended.
     """
     folder = str(run.layout.root)
-    text = f"| | |\n|---|---|\n| folder | `{folder}` |\n| on | {socket.gethostname()} |\n| trains on | {placement} |"
-    show_markdown("run", text, "Where this run lies, and where it trains.")
+    page = RunPage(run.layout.root, placement)
     with (
+        page.kept(),
         machines_admitted(placement.provider, placement.rental, placement.machines),
         rental_shown(run.layout.root),
         trainings_of(run, placement, fresh=fresh, flow_run_id=str(flow_run.id or "")) as training,
     ):
+        page.progress = training.progress
         _followed[folder] = training
         try:
             yield training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,14 +44,35 @@ def parts_of(job: Job) -> list[Part]:
 
 
 @dataclass
+class EpochLosses:
+    """Mean losses of one epoch, over the trainings that have had it; `validation` is None where none is measured."""
+
+    train: float = 0.0
+    validation: float | None = None
+    _trained: int = 0
+    _validated: int = 0
+
+    def add(self, train: float, validation: float | None) -> None:
+        """Count one training's."""
+        self._trained += 1
+        self.train += (train - self.train) / self._trained
+        if validation is not None:
+            self._validated += 1
+            before = self.validation or 0.0
+            self.validation = before + (validation - before) / self._validated
+
+
+@dataclass
 class PartState:
-    """How far some trainings are that people see together: a part, or a round of a sweep.
+    """How far some trainings are that people see together: a part, an arm, or a round of a sweep.
 
     Attributes:
         trainings: Epochs of each, by run key.
         done_by_training: Epochs of them that are over; all of those of one that failed.
         finished: Run keys of those that are done.
         failed: Of those that failed.
+        epochs_trained: Epochs that were seen to end: what was kept from before is not among them.
+        curve: Losses by epoch.
         latest: Line about what happened last.
     """
 
@@ -58,12 +80,19 @@ class PartState:
     done_by_training: dict[str, int] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    epochs_trained: int = 0
+    curve: dict[int, EpochLosses] = field(default_factory=dict)
     latest: str = ""
 
     @property
     def is_begun(self) -> bool:
         """Whether any of them was heard of."""
         return bool(self.done_by_training)
+
+    @property
+    def num_under_way(self) -> int:
+        """Trainings that were heard of and are not over."""
+        return len(self.done_by_training) - len(self.finished | self.failed)
 
     @property
     def epochs(self) -> int:
@@ -85,9 +114,14 @@ class PartState:
         key = event.run_key
         match event.kind:
             case "epoch":
+                number, validation = event.data["epoch"], event.data["validation_loss"]
+                known = self.done_by_training.setdefault(key, 0)
                 # A copy elsewhere may be behind.
-                self.done_by_training[key] = max(event.data["epoch"], self.done_by_training.get(key, 0))
-                validation = event.data["validation_loss"]
+                if number > known:
+                    self.done_by_training[key] = number
+                    # One that goes on from a checkpoint begins in the middle.
+                    self.epochs_trained += number - known if known else 1
+                    self.curve.setdefault(number, EpochLosses()).add(event.data["train_loss"], validation)
                 shown = "" if validation is None else f", val_loss={validation:.4f}"
                 loss = f"train_loss={event.data['train_loss']:.4f}"
                 self.latest = f"fold {training.fold}: Epoch {event.data['epoch']}: {loss}{shown}"
@@ -109,6 +143,7 @@ class RunProgress:
 
     Attributes:
         state: How far those are that people see together, by name, in order.
+        arms: The same by arm.
         said: What the training processes say that is for people.
         changes: How many events there were; see `wait_for_change`.
         ended: Whether nothing more will happen.
@@ -116,10 +151,12 @@ class RunProgress:
 
     def __init__(self) -> None:
         self.state: dict[str, PartState] = {}
+        self.arms: dict[str, PartState] = {}
         self.said = SaidLines()
         self.changes = 0
         self.ended = False
         self._part_of: dict[str, tuple[str, Training]] = {}
+        self._where: dict[str, str] = {}
         self._changed = threading.Condition()
 
     def expect(self, trainings: Iterable[Training], name_of: Callable[[Training], str]) -> None:
@@ -127,8 +164,9 @@ class RunProgress:
         with self._changed:
             for training in trainings:
                 name = name_of(training)
-                state = self.state.setdefault(name, PartState())
-                state.trainings[training.run_key] = training.recipe.training.epochs
+                for states, by in ((self.state, name), (self.arms, training.arm)):
+                    state = states.setdefault(by, PartState())
+                    state.trainings[training.run_key] = training.recipe.training.epochs
                 self._part_of[training.run_key] = (name, training)
 
     def take(self, event: Event) -> None:
@@ -139,8 +177,19 @@ class RunProgress:
         elif event.run_key in self._part_of:
             name, training = self._part_of[event.run_key]
             with self._changed:
+                state = self.arms[training.arm]
                 self.state[name].take(event, training)
+                state.take(event, training)
+                if event.run_key in state.finished | state.failed:
+                    self._where.pop(event.run_key, None)
+                else:
+                    self._where[event.run_key] = event.where
         self.wake()
+
+    def under_way(self) -> dict[str, int]:
+        """Return how many trainings are under way, by where."""
+        with self._changed:
+            return dict(Counter(self._where.values()))
 
     def end(self) -> None:
         """Nothing more will happen."""

@@ -10,6 +10,9 @@ from typing import Any
 from jade_model.core.job import Training
 from tasks.execution.base import OWN_FAULTS, Event, failed
 
+BIGGEST_LOSS = 1e100
+"""What is bigger, or no number, no trainer goes on with."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -91,7 +94,7 @@ class Trainer:
 def _is_epoch(event: dict[str, Any], training: Training) -> bool:
     number, losses = event["epoch"], (event["train_loss"], event["validation_loss"] or 0.0)
     in_range = isinstance(number, int) and 0 <= number <= training.recipe.training.epochs
-    return in_range and all(isinstance(loss, int | float) for loss in losses)
+    return in_range and all(isinstance(loss, int | float) and abs(loss) < BIGGEST_LOSS for loss in losses)
 
 
 def printable(line: str) -> str:

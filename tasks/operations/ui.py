@@ -93,7 +93,7 @@ def send_event(event: str, resource: dict[str, str], payload: dict[str, Any]) ->
     def send(client: SyncPrefectClient) -> None:
         client.request("POST", "/events", json=body)
 
-    _outbox().put(made.id, Parcel(f"event {event}", send, _logger()))
+    _outbox().put(made.id, Parcel(f"event {event}", send, run_logger()))
 
 
 @contextmanager
@@ -258,10 +258,11 @@ def _show(kind: str, key: str, data: Any, description: str) -> None:
         else:
             _artifacts[name] = client.create_artifact(wanted).id
 
-    _outbox().put(name, Parcel(f"artifact {key}", send, _logger()))
+    _outbox().put(name, Parcel(f"artifact {key}", send, run_logger()))
 
 
-def _logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """Return the logger of the current run; outside of runs, the program's own."""
     try:
         return get_run_logger()
     except MissingContextError:

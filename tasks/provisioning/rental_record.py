@@ -46,6 +46,17 @@ def rental_sentence(rental: dict[str, Any]) -> str:
     )
 
 
+def cost_until(rental: dict[str, Any], now: float) -> float:
+    """Return what a run has cost in USD up to a time, in seconds since 1970, while machines of it may still cost."""
+    cost = 0.0
+    for machine in rental["machines"]:
+        cost += machine["cost_usd"]
+        if machine["ended_at"] is None:
+            hours = (now - datetime.fromisoformat(machine["rented_at"]).timestamp()) / 3600
+            cost += max(hours - machine["hours"], 0.0) * machine["price_usd_per_hour"]
+    return cost
+
+
 def rental_rows(rental: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row a machine, then one for each candidate that could not be had or used."""
     rows = [
@@ -85,6 +96,7 @@ def save_rental(folder: Path, renters: Sequence[Renter]) -> None:
             "provider": renter.provider,
             "cost_usd": round(sum(entry.cost_until(now) for entry in entries), 4),
             "machines": [_machine(entry, now) for entry in entries],
+            "replaced": sum(max(len(each.rented) - 1, 0) for each in renters),
             "tried": [
                 {"what": item.what, "price_usd_per_hour": item.price_usd_per_hour, "outcome": item.outcome}
                 for each in renters

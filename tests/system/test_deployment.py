@@ -57,6 +57,12 @@ def test_report_table_link_and_progress_are_artifacts(deployed: PrefectServer, n
     assert found["comparison-report"]["type"] == "markdown"
     assert "Verdict" in str(found["comparison-report"]["data"])
     assert found["train-crf-seed0"]["data"] == 100.0
+    page = str(found["run"]["data"])
+    trainings = re.search(r"\| trainings \| (\d+) done, 0 under way, 0 left, of (\d+) \|", page)
+    assert trainings is not None, page
+    assert trainings[1] == trainings[2]
+    assert "| crf |" in page
+    assert "cost so far" not in page
 
 
 def test_the_deployment_is_scheduled_and_limited_to_one_at_a_time(deployed: PrefectServer) -> None:

@@ -52,7 +52,10 @@ def test_a_night_on_a_rented_machine_gives_the_figures_of_a_local_one_leaves_not
     assert machine["state"] == "terminated"
     assert 0 < record["rental"]["cost_usd"] < machine["price_usd_per_hour"]
     artifacts = site.deployments.ask("POST", "artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
-    assert "rental" in {item["key"] for item in artifacts}
+    shown = {item["key"]: str(item["data"]) for item in artifacts}
+    assert "rental" in shown
+    assert f"| cost so far | {record['rental']['cost_usd']:.2f} USD |" in shown["run"]
+    assert "1 so far, 0 replaced" in shown["run"]
     assert site.jade("rented")["machines"] == []
     # What was written by whomever, Prefect's database and logs included; keys to log in are gone with the machine.
     places = [site.folder, Path(site.env["PREFECT_HOME"])]

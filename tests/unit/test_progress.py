@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,10 +80,12 @@ def test_what_a_host_says_that_makes_no_sense_is_for_people_and_nothing_more(
     assert "\x1b" not in event.data["text"]
 
 
-@pytest.mark.parametrize("number", [-1, 11, "9", None])
-def test_an_epoch_that_cannot_be_is_none(number: object, trainings: tuple[Training, ...]) -> None:
+@pytest.mark.parametrize(
+    ("number", "loss"), [(-1, 1.0), (11, 1.0), ("9", 1.0), (None, 1.0), (1, math.nan), (1, math.inf), (1, 10**400)]
+)
+def test_an_epoch_that_cannot_be_is_none(number: object, loss: float, trainings: tuple[Training, ...]) -> None:
     told = {name: getattr(trainings[0], name) for name in ("arm", "dataset", "seed", "fold")}
-    line = json.dumps({"event": "epoch", **told, "epoch": number, "train_loss": 1.0, "validation_loss": None})
+    line = json.dumps({"event": "epoch", **told, "epoch": number, "train_loss": loss, "validation_loss": None})
     assert Trainer(trainings, "ci", is_remote=True).read(line) is None
 
 
@@ -126,3 +129,27 @@ def test_a_disk_that_is_full_does_not_end_a_run(trainings: tuple[Training, ...],
     training = TrainingRun(job, RunLayout(tmp_path), Chatty())  # type: ignore[arg-type]
     assert [event.kind for event in training.run(job.trainings, lambda _: "all")] == ["line"]
     assert "Is a directory" in training.progress.said.tail
+
+
+def test_curves_are_means_by_epoch_and_what_was_kept_or_jumped_over_counts_for_no_pace(
+    trainings: tuple[Training, ...],
+) -> None:
+    first, second = trainings
+    progress = RunProgress()
+    progress.expect(trainings, lambda item: f"fold {item.fold}")
+
+    def epoch(training: Training, number: int, loss: float, validation: float | None, where: str = "ci") -> Event:
+        data = {"epoch": number, "train_loss": loss, "validation_loss": validation}
+        return Event("epoch", training.run_key, where, data)
+
+    for event in (epoch(first, 1, 4.0, 3.0), epoch(first, 2, 2.0, None), epoch(second, 2, 1.0, 5.0, "gpu1")):
+        progress.take(event)
+    progress.take(epoch(first, 1, 99.0, 99.0, "gpu1"))  # a copy that is behind
+    arm = progress.arms["a"]
+    assert {number: (at.train, at.validation) for number, at in arm.curve.items()} == {1: (4.0, 3.0), 2: (1.5, 5.0)}
+    assert (arm.epochs_done, arm.epochs_trained, arm.num_under_way) == (4, 3, 2)
+    assert progress.under_way() == {"gpu1": 2}
+    progress.take(done(second, "gpu1", 0.0))
+    progress.take(epoch(second, 9, 1.0, 5.0, "ci"))  # late news of one that is done
+    assert (arm.epochs_done, arm.epochs_trained, arm.num_under_way) == (12, 3, 1)
+    assert progress.under_way() == {"gpu1": 1}
