@@ -17,9 +17,10 @@ from tasks.core.layout import RunLayout
 from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import training_job
 from tasks.experiments.plan import Plan, load_data, write_job
+from tasks.experiments.report import read_sweep
 from tasks.experiments.sweep import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
 from tasks.experiments.sweep_plan import plan_arms
-from tasks.experiments.sweep_publishing import publish_sweep, read_sweep, write_sweep_report
+from tasks.experiments.sweep_publishing import publish_sweep, write_sweep_report
 from tasks.experiments.sweep_rounds import finish_sweep, look, opened_sweep, train_round
 from tasks.operations.flow_runs import conclude, prefect_run, run_name
 from tasks.runs.record import Run, recorded_run

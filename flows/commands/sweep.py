@@ -77,7 +77,8 @@ def command(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
 
     folder = Path(sweep(**dict(parameters)))
     from tasks.core.layout import RunLayout
-    from tasks.experiments.sweep_publishing import read_sweep, sweep_rows
+    from tasks.experiments.report import read_sweep
+    from tasks.experiments.sweep_publishing import sweep_rows
     from tasks.provisioning.rental_record import read_rental, rental_sentence
 
     content, rental = read_sweep(RunLayout(folder)), read_rental(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,14 @@ from jade_model.report.markup import Source, code, plain, render, to_markdown
 from jade_model.report.numbers import count, interval, with_interval
 from jade_model.report.view.closing import PARTS
 from jade_model.report.view.rows import Rows
+from jade_model.report.writing import ReportFiles
 
 MARKDOWN_NAME = "MODEL_CARD.md"
 HTML_NAME = "index.html"
 NAMES = {"challenger": "this model", "champion": "the champion", "largest_move": "largest move (untrained)"}
 
 
-@dataclass(frozen=True)
-class CardFiles:
-    """Where a card lies.
-
-    Attributes:
-        markdown: Refers to the figures beside it.
-        html: Self-contained.
-    """
-
-    markdown: Path
-    html: Path
-
-
-def write_card(card: Mapping[str, Any], folder: Path) -> CardFiles:
+def write_card(card: Mapping[str, Any], folder: Path) -> ReportFiles:
     """Write a card as Markdown and HTML with its figures.
 
     Args:
@@ -48,7 +35,9 @@ def write_card(card: Mapping[str, Any], folder: Path) -> CardFiles:
         write_atomically(folder / figure.file_name, figure.png)
     source = _source(card)
     badge = ("Becomes champion", "winner") if card["decision"]["promote"] else ("Stays challenger", "undecided")
-    files = CardFiles(folder / MARKDOWN_NAME, folder / HTML_NAME)
+    files = ReportFiles(
+        folder / MARKDOWN_NAME, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
+    )
     write_atomically(files.html, to_page(source, figures, badge=badge))
     write_atomically(files.markdown, to_markdown(source, figures))
     return files

@@ -13,6 +13,7 @@ from jade_model.report.naming import metric_name
 from jade_model.report.numbers import count, interval, join, moment, number, p_value, plural, signed, with_interval
 from jade_model.report.view.closing import PARTS
 from jade_model.report.view.rows import Rows
+from jade_model.report.writing import ReportFiles
 
 MARKDOWN_NAME = "SWEEP.md"
 HTML_NAME = "index.html"
@@ -31,7 +32,7 @@ class SweepReport:
     run: Mapping[str, Any]
 
 
-def write_sweep(report: SweepReport, folder: Path) -> None:
+def write_sweep(report: SweepReport, folder: Path) -> ReportFiles:
     """Write Markdown, a self-contained page and the figures into a folder; the same input gives the same bytes.
 
     Raises:
@@ -44,9 +45,12 @@ def write_sweep(report: SweepReport, folder: Path) -> None:
     source, figures = _source(report), draw_sweep(report.content)
     for figure in figures.values():
         write_atomically(folder / figure.file_name, figure.png)
-    page = to_page(source, figures, badge=_badge(report.content), styles=STYLES.values())
-    write_atomically(folder / HTML_NAME, page)
-    write_atomically(folder / MARKDOWN_NAME, to_markdown(source, figures))
+    files = ReportFiles(
+        folder / MARKDOWN_NAME, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
+    )
+    write_atomically(files.html, to_page(source, figures, badge=_badge(report.content), styles=STYLES.values()))
+    write_atomically(files.markdown, to_markdown(source, figures))
+    return files
 
 
 def sweep_markdown(report: SweepReport) -> str:

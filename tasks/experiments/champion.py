@@ -18,6 +18,8 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.core.errors import BadRequest
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
+"""The last retraining that was judged and not promoted."""
 Kind = Literal["promoted", "forced", "rolled-back", "recovered"]
 
 _ENTRY = re.compile(r"champion\.(\d{6})\.(\d{8}T\d{6}Z)\.(promoted|forced|rolled-back|recovered)")

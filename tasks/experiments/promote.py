@@ -10,12 +10,18 @@ from tasks.artifacts.publisher import say
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, open_place
 from tasks.core.errors import BadRequest
 from tasks.core.layout import RunLayout
-from tasks.experiments.champion import CHAMPION, HistoryEntry, champion_history, current_champion, promote, roll_back
+from tasks.experiments.champion import (
+    CHALLENGER,
+    CHAMPION,
+    HistoryEntry,
+    champion_history,
+    current_champion,
+    promote,
+    roll_back,
+)
 from tasks.experiments.model_card import read_card
-from tasks.operations.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, tell
+from tasks.operations.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, EventName, tell
 from tasks.runs.tracked_models import tell_models_in_time
-
-CHALLENGER = "challenger"
 
 
 def champion_run(place: ArtifactPlace) -> RunLayout | None:
@@ -68,14 +74,12 @@ def settle(place: ArtifactPlace, card: Mapping[str, Any], *, may_promote: bool, 
     if decision["promote"] and may_promote:
         promote(place.store, run_id, instead_of=card["champion"])
         message = f"{run_id} is champion: {decision['reason']}."
-        tell(PROMOTED, "model", run_id, message=message, run_id=run_id, before=card["champion"])
-        tell_models_in_time(place, track, say)
+        _announce(place, PROMOTED, run_id, message, track=track, before=card["champion"])
         return message
     place.store.point(CHALLENGER, run_id)
     why = decision["reason"] if not decision["promote"] else "promotion was not asked for"
     message = f"{run_id} stays challenger: {why}."
-    tell(KEPT_AS_CHALLENGER, "model", run_id, message=message, run_id=run_id)
-    tell_models_in_time(place, track, say)
+    _announce(place, KEPT_AS_CHALLENGER, run_id, message, track=track)
     return message
 
 
@@ -102,9 +106,7 @@ def promote_by_hand(place: ArtifactPlace, name: str, *, force: bool) -> HistoryE
     forced = force and not (card["decision"]["promote"] and champion == card["champion"])
     entry = promote(place.store, layout.run_id, instead_of=champion if forced else card["champion"], forced=forced)
     how = f"by force, although {card['decision']['reason']}" if forced else "by hand"
-    message = f"{layout.run_id} is champion, {how}."
-    tell(PROMOTED, "model", layout.run_id, message=message, run_id=layout.run_id)
-    tell_models_in_time(place, None, say)
+    _announce(place, PROMOTED, layout.run_id, f"{layout.run_id} is champion, {how}.")
     return entry
 
 
@@ -124,7 +126,16 @@ def roll_back_champion(place: ArtifactPlace) -> HistoryEntry:
         BadRequest: There is none.
     """
     entry = roll_back(place.store)
-    message = f"{entry.run_id} is champion again."
-    tell(ROLLED_BACK, "model", entry.run_id, message=message, run_id=entry.run_id)
-    tell_models_in_time(place, None, say)
+    _announce(place, ROLLED_BACK, entry.run_id, f"{entry.run_id} is champion again.")
     return entry
+
+
+def _announce(
+    place: ArtifactPlace, event: EventName, run_id: str, message: str, *, track: str | None = None, **facts: Any
+) -> None:
+    """Tell Prefect and MLflow what has become of a retrained run."""
+    from tasks.experiments.champion_page import show_champion
+
+    tell(event, "model", run_id, message=message, run_id=run_id, **facts)
+    show_champion(place)
+    tell_models_in_time(place, track, say)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,18 @@ from prefect.cache_policies import NO_CACHE
 from jade_model.comparison.files import read_comparison
 from jade_model.report import markdown_for_artifact
 from jade_model.report.model_card import card_markdown, write_card
+from jade_model.report.numbers import duration
+from jade_model.statistics.trend import TrendPoint
 from tasks.core.layout import RunLayout
 from tasks.experiments.model_card import read_card
 from tasks.experiments.report import collect_report
-from tasks.experiments.trend import NOTHING, trend_table
-from tasks.operations.ui import show_image, show_link, show_markdown, show_table
+from tasks.operations.ui import run_link, show_image, show_link, show_markdown, show_table
 from tasks.runs.past import read_checks, read_trend
+from tasks.runs.record import read_run_record
 from tasks.settings.prefect import report_address
+
+NOTHING = "–"
+"""In a cell of a table for the UI that has no value: a hyphen would be shown as the bullet of an empty list."""
 
 
 @task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)
@@ -34,12 +41,9 @@ def publish_comparison(folder: str) -> None:
     if trend["points"]:
         fallen = " ".join(item["message"] for item in trend["regressions"])
         told = fallen or "The last comparisons of these data, the newest first; no arm fell below what was expected."
-        show_table("trend", trend_table(trend["points"]), told)
+        show_table("trend", trend_table(trend), told)
     show_figures(layout.report, ("forest", "differences", "trend", "drift"))
-    address = report_address(layout.report / "index.html")
-    show_link(
-        "html-report", address, "The report with its figures (on the machine that ran this)", f"Run {layout.run_id}"
-    )
+    show_page("html-report", layout, "The report with its figures")
 
 
 @task(name="write-card", task_run_name="write-model-card", cache_policy=NO_CACHE)
@@ -47,11 +51,35 @@ def publish_card(folder: str) -> None:
     """Write a retrained model's card, and put it among the run's artifacts."""
     layout = RunLayout(Path(folder))
     card = read_card(layout)
-    files = write_card(card, layout.report)
+    write_card(card, layout.report)
     show_markdown("model-card", card_markdown(card), card["decision"]["reason"])
     show_figures(layout.report, ("drift",))
-    text = "The model card with its figures (on the machine that ran this)"
-    show_link("html-card", report_address(files.html), text, f"Run {layout.run_id}")
+    show_page("html-card", layout, "The model card with its figures")
+
+
+def show_page(key: str, layout: RunLayout, what: str) -> None:
+    """Put the way to a run's page among the run's artifacts: a link where it is served, else where it lies.
+
+    Args:
+        key: Of the artifact.
+        layout: Of the run.
+        what: The page in words.
+    """
+    page = layout.report / "index.html"
+    if address := report_address(page):
+        show_link(key, address, f"{what} (on the machine that ran this)", f"Run {layout.run_id}")
+        return
+    kept = str(read_run_record(layout)["artifacts"])
+    if "://" in kept:
+        where = f"It is kept in {kept}."
+        how = f"    jade report {kept}/{layout.run_id}"
+        text = f"{where} This fetches the run to your machine and prints where the page then lies:\n\n{how}"
+    else:
+        text = (
+            f"It lies on the host {platform.node()}, where no report server runs (`make up` starts one):\n\n"
+            f"    {page}\n\nIt is one file, figures included: copy it, and open it in a browser."
+        )
+    show_markdown(key, f"**{what}** of run {layout.run_id}. {text}\n", f"Run {layout.run_id}")
 
 
 def show_figures(report: Path, names: Sequence[str]) -> None:
@@ -64,10 +92,8 @@ def show_figures(report: Path, names: Sequence[str]) -> None:
     for name in names:
         path = report / f"{name}.png"
         if path.is_file():
-            shown = report_address(path)
-            if not shown.startswith("http"):
-                shown = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-            show_image(f"figure-{name}", shown, f"Figure {name} of the report.")
+            within = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+            show_image(f"figure-{name}", report_address(path) or within, f"Figure {name} of the report.")
 
 
 def publish_checks(layout: RunLayout) -> None:
@@ -120,6 +146,50 @@ def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def trend_table(trend: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a comparison, the newest first, for the UI: F1, what was expected, duration and cost.
+
+    Args:
+        trend: As `read_trend` returns it.
+    """
+    rows = []
+    for run_id in reversed(dict.fromkeys(point.run_id for point in trend["points"])):
+        points = [point for point in trend["points"] if point.run_id == run_id]
+        night = trend["nights"].get(run_id, {})
+        training = [point.seconds for point in points if point.seconds is not None]
+        row = {
+            "began (UTC)": f"{datetime.fromisoformat(points[0].created_at):%Y-%m-%d %H:%M}",
+            "comparison": run_link(run_id, night.get("flow_run_id")),
+        }
+        for point in points:
+            row |= {f"F1 of {point.arm}": _score(point), f"expected of {point.arm}": _expected(night, point.arm)}
+        cost = points[0].cost_usd
+        rows.append(
+            {
+                **row,
+                "took": NOTHING if night.get("seconds") is None else duration(night["seconds"]),
+                "training, all together": duration(sum(training)) if training else NOTHING,
+                "cost, USD": NOTHING if cost is None else f"{cost:.2f}",
+            }
+        )
+    return rows
+
+
+def _score(point: TrendPoint) -> str:
+    if point.confidence_interval is None:
+        return f"{point.f1:.3f}"
+    low, high = point.confidence_interval
+    return f"{point.f1:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _expected(night: Mapping[str, Any], arm: str) -> str:
+    band = night.get("expected", {}).get(arm)
+    if band is None:
+        return NOTHING
+    fell = " **fell**" if arm in night["fell"] else ""
+    return f"{band[0]:.3f}, at least {band[1]:.3f}{fell}"
 
 
 def _arm_row(name: str, arm: dict[str, Any]) -> dict[str, Any]:

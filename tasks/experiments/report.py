@@ -14,9 +14,12 @@ from jade_model.comparison.files import read_comparison
 from jade_model.core.job import load_job
 from jade_model.core.training_files import files_of
 from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
+from jade_model.report.model_card import write_card
+from jade_model.report.sweep import SweepReport, write_sweep
 from tasks.artifacts.manifest import MANIFEST_NAME
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
+from tasks.experiments.model_card import read_card
 from tasks.runs.log import LOG_NAME
 from tasks.runs.past import read_checks, read_trend
 from tasks.runs.record import read_run_record
@@ -40,23 +43,41 @@ _HISTORY_NAMES = {"train_losses": "losses"}
 
 
 def write_run_report(layout: RunLayout, beside: DrawingProcess | None = None) -> ReportFiles:
-    """Write the report of a run from its files alone.
+    """Write the report of a comparison or a sweep, or the card of a retraining, from the run's files alone.
 
     Args:
         layout: Of the run.
-        beside: Another process that takes half of the drawing.
+        beside: Another process that takes half of a comparison's drawing.
 
     Raises:
-        RunNotFound: The run has no comparison.
+        RunNotFound: The run has no result.
         UserError: `comparison.json` is of a newer version, or lacks fields.
     """
+    if layout.card_json.is_file():
+        return write_card(read_card(layout), layout.report)
+    if layout.sweep_json.is_file():
+        return write_sweep(SweepReport(read_sweep(layout), read_run_record(layout)), layout.report)
     return write_report(collect_report(layout), layout.report, beside)
+
+
+def read_sweep(layout: RunLayout) -> dict[str, Any]:
+    """Return `sweep.json`.
+
+    Raises:
+        RunNotFound: The run has none.
+    """
+    if not layout.sweep_json.is_file():
+        raise RunNotFound(f"{layout.root} has no sweep.json; only a finished sweep has one")
+    content: dict[str, Any] = json.loads(layout.sweep_json.read_text("utf-8"))
+    return content
 
 
 def collect_report(layout: RunLayout) -> ReportInput:
     """Gather what the report shows; errors as for write_run_report."""
     if not layout.comparison_json.is_file():
-        raise RunNotFound(f"{layout.root} has no comparison.json; only a finished comparison has a report")
+        raise RunNotFound(
+            f"{layout.root} has no comparison.json, sweep.json or card.json: only a finished run has a report"
+        )
     comparison = read_comparison(layout.comparison_json)
     trend = read_trend(layout)
     return ReportInput(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from jade_model.report.numbers import interval, number, signed
-from jade_model.report.sweep import SweepReport, sweep_markdown, write_sweep
-from tasks.core.errors import RunNotFound
+from jade_model.report.sweep import SweepReport, sweep_markdown
 from tasks.core.layout import RunLayout
-from tasks.operations.ui import show_link, show_markdown, show_table
+from tasks.experiments.publish import show_page
+from tasks.experiments.report import read_sweep, write_run_report
+from tasks.operations.ui import show_markdown, show_table
 from tasks.runs.record import read_run_record
-from tasks.settings.prefect import report_address
-
-
-def read_sweep(layout: RunLayout) -> dict[str, Any]:
-    """Return `sweep.json`.
-
-    Raises:
-        RunNotFound: The run has none.
-    """
-    if not layout.sweep_json.is_file():
-        raise RunNotFound(f"{layout.root} has no sweep.json; only a finished sweep has a report")
-    content: dict[str, Any] = json.loads(layout.sweep_json.read_text("utf-8"))
-    return content
 
 
 @task(name="report", task_run_name="write-report", cache_policy=NO_CACHE)
 def write_sweep_report(folder: str) -> None:
     """Write the report of a sweep from its files alone."""
-    layout = RunLayout(Path(folder))
-    write_sweep(SweepReport(read_sweep(layout), read_run_record(layout)), layout.report)
+    write_run_report(RunLayout(Path(folder)))
 
 
 @task(name="publish", task_run_name="publish-report", cache_policy=NO_CACHE)
@@ -45,10 +31,7 @@ def publish_sweep(folder: str) -> None:
     text = sweep_markdown(SweepReport(content, read_run_record(layout)))
     show_markdown("sweep-report", text, "The report, without its figures.")
     show_table("sweep", sweep_rows(content), content["verdict"]["reason"])
-    address = report_address(layout.report / "index.html")
-    show_link(
-        "sweep-page", address, "The report with its figures (on the machine that ran this)", f"Run {layout.run_id}"
-    )
+    show_page("sweep-page", layout, "The report with its figures")
 
 
 def sweep_rows(content: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from jade_model.comparison.files import read_comparison
@@ -13,6 +14,7 @@ from jade_model.statistics.promotion import CHALLENGER
 from jade_model.statistics.trend import (
     TREND_LENGTH,
     ArmState,
+    Band,
     Regression,
     TrendPoint,
     follow,
@@ -27,9 +29,7 @@ from tasks.experiments.champion import current_champion
 from tasks.operations.events import REGRESSED, tell
 from tasks.provisioning.rental_record import RENTAL_NAME, read_rental
 from tasks.runs.past import past_comparisons, read_json
-
-NOTHING = "–"
-"""In a cell of a table for the UI that has no value: a hyphen would be shown as the bullet of an empty list."""
+from tasks.runs.record import read_run_record
 
 
 def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
@@ -61,10 +61,15 @@ def record_trend(layout: RunLayout, place: ArtifactPlace) -> list[Regression]:
             if row[0].run_id >= begins:
                 state, _, _ = follow(state, row, margin)
     state, bands, regressions = follow(state, tonight, margin)
+    nights = {} if kept is None else kept.get("nights", {})
+    for row in rows:
+        nights.setdefault(row[0].run_id, _night(read_json(place, row[0].run_id, layout.run_json.name) or {}))
+    nights[layout.run_id] = _night(read_run_record(layout), bands, regressions)
     content = {
         "points": [asdict(point) for row in (*rows, tonight) for point in row],
         "bands": [asdict(band) for band in bands],
         "regressions": [{**asdict(item), "message": item.message} for item in regressions],
+        "nights": {row[0].run_id: nights[row[0].run_id] for row in (*rows, tonight)},
         "begins": begins,
         "champion": _champion(place),
         "state": {arm: asdict(entry) for arm, entry in state.items()},
@@ -114,25 +119,27 @@ def tell_regressions(run_id: str, regressions: list[Regression]) -> None:
         tell(REGRESSED, "arm", item.arm, message=f"{item.message} Run {run_id}.", run_id=run_id, f1=item.f1)
 
 
-def trend_table(points: list[TrendPoint]) -> list[dict[str, Any]]:
-    """Return one row a comparison and arm, the newest first, for the UI."""
-    return [
-        {
-            "comparison": point.run_id,
-            "arm": point.arm,
-            "F1": f"{point.f1:.3f}",
-            "95 % interval": NOTHING
-            if point.confidence_interval is None
-            else f"{point.confidence_interval[0]:.3f} to {point.confidence_interval[1]:.3f}",
-            "seeds x folds, epochs": NOTHING
-            if point.seeds is None
-            else f"{point.seeds} x {point.folds}, {point.epochs}",
-            "separation": NOTHING if point.separation is None else f"{point.separation:.3f}",
-            "training, s": NOTHING if point.seconds is None else f"{point.seconds:.0f}",
-            "cost, USD": NOTHING if point.cost_usd is None else f"{point.cost_usd:.2f}",
-        }
-        for point in reversed(points)
-    ]
+def _night(
+    record: Mapping[str, Any], bands: Sequence[Band] = (), regressions: Sequence[Regression] = ()
+) -> dict[str, Any]:
+    """Return what a row keeps of a comparison beside its scores.
+
+    That is its run in Prefect, how long it took, and what it was expected to score.
+
+    Args:
+        record: Its `run.json`, so far.
+        bands: What was expected of its arms, as far as it is known.
+        regressions: The arms that fell.
+    """
+    seconds = record.get("seconds", {}).get("total")
+    if seconds is None and record.get("state") == "running":
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(record["started_at"])).total_seconds()
+    return {
+        "flow_run_id": record.get("flow_run_id"),
+        "seconds": seconds,
+        "expected": {band.arm: [band.expected, band.low] for band in bands},
+        "fell": [item.arm for item in regressions],
+    }
 
 
 def _cost(rental: dict[str, Any] | None) -> float | None:

@@ -72,6 +72,14 @@ def show_image(key: str, address: str, description: str) -> None:
     _show("image", key, address, description)
 
 
+def run_link(run_id: str, flow_run_id: str | None) -> str:
+    """Return a run's name as Markdown for an artifact: a link to its page, where its run in Prefect is known.
+
+    The link names no host, so that it holds under whatever address a browser reaches the UI.
+    """
+    return f"[{run_id}](/runs/flow-run/{flow_run_id})" if flow_run_id else run_id
+
+
 def send_event(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
     """Send an event; nothing is sent where no Prefect server is set, for nobody could hear of it.
 

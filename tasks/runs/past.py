@@ -114,10 +114,10 @@ def read_checks(layout: RunLayout) -> list[Mapping[str, Any]]:
 def read_trend(layout: RunLayout) -> dict[str, Any]:
     """Return what record_trend wrote, points as TrendPoint; nothing where it was not written."""
     if not layout.trend_json.is_file():
-        return {"points": [], "bands": [], "regressions": []}
+        return {"points": [], "bands": [], "regressions": [], "nights": {}}
     content: dict[str, Any] = json.loads(layout.trend_json.read_text("utf-8"))
     points = []
     for item in content["points"]:
         bounds = item["confidence_interval"]
         points.append(TrendPoint(**{**item, "confidence_interval": tuple(bounds) if bounds else None}))
-    return {**content, "points": points}
+    return {"nights": {}, **content, "points": points}

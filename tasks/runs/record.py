@@ -170,6 +170,8 @@ def _publish_failure(place: ArtifactPlace, layout: RunLayout) -> None:
 
 
 def _identity(layout: RunLayout, flow: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    from prefect.runtime import flow_run  # takes a second to import, which commands that read records do without
+
     return {
         "schema_version": RUN_SCHEMA_VERSION,
         "run_id": layout.run_id,
@@ -185,6 +187,7 @@ def _identity(layout: RunLayout, flow: str, parameters: dict[str, Any]) -> dict[
             "cores": available_cores(),
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "flow_run_id": flow_run.id,
     }
 
 

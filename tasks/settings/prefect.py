@@ -162,8 +162,8 @@ def installation_environment(
     }
 
 
-def report_address(file: Path) -> str:
-    """Return where a browser finds a file of a run's report: served by the installation, else on this machine's disk.
+def report_address(file: Path) -> str | None:
+    """Return where the installation serves a file of a run's report; None where it serves none.
 
     Args:
         file: `<artifacts>/<run>/report/<name>`.
@@ -171,4 +171,4 @@ def report_address(file: Path) -> str:
     url, folder = os.environ.get("JADE_REPORTS_URL"), os.environ.get("JADE_REPORTS_FOLDER")
     if url and folder and file.is_relative_to(folder):
         return f"{url}/{file.relative_to(folder).as_posix()}"
-    return file.as_uri()
+    return None

@@ -101,6 +101,9 @@ def test_the_retrained_model_is_judged_carded_and_told_of(
     (run,) = artifacts.glob("*-retrain-*")
     card = json.loads((run / "card.json").read_text())
     store = open_place(artifacts).store
+    listed = up.ask("POST", "artifacts/filter", {"flow_runs": {"id": {"any_": [retrained["id"]]}}})
+    (champion,) = (item for item in listed if item["key"] == "champion")
+    assert f"[{run.name}](/runs/flow-run/{retrained['id']})" in champion["data"]
     if card["decision"]["promote"]:
         assert current_champion(store) == run.name
         assert told.wait_for("promoted")[0]["message"].startswith(f"{run.name} is champion")

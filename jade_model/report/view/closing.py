@@ -93,7 +93,7 @@ def drift_figure(dataset: str, *, several: bool) -> str:
 def drift_rows(report: Mapping[str, Any]) -> Rows:
     """Return how far each feature has moved."""
     return [
-        [plain(item["feature"]), number(item["psi"]), number(item["ks"]), p_value(item.p_value)]
+        [plain(item["feature"]), number(item["psi"]), number(item["ks"]), p_value(item["p_value"])]
         for item in report["drift"]
     ]
 
