@@ -27,7 +27,7 @@ PACE_OVER_S = 1800.0
 """The time that is left is guessed from the epochs of so long: hosts come and go."""
 _HEAD = ("arm", "done", "under way", "left", "epochs", "training loss", "validation loss")
 _LEVELS = "▁▂▃▄▅▆▇█"
-_WIDTH = 24
+_WIDTH = 12
 
 
 @dataclass
@@ -146,7 +146,7 @@ def _arm(name: str, state: PartState) -> tuple[str, ...]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return how some values went, with the newest behind it: `█▅▃▂▁ 0.4821`; empty without any."""
+    """Return the newest of some values, and how they went: `0.4821 █▅▃▂▁`; empty without any."""
     if not values:
         return ""
     number = min(len(values), _WIDTH)
@@ -155,7 +155,7 @@ def sparkline(values: Sequence[float]) -> str:
     means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
     lowest, extent = min(means), max(means) - min(means)
     levels = [round((mean - lowest) / extent * (len(_LEVELS) - 1)) if extent else 0 for mean in means]
-    return f"{''.join(_LEVELS[level] for level in levels)} {values[-1]:.4f}"
+    return f"{values[-1]:.4f} {''.join(_LEVELS[level] for level in levels)}"
 
 
 def _rented(rental: dict[str, Any] | None, now: float) -> list[tuple[str, str]]:
