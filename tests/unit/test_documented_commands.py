@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from flows.cli import COMMANDS, run
 
@@ -65,3 +66,12 @@ def test_the_readme_names_every_command_and_every_page() -> None:
     named = set(re.findall(r"[`(](?:jade )?([a-z][a-z-]*)", text))
     assert set(COMMANDS) <= named
     assert {path.name for path in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"docs/([\w-]+\.md)", text))
+
+
+def test_documented_deploy_commands_name_one_deployment_each() -> None:
+    """Options count for one deployment only: Prefect ignores them where a name stands for several."""
+    described = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    known = [f"{item['entrypoint'].rpartition(':')[2]}/{item['name']}" for item in described]
+    named = [name for page in PAGES for name in re.findall(r"prefect deploy --name (\S+)", page.read_text())]
+    assert named
+    assert [known.count(name) for name in named] == [1] * len(named)
