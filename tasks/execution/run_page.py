@@ -104,7 +104,7 @@ class RunPage:
             self.show()
 
     def _epochs(self, states: Sequence[PartState]) -> str:
-        done, planned = sum(state.epochs_done for state in states), sum(state.epochs for state in states)
+        done, planned = sum(_epochs_had(state) for state in states), sum(state.epochs for state in states)
         return f"{count(done)} of {count(planned)} ({100 * done // max(planned, 1)} %)"
 
     def _left(self, now: float, states: Sequence[PartState]) -> str:
@@ -128,7 +128,12 @@ def _counted(states: Sequence[PartState]) -> str:
     done, failed = sum(len(state.finished) for state in states), sum(len(state.failed) for state in states)
     begun, planned = sum(state.num_under_way for state in states), sum(len(state.trainings) for state in states)
     parts = [f"{done} done", f"{begun} under way", f"{planned - done - failed - begun} left"]
-    return f"{', '.join([*parts, f'{failed} failed'] if failed else parts)}, of {planned}"
+    return f"{', '.join([*parts, f'{failed} given up'] if failed else parts)}, of {planned}"
+
+
+def _epochs_had(state: PartState) -> int:
+    """Epochs of trainings that were not given up, as others are when the run is stopped."""
+    return state.epochs_done - sum(state.trainings[key] for key in state.failed)
 
 
 def _arm(name: str, state: PartState) -> tuple[str, ...]:
@@ -139,7 +144,7 @@ def _arm(name: str, state: PartState) -> tuple[str, ...]:
         f"{len(state.finished)} of {len(state.trainings)}",
         str(state.num_under_way),
         str(left),
-        f"{count(state.epochs_done)} of {count(state.epochs)}",
+        f"{count(_epochs_had(state))} of {count(state.epochs)}",
         sparkline([losses.train for losses in curve]),
         sparkline([losses.validation for losses in curve if losses.validation is not None]),
     )
