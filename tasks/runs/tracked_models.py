@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import jade_model
 from jade_model.core.errors import JadeError
-from jade_model.scoring.trained import DECODING_NAME, load_decoding
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import RunNotFound, TaskError
 from tasks.core.layout import RunLayout
@@ -145,6 +144,8 @@ def save_pyfunc(folder: Path, target: Path) -> None:
         target: New folder.
     """
     from mlflow import pyfunc
+
+    from jade_model.scoring.trained import DECODING_NAME, load_decoding
 
     with tempfile.TemporaryDirectory() as scratch:
         loader, model = Path(scratch) / "jade_span_model.py", Path(scratch) / "trained"

@@ -20,4 +20,4 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(tmp_path: P
     files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
     expected = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
     assert packed == expected
-    assert {Path(name).suffix for name in packed} >= {".py", ".sh", ".j2", ".css", ".json"}
+    assert {Path(name).suffix for name in packed} >= {".py", ".sh", ".j2", ".css"}
