@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 Share = Annotated[float, Field(ge=0, le=1)]
 Signed = Annotated[float, Field(ge=-1, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Bars = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Margin = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -89,8 +89,8 @@ class Seconds(Part):
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": "number", "minimum": 0}})
 
-    train: Bars
-    evaluate: Bars
+    train: NonNegative
+    evaluate: NonNegative
 
 
 class Run(Part):
@@ -173,8 +173,8 @@ class Histogram(Part):
 class SpanError(Part):
     """Mean absolute errors in bars."""
 
-    center: Bars | None
-    length: Bars | None
+    center: NonNegative | None
+    length: NonNegative | None
 
 
 class PointerErrors(Part):
@@ -189,8 +189,8 @@ class PointerErrors(Part):
 class CountdownErrors(Part):
     """Mean absolute errors in bars."""
 
-    trained_head: Bars | None
-    posterior: Bars | None
+    trained_head: NonNegative | None
+    posterior: NonNegative | None
 
 
 class TypeScore(Part):
@@ -333,7 +333,7 @@ class Difference(Part):
         description="two-sided, for the whole family; at most 1 - confidence exactly where the interval leaves 0 out"
     )
     outcome: Outcome = Field(description="what the interval shows of this pair")
-    standard_error: Bars | None = Field(default=None, description="base windows and training noise together")
+    standard_error: NonNegative | None = Field(default=None, description="base windows and training noise together")
     training_share: Share | None = Field(default=None, description="share of the variance that is training noise")
     detectable_difference: Share | None = Field(
         default=None, description="smallest true difference that would be seen with 80 % chance"
