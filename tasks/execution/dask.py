@@ -79,7 +79,7 @@ class DaskExecutor:
         self._reason: Exception | None = None
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
-        """See `Executor.run`."""
+        """Submit each training as a task of the cluster; tell what its worker tells."""
         pending = []
         for training in trainings:
             if is_done(training, files_of(training, self._folder)):

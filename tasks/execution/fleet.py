@@ -65,7 +65,7 @@ class FleetExecutor:
         self._round: _Round | None = None
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
-        """See `Executor.run`."""
+        """Give trainings out to the lanes as these ask for more; tell what each of them tells."""
         pending: dict[str, Training] = {}
         for training in trainings:
             if is_done(training, files_of(training, self._folder)):

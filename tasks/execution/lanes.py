@@ -105,7 +105,7 @@ class HostLane:
     _host: Host | None = field(default=None, init=False, repr=False)
 
     def open(self) -> Station:
-        """See `Lane.open`."""
+        """Connect, the first time; afterwards the host is the same."""
         self._host = self._host or self.connect()
         return Station(self._host, self.place, self.device)
 

@@ -49,7 +49,7 @@ class LocalExecutor:
         self._lock = threading.Lock()
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
-        """See `Executor.run`."""
+        """Train in processes of this machine, as many at once as the placement says; tell their events."""
         pending: dict[str, Training] = {}
         for training in trainings:
             if is_done(training, files_of(training, self._folder)):
@@ -68,7 +68,7 @@ class LocalExecutor:
             raise self._reason
 
     def stop(self, reason: Exception | None = None) -> None:
-        """See `Executor.stop`."""
+        """End the processes and their children."""
         self._reason = self._reason or reason
         self._end_group()
 

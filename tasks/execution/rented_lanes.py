@@ -80,7 +80,7 @@ class RentedLane:
         return self._lease
 
     def open(self) -> Station:
-        """See `Lane.open`."""
+        """Attach to the machine that an earlier process of the run left, else rent one; a lost one is let go first."""
         with self._renting:
             if self._lease is not None and self._lease.over is not None:
                 self._let_go("it was lost")
@@ -100,7 +100,7 @@ class RentedLane:
         )
 
     def is_lost(self, error: Exception) -> bool:
-        """See `Lane.is_lost`."""
+        """Ask the provider whether the machine is gone; a spot machine for a while, for its processes end first."""
         lease = self._lease
         if lease is None or lease.over is not None or isinstance(error, InstanceLost):
             return True
@@ -118,7 +118,7 @@ class RentedLane:
         return False
 
     def retire(self, why: str, *, has_worked: bool) -> bool:
-        """See `Lane.retire`."""
+        """End the machine; another may be rented while the claim holds, hours are left and machines do something."""
         over = self._lease.over if self._lease is not None else None
         self._let_go(why)
         if isinstance(over, ClaimLost | HoursSpent):
@@ -133,16 +133,16 @@ class RentedLane:
         return True
 
     def rest(self, *, is_over: bool) -> None:
-        """See `Lane.rest`."""
+        """End the machine if nothing is left for it; between rounds it is kept."""
         if not is_over:
             self._let_go("there is nothing more for it")
 
     def cancel(self) -> None:
-        """See `Lane.cancel`."""
+        """Let a renting that is under way end soon."""
         self._renter.cancel()
 
     def close(self) -> None:
-        """See `Lane.close`."""
+        """End the machine, and whatever else was requested for this lane; returns once the provider denies it."""
         self._renter.cancel()
         with self._renting:
             self._let_go("the run is over")
