@@ -47,6 +47,7 @@ def test_the_first_versions_run_stands_in_the_trend_of_todays(tmp_path: Path) ->
     publish_run(place.store, place.layout(FIRST.run_id).root, FIRST.run_id)
     today = place.layout("20991231T020000Z-compare-000001")
     today.root.mkdir()
+    shutil.copyfile(FIRST.run_json, today.run_json)
     write_comparison(today.comparison_json, {**read_comparison(FIRST.comparison_json), "run_id": today.run_id})
     record_trend(today, place)
     first, *_ = points = read_trend(today)["points"]
