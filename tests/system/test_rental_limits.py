@@ -83,5 +83,5 @@ def test_machines_count_against_their_provider_and_their_gpu(server: PrefectServ
 def test_more_than_a_limit_ever_admits_is_refused_at_once(server: PrefectServer) -> None:
     with pytest.raises(BadRequest, match="gpu-nvidia-l4 of Prefect admits, 2"), machines_admitted("runpod", L4, 3):
         pass
-    with machines_admitted("ec2", RentalRequest(), 99), machines_admitted(None, L4, 0):
+    with machines_admitted("static", RentalRequest(), 99), machines_admitted(None, L4, 0):
         pass  # nobody has made a limit for these
