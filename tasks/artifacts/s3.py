@@ -147,7 +147,11 @@ class S3Backend:
         return self._link.now()
 
     def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
-        """Abort multipart uploads of dead writers; the endpoint does not tell their size."""
+        """Abort multipart uploads that nobody will end; the endpoint does not tell their size.
+
+        Dead writers leave them, and living ones whose request to begin was done but not answered, so that they began
+        another.
+        """
         prefix = self.keys.content.partition("{")[0]
         before = self.now() - older_than_s
         for upload in self._link.pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):

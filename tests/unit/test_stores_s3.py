@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -213,7 +215,7 @@ class TestFaults(WithBucket, WithSource):
 
     @pytest.fixture
     def store(self, bucket: Bucket, proxy: FaultyProxy) -> ArtifactStore:
-        return bucket.store(endpoint_url=proxy.url, read_timeout_s=0.5)
+        return bucket.store(endpoint_url=proxy.url)
 
     @pytest.mark.parametrize("kind", ["answer", "reset upload", "lose answer", "cut answer", "flip upload"])
     def test_a_passing_fault_during_any_request_is_overcome(
@@ -270,6 +272,18 @@ class TestFaults(WithBucket, WithSource):
                 store.put(RUN, file, source / BIG)
             assert bucket.uploads() == bucket.list_keys() == []
 
+    def test_an_upload_whose_beginning_was_never_answered_is_begun_again_and_swept(
+        self, store: ArtifactStore, proxy: FaultyProxy, bucket: Bucket, source: Path
+    ) -> None:
+        file = add_big_file(source)
+        proxy.faults = [Fault("lose answer", "POST", "?uploads")]
+        assert store.put(RUN, file, source / BIG)
+        assert bucket.content(blob(file)) == (source / BIG).read_bytes()
+        assert bucket.uploads() == [blob(file)]  # nobody knows its name
+        store.sweep(older_than_s=3600)  # to the endpoint's stand-in, each upload is years old
+        assert bucket.uploads() == []
+        assert bucket.list_keys() == [blob(file)]
+
     def test_a_completion_whose_answer_is_lost_counts(
         self, store: ArtifactStore, proxy: FaultyProxy, bucket: Bucket, source: Path
     ) -> None:
@@ -314,24 +328,23 @@ class TestFaults(WithBucket, WithSource):
     def test_a_server_that_stalls_is_given_up_in_time(
         self, bucket: Bucket, proxy: FaultyProxy, source: Path, tmp_path: Path
     ) -> None:
-        publish_run(bucket.store(), source, RUN)
-        store = bucket.store(endpoint_url=proxy.url, read_timeout_s=0.1, attempts=2)
-        file = store.manifest(RUN).file(WEIGHTS)
+        file = publish_run(bucket.store(), source, RUN).file(WEIGHTS)
         assert file is not None
+        store = bucket.store(endpoint_url=proxy.url, read_timeout_s=0.1, attempts=2)
         proxy.faults = [Fault("stall answer", "GET", "/blobs/", 99, after=1000)]
         with pytest.raises(StoreUnavailable, match=r"no byte came for 0\.1 s"):
             fetch_file(store, RUN, file, tmp_path / "back")
         assert list(tmp_path.glob("back*")) == []
 
     def test_a_server_that_crawls_is_given_up_in_time(
-        self, bucket: Bucket, proxy: FaultyProxy, source: Path, tmp_path: Path
+        self, bucket: Bucket, proxy: FaultyProxy, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = add_big_file(source)
         bucket.store().put(RUN, file, source / BIG)
-        backend = bucket.backend(endpoint_url=proxy.url, read_timeout_s=0.12, slowest_bytes_per_s=1e9)
-        store = ArtifactStore(backend, read_attempts=1)
-        proxy.faults = [Fault("crawl answer", "GET", "/blobs/", 99)]
-        with pytest.raises(StoreUnavailable, match=r"only \d+ bytes came in"):
+        store = ArtifactStore(bucket.backend(endpoint_url=proxy.url), read_attempts=1)
+        clock = itertools.count(0, 100)  # each piece comes within the read limit, all of them too late
+        monkeypatch.setattr("tasks.artifacts.s3.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        with pytest.raises(StoreUnavailable, match=r"only \d+ bytes came in 220 s"):
             fetch_file(store, RUN, file, tmp_path / "back")
         assert list(tmp_path.glob("back*")) == []
 
