@@ -20,8 +20,8 @@ from tasks.execution.base import Event, Executor
 from tasks.execution.opening import open_executor
 from tasks.execution.placement import Placement
 from tasks.execution.progress import RunProgress, drawn, part_of
+from tasks.runs.live_tracking import Tracking
 from tasks.runs.record import Run
-from tasks.runs.tracking import Tracking
 
 WAIT_POLL_S = 5.0
 

@@ -28,8 +28,9 @@ from tasks.core.clock import PROCESS_STARTED
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.provisioning.rental_record import read_rental
+from tasks.runs.live_tracking import Tracking
 from tasks.runs.log import logged_to
-from tasks.runs.tracking import Tracking, tracks
+from tasks.runs.tracking import tracks
 from tasks.settings.environment import available_cores
 from tasks.settings.models import LOCAL
 

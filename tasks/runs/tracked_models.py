@@ -15,17 +15,8 @@ from jade_model.core.errors import JadeError
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import RunNotFound, TaskError
 from tasks.core.layout import RunLayout
-from tasks.runs.tracking import (
-    RUN_TAG,
-    TELL_S,
-    Note,
-    TrackingError,
-    attempt_in_time,
-    open_client,
-    short,
-    tell_run,
-    tracks,
-)
+from tasks.runs.live_tracking import TELL_S, Note, attempt_in_time
+from tasks.runs.tracking import RUN_TAG, TrackingError, open_client, short, tell_run, tracks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

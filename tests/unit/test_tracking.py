@@ -10,9 +10,10 @@ import pytest
 
 from tasks.artifacts.repository import open_place
 from tasks.core.errors import BadRequest, SettingsError
-from tasks.runs import tracking
+from tasks.runs import live_tracking
+from tasks.runs.live_tracking import Tracking
 from tasks.runs.record import recorded_run
-from tasks.runs.tracking import Tracking, tracks
+from tasks.runs.tracking import tracks
 from tasks.settings.load import load_settings
 
 
@@ -62,9 +63,9 @@ def test_a_server_that_is_gone_ends_no_run_and_is_told_of_once(
             threading.Event().wait(30)
         raise ConnectionError("http://user:secret@mlflow: connection refused\nand more")
 
-    monkeypatch.setattr(tracking, "open_client", open_client)
-    monkeypatch.setattr(tracking, "CLOSE_S", 0.1)
-    monkeypatch.setattr(tracking, "TELL_S", 0.1 if how == "hangs" else 30)
+    monkeypatch.setattr(live_tracking, "open_client", open_client)
+    monkeypatch.setattr(live_tracking, "CLOSE_S", 0.1)
+    monkeypatch.setattr(live_tracking, "TELL_S", 0.1 if how == "hangs" else 30)
     with recorded_run(open_place(tmp_path / "runs"), "train", {"track": "mlflow"}) as run:
         assert isinstance(run.tracking, Tracking)
     assert run.record["state"] == "completed"
