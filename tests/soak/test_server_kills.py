@@ -1,4 +1,4 @@
-"""Comparisons whose Prefect server is killed and started again at a random moment, from the order to the end of the run.
+"""Comparisons whose Prefect server is killed, and started again, at a random moment between the order and the end.
 
 Each must end as Completed, with the figures of an undisturbed one. `JADE_SOAK_KILLS` says how many there are.
 """
