@@ -161,7 +161,7 @@ class ExecutorContract:
         def look(event: Event, _: Executor) -> None:
             if event.kind == "checkpoint" and not seen:
                 another = RunLayout(tmp_path / "artifacts" / "another")
-                wait_until(lambda: index.take_over(training, another), 10)
+                wait_until(lambda: index.take_over(training, another), 60)
                 manifest = json.loads(files_of(training, another.root).manifest.read_text())
                 seen.append(manifest["epoch"])
                 assert manifest["complete"] is False
@@ -215,7 +215,7 @@ class ExecutorContract:
 
         world.train(layout, job, stop)
         stopped[0].join(60)
-        wait_until(lambda: world.running() == [], 20)
+        wait_until(lambda: world.running() == [], 60)
         assert not is_done(job.trainings[0], files_of(job.trainings[0], layout.root))
 
     def test_an_interruption_leaves_no_process(self, world: World, small_windows: Windows, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ class ExecutorContract:
 
         with pytest.raises(KeyboardInterrupt):
             world.train(layout, job, interrupt)
-        wait_until(lambda: world.running() == [], 20)
+        wait_until(lambda: world.running() == [], 60)
 
     def test_a_lost_lease_stops_everything(self, world: World, small_windows: Windows, tmp_path: Path) -> None:
         layout, job = job_in(tmp_path, small_windows, LONG)

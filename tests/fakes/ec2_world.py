@@ -27,7 +27,7 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-QUICK = CallLimits(connect_timeout_s=2.0, read_timeout_s=30.0, call_timeout_s=30.0, pause_s=0.004, longest_wait_s=2.0)
+QUICK = CallLimits(pause_s=0.004, longest_wait_s=2.0)
 
 
 class _Quick(standard.ExponentialBackoff):  # type: ignore[misc]
@@ -55,6 +55,7 @@ class Ec2World:
         self.server, self.secrets = server, (SECRET_KEY,)
         self.api = shared_api(server.url)
         self.ec2 = self.api.ec2
+        self.timing = Timing(settings.get("settle_s", 60.0), settings.get("release_s", 60.0), look_s=0.01)
         self.provisioner = self.connect(**settings)
         self._others = {self.add_other(Name="training"), self.add_other(**{"jade:request": "0" * 32})}
 
@@ -66,12 +67,10 @@ class Ec2World:
             "ssh_port": self.server.ssh_port,
             "admit": "127.0.0.1",
             "settle_s": 0.3,
-            "release_s": 0.4,
+            "release_s": 60.0,
             "look_s": 0.01,
         }
-        settings = quick | settings
-        self.timing = Timing(**{name: settings[name] for name in ("settle_s", "release_s", "look_s")})
-        return Ec2Provisioner(self.api, Ec2Settings(**settings), limits=QUICK, now=now)
+        return Ec2Provisioner(self.api, Ec2Settings(**(quick | settings)), limits=QUICK, now=now)
 
     def add_other(self, **tags: str) -> str:
         """An instance of somebody else."""

@@ -133,7 +133,7 @@ class LocalStream:
 
     def _release(self) -> None:
         self._watchdog.cancel()
-        self._stderr_reader.join(timeout=_TICK_S)
+        self._stderr_reader.join(timeout=6 * _TICK_S)
         for pipe in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):
                 pipe.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import uuid
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
@@ -123,6 +124,11 @@ def new_request(
         host_private_key=new_host_key(),
         max_age_s=max_age_s,
     )
+
+
+def in_haste(world: World) -> None:
+    """Let what follows give up soon, where giving up is what is tested."""
+    world.timing = replace(world.timing, settle_s=0.3, release_s=0.3)
 
 
 def created(world: World, request: InstanceRequest, provisioner: Provisioner | None = None) -> Instance:
@@ -251,6 +257,7 @@ class ServiceContract(SeamContract):
         self, world: ServiceWorld, offer: Offer
     ) -> None:
         world.lose_create()
+        in_haste(world)
         request = new_request(offer)
         with pytest.raises(ProviderUnavailable):
             created(world, request)
@@ -291,6 +298,8 @@ class ServiceContract(SeamContract):
         self, world: ServiceWorld, offer: Offer, machine: Instance
     ) -> None:
         world.go_down()
+        patient = world.timing
+        in_haste(world)
         request = new_request(offer)
         for call in (
             world.provisioner.offers,
@@ -305,6 +314,7 @@ class ServiceContract(SeamContract):
             ended(world, machine.instance_id)
         self._check_error(world, unproven.value, request)
         world.come_back()
+        world.timing = patient
         assert world.costing() == 1
         ended(world, machine.instance_id)
         assert world.costing() == 0
@@ -319,11 +329,14 @@ class ServiceContract(SeamContract):
         self, world: ServiceWorld, machine: Instance
     ) -> None:
         world.delay_end()
+        patient = world.timing
+        in_haste(world)
         with pytest.raises(TerminationUnproven) as caught:
             ended(world, machine.instance_id)
         assert machine.instance_id in str(caught.value)
         assert caught.value.is_transient
         world.hurry_end()
+        world.timing = patient
         ended(world, machine.instance_id)
         assert world.provisioner.describe(machine.instance_id).state is InstanceState.GONE
         assert world.costing() == 0

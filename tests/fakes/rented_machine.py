@@ -159,7 +159,7 @@ class RentedMachine:
             return connection.recv(4) == b"SSH-"
         return False
 
-    def wait_until_answering(self, limit_s: float = 10.0) -> None:
+    def wait_until_answering(self, limit_s: float = 60.0) -> None:
         deadline = time.monotonic() + limit_s
         while not self.answers():
             if time.monotonic() > deadline:

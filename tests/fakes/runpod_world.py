@@ -14,14 +14,14 @@ from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
 from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.runpod_server import Fault, RunPodServer, running_runpod
 
-QUICK = CallLimits(connect_timeout_s=2.0, read_timeout_s=2.0, call_timeout_s=10.0, pause_s=0.004, longest_wait_s=2.0)
+QUICK = CallLimits(pause_s=0.004, longest_wait_s=2.0)
 
 
 class RunPodWorld:
     """The pauses are those of a test; nothing else is special."""
 
     def __init__(self, server: RunPodServer, **timing: float) -> None:
-        self.server, self.timing = server, Timing(**{"settle_s": 0.3, "release_s": 0.3, "look_s": 0.01, **timing})
+        self.server, self.timing = server, Timing(**{"settle_s": 60.0, "release_s": 60.0, "look_s": 0.01, **timing})
         self.secrets = (server.api_key,)
         self.provisioner = self.connect()
         self._others: set[str] = set()

@@ -158,13 +158,13 @@ class _Handler(BaseHTTPRequestHandler):
         sent = fault.after if fault and kind in {"cut answer", "stall answer"} else len(answer)
         self._answer(status, headers, answer[:sent])
         if kind == "stall answer":
-            self.owner.released.wait(20)
+            self.owner.released.wait(60)
         return None
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection(self.owner.upstream, timeout=20)
+        connection = http.client.HTTPConnection(self.owner.upstream, timeout=60)
         try:
             passed_over = {"expect"}
             if self.owner.manner in {"ignores conditions", "ignores If-Match"}:

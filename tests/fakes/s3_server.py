@@ -6,11 +6,13 @@ import atexit
 import dataclasses
 import functools
 import logging
+import threading
 import uuid
 from typing import Any
 
 import boto3
 import pytest
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 from tasks.artifacts.s3 import S3Backend
@@ -53,6 +55,14 @@ class Bucket:
 @functools.cache
 def s3_endpoint() -> str:
     """The endpoint's URL; started once, whichever modules ask."""
+    put, writing = S3Response.put_object, threading.Lock()
+
+    def put_alone(response: S3Response) -> Any:
+        """Look at the condition and write at once, as S3 does; moto lets another request come between."""
+        with writing:
+            return put(response)
+
+    S3Response.put_object = put_alone
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -184,7 +184,7 @@ def running_sshd(
 
 
 def _wait_until_answering(process: subprocess.Popen[bytes], address: str, port: int, log: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"sshd ended with {process.returncode}:\n{log.read_text()}")

@@ -7,7 +7,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,7 +67,15 @@ def leaders_named(*texts: str) -> list[int]:
     return found
 
 
-def wait_until_none(text: str, limit_s: float = 20.0) -> list[int]:
+def wait_until(holds: Callable[[], bool], limit_s: float = 60.0) -> None:
+    """Return as soon as something holds; fail if it does not in time."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s"
+        time.sleep(0.02)
+
+
+def wait_until_none(text: str, limit_s: float = 60.0) -> list[int]:
     """Return what is left of `processes_with` after some time; empty as soon as none are."""
     deadline = time.monotonic() + limit_s
     while (left := processes_with(text)) and time.monotonic() < deadline:

@@ -18,7 +18,7 @@ REQUEST = "0123456789abcdef"
 def host(tmp_path: Path) -> Iterator[LocalHost]:
     host = LocalHost(tmp_path, name="machine")
     yield host
-    host.run(f"read -r pid rest < jade/deadman/{REQUEST}/watcher && kill -KILL -$pid", timeout_s=10, check=False)
+    host.run(f"read -r pid rest < jade/deadman/{REQUEST}/watcher && kill -KILL -$pid", timeout_s=60, check=False)
 
 
 def arm(host: LocalHost, *, max_age_s: float = 600, grace_s: float = 600) -> deadman.Switch:

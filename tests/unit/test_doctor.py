@@ -58,7 +58,7 @@ def test_every_problem_is_named_with_what_to_do(
         "[runpod]\n"
     )
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
-    code, found = examined(capsys, "--timeout-s", "10")
+    code, found = examined(capsys, "--timeout-s", "20")
     assert code == 1
     problems = {name for name, row in found.items() if row["verdict"] == "problem"}
     assert {"disk of the runs", "store", "Prefect server", "clock", "host gone", "host silent"} <= problems

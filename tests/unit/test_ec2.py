@@ -200,7 +200,7 @@ def test_disk_and_subnet_are_settings(world: Ec2World) -> None:
 
 def test_news_that_spread_late_are_waited_for(world: Ec2World) -> None:
     world.server.bad.hidden_looks = 3
-    provisioner = world.connect(settle_s=5.0)
+    provisioner = world.connect(settle_s=60.0)
     world.lose_answer_to_create()
     machine = created(world, new_request(ON_DEMAND), provisioner)
     assert world.costing() == 1
@@ -209,7 +209,7 @@ def test_news_that_spread_late_are_waited_for(world: Ec2World) -> None:
 
 
 def test_a_machine_that_is_not_known_yet_is_released_all_the_same(world: Ec2World) -> None:
-    provisioner = world.connect(settle_s=5.0, release_s=5.0)
+    provisioner = world.connect(settle_s=60.0)
     machine = created(world, new_request(ON_DEMAND), provisioner)
     world.server.instances[machine.instance_id].hidden = 3
     ended(world, machine.instance_id, provisioner)
@@ -327,10 +327,9 @@ def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_group_goes_once_the_machine_lets_go_of_it(world: Ec2World) -> None:
     world.server.bad.looks_to_end, world.server.bad.holds_groups = 3, 3
-    provisioner = world.connect(release_s=10.0)
-    machine = created(world, new_request(ON_DEMAND), provisioner)
+    machine = created(world, new_request(ON_DEMAND))
     assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
-    ended(world, machine.instance_id, provisioner)
+    ended(world, machine.instance_id)
     assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
 
 

@@ -165,7 +165,8 @@ def test_a_python_that_may_not_be_executed_is_told(tmp_path: Path) -> None:
 def test_torch_decides_whether_there_is_a_gpu_and_nvidia_smi_is_quoted(
     tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, program: str | None, shown: str
 ) -> None:
-    monkeypatch.setattr("tasks.hosts.preflight.GPU_CALL_S", 1)
+    if program == "exec sleep 60":
+        monkeypatch.setattr("tasks.hosts.preflight.GPU_CALL_S", 1)
     if program is not None:
         write_program(programs, "nvidia-smi", program)
     found = check_host(LocalHost(tmp_path), python="none")

@@ -58,7 +58,7 @@ class TestJobsOnThisMachine(JobContract):
         status = job_status(host, job)
         assert status.state is JobState.RUNNING
         assert status.heartbeat_age_s is not None
-        assert 0 <= status.heartbeat_age_s < 30
+        assert 0 <= status.heartbeat_age_s < 60
         (place / "go").touch()
         assert wait_until_over(host, job).is_success
 
@@ -136,7 +136,7 @@ class TestJobsOverSsh:
         # No single variable may be longer than 128 KiB.
         environment = {f"LONG_{number}": "x" * 50_000 for number in range(20)}
         spec = JobSpec("run", ("touch", "ran"), str(place), time_limit_s=60, environment=environment)
-        host.run("true", timeout_s=10)
+        host.run("true", timeout_s=60)
         server.cut_after_bytes = 300_000
         with pytest.raises(Exception) as caught:
             start_job(host, str(place / "jobs"), spec)

@@ -15,6 +15,6 @@ def test_modules_are_imported_in_order_and_a_missing_one_is_passed_over(
 ) -> None:
     (tmp_path / "jade_test_preloaded.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import_meanwhile("jade_test_missing", "jade_test_preloaded").join(30)
+    import_meanwhile("jade_test_missing", "jade_test_preloaded").join(60)
     assert "jade_test_preloaded" in sys.modules
     monkeypatch.delitem(sys.modules, "jade_test_preloaded")

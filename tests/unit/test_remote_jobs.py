@@ -337,7 +337,7 @@ def test_a_finished_job_whose_results_were_removed_is_done_again(
     (training,) = run_of(tmp_path / "run", small_windows, ONE).trainings
     batch = begun(tmp_path / "run", host, place)
     wait_until_over(host, place, batch.key)
-    host.run(f"rm -r {place.run(batch.key)}", timeout_s=10)
+    host.run(f"rm -r {place.run(batch.key)}", timeout_s=60)
     train(tmp_path / "run", host, place, notes).raise_if_failed()
     assert is_done(training, files_of(training, tmp_path / "run"))
 

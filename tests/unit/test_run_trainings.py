@@ -72,7 +72,7 @@ def test_the_second_waits_for_the_first_and_takes_over_what_it_finished(
         waiting.join(0.5)
         assert waiting.is_alive()
         finish(first, trainings)
-        waiting.join(20)
+        waiting.join(60)
         assert not waiting.is_alive()
         assert all(is_done(training, files_of(training, second.layout.root)) for training in trainings)
         second.save()

@@ -25,7 +25,7 @@ from tasks.provisioning.errors import (
 from tasks.provisioning.provisioner import CallLimits, InstanceState, Offer, create_instance
 from tasks.provisioning.runpod import Pod, RunPodProvisioner
 from tasks.provisioning.runpod_api import RunPodAccess
-from tests.fakes.provisioner_contract import ServiceContract, created, ended, new_request, ours, texts_of
+from tests.fakes.provisioner_contract import ServiceContract, created, ended, in_haste, new_request, ours, texts_of
 from tests.fakes.runpod_server import Fault
 from tests.fakes.runpod_world import QUICK, RunPodWorld, runpod_world
 
@@ -175,6 +175,7 @@ def test_a_wait_that_is_too_long_is_told_instead(
 
 def test_a_server_error_at_creation_is_looked_into_and_not_posted_again(world: RunPodWorld, offer: Offer) -> None:
     refuse(world, "POST", 500)
+    in_haste(world)
     with pytest.raises(ProviderUnavailable, match=r"no machine called jade-.* was seen"):
         created(world, new_request(offer))
     assert world.server.count("POST") == 1
@@ -232,7 +233,6 @@ def test_a_list_that_lags_behind_is_waited_for(world: RunPodWorld, offer: Offer)
     world.server.list_lag = 4
     world.lose_answer_to_create()
     request = new_request(offer)
-    world.timing = dataclasses.replace(world.timing, settle_s=5.0)
     machine = created(world, request)
     assert machine.name == request.name
     assert world.server.count("POST") == 1
@@ -241,6 +241,7 @@ def test_a_list_that_lags_behind_is_waited_for(world: RunPodWorld, offer: Offer)
 def test_a_pod_that_shows_up_after_we_gave_up_is_found_by_the_next_attempt(world: RunPodWorld, offer: Offer) -> None:
     world.server.list_lag = 12
     world.lose_answer_to_create()
+    in_haste(world)
     request = new_request(offer)
     with pytest.raises(ProviderUnavailable):
         created(world, request)
@@ -260,7 +261,7 @@ def test_an_answer_that_makes_no_sense_is_a_lost_one(world: RunPodWorld, offer: 
 
 def test_a_reply_that_never_comes_is_a_lost_one(world: RunPodWorld, offer: Offer) -> None:
     world.server.faults.append(Fault("stall", "POST", seconds=30))
-    limits = dataclasses.replace(QUICK, read_timeout_s=0.2)
+    limits = dataclasses.replace(QUICK, read_timeout_s=0.5)
     provisioner = RunPodProvisioner(dataclasses.replace(_access(world), limits=limits))
     created(world, new_request(offer), provisioner)
     assert world.costing() == 1
@@ -360,9 +361,12 @@ def test_a_lost_reply_to_delete_does_not_matter(world: RunPodWorld, offer: Offer
 def test_a_locked_pod_is_not_released_and_the_service_is_quoted(world: RunPodWorld, offer: Offer) -> None:
     machine = created(world, new_request(offer))
     world.server.pod(machine.instance_id).locked = True
+    patient = world.timing
+    in_haste(world)
     with pytest.raises(TerminationUnproven, match="pod is locked"):
         ended(world, machine.instance_id)
     world.server.pod(machine.instance_id).locked = False
+    world.timing = patient
     ended(world, machine.instance_id)
 
 

@@ -17,7 +17,7 @@ from tests.fakes.provisioner_contract import OTHER_OWNER, SeamContract, new_requ
 
 class StaticWorld:
     secrets: tuple[str, ...] = ()
-    timing = Timing(settle_s=0.1, release_s=0.1, look_s=0.01)
+    timing = Timing(look_s=0.01)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

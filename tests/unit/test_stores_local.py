@@ -95,7 +95,7 @@ class TestFolder(WithSource):
             place = tmp_path / f"store{step}"
             store = ArtifactStore(LocalBackend(place))
             command = [sys.executable, "-c", PUBLISH_AND_DIE, str(place), str(source), str(step)]
-            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             outcomes.append(len(store.runs()))
             assert store.runs() == () or verify(store, "run") == ()
             assert set(store.pointers()) <= {"latest"}
@@ -188,7 +188,6 @@ def test_a_full_disk_loses_nothing(source_folder: Path, tmp_path: Path) -> None:
     probe = subprocess.run(
         [*command[:4], "mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)],
         capture_output=True,
-        timeout=30,
         check=False,
     )
     if probe.returncode:
@@ -198,7 +197,6 @@ def test_a_full_disk_loses_nothing(source_folder: Path, tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")

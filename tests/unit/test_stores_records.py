@@ -46,7 +46,7 @@ class TestFaults(WithBucket):
     @pytest.fixture
     def records(self, bucket: Bucket, proxy: FaultyProxy) -> Records:
         proxy.faults, proxy.manner = [], "AWS"
-        return Records(bucket.backend(endpoint_url=proxy.url, read_timeout_s=0.5))
+        return Records(bucket.backend(endpoint_url=proxy.url))
 
     @pytest.mark.parametrize("kind", ["answer", "lose answer", "flip upload"])
     def test_a_write_that_is_disturbed_counts_once(self, records: Records, proxy: FaultyProxy, kind: Kind) -> None:

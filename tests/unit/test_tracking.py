@@ -60,7 +60,7 @@ def test_a_server_that_is_gone_ends_no_run_and_is_told_of_once(
 ) -> None:
     def open_client() -> None:
         if how == "hangs":
-            threading.Event().wait(30)
+            threading.Event().wait(60)
         raise ConnectionError("http://user:secret@mlflow: connection refused\nand more")
 
     monkeypatch.setattr(live_tracking, "open_client", open_client)

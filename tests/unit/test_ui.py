@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Self, cast
 
 import httpx
@@ -36,7 +37,7 @@ class Server:
     def __exit__(self, *_: object) -> None: ...
 
     def take(self, text: str) -> None:
-        self.held.wait(10)
+        self.held.wait(60)
         if self.is_away:
             raise httpx.ConnectError("nobody listens")
         self.arrived.append(text)
@@ -59,7 +60,7 @@ def parcel(text: str, send: Callable[[Any], None] | None = None) -> Parcel:
 def test_what_is_put_arrives_in_order(server: Server, outbox: Outbox) -> None:
     for text in ("one", "two", "three"):
         outbox.put(text, parcel(text))
-    assert outbox.flush(10)
+    assert outbox.flush(60)
     assert server.arrived == ["one", "two", "three"]
 
 
@@ -73,7 +74,7 @@ def test_while_the_server_is_away_the_newest_waits_and_arrives_when_it_is_back(
         outbox.put("event", parcel("event"))
         assert not outbox.flush(0.3)
         server.is_away = False
-        assert outbox.flush(10)
+        assert outbox.flush(60)
     assert sorted(server.arrived) == ["9 %", "event"]
     told = [record.getMessage() for record in caplog.records]
     assert len([line for line in told if "does not answer" in line]) == 1
@@ -83,12 +84,11 @@ def test_while_the_server_is_away_the_newest_waits_and_arrives_when_it_is_back(
 
 def test_putting_does_not_wait_for_a_server_that_hangs(server: Server, outbox: Outbox) -> None:
     server.held.clear()
-    began = time.monotonic()
     for number in range(100):
         outbox.put(number, parcel(str(number)))
-    assert time.monotonic() - began < 1
+    assert server.arrived == []
     server.held.set()
-    assert outbox.flush(10)
+    assert outbox.flush(60)
     assert len(server.arrived) == 100
 
 
@@ -101,7 +101,7 @@ def test_what_the_server_refuses_is_told_of_once_and_dropped(
 
     outbox.put("bad", parcel("artifact Bad", refused))
     outbox.put("good", parcel("good"))
-    assert outbox.flush(10)
+    assert outbox.flush(60)
     assert server.arrived == ["good"]
     (told,) = [record.getMessage() for record in caplog.records]
     assert told == "not shown in Prefect: artifact Bad: HTTPStatusError: 422 no such key"
@@ -109,9 +109,8 @@ def test_what_the_server_refuses_is_told_of_once_and_dropped(
 
 def test_one_artifact_is_written_no_more_often_than_asked_for(server: Server) -> None:
     outbox = Outbox(server.connect, every_s=0.2)
-    began = time.monotonic()
-    while time.monotonic() - began < 0.7:
-        outbox.put("bar", parcel("bar"))
+    sent_at: list[float] = []
+    while len(sent_at) < 3:
+        outbox.put("bar", parcel("bar", lambda _: sent_at.append(time.monotonic())))
         time.sleep(0.005)
-    assert outbox.flush(10)
-    assert 2 <= len(server.arrived) <= 6
+    assert min(later - earlier for earlier, later in pairwise(sent_at)) > 0.19

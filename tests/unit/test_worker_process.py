@@ -59,7 +59,7 @@ def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_run_frees_its_host_and_the_worker_goes_on(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
-    end_runs(psutil.Process(worker.pid), 20.0)
+    end_runs(psutil.Process(worker.pid), 60.0)
     assert (tmp_path / "freed").exists()
     assert worker.poll() is None
     assert psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED
@@ -67,12 +67,12 @@ def test_a_run_frees_its_host_and_the_worker_goes_on(tmp_path: Path, worker: sub
 
 def test_a_stop_command_does_the_same(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
     command = [sys.executable, "-m", "tasks.operations.worker", "--end-runs", str(worker.pid)]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True)
     assert (tmp_path / "freed").exists()
     assert worker.poll() is None
     worker.kill()
     worker.wait()
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True)
 
 
 def test_patience_has_an_end(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
