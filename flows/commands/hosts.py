@@ -164,8 +164,8 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
     Changes nothing there, unless --bootstrap says so. Exit code 1 if something hinders training.
     """
     from tasks.hosts.access import access_of
-    from tasks.hosts.place import RemotePlace, bootstrap
-    from tasks.hosts.preflight import check_host
+    from tasks.hosts.host import RemotePlace
+    from tasks.hosts.preflight import bootstrap, check_host
     from tasks.hosts.ssh import open_host
 
     settings = load_settings()

@@ -1,22 +1,25 @@
-"""What a store is built on: objects under keys, in a folder or in a bucket.
+"""What a store is built on: objects under keys, in a folder or in a bucket; and the small documents among them.
 
-`Backend` is the seam. `LocalBackend` and `S3Backend` implement it; manifests, pointers, records and retention are
-written once above it.
+`Backend` is the seam. `LocalBackend` and `S3Backend` implement it; records, manifests, pointers and retention are
+written once above it. All of it is safe to use from several threads and processes at once.
 """
 
 from __future__ import annotations
 
-import time
+import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tasks.artifacts.errors import StoreError, TransferDamaged
-from tasks.artifacts.manifest import size_and_sha256
+from tasks.artifacts.errors import ArtifactNotFound, PreconditionFailed, StoreUnavailable
+from tasks.artifacts.manifest import check_path, size_and_sha256
 from tasks.core.files import FileEntry
+from tasks.core.retry import retry_transient
 
 T = TypeVar("T")
+MAX_RECORD_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Answer:
 
 
 class Backend(Protocol):
-    """Objects under keys. Safe to use from several threads and processes at once."""
+    """Objects under keys. Every call may raise a `StoreError`, as the store says."""
 
     place: str
     """How messages call it: its folder, or `s3://bucket/prefix` with its endpoint."""
@@ -97,7 +100,6 @@ class Backend(Protocol):
         Raises:
             ArtifactNotFound: There is none.
             NameRefused: The key leads out of the store.
-            StoreError: As the store says, here or while the content is read.
         """
         ...
 
@@ -109,8 +111,7 @@ class Backend(Protocol):
 
         Raises:
             SourceChanged: `source` is not what `file` says.
-            StoreFull, AccessDenied, NoSuchBucket: As they say.
-            StoreUnavailable, TransferDamaged: Transient; nothing half-written is visible.
+            StoreUnavailable: Nothing half-written is visible.
         """
         ...
 
@@ -125,7 +126,7 @@ class Backend(Protocol):
         Raises:
             PreconditionFailed: Somebody else wrote, or removed, it since.
             BadStoreAddress: The store cannot tell.
-            StoreError: As the store says. Whether it was written is then unknown: read it.
+            StoreUnavailable: Whether it was written is unknown: read it.
         """
         ...
 
@@ -159,35 +160,102 @@ class Backend(Protocol):
         ...
 
 
-def read_small(backend: Backend, key: str, max_bytes: int, *, attempts: int = 4) -> tuple[bytes, Answer]:
-    """Return a small object whole, at most one byte more than the limit, and how it was read.
+@dataclass(frozen=True)
+class Record:
+    """A small document as it was read.
 
-    Raises:
-        ArtifactNotFound: There is none.
-        TransferDamaged: What came is not what was written, again and again.
+    Attributes:
+        content: Its bytes.
+        version: What replaces or removes it only if it still is this one; means nothing else.
+        modified_s: When it was written, by the store's clock.
     """
 
-    def read() -> tuple[bytes, Answer]:
+    content: bytes
+    version: str
+    modified_s: float
+
+
+def read_small(backend: Backend, key: str, max_bytes: int) -> Record | None:
+    """Return a small object whole, at most one byte more than the limit; None where there is none.
+
+    Raises:
+        StoreUnavailable: What came is not what was written, again and again.
+    """
+
+    def read() -> Record:
         answer, content = backend.get(key), b""
         for chunk in answer.chunks:
             content += chunk
             if len(content) > max_bytes:
-                return content[: max_bytes + 1], answer
+                return Record(content[: max_bytes + 1], answer.version, answer.modified_s)
         # Not every store gives a digest back, and a cut answer may read like a short one.
         if len(content) != answer.size or answer.sha256 not in {"", size_and_sha256([content])[1]}:
-            raise TransferDamaged(backend.place, f"reading {key}", "what came is not what was written")
-        return content, answer
+            raise StoreUnavailable(backend.place, f"reading {key}", "what came is not what was written")
+        return Record(content, answer.version, answer.modified_s)
 
-    return retried(read, attempts=attempts)
+    try:
+        return retry_transient(read, attempts=4, pause_s=0.2)
+    except ArtifactNotFound:
+        return None
 
 
-def retried(action: Callable[[], T], *, attempts: int, pause_s: float = 0.2) -> T:
-    """Call `action` until it succeeds, fails for good, or was tried often enough."""
-    for attempt in range(1, attempts):
-        try:
-            return action()
-        except StoreError as error:
-            if not error.is_transient:
-                raise
-        time.sleep(pause_s * attempt)
-    return action()
+def when_unchanged(write: Callable[[], T], *, attempts: int = 20) -> T:
+    """Call what reads, decides and writes, again where somebody else wrote in between: whoever was quicker got on.
+
+    Raises:
+        PreconditionFailed: Again and again.
+    """
+    for _ in range(attempts - 1):
+        with contextlib.suppress(PreconditionFailed):
+            return write()
+    return write()
+
+
+class Records:
+    """Small documents that several writers agree over: who trains what, and where a training lies.
+
+    Args:
+        backend: Of the place.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._prefix = backend, backend.keys.records
+
+    def read(self, name: str) -> Record | None:
+        """Return a record, or None where there is none.
+
+        Raises:
+            NameRefused: The name is no relative path.
+        """
+        check_path(name)
+        found = read_small(self._backend, self._prefix + name, MAX_RECORD_BYTES)
+        if found is not None:
+            _check_size(name, found.content)
+        return found
+
+    def age_s(self, record: Record) -> float:
+        """Return how long ago it was written, by the clock of the store, which all who ask share; theirs may differ."""
+        return max(0.0, self._backend.now() - record.modified_s)
+
+    def write(self, name: str, content: bytes, *, replaces: str | None) -> str:
+        """Write a record of at most MAX_RECORD_BYTES as `Backend.put_if` does; return its new version."""
+        check_path(name)
+        _check_size(name, content)
+        return self._backend.put_if(self._prefix + name, content, replaces)
+
+    def remove(self, name: str, *, version: str | None = None) -> None:
+        """Remove a record as `Backend.delete` does."""
+        check_path(name)
+        self._backend.delete([self._prefix + name], version=version)
+
+    def names(self, folder: str, *, older_than_s: float = -math.inf) -> tuple[str, ...]:
+        """Return the records of a folder, those that were written longer ago than that by the store's clock."""
+        check_path(folder)
+        found = self._backend.list(f"{self._prefix}{folder}/*")
+        now = self._backend.now() if found else 0.0
+        return tuple(item.key.removeprefix(self._prefix) for item in found if now - item.modified_s > older_than_s)
+
+
+def _check_size(name: str, content: bytes) -> None:
+    if len(content) > MAX_RECORD_BYTES:
+        raise ValueError(f"the record {name} is larger than {MAX_RECORD_BYTES} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Any, ClassVar
 
 from tasks.core.errors import TaskError
@@ -11,14 +12,14 @@ class StoreError(TaskError):
     """Base of all errors that this package raises on purpose; made of evidence, which becomes attributes and message.
 
     Args:
-        evidence: What `takes` names, in that order; what is left out at the end is empty.
+        evidence: What `text` names, in the order in which it first names it; what is left out at the end is empty.
     """
 
-    takes: ClassVar[tuple[str, ...]] = ("message",)
     text: ClassVar[str] = "{message}"
 
     def __init__(self, *evidence: Any) -> None:
-        told = dict.fromkeys(self.takes, "") | dict(zip(self.takes, evidence, strict=False))
+        names = dict.fromkeys((name for _, name, _, _ in Formatter().parse(self.text) if name), "")
+        told = names | dict(zip(names, evidence, strict=False))
         self.__dict__.update(told)
         super().__init__(self.text.format(**told).strip())
         self.facts = told
@@ -33,23 +34,20 @@ class StoreUserError(StoreError):
 class BadStoreAddress(StoreUserError):
     """The address names no store, or what answers there is none."""
 
-    takes = ("address", "reason")
     text = "{address!r} is no place for artifacts: {reason}. Give a folder or s3://bucket/prefix."
 
 
 class NoSuchBucket(StoreUserError):
     """The bucket does not exist at that endpoint."""
 
-    takes = ("bucket", "endpoint")
-    text = "There is no bucket {bucket!r} at {endpoint}. Check its name, the endpoint and the region, or create it."
+    text = "There is no bucket {place}. Check its name, the endpoint and the region, or create it."
 
 
 class AccessDenied(StoreUserError):
     """No credentials, wrong ones, or no permission."""
 
-    takes = ("place", "doing", "evidence")
     text = (
-        "No permission: {doing} at {place} was refused ({evidence}). "
+        "No permission at {place}: {doing} was refused ({evidence}). "
         "Check the credentials or the owner, what they may do there, and this machine's clock."
     )
 
@@ -57,7 +55,6 @@ class AccessDenied(StoreUserError):
 class StoreFull(StoreUserError):
     """The disk, bucket or quota is full."""
 
-    takes = ("place", "evidence")
     text = (
         "No space left at {place}: {evidence}. What was stored before is whole. "
         "Free some (`jade artifacts prune --keep-last N`) or choose another place."
@@ -67,14 +64,12 @@ class StoreFull(StoreUserError):
 class ArtifactNotFound(StoreUserError):
     """There is no such run, file or pointer."""
 
-    takes = ("what", "place", "hint")
     text = "There is no {what} in {place}. {hint}"
 
 
 class AlreadyPublished(StoreUserError):
     """The run is published as complete, and `paths` of it would change or vanish."""
 
-    takes = ("run_id", "place", "paths")
     text = (
         "The run {run_id} is complete in {place} and differs from this in {paths}. "
         "Nothing was overwritten. Publish under another name, or delete that run first."
@@ -84,28 +79,24 @@ class AlreadyPublished(StoreUserError):
 class RunProtected(StoreUserError):
     """A pointer stands on the run, so it is not deleted."""
 
-    takes = ("run_id", "place", "pointers")
     text = "The run {run_id} in {place} is what {pointers} points to; it was not deleted. Point elsewhere first."
 
 
 class PreconditionFailed(StoreError):
     """Somebody else wrote, or removed, an object since it was read."""
 
-    takes = ("what", "place", "evidence")
     text = "Somebody else changed {what} in {place} first. Nothing was overwritten. {evidence}"
 
 
 class ArtifactCorrupted(StoreError):
     """What is stored is not what the manifest says: `expected` and `found` are digests, or sizes."""
 
-    takes = ("path", "expected", "found")
     text = "{path} is damaged: expected {expected}, found {found}. It was not used."
 
 
 class ManifestCorrupted(StoreError):
     """The manifest is not one, or its content does not fit its own digest."""
 
-    takes = ("path", "reason")
     text = (
         "{path} is not a manifest that can be trusted: {reason}. Publish the run again from its folder, or delete it."
     )
@@ -114,35 +105,23 @@ class ManifestCorrupted(StoreError):
 class SourceChanged(StoreError):
     """A file changed while it was being published; what had been stored of it is not visible."""
 
-    takes = ("path", "expected", "found")
     text = "{path} changed while it was being published: {expected} became {found}. Publish it again."
 
 
 class StoreRefused(StoreError):
     """The endpoint or the disk refused something for a reason that has no name here."""
 
-    takes = ("place", "doing", "evidence")
     text = "{place} refused {doing}: {evidence}"
 
 
 class NameRefused(StoreError):
     """A name would escape its folder, is listed twice, or names no plain file."""
 
-    takes = ("name", "reason")
     text = "The name {name!r} is refused: {reason}"
 
 
-class TransferDamaged(StoreError):
-    """Bytes arrived damaged; nothing of them was kept."""
-
-    is_transient = True
-    takes = ("place", "doing", "evidence")
-    text = "Bytes arrived damaged at {place} during {doing} and were refused there ({evidence})."
-
-
 class StoreUnavailable(StoreError):
-    """No answer, a cut, or a failure on the store's side."""
+    """No answer, a cut, damage on the way, or a failure on the store's side."""
 
     is_transient = True
-    takes = ("place", "doing", "reason")
     text = "{place} failed during {doing}: {reason}"

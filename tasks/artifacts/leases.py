@@ -24,15 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.artifacts.backend import Record, Records, when_unchanged
 from tasks.artifacts.errors import PreconditionFailed, StoreError
-from tasks.artifacts.records import Record, Records
 from tasks.core.errors import LeaseLost
 from tasks.core.processes import process_table, start_ticks
 
 BEAT_EVERY_S = 20.0
 LOST_AFTER_S = 240.0
 STALE_AFTER_S = 300.0
-_CLAIM_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,7 @@ class Holder:
 
 
 class Heartbeat:
-    """Says that a run goes on, until it is stopped or this process dies.
-
-    Args:
-        records: Of the place that keeps the run.
-        run_id: The run.
-        host: Where it trains, for people.
-        beat_every_s: Between beats.
-        lost_after_s: See the head of this file.
-    """
+    """Says that a run goes on, and on which host for people, until it is stopped or this process dies."""
 
     def __init__(
         self,
@@ -92,11 +83,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._keep_on, daemon=True, name=f"heartbeat-{run_id}")
 
     def start(self) -> None:
-        """Begin.
-
-        Raises:
-            StoreError: The first beat could not be written.
-        """
+        """Begin; an error of the store's is that the first beat could not be written."""
         self._beat(None)
         self._thread.start()
 
@@ -149,21 +136,13 @@ class Heartbeat:
 
 
 def running(records: Records, run_id: str) -> Holder | None:
-    """Return who is at a run, or None if nobody is any more.
-
-    Raises:
-        StoreError: As the store says.
-    """
-    return _living(records.read(f"running/{run_id}"))
+    """Return who is at a run, or None if nobody is any more."""
+    return _living(records, records.read(f"running/{run_id}"))
 
 
 def holders(records: Records) -> list[Holder]:
-    """Return who is at a run now, all of them.
-
-    Raises:
-        StoreError: As the store says.
-    """
-    found = [_living(records.read(name)) for name in records.names("running")]
+    """Return who is at a run now, all of them."""
+    found = [_living(records, records.read(name)) for name in records.names("running")]
     return [holder for holder in found if holder is not None]
 
 
@@ -192,39 +171,29 @@ def interrupt(holder: Holder, *, patience_s: float = 30.0) -> bool:
 
 
 def claim(records: Records, run_id: str, key: str) -> Holder | None:
-    """Take a run key for a run that has a heartbeat, unless another living run has it; then return that one.
-
-    Raises:
-        StoreError: As the store says.
-    """
+    """Take a run key for a run that has a heartbeat, unless another living run has it; then return that one."""
     name = f"claims/{key}"
-    for _ in range(_CLAIM_ATTEMPTS):
+
+    def take() -> Holder | None:
         found = records.read(name)
         owner = _owner(found)
         if owner == run_id:
             return None
         beat = records.read(f"running/{owner}") if owner else None
-        holder = _living(beat)
-        if holder is not None:
+        if holder := _living(records, beat):
             return holder
-        try:
-            if beat is not None and not _parsed(beat).get("dead"):
-                dead = {"run_id": owner, "dead": True, "by": run_id}
-                records.write(f"running/{owner}", json.dumps(dead).encode(), replaces=beat.version)
-            content = json.dumps({"run_id": run_id}).encode()
-            records.write(name, content, replaces=found.version if found else None)
-        except PreconditionFailed:
-            continue  # the owner gave a sign of life meanwhile, or somebody else claimed it
+        # Where the owner gives a sign of life meanwhile, or somebody else claims the key, all is looked at again.
+        if beat is not None and not _parsed(beat).get("dead"):
+            dead = {"run_id": owner, "dead": True, "by": run_id}
+            records.write(f"running/{owner}", json.dumps(dead).encode(), replaces=beat.version)
+        records.write(name, json.dumps({"run_id": run_id}).encode(), replaces=found.version if found else None)
         return None
-    raise PreconditionFailed(name, "the artifacts")
+
+    return when_unchanged(take, attempts=50)
 
 
 def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
-    """Give claims back before the run ends; those that are not the run's stay.
-
-    Raises:
-        StoreError: As the store says.
-    """
+    """Give claims back before the run ends; those that are not the run's stay."""
     for key in keys:
         found = records.read(f"claims/{key}")
         if found is not None and _owner(found) == run_id:
@@ -239,16 +208,13 @@ def sweep(records: Records, *, older_than_s: float) -> int:
 
     Returns:
         How many went.
-
-    Raises:
-        StoreError: As the store says.
     """
 
     def remove_if_dead(name: str) -> bool:
         found = records.read(name)
         owner = _owner(found)
         beat = found if name == f"running/{owner}" else records.read(f"running/{owner}") if owner else None
-        if found is None or _living(beat) is not None:
+        if found is None or _living(records, beat) is not None:
             return False
         try:
             records.remove(name, version=found.version)
@@ -266,9 +232,9 @@ def _owner(record: Record | None) -> str:
     return str(_parsed(record).get("run_id", ""))
 
 
-def _living(beat: Record | None) -> Holder | None:
+def _living(records: Records, beat: Record | None) -> Holder | None:
     told = _parsed(beat)
-    if beat is None or beat.age_s > STALE_AFTER_S or not told or told.get("dead") is True:
+    if beat is None or not told or told.get("dead") is True or records.age_s(beat) > STALE_AFTER_S:
         return None
     process = told.get("process") or {}
     # Of a process of this very process table it is known whether it lives; of others nobody here can know.

@@ -20,12 +20,11 @@ from tasks.artifacts.errors import (
     ArtifactNotFound,
     NameRefused,
     PreconditionFailed,
-    SourceChanged,
     StoreFull,
     StoreRefused,
     StoreUnavailable,
 )
-from tasks.artifacts.manifest import check_path, file_chunks, is_same, size_and_sha256
+from tasks.artifacts.manifest import check_path, check_source, file_chunks, is_same, size_and_sha256
 from tasks.core.files import FileEntry
 
 LOCK_TIMEOUT_S = 60.0
@@ -79,9 +78,7 @@ class LocalBackend:
             with durable_path(path) as temporary:
                 with temporary.open("xb") as copy:
                     copy.writelines(file_chunks(source))
-                size, digest = size_and_sha256(file_chunks(temporary))
-                if (size, digest) != (file.size, file.sha256):
-                    raise SourceChanged(file.path, file.sha256, digest)
+                check_source(file, *size_and_sha256(file_chunks(temporary)))
         return True
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str:

@@ -114,13 +114,6 @@ def build_manifest(
     Files and folders whose name starts with a dot are left out: temporary ones are called so. So is the folder's own
     `manifest.json`.
 
-    Args:
-        folder: The run's folder.
-        run_id: The run's name.
-        revision: The manifest's number.
-        complete: Whether the run has ended well.
-        published_at: Now, if not given.
-
     Raises:
         ArtifactNotFound: The folder is not there, or nothing is in it.
         NameRefused: It holds a link, a socket or the like, or a name that not every store can keep.
@@ -160,13 +153,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int | None = None) -> Manifest:
-    """Return the manifest that the bytes hold.
-
-    Args:
-        data: Whatever was found.
-        path: Where, for messages.
-        run_id: Whose manifest it must be.
-        revision: Which one its place says it is; None if its place does not tell.
+    """Return the manifest that the bytes found at a path hold: of that run, and of that revision if its place tells.
 
     Raises:
         ManifestCorrupted: It is not JSON, lacks something, names a file that is refused, belongs to another run, or
@@ -175,17 +162,17 @@ def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int | None 
     try:
         found: dict[str, Any] = json.loads(data)
         digest = found.pop("sha256")
-        if found["schema_version"] != SCHEMA_VERSION:
-            raise ManifestCorrupted(path, f"schema version {found['schema_version']!r} is unknown")
         manifest = _ADAPTER.validate_json(data)
+        faults = {
+            f"schema version {found['schema_version']!r} is unknown": found["schema_version"] != SCHEMA_VERSION,
+            "its content does not fit the digest that it carries": digest != _digest(found),
+            f"it belongs to the run {manifest.run_id}": manifest.run_id != run_id,
+            f"it says revision {manifest.revision}, its name {revision}": revision not in {None, manifest.revision},
+        }
     except (ValueError, KeyError, TypeError, AttributeError, NameRefused) as error:
         raise ManifestCorrupted(path, f"{type(error).__name__}: {error}") from error
-    if digest != _digest(found):
-        raise ManifestCorrupted(path, "its content does not fit the digest that it carries")
-    if manifest.run_id != run_id:
-        raise ManifestCorrupted(path, f"it belongs to the run {manifest.run_id}")
-    if revision is not None and manifest.revision != revision:
-        raise ManifestCorrupted(path, f"it says revision {manifest.revision}, its name {revision}")
+    if reasons := [fault for fault, is_so in faults.items() if is_so]:
+        raise ManifestCorrupted(path, reasons[0])
     return manifest
 
 
@@ -208,6 +195,16 @@ def size_and_sha256(chunks: Iterable[bytes]) -> tuple[int, str]:
         size += len(chunk)
         digest.update(chunk)
     return size, digest.hexdigest()
+
+
+def check_source(file: FileEntry, size: int, sha256: str) -> None:
+    """Refuse what was read of a file if it is not what was said of it.
+
+    Raises:
+        SourceChanged: Size or digest differ.
+    """
+    if (size, sha256) != (file.size, file.sha256):
+        raise SourceChanged(file.path, f"{file.size} bytes, {file.sha256}", f"{size} bytes, {sha256}")
 
 
 def is_same(path: Path, file: FileEntry) -> bool:

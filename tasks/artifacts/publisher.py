@@ -30,7 +30,7 @@ class Mirror:
     Args:
         kept: Where to.
         layout: The run.
-        note: Told what a person should know.
+        note: Told what could not be published yet.
     """
 
     def __init__(self, kept: KeptTrainings, layout: RunLayout, note: Note = say) -> None:
@@ -43,13 +43,12 @@ class Mirror:
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"mirror-{layout.run_id}")
         self._thread.start()
 
-    def checkpoint(self, training: Training, *, at_once: bool = False) -> None:
-        """Publish an unfinished training's newest checkpoint soon, or at once."""
-        self._add(training, at_once=at_once)
-
-    def finished(self, training: Training) -> None:
-        """Publish a finished training at once."""
-        self._add(training, at_once=True)
+    def publish(self, training: Training, *, at_once: bool) -> None:
+        """Publish a training's newest checkpoint at once, or once the last publication is old enough."""
+        with self._changed:
+            _, is_urgent = self._waiting.get(training.run_key, (training, False))
+            self._waiting[training.run_key] = (training, at_once or is_urgent)
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Publish what waits, and return when that is done."""
@@ -57,12 +56,6 @@ class Mirror:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
-
-    def _add(self, training: Training, *, at_once: bool) -> None:
-        with self._changed:
-            _, is_urgent = self._waiting.get(training.run_key, (training, False))
-            self._waiting[training.run_key] = (training, at_once or is_urgent)
-            self._changed.notify_all()
 
     def _work(self) -> None:
         while (training := self._next()) is not None:

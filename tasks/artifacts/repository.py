@@ -1,15 +1,8 @@
 """Where runs are kept: a folder here, or a bucket of which working copies lie here. The one seam over both.
 
-How a flow uses it:
-
-    place = open_place(parameters.artifacts)    # a folder, s3://bucket/prefix, or None: what the settings say
-    with recorded_run(place, "compare", parameters) as run:
-        ...                                     # all is done in run.layout.root, wherever the place is
-
-`recorded_run` (tasks/runs/record.py) says that the run goes on, publishes it when the block ends, and lets the pointer
-`latest` stand for it. A flow that promotes: `place.store.point("champion", run_id)`; one that reads:
-`place.find_run("champion")`, or `open_run("s3://bucket/prefix/RUN", None)`: the layout that it returns is here, whole
-and verified. Opening a place asks nothing of it and is cheap: Prefect tasks take its address and open it themselves.
+A flow works in the folder that `recorded_run` (tasks/runs/record.py) gives it, wherever the place is; what it reads,
+`find_run` and `open_run` bring here, whole and verified. Opening a place asks nothing of it: Prefect tasks take its
+address and open it themselves.
 """
 
 from __future__ import annotations
@@ -24,11 +17,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
+from tasks.artifacts.backend import Records
 from tasks.artifacts.errors import ArtifactNotFound, BadStoreAddress, NameRefused, StoreError
 from tasks.artifacts.leases import running, sweep
 from tasks.artifacts.local import LocalBackend, write_chunks
 from tasks.artifacts.manifest import MANIFEST_NAME, check_path, is_same, manifest_bytes
-from tasks.artifacts.records import Records
 from tasks.artifacts.remote_records import load_records
 from tasks.artifacts.retention import (
     SWEEP_AGE_S,
@@ -95,14 +88,10 @@ class ArtifactPlace:
         return self.layout(run_id)
 
     def find(self, name: str) -> str:
-        """Return the name of the run that is meant, of which nothing is fetched.
-
-        Args:
-            name: As in `find_run`.
+        """Return the name of the run that is meant, as in `find_run`; nothing is fetched.
 
         Raises:
             RunNotFound: None or several fit.
-            StoreError: As the store says.
         """
         pointed = self.store.pointers().get(name)
         if self.is_local:
@@ -111,11 +100,8 @@ class ArtifactPlace:
                 pointed = runs[-1] if runs else None
         else:
             runs = list(self.store.runs())
-        fitting = (
-            [run for run in runs if run == pointed]
-            or [run for run in runs if run == name]
-            or [run for run in runs if run.startswith(name)]
-        )
+        exact = [run for run in (pointed, name) if run in runs][:1]
+        fitting = exact or [run for run in runs if run.startswith(name)]
         if len(fitting) != 1:
             known = ", ".join(runs[-5:]) or "none"
             problem = "no run" if not fitting else f"{len(fitting)} runs"
@@ -165,11 +151,7 @@ class ArtifactPlace:
         publish_files(self.store, layout.root, layout.run_id, now, remove=gone, may_replace=REPORT_FILES)
 
     def facts(self) -> tuple[RunFacts, ...]:
-        """Return what is known about every run; in a folder, also of those that ended without being published.
-
-        Raises:
-            StoreError: As the store says.
-        """
+        """Return what is known about every run; in a folder, also of those that ended without being published."""
         published = gather_facts(self.store, self.is_running)
         if not self.is_local:
             return published
@@ -182,13 +164,8 @@ class ArtifactPlace:
     ) -> tuple[Sequence[PruneDecision], PruneOutcome]:
         """Delete the runs that no rule keeps, what dead ones left, and working copies of what went.
 
-        Args:
-            keep_last: The newest so many stay.
-            keep_days: Runs of so many days stay.
-            dry_run: Delete nothing.
-
         Returns:
-            What was decided of each run, and what went.
+            What was decided of each run, and what went, or would go in a dry run.
         """
         plan = plan_prune(self.facts(), keep_last=keep_last, keep_days=keep_days, now=datetime.now(UTC))
         outcome = prune(self.store, plan, self.is_running, dry_run=dry_run)
@@ -242,7 +219,7 @@ def _bucket_place(address: str, settings: S3Settings, cache: Path) -> ArtifactPl
     # One client for all who ask: making one takes boto3 most of a second.
     bucket, prefix = _bucket_and_prefix(address)
     from tasks.artifacts.s3 import S3Backend  # boto3 takes half a second to import
-    from tasks.artifacts.s3_link import S3Address
+    from tasks.artifacts.s3_client import S3Address
 
     parsed = S3Address(bucket, prefix)
     # Two endpoints may have buckets of one name.
@@ -273,20 +250,13 @@ def open_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, RunLayout
     Args:
         name: A run's folder, `s3://bucket/prefix/RUN`, or what `find_run` takes.
         artifacts: Where it is looked for if the name does not say; None for what the settings say.
-
-    Raises:
-        RunNotFound, StoreError: As `find_run` and `open_place` say.
     """
     place, run = _named(name, artifacts)
     return place, place.find_run(run)
 
 
 def locate_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
-    """Return the name of a run that a user names as for `open_run`, and the place that keeps it; nothing is fetched.
-
-    Raises:
-        RunNotFound, StoreError: As `ArtifactPlace.find` says.
-    """
+    """Return the name of a run that a user names as for `open_run`, and the place that keeps it; nothing is fetched."""
     place, run = _named(name, artifacts)
     return place, place.find(run)
 
@@ -313,7 +283,6 @@ def fetch_path(name: str, artifacts: str | None) -> Path:
 
     Raises:
         RunNotFound: There is no such path, neither here nor among the artifacts.
-        StoreError: As `open_run` says.
     """
     here = Path(name).expanduser()
     if "://" not in name and here.exists():

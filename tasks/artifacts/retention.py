@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tasks.artifacts.errors import ManifestCorrupted, RunProtected, StoreUserError
@@ -70,24 +71,17 @@ class PruneOutcome:
 
 
 def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tuple[RunFacts, ...]:
-    """Return what is known about each run of a store.
-
-    Args:
-        store: Where they are.
-        is_running: Whether somebody trains the run of that name now. Called from several threads.
-    """
+    """Return what is known about each run of a store; whether one is running is asked from several threads."""
     pointers = store.pointers()
 
     def look(run_id: str) -> RunFacts:
-        names = tuple(sorted(name for name, target in pointers.items() if target == run_id))
-        facts = RunFacts(run_id, None, 0, names, is_running(run_id))
-        try:
+        facts = RunFacts(run_id, None, 0, tuple(sorted(n for n, to in pointers.items() if to == run_id)))
+        facts = replace(facts, is_running=is_running(run_id))
+        with suppress(ManifestCorrupted):
             found = store.manifest(run_id)
-        except ManifestCorrupted:
-            return facts
-        return RunFacts(
-            run_id, found.published_at, found.size, names, facts.is_running, found.complete, len(found.files)
-        )
+            facts = replace(facts, published_at=found.published_at, size=found.size, files=len(found.files))
+            return replace(facts, is_complete=found.complete)
+        return facts
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         return tuple(pool.map(look, store.runs()))
@@ -101,12 +95,6 @@ def plan_prune(
     Kept are the newest `keep_last`, those published within `keep_days`, whatever is pointed to or running, and what
     cannot be read, for it may be anything.
 
-    Args:
-        runs: All runs of a store.
-        keep_last: How many of the newest stay; None for no such rule.
-        keep_days: For how many days a run stays; None for no such rule.
-        now: With a time zone.
-
     Returns:
         One decision a run, the newest first.
 
@@ -119,28 +107,27 @@ def plan_prune(
         raise StoreUserError(f"Say what to keep: {rules}.")
     if (keep_last or 0) < 0 or (keep_days or 0) < 0:
         raise ValueError(f"keep_last {keep_last} and keep_days {keep_days} must not be negative")
-    dated = sorted(((run.published_at, run.run_id) for run in runs if run.published_at is not None), reverse=True)
-    newest = {run_id for _, run_id in dated[: keep_last or 0]}
+    # The newest first; what cannot be read comes last, by name.
+    dated = sorted(((run.published_at, run.run_id, run) for run in runs if run.published_at), reverse=True)
+    unreadable = sorted((run for run in runs if run.published_at is None), key=lambda run: run.run_id)
+    ordered = [*(run for _, _, run in dated), *unreadable]
 
-    def reason_to_keep(run: RunFacts) -> str:
+    def reason_to_keep(run: RunFacts, place: int) -> str:
         if run.is_running:
             return "it is running"
         if run.pointers:
             return f"{', '.join(run.pointers)} points to it"
         if run.published_at is None:
             return "its manifest cannot be read: look at it, then delete it by name"
-        if run.run_id in newest:
+        if place < (keep_last or 0):
             return f"it is among the newest {keep_last}"
         if keep_days is not None and now - run.published_at <= timedelta(days=keep_days):
             return f"it is not older than {keep_days:g} days"
         return ""
 
-    by_name = {run.run_id: run for run in runs}
-    unreadable = sorted(run.run_id for run in runs if run.published_at is None)
-    reasons = {run_id: reason_to_keep(by_name[run_id]) for run_id in [*(run_id for _, run_id in dated), *unreadable]}
+    reasons = [(run, reason_to_keep(run, place)) for place, run in enumerate(ordered)]
     return tuple(
-        PruneDecision(run_id, by_name[run_id].size, not reason, reason or "no rule keeps it")
-        for run_id, reason in reasons.items()
+        PruneDecision(run.run_id, run.size, not reason, reason or "no rule keeps it") for run, reason in reasons
     )
 
 
@@ -152,32 +139,19 @@ def prune(
     dry_run: bool = False,
     sweep_age_s: float = SWEEP_AGE_S,
 ) -> PruneOutcome:
-    """Delete what the plan says, and what dead writers left.
+    """Delete what the plan says, and what dead writers left; return what went, or would go in a dry run.
 
     Before each deletion it is asked again whether the run is running or pointed to by now.
-
-    Args:
-        store: Where the runs are.
-        plan: From `plan_prune`.
-        is_running: As in `gather_facts`.
-        dry_run: Delete nothing.
-        sweep_age_s: As `older_than_s` of `ArtifactStore.sweep`.
-
-    Returns:
-        What went, or would go. A run that a pointer reached meanwhile is not among them.
     """
-    gone = []
-    for decision in plan:
-        if not decision.delete or is_running(decision.run_id):
-            continue
-        if not dry_run:
-            try:
-                store.delete(decision.run_id)
-            except RunProtected:
-                continue
-        gone.append(decision)
+    due = [decision for decision in plan if decision.delete]
     if dry_run:
-        return PruneOutcome(tuple(gone))
+        return PruneOutcome(tuple(decision for decision in due if not is_running(decision.run_id)))
+    gone = []
+    for decision in due:
+        if not is_running(decision.run_id):
+            with suppress(RunProtected):
+                store.delete(decision.run_id)
+                gone.append(decision)
     running = [decision.run_id for decision in plan if is_running(decision.run_id)]
     swept_bytes = store.sweep(older_than_s=sweep_age_s, running=running)
     return PruneOutcome(tuple(gone), swept_bytes, versions_remain=store.backend.keeps_versions)

@@ -12,25 +12,26 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 from s3transfer.manager import TransferConfig, TransferManager
 
-from tasks.artifacts.backend import BUCKET_KEYS, Answer, Item, read_small, retried
+from tasks.artifacts.backend import BUCKET_KEYS, Answer, Item, read_small
 from tasks.artifacts.errors import (
     ArtifactNotFound,
     BadStoreAddress,
     PreconditionFailed,
-    SourceChanged,
+    StoreRefused,
     StoreUnavailable,
-    TransferDamaged,
 )
 from tasks.artifacts.local import disk_errors
-from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, check_path
-from tasks.artifacts.s3_link import ConditionRefused, S3Address, S3Link, connect
+from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, check_path, check_source
+from tasks.artifacts.s3_client import ConditionRefused, S3Address, connect, s3_errors
 from tasks.core.files import FileEntry
+from tasks.core.retry import retry_transient
 from tasks.settings.models import S3Settings
 
 MOST_PARTS = 10_000
@@ -53,9 +54,11 @@ class S3Backend:
     keys = BUCKET_KEYS
 
     def __init__(self, address: S3Address, settings: S3Settings, client: Any = None) -> None:
-        self._settings, self._link = settings, S3Link(address, settings, client or connect(settings))
-        self.place = self._link.place
+        self._bucket, self._settings, self._client = address.bucket, settings, client or connect(settings)
+        self._prefix = f"{address.prefix}/" if address.prefix else ""
+        self.place = f"{address} ({self._client.meta.endpoint_url})"
         self.keeps_versions = False
+        self._clock: tuple[float, float] | None = None
         self._trial = threading.Lock()
         self._etags: Literal["quoted", "bare", "unknown"] | None = None
 
@@ -63,7 +66,7 @@ class S3Backend:
         """Ask for an object; its content is read as it is taken."""
         check_path(key)
         doing = f"reading {key}"
-        answer = self._link.call(doing, "get_object", Key=key, **({"Range": f"bytes={offset}-"} if offset else {}))
+        answer = self._call(doing, "get_object", key, **({"Range": f"bytes={offset}-"} if offset else {}))
         # A server may answer with everything when asked for the rest.
         start = offset if answer["ResponseMetadata"]["HTTPStatusCode"] == 206 else 0
         size = start + answer["ContentLength"]
@@ -78,7 +81,7 @@ class S3Backend:
         if self._holds(key, file, doing):
             return False
         upload = self._upload_whole if file.size <= self._settings.part_bytes else self._upload_in_parts
-        retried(lambda: upload(key, file, source, doing), attempts=2)
+        retry_transient(lambda: upload(key, file, source, doing), attempts=2, pause_s=0.2)
         return True
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str:
@@ -92,16 +95,13 @@ class S3Backend:
             return self._replace_locked(doing, key, data, version)
         condition = _condition(version, quoted=self._etags == "quoted")
         try:
-            return retried(lambda: self._put(doing, key, data, condition), attempts=2)
+            return retry_transient(lambda: self._put(doing, key, data, condition), attempts=2, pause_s=0.2)
         except (ConditionRefused, ArtifactNotFound) as error:
             # The answer to our own first attempt may have been lost.
-            try:
-                found, answer = read_small(self, key, MAX_MANIFEST_BYTES)
-            except ArtifactNotFound:
-                raise PreconditionFailed(key, self.place) from error
-            if found == data:
-                return answer.version
-            if answer.version == version:
+            found = read_small(self, key, MAX_MANIFEST_BYTES)
+            if found is not None and found.content == data:
+                return found.version
+            if found is not None and found.version == version:
                 reason = "it answers 412 although nobody changed the object"
                 raise StoreUnavailable(self.place, doing, reason) from error
             raise PreconditionFailed(key, self.place) from error
@@ -110,8 +110,8 @@ class S3Backend:
         """Page through what begins as the pattern does."""
         prefix = pattern.partition("*")[0]
         found = [
-            Item(item["Key"].removeprefix(self._link.prefix), item["Size"], item["LastModified"].timestamp())
-            for item in self._link.pages(f"listing {pattern}", "list_objects_v2", "Contents", prefix)
+            Item(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
+            for item in self._pages(f"listing {pattern}", "list_objects_v2", "Contents", prefix)
         ]
         return sorted((item for item in found if _fits(item.key, pattern)), key=lambda item: item.key)
 
@@ -123,7 +123,7 @@ class S3Backend:
         if version is not None:
             # Looked at first: endpoints that do not know the condition of a deletion, pass it over.
             try:
-                if self._link.call("looking", "head_object", Key=wanted[0])["ETag"] != version:
+                if self._call("looking", "head_object", wanted[0])["ETag"] != version:
                     raise PreconditionFailed(wanted[0], self.place)
             except ArtifactNotFound:
                 return
@@ -131,7 +131,7 @@ class S3Backend:
 
         def delete(key: str) -> None:
             try:
-                answer = self._link.call(f"deleting {key}", "delete_object", Key=key, **condition)
+                answer = self._call(f"deleting {key}", "delete_object", key, **condition)
             except ConditionRefused as error:
                 raise PreconditionFailed(key, self.place) from error
             except ArtifactNotFound:
@@ -144,7 +144,12 @@ class S3Backend:
 
     def now(self) -> float:
         """Return the time of the server's last answer, and what has passed since."""
-        return self._link.now()
+        if self._clock is None:
+            self._call("reading the clock", "head_bucket")
+        if self._clock is None:
+            raise StoreRefused(self.place, "reading the clock", "its answers have no usable date")
+        date, heard_at = self._clock
+        return date + time.monotonic() - heard_at
 
     def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
         """Abort multipart uploads that nobody will end; the endpoint does not tell their size.
@@ -154,20 +159,18 @@ class S3Backend:
         """
         prefix = self.keys.content.partition("{")[0]
         before = self.now() - older_than_s
-        for upload in self._link.pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
-            run_id = upload["Key"].removeprefix(self._link.prefix + prefix).partition("/")[0]
+        for upload in self._pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
+            run_id = upload["Key"].removeprefix(self._prefix + prefix).partition("/")[0]
             if upload["Initiated"].timestamp() < before and run_id not in running:
                 with contextlib.suppress(ArtifactNotFound):
-                    key = upload["Key"].removeprefix(self._link.prefix)
-                    self._link.call(
-                        "aborting an upload", "abort_multipart_upload", Key=key, UploadId=upload["UploadId"]
-                    )
+                    key = upload["Key"].removeprefix(self._prefix)
+                    self._call("aborting an upload", "abort_multipart_upload", key, UploadId=upload["UploadId"])
         return 0
 
     def _holds(self, key: str, file: FileEntry, doing: str) -> bool:
         """Whether the content is stored, as far as can be told without reading it."""
         try:
-            found = self._link.call(doing, "head_object", Key=key, ChecksumMode="ENABLED")
+            found = self._call(doing, "head_object", key, ChecksumMode="ENABLED")
         except ArtifactNotFound:
             return False
         checksum = found.get("ChecksumSHA256")
@@ -179,11 +182,11 @@ class S3Backend:
 
     def _upload_whole(self, key: str, file: FileEntry, source: Path, doing: str) -> None:
         with disk_errors(str(source.parent), doing), source.open("rb") as opened:
-            data = _Checked(opened, file).read(-1)
-        answer = self._link.call(doing, "put_object", Key=key, Body=data, ChecksumSHA256=_base64(file.sha256))
+            data = _Checked(opened, file).read()
+        answer = self._call(doing, "put_object", key, Body=data, ChecksumSHA256=_base64(file.sha256))
         if answer.get("ChecksumSHA256") not in {None, _base64(file.sha256)}:
             self.delete([key])
-            raise TransferDamaged(self.place, doing, f"checksum {answer['ChecksumSHA256']}")
+            raise StoreUnavailable(self.place, doing, f"it tells the checksum {answer['ChecksumSHA256']}")
 
     def _upload_in_parts(self, key: str, file: FileEntry, source: Path, doing: str) -> None:
         part_bytes = max(self._settings.part_bytes, math.ceil(file.size / MOST_PARTS))
@@ -195,30 +198,20 @@ class S3Backend:
             max_in_memory_upload_chunks=4,
         )
 
-        def upload() -> None:
-            with source.open("rb") as opened, TransferManager(self._link.client, config) as manager:
-                checked: Any = _Checked(opened, file)
-                manager.upload(checked, self._link.address.bucket, self._link.prefix + key).result()
-
         try:
-            with disk_errors(str(source.parent), doing):
-                self._link.translated(doing, upload)
+            with disk_errors(str(source.parent), doing), self._errors(doing), source.open("rb") as opened:
+                checked: Any = _Checked(opened, file)
+                with TransferManager(self._client, config) as manager:
+                    manager.upload(checked, self._bucket, self._prefix + key).result()
         except ArtifactNotFound:
             # Where the answer to the completion was lost, asking again finds no upload: it is completed.
             if not self._holds(key, file, doing):
-                raise TransferDamaged(self.place, doing, "the endpoint lost the upload") from None
+                raise StoreUnavailable(self.place, doing, "the endpoint lost the upload") from None
 
     def _put(self, doing: str, key: str, data: bytes, condition: dict[str, str]) -> str:
         digest = hashlib.sha256(data).hexdigest()
-        answer = self._link.call(
-            doing,
-            "put_object",
-            Key=key,
-            Body=data,
-            Metadata={_DIGEST: digest},
-            ChecksumSHA256=_base64(digest),
-            **condition,
-        )
+        told: dict[str, Any] = {"Metadata": {_DIGEST: digest}, "ChecksumSHA256": _base64(digest)}
+        answer = self._call(doing, "put_object", key, Body=data, **told, **condition)
         return str(answer["ETag"])
 
     def _replace_locked(self, doing: str, key: str, data: bytes, version: str) -> str:
@@ -231,7 +224,7 @@ class S3Backend:
                 break
             except ConditionRefused as error:
                 with contextlib.suppress(ArtifactNotFound):
-                    held_since = self._link.call(doing, "head_object", Key=lock)["LastModified"].timestamp()
+                    held_since = self._call(doing, "head_object", lock)["LastModified"].timestamp()
                     if self.now() - held_since > LOCK_STALE_S:
                         self.delete([lock])
                 if time.monotonic() > until:
@@ -239,7 +232,7 @@ class S3Backend:
                     raise StoreUnavailable(self.place, doing, reason) from error
             time.sleep(0.05 + 0.1 * random.random())  # noqa: S311 -- jitter
         try:
-            if self._link.call(doing, "head_object", Key=key)["ETag"] != version:
+            if self._call(doing, "head_object", key)["ETag"] != version:
                 raise PreconditionFailed(key, self.place)
             return self._put(doing, key, data, {})
         except ArtifactNotFound as error:
@@ -284,7 +277,7 @@ class S3Backend:
                 f"it refuses If-Match with the very ETag that it gave, {version}, with quotation marks and without",
             )
         finally:
-            self._link.call(doing, "delete_object", Key=key)
+            self._call(doing, "delete_object", key)
 
     def _chunks(self, body: Any, size: int, skip: int, doing: str) -> Iterator[bytes]:
         """Yield an answer's content but for its first bytes; give up a server that is far too slow."""
@@ -292,13 +285,44 @@ class S3Backend:
         deadline, position = time.monotonic() + limit_s, 0
         pieces = body.iter_chunks(CHUNK_BYTES)
         with contextlib.closing(body):
-            while piece := self._link.translated(doing, lambda: next(pieces, b"")):
+            while True:
+                with self._errors(doing):
+                    piece = next(pieces, b"")
+                if not piece:
+                    return
                 position += len(piece)
                 if time.monotonic() > deadline:
-                    reason = f"only {position} bytes came in {limit_s:.0f} s"
-                    raise StoreUnavailable(self.place, doing, reason)
+                    raise StoreUnavailable(self.place, doing, f"only {position} bytes came in {limit_s:.0f} s")
                 if fresh := piece[max(0, skip - (position - len(piece))) :]:
                     yield fresh
+
+    def _errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return s3_errors(self.place, doing, self._settings.read_timeout_s)
+
+    def _pages(self, doing: str, method: str, what: str, prefix: str) -> Iterator[Any]:
+        """Yield what a paginated request finds below a prefix."""
+        pages = iter(self._client.get_paginator(method).paginate(Bucket=self._bucket, Prefix=self._prefix + prefix))
+        while True:
+            with self._errors(doing):
+                page = next(pages, None)
+            if page is None:
+                return
+            self._hear(page)
+            yield from page.get(what, [])
+
+    def _call(self, doing: str, method: str, key: str | None = None, **parameters: Any) -> dict[str, Any]:
+        """Make a request of the bucket, with a key below the prefix."""
+        if key is not None:
+            parameters["Key"] = self._prefix + key
+        with self._errors(doing):
+            answer: dict[str, Any] = getattr(self._client, method)(Bucket=self._bucket, **parameters)
+        self._hear(answer)
+        return answer
+
+    def _hear(self, answer: dict[str, Any]) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            self._clock = date.timestamp(), time.monotonic()
 
 
 class _Checked:
@@ -314,15 +338,11 @@ class _Checked:
         Raises:
             SourceChanged: The whole is not what was said.
         """
-        left = self._file.size - self._position
-        data: bytes = self._opened.read(left + 1 if size < 0 else min(size, left + 1))
+        data: bytes = self._opened.read(size)
         self._digest.update(data)
         self._position += len(data)
-        is_over = self._position > self._file.size or (not data and left > 0)
-        is_wrong = self._position == self._file.size and self._digest.hexdigest() != self._file.sha256
-        if is_over or is_wrong or (size < 0 and self._position < self._file.size):
-            found = f"{self._position} bytes, {self._digest.hexdigest()}"
-            raise SourceChanged(self._file.path, self._file.sha256, found)
+        if self._position >= self._file.size or not data or size < 0:
+            check_source(self._file, self._position, self._digest.hexdigest())
         return data
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.artifacts.backend import Backend, Item, read_small
+from tasks.artifacts.backend import Backend, Item, Record, read_small, when_unchanged
 from tasks.artifacts.errors import (
     ArtifactCorrupted,
     ArtifactNotFound,
@@ -31,7 +31,6 @@ from tasks.artifacts.manifest import (
 from tasks.core.files import FileEntry
 from tasks.core.names import is_plain_name
 
-_POINT_ATTEMPTS = 20
 _POINTER_BYTES = 256
 
 
@@ -41,19 +40,29 @@ class Head:
 
     Attributes:
         key: Where.
-        version: For `Backend.put_if`.
-        data: What was found.
-        revision: That its key names; None where a key names none.
+        record: What was found there.
+        revision: Its number; 0 where nobody knows it.
+        found: The manifest, or what is wrong with it.
     """
 
     key: str
-    version: str
-    data: bytes
-    revision: int | None
+    record: Record
+    revision: int
+    found: Manifest | ManifestCorrupted
+
+    def manifest(self) -> Manifest:
+        """Return the manifest.
+
+        Raises:
+            ManifestCorrupted: It is not what was written.
+        """
+        if isinstance(self.found, ManifestCorrupted):
+            raise self.found
+        return self.found
 
 
 class ArtifactStore:
-    """The published runs of a place, and the names that stand for them. Safe to use from several threads and processes.
+    """The published runs of a place, and the names that stand for them. Every call may raise a `StoreError`.
 
     Args:
         backend: What keeps the bytes.
@@ -76,38 +85,32 @@ class ArtifactStore:
 
         Raises:
             SourceChanged: `source` is not what `file` says.
-            StoreError: As `Backend.put` says.
         """
         return self.backend.put(self._content_key(run_id, file), file, source)
 
-    def commit(self, manifest: Manifest) -> None:
+    def commit(self, manifest: Manifest, replaces: Head | None) -> None:
         """Make a manifest the run's, in one step. Silent if exactly it is the run's already.
 
+        Args:
+            manifest: With the revision after the one that it replaces.
+            replaces: What `head` gave.
+
         Raises:
-            PreconditionFailed: Its revision does not follow the run's: somebody else wrote.
+            PreconditionFailed: Somebody else wrote since.
             ArtifactNotFound: A file that it names was never put.
         """
         run_id = manifest.run_id
-        current, revision, head = self.current(run_id, may_be_damaged=True)
-        if current == manifest:
-            return
-        # After a damaged manifest whose number nobody knows, whoever publishes the run anew may go on with any.
-        if manifest.revision != revision + 1 and not (head and current is None and head.revision is None):
-            raise PreconditionFailed(
-                f"the run {run_id}", self.place, f"Expected revision {manifest.revision - 1}, found {revision}."
-            )
         found = {item.key: item.size for item in self.backend.list(self._contents(run_id))}
         for file in manifest.files:
             if found.get(self._content_key(run_id, file)) != file.size:
                 raise ArtifactNotFound(f"content for {file.path} of the run {run_id}", self.place, "It was never put.")
         key = self._keys.manifest.format(run=run_id, revision=manifest.revision)
-        replaced = head.version if head and head.key == key else None
+        version = replaces.record.version if replaces and replaces.key == key else None
         try:
-            self.backend.put_if(key, manifest_bytes(manifest), replaced)
+            self.backend.put_if(key, manifest_bytes(manifest), version)
         except PreconditionFailed as error:
-            raise PreconditionFailed(
-                f"the run {run_id}", self.place, f"It happened while revision {manifest.revision} was written."
-            ) from error
+            told = f"It happened while revision {manifest.revision} was written."
+            raise PreconditionFailed(f"the run {run_id}", self.place, told) from error
 
     def manifest(self, run_id: str) -> Manifest:
         """Return the run's newest manifest.
@@ -116,29 +119,26 @@ class ArtifactStore:
             ArtifactNotFound: No such run.
             ManifestCorrupted: It is not what was written.
         """
-        current, _, _ = self.current(run_id, may_be_damaged=False)
-        if current is None:
+        head = self.head(run_id)
+        if head is None:
             hint = "`jade artifacts list` shows what is published."
             raise ArtifactNotFound(f"run {run_id}", self.place, hint)
-        return current
+        return head.manifest()
 
-    def current(self, run_id: str, *, may_be_damaged: bool) -> tuple[Manifest | None, int, Head | None]:
-        """Return the run's newest manifest, its revision (0 without one), and how it lies there.
-
-        Raises:
-            ManifestCorrupted: It is damaged, and may not be.
-        """
+    def head(self, run_id: str) -> Head | None:
+        """Return the run's newest manifest, damaged or not; None where there is none."""
         check_plain(run_id)
-        head = self._head(run_id)
-        if head is None:
-            return None, 0, None
+        listed = self._manifests(run_id)
+        key = listed[-1][1].key if listed else ""
+        record = read_small(self.backend, key, MAX_MANIFEST_BYTES) if listed else None
+        if record is None:
+            return None  # it may have been deleted meanwhile
+        told = self._revision(key)
         try:
-            manifest = parse_manifest(head.data, f"{self.place}: {head.key}", run_id=run_id, revision=head.revision)
-        except ManifestCorrupted:
-            if not may_be_damaged:
-                raise
-            return None, head.revision or 0, head
-        return manifest, manifest.revision, head
+            found = parse_manifest(record.content, f"{self.place}: {key}", run_id=run_id, revision=told)
+        except ManifestCorrupted as error:
+            return Head(key, record, told or 0, error)
+        return Head(key, record, found.revision, found)
 
     def read(self, run_id: str, file: FileEntry) -> Iterator[bytes]:
         """Yield a file's content in order. Only when the iteration has ended well were the bytes the right ones.
@@ -189,21 +189,20 @@ class ArtifactStore:
         key, absent = f"{self._keys.pointers}{name}", f"{name} stays where it was."
         if not self._manifests(run_id):
             raise ArtifactNotFound(f"run {run_id}", self.place, absent)
-        for _ in range(_POINT_ATTEMPTS):
-            before, version = self._pointer(key)
-            try:
-                written = self.backend.put_if(key, f"{run_id}\n".encode(), version)
-            except PreconditionFailed:
-                continue
-            break
-        else:
-            raise PreconditionFailed(key, self.place)
+        before: Record | None = None
+
+        def write() -> str:
+            nonlocal before
+            before = read_small(self.backend, key, _POINTER_BYTES)
+            return self.backend.put_if(key, f"{run_id}\n".encode(), before.version if before else None)
+
+        written = when_unchanged(write)
         # A run that was deleted meanwhile (see `delete`) is pointed to by nothing.
         if not self._manifests(run_id):
             if before is None:
                 self.backend.delete([key], version=written)
             else:
-                self.backend.put_if(key, before, written)
+                self.backend.put_if(key, before.content, written)
             raise ArtifactNotFound(f"run {run_id}", self.place, absent)
 
     def pointers(self) -> dict[str, str]:
@@ -215,12 +214,12 @@ class ArtifactStore:
         found = {}
         for item in self.backend.list(f"{self._keys.pointers}*"):
             name = item.key.rpartition("/")[2]
-            data, _ = self._pointer(item.key)
-            run_id = (data or b"").decode("utf-8", "replace").strip()
-            if data is not None and not is_plain_name(run_id):
-                raise ArtifactCorrupted(f"the pointer {name} in {self.place}", "a run's name", repr(run_id))
-            if data is not None:
-                found[name] = run_id
+            record = read_small(self.backend, item.key, _POINTER_BYTES)
+            if record is None:
+                continue
+            found[name] = record.content.decode("utf-8", "replace").strip()
+            if not is_plain_name(found[name]):
+                raise ArtifactCorrupted(f"the pointer {name} in {self.place}", "a run's name", repr(found[name]))
         return found
 
     def delete(self, run_id: str) -> None:
@@ -231,7 +230,7 @@ class ArtifactStore:
         """
         check_plain(run_id)
         self._refuse_if_pointed_to(run_id)
-        head = self._head(run_id)
+        head = self.head(run_id)
         # The oldest revision first: whenever this is cut off, the run is there in its newest form, or not at all.
         for _, item in self._manifests(run_id):
             self.backend.delete([item.key])
@@ -239,7 +238,7 @@ class ArtifactStore:
             self._refuse_if_pointed_to(run_id)
         except RunProtected:
             if head is not None:  # somebody let a name stand for it meanwhile
-                self.backend.put_if(head.key, head.data, None)
+                self.backend.put_if(head.key, head.record.content, None)
             raise
         self.backend.delete([self._contents(run_id).rstrip("*")])
 
@@ -294,24 +293,6 @@ class ArtifactStore:
             return None
         number = key.rpartition("/")[2].removesuffix(".json")
         return int(number) if number.isdigit() else 0
-
-    def _head(self, run_id: str) -> Head | None:
-        found = self._manifests(run_id)
-        if not found:
-            return None
-        key = found[-1][1].key
-        try:
-            data, answer = read_small(self.backend, key, MAX_MANIFEST_BYTES)
-        except ArtifactNotFound:
-            return None  # deleted meanwhile
-        return Head(key, answer.version, data, self._revision(key))
-
-    def _pointer(self, key: str) -> tuple[bytes | None, str | None]:
-        try:
-            data, answer = read_small(self.backend, key, _POINTER_BYTES)
-        except ArtifactNotFound:
-            return None, None
-        return data, answer.version
 
     def _refuse_if_pointed_to(self, run_id: str) -> None:
         names = tuple(name for name, target in self.pointers().items() if target == run_id)

@@ -17,15 +17,14 @@ from typing import Any
 from jade_model.core.files import sha256_file, write_atomically
 from jade_model.core.job import Training
 from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
+from tasks.artifacts.backend import Record, when_unchanged
 from tasks.artifacts.errors import (
     ArtifactCorrupted,
     ArtifactNotFound,
     ManifestCorrupted,
     NameRefused,
-    PreconditionFailed,
 )
 from tasks.artifacts.manifest import Manifest
-from tasks.artifacts.records import Record
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.artifacts.transfer import fetch_file, publish_files
 from tasks.core.files import FileEntry
@@ -36,8 +35,6 @@ INDEX_NAME = ".trainings"
 
 UNFINISHED = ".unfinished"
 """Ends the name of an entry for a training that is not finished."""
-
-_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,6 @@ class KeptTrainings:
 
         Returns:
             Whether it was whole; a training that goes on may replace it under our hands, and the next one comes.
-
-        Raises:
-            StoreError: As the store says.
         """
         files = files_of(training, layout.root)
         manifest = _training_manifest(files)
@@ -91,11 +85,7 @@ class KeptTrainings:
         return self._place.is_local or self._publish(training, layout, files)
 
     def is_finished(self, training: Training) -> bool:
-        """Whether some run has finished the training, and its files are published or whole on this machine.
-
-        Raises:
-            StoreError: As the store says.
-        """
+        """Whether some run has finished the training, and its files are published or whole on this machine."""
         found = self._entry(training)
         if found and found.is_complete and self._published(found):
             return True
@@ -108,9 +98,6 @@ class KeptTrainings:
 
         Returns:
             Whether there was anything of use.
-
-        Raises:
-            StoreError: As the store says.
         """
         found = self._entry(training)
         wanted = self._published(found) if found else {}
@@ -163,18 +150,16 @@ class KeptTrainings:
             gone = [f"{training.output_dir}/{files.resume.name}"] if is_complete else []
             published = publish_files(self._place.store, snapshot, layout.run_id, paths, remove=gone)
         entry = _Entry(layout.run_id, training.output_dir, is_complete, published.revision)
-        for _ in range(_ATTEMPTS):
+        content = json.dumps(dataclasses.asdict(entry)).encode()
+
+        def write() -> None:
             before = self._place.records.read(_record(training))
             other = _parsed(before)
-            if other and other.is_complete and not is_complete and self._published(other):
-                return True
-            content = json.dumps(dataclasses.asdict(entry)).encode()
-            try:
+            if is_complete or not (other and other.is_complete and self._published(other)):
                 self._place.records.write(_record(training), content, replaces=before.version if before else None)
-            except PreconditionFailed:
-                continue
-            return True
-        raise PreconditionFailed(_record(training), self._place.address)
+
+        when_unchanged(write)
+        return True
 
     def _entry(self, training: Training) -> _Entry | None:
         return None if self._place.is_local else _parsed(self._place.records.read(_record(training)))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from tasks.artifacts.backend import when_unchanged
 from tasks.artifacts.errors import (
     AlreadyPublished,
     ArtifactCorrupted,
     ArtifactNotFound,
     ManifestCorrupted,
     NameRefused,
-    PreconditionFailed,
 )
 from tasks.artifacts.local import disk_errors, write_chunks
 from tasks.artifacts.manifest import (
@@ -31,7 +30,6 @@ from tasks.core.files import FileEntry
 
 T = TypeVar("T")
 _WORKERS = 4
-_COMMIT_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,9 @@ def publish_run(
         may_replace: Files, or folders ending in "/", that may change or vanish although the run is complete.
         pointer: A name that shall stand for this run in the end, such as `latest`.
 
-    Returns:
-        The manifest as it stands in the store.
-
     Raises:
         AlreadyPublished: The run is complete there, and other files than `may_replace` would change or vanish.
         SourceChanged: Somebody writes to the folder.
-        StoreError: As the store says.
     """
     with disk_errors(str(folder), "reading the run"):
         files = build_manifest(folder, run_id).files
@@ -101,18 +95,11 @@ def publish_files(
 
     This is how the checkpoints of a training that goes on are published. Several may do this to one run at once.
 
-    Args:
-        store: Where to.
-        folder: The run's folder.
-        run_id: The run's name; a run that is not there yet begins as incomplete.
-        paths: Relative to the folder.
-        remove: Files that the run shall no longer have.
-        may_replace: As in `publish_run`.
+    A run that is not there yet begins as incomplete.
 
     Raises:
         ArtifactNotFound: The folder has no such file.
         ManifestCorrupted: Nobody knows what the run consists of; `publish_run` would tell.
-        StoreError: As in `publish_run`.
     """
     with disk_errors(str(folder), "reading files"):
         files = tuple(describe_file(folder, path) for path in paths)
@@ -133,11 +120,7 @@ def fetch_file(store: ArtifactStore, run_id: str, file: FileEntry, into: Path) -
         ArtifactNotFound, ArtifactCorrupted: What the store has is not whole.
     """
     with disk_errors(str(into.parent), f"fetching {file.path}"):
-        try:
-            write_chunks(into, store.read(run_id, file))
-        except ArtifactCorrupted:
-            # Once more, for the damage may have happened on the way.
-            write_chunks(into, store.read(run_id, file))
+        _twice(lambda: write_chunks(into, store.read(run_id, file)))
 
 
 def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
@@ -157,10 +140,7 @@ def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
 
     def check(file: FileEntry) -> Problem | None:
         try:
-            try:
-                size_and_sha256(store.read(run_id, file))
-            except ArtifactCorrupted:
-                size_and_sha256(store.read(run_id, file))
+            _twice(lambda: size_and_sha256(store.read(run_id, file)))
         except (ArtifactNotFound, NameRefused) as error:
             return Problem(file.path, "missing", str(error))
         except ArtifactCorrupted as error:
@@ -169,6 +149,13 @@ def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
 
     found = _for_each(manifest.files, check)
     return tuple(sorted((problem for problem in found if problem), key=lambda problem: problem.path))
+
+
+def _twice(read: Callable[[], object]) -> None:
+    try:
+        read()
+    except ArtifactCorrupted:
+        read()  # the damage may have happened on the way
 
 
 def _publish(
@@ -185,26 +172,23 @@ def _publish(
 
     `wanted` says, from what the run is now, which files it shall have and whether it is complete.
     """
-    attempt = 1
-    while True:
-        current, revision, _ = store.current(run_id, may_be_damaged=may_be_damaged)
+
+    def publish() -> Manifest:
+        head = store.head(run_id)
+        is_lost = head is not None and may_be_damaged and isinstance(head.found, ManifestCorrupted)
+        current = None if head is None or is_lost else head.manifest()
         new_files, complete = wanted(current)
         if current is not None and current.complete:
             _refuse_changes(store, current, new_files, may_replace)
             complete = True
         stored = _for_each(files, lambda file: store.put(run_id, file, folder / file.path))
-        manifest = Manifest(run_id, revision + 1, complete, datetime.now(UTC), new_files)
         if current is not None and not any(stored) and (current.files, current.complete) == (new_files, complete):
             return current
-        try:
-            store.commit(manifest)
-        except PreconditionFailed:
-            # Whoever was quicker got on, so this comes to an end. Their commit may have taken away what was put here.
-            if attempt == _COMMIT_ATTEMPTS:
-                raise
-            attempt += 1
-        else:
-            return manifest
+        manifest = Manifest(run_id, (head.revision if head else 0) + 1, complete, datetime.now(UTC), new_files)
+        store.commit(manifest, head)
+        return manifest
+
+    return when_unchanged(publish)
 
 
 def _refuse_changes(
@@ -222,23 +206,9 @@ def _refuse_changes(
 
 def _for_each(files: Sequence[FileEntry], action: Callable[[FileEntry], T]) -> list[T]:
     """Call the action on all files, a few at once; after the first error begin no more, and raise it."""
-    stop = threading.Event()
-    results: list[T] = []
-
-    def run(file: FileEntry) -> None:
-        if stop.is_set():
-            return
-        try:
-            results.append(action(file))
-        except BaseException:
-            stop.set()
-            raise
-
     with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        futures = [pool.submit(run, file) for file in files]
+        futures = [pool.submit(action, file) for file in files]
         try:
-            for future in futures:
-                future.result()
+            return [future.result() for future in as_completed(futures)]
         finally:
-            stop.set()  # an interrupt waits only for what is under way
-    return results
+            pool.shutdown(cancel_futures=True)  # an interrupt waits only for what is under way

@@ -1,11 +1,13 @@
-"""Trying again, where the error itself says that it can help."""
+"""Trying again, where the error itself says that it can help; and not waiting for ever."""
 
 from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -61,3 +63,27 @@ def retry_transient(
                 on_retry(error, attempt)
         sleep(asked_s + jittered_s)
         attempt += 1
+
+
+class TookTooLong(Exception):
+    """What was called did not come back in time; it is left behind on its thread."""
+
+
+def within(limit_s: float, action: Callable[[], T]) -> T:
+    """Call what may hang, on a thread of its own.
+
+    Raises:
+        TookTooLong: It did not come back in time.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(action())
+        except Exception as error:  # the caller's, whatever it is
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    if not wait([outcome], limit_s).done:
+        raise TookTooLong
+    return outcome.result()

@@ -13,8 +13,7 @@ import jade_model
 from jade_model.core.files import sha256_file, sha256_json
 from jade_model.core.job import ARM_MODULE, Job, Training, save_job
 from jade_model.core.training_files import files_of
-from tasks.hosts.host import Host
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import Host, RemotePlace
 
 _CODE_CALL_S = 600.0
 

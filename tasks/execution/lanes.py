@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tasks.hosts.errors import HostError
-from tasks.hosts.host import Host
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import Host, RemotePlace
 from tasks.settings.models import Workers
 
 MustLeave = Callable[[], HostError | None]

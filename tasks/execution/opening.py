@@ -47,7 +47,7 @@ def _fleet(placement: Placement, folder: Path, job: Job, flow_run_id: str, stack
     from tasks.execution.fleet import FleetExecutor
     from tasks.execution.lanes import HostLane, Lane
     from tasks.execution.queue import QueueRules
-    from tasks.hosts.place import place_on
+    from tasks.hosts.host import place_on
     from tasks.hosts.ssh import open_host
 
     known = load_settings()

@@ -58,7 +58,7 @@ from tasks.hosts.job import (
     start_job,
     stop_job,
 )
-from tasks.hosts.place import check_ready
+from tasks.hosts.preflight import check_ready
 from tasks.settings.environment import THREADING
 from tasks.settings.models import Workers
 

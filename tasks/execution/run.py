@@ -137,10 +137,7 @@ class TrainingRun:
             now = time.monotonic()
             self.trained = (self.trained[0] if self.trained else now, now)
         if training is not None and event.kind in {"done", "checkpoint"} and self._mirror is not None:
-            if event.kind == "done":
-                self._mirror.finished(training)
-            else:
-                self._mirror.checkpoint(training, at_once=bool(event.data.get("at_once")))
+            self._mirror.publish(training, at_once=event.kind == "done" or bool(event.data.get("at_once")))
         if training is not None and self._tracking is not None:
             if event.kind == "epoch":
                 self._tracking.epoch(training, event.data)

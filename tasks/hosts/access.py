@@ -23,7 +23,6 @@ _KNOWN_HOSTS = (
     ("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
     ("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
 )
-_DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,9 @@ class SshAccess:
     jump: SshAccess | None = None
     connect_timeout_s: float = CONNECT_S
 
-    def usual_key_files(self) -> list[Path]:
-        """The private keys that are tried where none is named, beside the agent's."""
-        found = [path for path in (Path(name).expanduser() for name in _DEFAULT_KEYS) if path.exists()]
-        return [] if self.only_preferred else [path for path in found if path not in self.preferred_keys]
-
 
 def access_of(settings: Settings, name: str, *, connect_timeout_s: float = CONNECT_S) -> SshAccess:
     """How to get onto a host of the settings. What its section says counts more than `~/.ssh/config`.
-
-    Args:
-        settings: Where hosts are described.
-        name: Which.
-        connect_timeout_s: How long to try where the host's section does not say.
 
     Raises:
         BadRequest: It, or one that it goes through, is not described.

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import socket
 import sys
-import threading
 import time
 
 import paramiko
@@ -18,8 +16,8 @@ from paramiko.ssh_exception import IncompatiblePeer
 
 from tasks.core.retry import retry_transient
 from tasks.hosts.access import SshAccess
-from tasks.hosts.errors import ConnectionLost, HostKeyMismatch, HostUnreachable, HostUserError
-from tasks.hosts.keys import KEY_FAMILIES, fingerprint
+from tasks.hosts.errors import HostKeyMismatch, HostUnreachable, HostUserError
+from tasks.hosts.keys import KEY_FAMILIES
 from tasks.hosts.login import NotYet, log_in
 
 # AES-GCM is faster than paramiko's first choice, AES-CTR with a separate MAC; OpenSSH offers all of these.
@@ -27,7 +25,6 @@ _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "a
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 ATTEMPT_S = 15.0
 """A connection, or a greeting, that takes longer is tried anew. A login may take all the time that is left."""
-_REFUSED_S = 5.0
 KEEPALIVE_S = 15
 """Of silence, after which a sign of life is sent."""
 _SILENCE_MS = 60_000
@@ -47,14 +44,21 @@ class _NoSuchKey(NotYet):
     """The server has no key of the kind that was asked for."""
 
 
-class _Transport(paramiko.Transport):
-    """Keeps what the server can do, for the case that it is nothing that we can."""
+class Transport(paramiko.Transport):
+    """A connection, with those that it goes through, and with what the server can do, in case we can none of it."""
 
     wants_certificate = False
 
-    def __init__(self, sock: socket.socket | paramiko.Channel) -> None:
+    def __init__(self, sock: socket.socket | paramiko.Channel, through: Transport | None) -> None:
         super().__init__(sock)
         self.offered: dict[str, list[str]] = {}
+        self._through = through
+
+    def close(self) -> None:
+        """Close it and those that it goes through."""
+        super().close()
+        if self._through is not None:
+            self._through.close()
 
     def _really_parse_kex_init(self, m: paramiko.Message, *args: object, **kwargs: object) -> dict[str, list[str]]:
         parsed: dict[str, list[str]] = super()._really_parse_kex_init(m, *args, **kwargs)  # type: ignore[misc]
@@ -68,30 +72,7 @@ class _Transport(paramiko.Transport):
         return tuple(sorted(kinds, key=lambda kind: ("-cert-" in kind) != self.wants_certificate))
 
 
-class Connection:
-    """An authenticated transport, and those that it goes through."""
-
-    def __init__(self, transport: paramiko.Transport, through: Connection | None) -> None:
-        self.transport = transport
-        self._through = through
-
-    @property
-    def host_key_fingerprint(self) -> str:
-        """Of the key that the server proved."""
-        return fingerprint(self.transport.get_remote_server_key().asbytes())
-
-    def is_alive(self) -> bool:
-        """Whether the transport has not noticed its end yet."""
-        return self.transport.is_active() and self.transport.is_authenticated()
-
-    def close(self) -> None:
-        """Close it and those that it goes through."""
-        self.transport.close()
-        if self._through is not None:
-            self._through.close()
-
-
-def connect(access: SshAccess) -> Connection:
+def connect(access: SshAccess) -> Transport:
     """Connect, check the server's key and log in.
 
     Raises:
@@ -117,41 +98,37 @@ def connect(access: SshAccess) -> Connection:
         raise HostUnreachable(str(access.address), tried_s, failed[-1] + 1, str(problem)) from problem
 
 
-def _attempt(access: SshAccess, deadline: float) -> Connection:
+def _attempt(access: SshAccess, deadline: float) -> Transport:
     families = access.trust.preferred_families(access.address)
     refused: list[str] = []
-    try:
-        return _attempt_with_families(access, families, deadline)
-    except HostKeyMismatch as mismatch:
-        if not access.trust.pins:
-            raise
-        refused += mismatch.found
-    # A pin may be of another of the server's keys than the one it prefers: ask for each kind once.
-    for family in families:
+    for wanted in [families, *([family] for family in families)]:
         try:
-            return _attempt_with_families(access, [family], deadline)
+            return _attempt_with_families(access, wanted, deadline)
         except HostKeyMismatch as mismatch:
+            # A pin may be of another of the server's keys than the one it prefers: ask for each kind once.
+            if not access.trust.pins:
+                raise
             refused += mismatch.found
         except _NoSuchKey:
             continue
-    found = tuple(dict.fromkeys(refused))
-    raise HostKeyMismatch(str(access.address), access.trust.pins, found, "the pin")
+    raise HostKeyMismatch(str(access.address), access.trust.pins, tuple(dict.fromkeys(refused)), "the pin")
 
 
-def _attempt_with_families(access: SshAccess, families: list[str], deadline: float) -> Connection:
+def _attempt_with_families(access: SshAccess, families: list[str], deadline: float) -> Transport:
     with contextlib.ExitStack() as undo:
         through = connect(access.jump) if access.jump is not None else None
         if through is not None:
             undo.callback(through.close)
         sock = _socket(access, through, deadline)
         undo.callback(sock.close)
-        transport = _negotiate(access, sock, families, deadline)
+        transport = Transport(sock, through)
         undo.callback(transport.close)
+        _negotiate(access, transport, families, deadline)
         access.trust.check(access.address, transport.get_remote_server_key())
         log_in(transport, access, deadline - time.monotonic())
         transport.set_keepalive(KEEPALIVE_S)
         undo.pop_all()
-        return Connection(transport, through)
+        return transport
 
 
 def _left_s(deadline: float, what: str) -> float:
@@ -161,12 +138,12 @@ def _left_s(deadline: float, what: str) -> float:
     return left
 
 
-def _socket(access: SshAccess, through: Connection | None, deadline: float) -> socket.socket | paramiko.Channel:
+def _socket(access: SshAccess, through: Transport | None, deadline: float) -> socket.socket | paramiko.Channel:
     address = access.address
     timeout_s = min(_left_s(deadline, "connect"), ATTEMPT_S)
     if through is not None:
         try:
-            return through.transport.open_channel(
+            return through.open_channel(
                 "direct-tcpip", (address.host, address.port), ("127.0.0.1", 0), timeout=timeout_s
             )
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -189,35 +166,28 @@ def _socket(access: SshAccess, through: Connection | None, deadline: float) -> s
     return sock
 
 
-def _negotiate(
-    access: SshAccess, sock: socket.socket | paramiko.Channel, families: list[str], deadline: float
-) -> paramiko.Transport:
-    transport = _Transport(sock)
-    with contextlib.ExitStack() as undo:
-        undo.callback(transport.close)
-        transport.set_log_channel(_PARAMIKO_LOG)
-        transport.packetizer.REKEY_BYTES = REKEY_BYTES
-        transport.wants_certificate = access.trust.wants_certificate(access.address)
-        timeout_s = min(_left_s(deadline, "negotiate"), ATTEMPT_S)
-        transport.banner_timeout = transport.handshake_timeout = timeout_s
-        options = transport.get_security_options()
-        options.ciphers = _CIPHERS
-        options.key_types = [algorithm for family in families for algorithm in KEY_FAMILIES[family]]
-        try:
-            transport.start_client(timeout=timeout_s)
-        except IncompatiblePeer as error:
-            if "host key" in str(error) and len(families) < len(KEY_FAMILIES):
-                raise _NoSuchKey(str(error)) from error
-            raise HostUserError(_nothing_in_common(access, transport, str(error))) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise NotYet(f"it does not speak SSH well: {error or type(error).__name__}") from error
-        if not transport.initial_kex_done:
-            raise NotYet("it accepted the connection but did not finish the greeting")
-        undo.pop_all()
-    return transport
+def _negotiate(access: SshAccess, transport: Transport, families: list[str], deadline: float) -> None:
+    transport.set_log_channel(_PARAMIKO_LOG)
+    transport.packetizer.REKEY_BYTES = REKEY_BYTES
+    transport.wants_certificate = access.trust.wants_certificate(access.address)
+    timeout_s = min(_left_s(deadline, "negotiate"), ATTEMPT_S)
+    transport.banner_timeout = transport.handshake_timeout = timeout_s
+    options = transport.get_security_options()
+    options.ciphers = _CIPHERS
+    options.key_types = [algorithm for family in families for algorithm in KEY_FAMILIES[family]]
+    try:
+        transport.start_client(timeout=timeout_s)
+    except IncompatiblePeer as error:
+        if "host key" in str(error) and len(families) < len(KEY_FAMILIES):
+            raise _NoSuchKey(str(error)) from error
+        raise HostUserError(_nothing_in_common(access, transport, str(error))) from error
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise NotYet(f"it does not speak SSH well: {error or type(error).__name__}") from error
+    if not transport.initial_kex_done:
+        raise NotYet("it accepted the connection but did not finish the greeting")
 
 
-def _nothing_in_common(access: SshAccess, transport: _Transport, reason: str) -> str:
+def _nothing_in_common(access: SshAccess, transport: Transport, reason: str) -> str:
     options = transport.get_security_options()
     for words, what, offered, known in (
         ("kex", "key exchange", "kex_algo_list", options.kex),
@@ -232,93 +202,3 @@ def _nothing_in_common(access: SshAccess, transport: _Transport, reason: str) ->
                 "Its sshd_config can allow one of these."
             )
     return f"{access.address} and this machine have nothing in common to connect with: {reason}"
-
-
-class SshLink:
-    """The one connection to a host that all of its calls share: made when first needed, and anew when it broke.
-
-    Args:
-        access: How to get onto the host.
-    """
-
-    def __init__(self, access: SshAccess) -> None:
-        self.access = access
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
-        self._channels: set[paramiko.Channel] = set()
-        self._max_channels = math.inf
-        self._changed = threading.Condition()
-        self._opening = threading.Lock()
-
-    def connected(self) -> Connection:
-        """The connection, made if there is none that is alive; several threads share it."""
-        with self._lock:
-            if self._connection is not None and not self._connection.is_alive():
-                self._connection.close()
-                self._connection = None
-            if self._connection is None:
-                self._connection = connect(self.access)
-            return self._connection
-
-    def open_channel(self, doing: str, timeout_s: float) -> tuple[paramiko.Channel, paramiko.Transport]:
-        """A new session on the connection, which `close_channel` gives back.
-
-        Where the server allows no more at once (MaxSessions), it waits until one of ours has ended.
-
-        Raises:
-            ConnectionLost: Not even a new connection gave one.
-            HostUserError: The server gives none, though none of ours is open.
-        """
-        deadline = time.monotonic() + timeout_s
-        num_broken, refused_since, reason = 0, math.inf, "no session became free"
-        while self._wait_for_session(deadline):
-            transport = self.connected().transport
-            try:
-                with self._opening:  # paramiko would tell one thread of another's refusal
-                    channel = transport.open_session(timeout=min(timeout_s, ATTEMPT_S))
-            except paramiko.ChannelException as error:
-                reason = f"no further session: {error.text}"
-                with self._changed:
-                    self._max_channels = len(self._channels) or self._max_channels
-                    # A server may notice late that the last one has ended.
-                    refused_since = math.inf if self._channels else min(refused_since, time.monotonic())
-                    self._changed.wait(0.1)
-                if time.monotonic() - refused_since > _REFUSED_S:
-                    raise HostUserError(
-                        f"{self.access.address} opens no session ({error.text}). Its sshd_config may say MaxSessions 0."
-                    ) from error
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                # An idle connection may have died unnoticed; nothing was sent yet, so try a new one.
-                transport.close()
-                num_broken, reason = num_broken + 1, str(error) or type(error).__name__
-                if num_broken > 1:
-                    break
-            else:
-                with self._changed:
-                    self._channels.add(channel)
-                return channel, transport
-        raise ConnectionLost(str(self.access.address), doing, reason)
-
-    def _wait_for_session(self, deadline: float) -> bool:
-        """Wait until the server may open one more session; False if it is too late."""
-        with self._changed:
-            while (left_s := deadline - time.monotonic()) > 0:
-                self._channels = {channel for channel in self._channels if not channel.closed}
-                if len(self._channels) < self._max_channels:
-                    return True
-                self._changed.wait(min(left_s, 1.0))
-        return False
-
-    def close_channel(self, channel: paramiko.Channel) -> None:
-        """Close a session."""
-        channel.close()
-        with self._changed:
-            self._channels.discard(channel)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None

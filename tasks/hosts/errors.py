@@ -1,21 +1,4 @@
-"""What can go wrong between this machine and a host.
-
-HostError                        is_transient says whether trying again can help
-├── HostUserError                the person who called can put it right, and the message says how; exit code 2
-│   ├── HostKeyMismatch          the server shows another key than expected; nothing was sent
-│   ├── AuthenticationFailed     the server let none of the keys in
-│   └── RemoteFileMissing        a file that should be on the host is not
-├── HostUnreachable              transient: no SSH server answered, or let us in, in time
-├── ConnectionLost               transient: the connection broke in mid-call
-├── CommandTimedOut              transient: a command took longer than it was given
-├── TransferCorrupted            transient: what arrived is not what was sent
-├── CommandFailed                a command ended with a status other than 0
-├── NameRefused                  a file name would escape its folder, or is no plain file
-└── JobError                     a detached job did not end well
-    ├── JobFailed                it ended by itself with a status other than 0
-    ├── JobTimedOut              the host ended it at its time limit
-    ├── JobStopped               somebody asked it to stop
-    └── JobLost                  transient: it is gone and left no exit code
+"""What can go wrong between this machine and a host. A class stands here because somebody catches it by its name.
 
 Those who rent machines out have a branch of their own in tasks/provisioning.
 """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.core.files import FileEntry
+from tasks.settings.models import HostEntry
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,41 @@ class Host(Protocol):
     def close(self) -> None:
         """Let go of the connection. Silent if there is none."""
         ...
+
+
+@dataclass(frozen=True)
+class RemotePlace:
+    """How a host is used.
+
+    Below its folder lie `code/DIGEST/jade_model/`, the sources, sent once and shared by all runs; `runs/KEY/`, with
+    job.json, arrays, splits and what the trainings leave, as in a run's folder here; `jobs/KEY/attempt-N/`, see job.sh.
+
+    Attributes:
+        folder: Ours over there; relative paths start at the account's home.
+        python: Program that trains.
+        time_limit_s: The host ends a job after this long.
+        provider: Whose machine it is, where it is rented; empty: a host of the settings.
+    """
+
+    folder: str
+    python: str
+    time_limit_s: int
+    provider: str = ""
+
+    @property
+    def jobs(self) -> str:
+        """Folder of the detached jobs."""
+        return f"{self.folder}/jobs"
+
+    def run(self, key: str) -> str:
+        """Return the folder of what one job reads and writes."""
+        return f"{self.folder}/runs/{key}"
+
+    def code(self, digest: str) -> str:
+        """Return the folder of one version of the sources."""
+        return f"{self.folder}/code/{digest}"
+
+
+def place_on(entry: HostEntry) -> RemotePlace:
+    """Return how a host of the settings is used."""
+    return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s)

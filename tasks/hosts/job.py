@@ -15,18 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import assert_never
 
 from tasks.core.names import is_plain_name
 from tasks.core.retry import retry_transient
-from tasks.hosts.errors import (
-    TAIL_CHARACTERS,
-    CommandFailed,
-    JobFailed,
-    JobLost,
-    JobStopped,
-    JobTimedOut,
-)
+from tasks.hosts.errors import TAIL_CHARACTERS, CommandFailed, JobFailed, JobLost, JobStopped, JobTimedOut
 from tasks.hosts.host import Host
 from tasks.hosts.shell import SHELL_FUNCTIONS, LineFolder, assigned, shown_tail
 
@@ -140,13 +132,7 @@ class JobStatus:
     @property
     def is_over(self) -> bool:
         """Whether nothing of it runs any more."""
-        match self.state:
-            case JobState.STARTING | JobState.RUNNING:
-                return False
-            case JobState.DONE | JobState.LOST:
-                return True
-            case _:
-                assert_never(self.state)
+        return self.state in {JobState.DONE, JobState.LOST}
 
     @property
     def is_success(self) -> bool:
@@ -230,9 +216,8 @@ def start_job(host: Host, jobs_folder: str, spec: JobSpec) -> JobHandle:
 def find_job(host: Host, jobs_folder: str, run_key: str) -> JobHandle | None:
     """The newest attempt of a run key, or None."""
     check_key(run_key)
-    answer = host.run(
-        _script("find", f"find job {run_key}", jobs=jobs_folder, key=run_key), timeout_s=CALL_S
-    ).text.strip()
+    script = _script("find", f"find job {run_key}", jobs=jobs_folder, key=run_key)
+    answer = host.run(script, timeout_s=CALL_S).text.strip()
     return _handle(jobs_folder, run_key, int(answer), was_attached=True) if answer else None
 
 
@@ -297,17 +282,10 @@ def raise_unless_success(host: Host, job: JobHandle, status: JobStatus) -> None:
     if status.is_success:
         return
     tail = read_log_tail(host, job)
-    match status.ending:
-        case None:
-            raise JobLost(host.name, job.folder, tail)
-        case Ending.STOPPED:
-            raise JobStopped(host.name, job.folder, tail)
-        case Ending.TIMED_OUT:
-            raise JobTimedOut(host.name, job.folder, tail)
-        case Ending.EXITED:
-            raise JobFailed(host.name, job.folder, status.exit_status or 0, tail)
-        case _:
-            assert_never(status.ending)
+    if status.ending is Ending.EXITED:
+        raise JobFailed(host.name, job.folder, status.exit_status or 0, tail)
+    kinds = {None: JobLost, Ending.STOPPED: JobStopped, Ending.TIMED_OUT: JobTimedOut}
+    raise kinds[status.ending](host.name, job.folder, tail)
 
 
 def _handle(jobs_folder: str, run_key: str, attempt: int, *, was_attached: bool) -> JobHandle:
@@ -335,15 +313,11 @@ def follow_log(
         patience_s: How long the host may be out of reach before the last error is raised.
         sleep: Waits.
         clock: Seconds that only grow.
-
-    Raises:
-        HostError: One that is not transient; or a transient one for longer than `patience_s`.
     """
     folder = LineFolder()
     while True:
-        look = functools.partial(host.run, _look_script(job, folder.num_read, _CHUNK_BYTES), timeout_s=CALL_S)
         answer = retry_transient(
-            look,
+            functools.partial(host.run, _look_script(job, folder.num_read, _CHUNK_BYTES), timeout_s=CALL_S),
             attempts=None,
             limit_s=patience_s,
             pause_s=_FIRST_PAUSE_S,
@@ -366,9 +340,8 @@ def follow_log(
 
 def _script(action: str, what: str, **values: str | int) -> str:
     # The program goes as a word, for a start writes it down over there.
-    return (
-        f'# jade: {what}\n{assigned(action=action, starting_s=STARTING_S, **values, program=_PROGRAM)}eval "$program"'
-    )
+    values |= {"action": action, "starting_s": STARTING_S, "program": _PROGRAM}
+    return f'# jade: {what}\n{assigned(**values)}eval "$program"'
 
 
 def _look_script(job: JobHandle, offset: int, num_bytes: int) -> str:

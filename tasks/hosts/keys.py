@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import fnmatch
 import hashlib
 import hmac
@@ -55,17 +56,13 @@ def fingerprint_of_line(line: str) -> str:
     Raises:
         ValueError: It is no such line.
     """
-    fields = line.split()
-    if len(fields) < 2 or fields[0] not in KEY_FAMILIES:
-        raise ValueError(f"not a public key: {line[:80]!r}")
-    try:
-        blob = base64.b64decode(fields[1], validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not a public key: {line[:80]!r}") from error
-    # The blob begins with its own type, which must be the one that the line claims.
-    if blob[4 : 4 + len(fields[0])] != fields[0].encode():
-        raise ValueError(f"not a public key: {line[:80]!r}")
-    return fingerprint(blob)
+    kind, _, rest = line.strip().partition(" ")
+    with contextlib.suppress(binascii.Error, IndexError):
+        blob = base64.b64decode(rest.split()[0], validate=True)
+        # The blob begins with its own type, which must be the one that the line claims.
+        if kind in KEY_FAMILIES and blob[4 : 4 + len(kind)] == kind.encode():
+            return fingerprint(blob)
+    raise ValueError(f"not a public key: {line[:80]!r}")
 
 
 @dataclass(frozen=True)
@@ -168,11 +165,7 @@ class HostTrust:
         return not self.pins and {key.marker for key in known if key.marker != "@revoked"} == {"@cert-authority"}
 
     def check(self, address: HostAddress, key: paramiko.PKey) -> None:
-        """Return if the key is the right one; a first use is remembered.
-
-        Args:
-            address: Where it was shown.
-            key: The public key; with the certificate that came with it, if one did.
+        """Return if the key, or the certificate that came with it, is the right one; a first use is remembered.
 
         Raises:
             HostKeyMismatch: Another one is pinned or known, or this one is revoked.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import paramiko
 
+from tasks.core.retry import TookTooLong, within
 from tasks.hosts.access import SshAccess
 from tasks.hosts.errors import AuthenticationFailed, HostUserError
 from tasks.hosts.keys import fingerprint, load_private_key, public_blob
 
+_USUAL_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 AGENT_S = 5.0
 """An SSH agent that does not tell its keys for so long is left out."""
 
@@ -25,12 +26,7 @@ class NotYet(Exception):
 
 
 def log_in(transport: paramiko.Transport, access: SshAccess, limit_s: float) -> None:
-    """Prove who we are, with the keys that the access names.
-
-    Args:
-        transport: To a server that has proved itself.
-        access: Which keys there are.
-        limit_s: How long it may take.
+    """Prove who we are to a server that has proved itself, with the keys that the access names.
 
     Raises:
         NotYet: The connection broke, or it took too long.
@@ -108,28 +104,23 @@ class _Agent:
     def held(self) -> list[paramiko.AgentKey]:
         """What it holds; none if it does not say."""
         if self._keys is None:
-            found: list[paramiko.AgentKey] = []
-            faults: list[str] = [f" The SSH agent did not answer within {AGENT_S:g} s."]
-
-            def ask() -> None:
-                try:
-                    self._agent = paramiko.Agent()
-                    found.extend(self._agent.get_keys())
-                except (paramiko.SSHException, OSError) as error:
-                    faults[0] = f" The SSH agent cannot be used: {error}."
-                else:
-                    faults.clear()
-
-            asking = threading.Thread(target=ask, daemon=True, name="ssh-agent")
-            asking.start()
-            asking.join(AGENT_S)
-            self.problem = faults[0] if faults else ""
-            self._keys = list(found) if not faults else []
-            for key in self._keys:
-                if key.get_name().endswith("-cert-v01@openssh.com"):
-                    # Without it paramiko offers the plain key under the name of a certificate.
-                    key.public_blob = getattr(getattr(key, "inner_key", None), "public_blob", None)
+            self._keys = []
+            try:
+                self._keys = within(AGENT_S, self._ask)
+            except TookTooLong:
+                self.problem = f" The SSH agent did not answer within {AGENT_S:g} s."
+            except (paramiko.SSHException, OSError) as error:
+                self.problem = f" The SSH agent cannot be used: {error}."
         return self._keys
+
+    def _ask(self) -> list[paramiko.AgentKey]:
+        self._agent = paramiko.Agent()
+        keys = list(self._agent.get_keys())
+        for key in keys:
+            if key.get_name().endswith("-cert-v01@openssh.com"):
+                # Without it paramiko offers the plain key under the name of a certificate.
+                key.public_blob = getattr(getattr(key, "inner_key", None), "public_blob", None)
+        return keys
 
 
 def _candidates(access: SshAccess, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey | HostUserError]]:
@@ -139,11 +130,13 @@ def _candidates(access: SshAccess, agent: _Agent) -> Iterator[tuple[str, paramik
         return
     for path in access.preferred_keys:
         yield from _of_file(path, agent)
-    if not access.only_preferred:
-        for key in agent.held():
-            yield "agent", key
-    for path in access.usual_key_files():
-        yield from _of_file(path, agent)
+    if access.only_preferred:
+        return
+    for key in agent.held():
+        yield "agent", key
+    for path in (Path(name).expanduser() for name in _USUAL_KEYS):
+        if path.exists() and path not in access.preferred_keys:
+            yield from _of_file(path, agent)
 
 
 def _of_file(path: Path, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey | HostUserError]]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.core.errors import HostNotReady
 from tasks.hosts.errors import CommandTimedOut, HostError
-from tasks.hosts.host import Host
+from tasks.hosts.host import Host, RemotePlace
 from tasks.hosts.shell import assigned
 
 MIN_PYTHON = (3, 11)
 MIN_TORCH = (2, 4)
 MIN_FREE_BYTES = 5 * 2**30
+"""That a person is told to have; a run begins with `_LEAST_FREE_BYTES`."""
+_LEAST_FREE_BYTES = 2**30
+_INSTALL_S = 3600.0
 MAX_CLOCK_OFFSET_S = 60.0
 GPU_CALL_S = 30.0
 _TOOLS = ("tar", "tail", "head", "grep", "sed", "find", "cut", "setsid", "sha256sum")
@@ -61,6 +66,13 @@ echo "clock $(date +%s)"
 _GPUS = """
 command -v nvidia-smi >/dev/null 2>&1 || { echo 'nvidia-smi is not there'; exit 3; }
 exec nvidia-smi --query-gpu=name,driver_version,memory.total,memory.free --format=csv,noheader,nounits
+"""
+
+_BOOTSTRAP = """
+mkdir -p -- "$folder" && cd -- "$folder" || exit 1
+"$python" -m venv --system-site-packages venv >&2 || exit 1
+venv/bin/python -m pip install --quiet 'numpy>=1.26' 'torch>=2.4' >&2 || exit 1
+echo "$PWD/venv/bin/python"
 """
 
 
@@ -144,24 +156,18 @@ class HostReport:
         """The table, in the order in which things go wrong."""
         if self.problem is not None:
             return (Finding("reachable", "no", Verdict.PROBLEM, str(self.problem)),)
-        rows = [Finding("reachable", "yes")]
-        if self.host_key is not None:
-            rows.append(Finding("host key", self.host_key))
-        if self.missing_tools:
-            advice = "Install them: Debian has them in coreutils, util-linux, grep, sed, findutils and tar."
-            rows.append(Finding("tools", f"no {', '.join(self.missing_tools)}", Verdict.PROBLEM, advice))
-        else:
-            rows.append(Finding("tools", "all there"))
-        rows += [self._gpu(needs_gpu=needs_gpu), *self._python(), *self._devices(needs_gpu=needs_gpu)]
-        rows.append(self._disk(min_free_bytes))
-        if self.clock_offset_s is None:
-            rows.append(Finding("clock", "unknown", Verdict.WARNING))
-        else:
-            is_off = abs(self.clock_offset_s) > MAX_CLOCK_OFFSET_S
-            shown = f"{self.clock_offset_s:+.0f} s from ours"
-            advice = "Harmless to jobs; file times will look odd." if is_off else ""
-            rows.append(Finding("clock", shown, Verdict.WARNING if is_off else Verdict.OK, advice))
-        return tuple(rows)
+        install = "Install them: Debian has them in coreutils, util-linux, grep, sed, findutils and tar."
+        tools = f"no {', '.join(self.missing_tools)}" if self.missing_tools else "all there"
+        return (
+            Finding("reachable", "yes"),
+            *([Finding("host key", self.host_key)] if self.host_key is not None else []),
+            _judged("tools", tools, install if self.missing_tools else ""),
+            self._gpu(needs_gpu=needs_gpu),
+            *self._python(),
+            *self._devices(needs_gpu=needs_gpu),
+            self._disk(min_free_bytes),
+            self._clock(),
+        )
 
     def is_ready(self, *, needs_gpu: bool, min_free_bytes: int = MIN_FREE_BYTES) -> bool:
         """Whether nothing that was found hinders training."""
@@ -190,18 +196,13 @@ class HostReport:
         advice = "Run `jade hosts check --bootstrap`, which installs torch and numpy there."
         if not self.can_bootstrap:
             advice = "It is there, but broken: install it anew for this Python."
-        rows = [Finding("Python", shown)]
-        if self.numpy_version is None:
-            rows.append(Finding("numpy", "none", Verdict.PROBLEM, advice))
-        else:
-            rows.append(Finding("numpy", self.numpy_version))
-        if self.torch_version is None:
-            rows.append(Finding("torch", self.torch_problem or "none", Verdict.PROBLEM, advice))
-        elif _leading_numbers(self.torch_version) < MIN_TORCH:
-            rows.append(Finding("torch", self.torch_version, Verdict.PROBLEM, f"Too old. {advice}"))
-        else:
-            rows.append(Finding("torch", self.torch_version))
-        return rows
+        is_old = self.torch_version is not None and _leading_numbers(self.torch_version) < MIN_TORCH
+        torch = self.torch_version or self.torch_problem or "none"
+        return [
+            Finding("Python", shown),
+            _judged("numpy", self.numpy_version or "none", "" if self.numpy_version else advice),
+            _judged("torch", torch, f"Too old. {advice}" if is_old else "" if self.torch_version else advice),
+        ]
 
     def _devices(self, *, needs_gpu: bool) -> list[Finding]:
         if self.torch_devices:
@@ -217,11 +218,22 @@ class HostReport:
             return Finding("disk", "not writable", Verdict.PROBLEM, "Choose another folder or account.")
         if self.free_bytes is None:
             return Finding("disk", "unknown", Verdict.WARNING, "df gave no answer.")
+        wanted = f"At least {min_free_bytes / 2**30:.1f} GiB are needed."
         shown = f"{self.free_bytes / 2**30:.1f} GiB free"
-        if self.free_bytes < min_free_bytes:
-            wanted = f"At least {min_free_bytes / 2**30:.1f} GiB are needed."
-            return Finding("disk", shown, Verdict.PROBLEM, wanted)
-        return Finding("disk", shown)
+        return _judged("disk", shown, wanted if self.free_bytes < min_free_bytes else "")
+
+    def _clock(self) -> Finding:
+        if self.clock_offset_s is None:
+            return Finding("clock", "unknown", Verdict.WARNING)
+        shown = f"{self.clock_offset_s:+.0f} s from ours"
+        if abs(self.clock_offset_s) <= MAX_CLOCK_OFFSET_S:
+            return Finding("clock", shown)
+        return Finding("clock", shown, Verdict.WARNING, "Harmless to jobs; file times will look odd.")
+
+
+def _judged(subject: str, found: str, advice: str) -> Finding:
+    """A finding that is a problem where there is advice."""
+    return Finding(subject, found, Verdict.PROBLEM if advice else Verdict.OK, advice)
 
 
 def check_host(
@@ -240,7 +252,7 @@ def check_host(
         folder: Where jobs and data will go; need not be there yet.
         python: The program to train with.
         timeout_s: Importing torch from a cold disk takes its time.
-        is_quick: Ask for the versions of torch and numpy without importing them, which takes seconds, and once.
+        is_quick: Ask for the versions of torch and numpy without importing them, which takes seconds.
         clock: Ours, seconds since 1970.
     """
     try:
@@ -308,8 +320,54 @@ def _programs(line: str) -> dict[str, Any]:
 
 def _leading_numbers(version: str) -> tuple[int, ...]:
     """(2, 4) of `2.4.1+cu121`."""
-    numbers = []
-    for part in version.partition("+")[0].split(".")[:2]:
-        digits = "".join(character for character in part if character.isdigit())
-        numbers.append(int(digits or 0))
-    return tuple(numbers)
+    return tuple(int("".join(re.findall(r"\d", part)) or 0) for part in version.partition("+")[0].split(".")[:2])
+
+
+def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool = False) -> None:
+    """Look over whether a host can train.
+
+    Args:
+        host: Which.
+        place: How it is used.
+        device: Where it is to train there.
+        is_quick: As in `check_host`.
+
+    Raises:
+        HostError: It cannot be reached or used at all.
+        HostNotReady: Something is missing there; the message names all of it and what to do.
+    """
+    report = check_host(host, folder=place.folder, python=place.python, is_quick=is_quick)
+    if report.problem is not None:
+        raise report.problem
+    findings = report.findings(needs_gpu=device != "cpu", min_free_bytes=_LEAST_FREE_BYTES)
+    problems = [finding for finding in findings if finding.verdict is Verdict.PROBLEM]
+    if not problems:
+        return
+    if place.provider:
+        # Nobody repairs a machine that goes back in a minute: what it is made of can be changed.
+        listed = "; ".join(f"{item.subject}: {item.found}" for item in problems)
+        advice = (
+            f"What its machines are made of stands in [{place.provider}] of jade.toml: `image` with Python "
+            f"{'.'.join(map(str, MIN_PYTHON))}+, torch {'.'.join(map(str, MIN_TORCH))}+ and numpy, the `python` that "
+            "has them, `disk_gb`; or name another --gpu."
+        )
+    else:
+        listed = "; ".join(f"{item.subject}: {item.found} ({item.advice})" for item in problems)
+        advice = (
+            f"`jade hosts check {host.name} --bootstrap` installs torch and numpy there."
+            if report.can_bootstrap
+            else f"`jade hosts check {host.name}` shows all that was found."
+        )
+    raise HostNotReady(f"{host.name} cannot train: {listed}. {advice}")
+
+
+def bootstrap(host: Host, place: RemotePlace) -> str:
+    """Install torch and numpy into a virtual environment of ours on a host; return its python's absolute path.
+
+    What the host's own python has, such as the torch of a GPU image, stays visible and is kept if it is new enough.
+
+    Raises:
+        CommandFailed: With the end of what pip or venv said.
+    """
+    values = f"folder={shlex.quote(place.folder)}\npython={shlex.quote(place.python)}\n"
+    return host.run(f"# jade: install torch and numpy\n{values}{_BOOTSTRAP}", timeout_s=_INSTALL_S).text.strip()

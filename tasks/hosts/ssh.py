@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -13,16 +14,19 @@ import paramiko
 from tasks.core.files import FileEntry
 from tasks.hosts import transfer
 from tasks.hosts.access import CONNECT_S, SshAccess, access_of
-from tasks.hosts.connection import SshLink, connect
+from tasks.hosts.connection import ATTEMPT_S, Transport, connect
 from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUserError
 from tasks.hosts.host import CommandResult
+from tasks.hosts.keys import fingerprint
 from tasks.hosts.shell import MARK, Tail, program_of, run_over
 from tasks.settings.load import Settings
 
 START_S = 60.0
 """How long an account's start-up files may take until a command begins."""
 _SHELL = "exec sh"
+_BROKEN = (paramiko.SSHException, EOFError, OSError)
 _GRACE_S = 5.0
+_REFUSED_S = 5.0
 _SETTLE_S = 1.0
 _MAX_NOISE_BYTES = 2**16
 _START_UP_FILES = (
@@ -32,7 +36,7 @@ _START_UP_FILES = (
 
 
 class SshHost:
-    """A host behind SSH.
+    """A host behind SSH. All calls share one connection, made when first needed, and anew when it broke.
 
     Args:
         access: Address, keys and trust.
@@ -40,18 +44,16 @@ class SshHost:
     """
 
     def __init__(self, access: SshAccess, *, name: str | None = None) -> None:
-        self._name = name or str(access.address)
-        self._link = SshLink(access)
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return self._name
+        self.access, self.name = access, name or str(access.address)
+        self._lock, self._changed, self._opening = threading.Lock(), threading.Condition(), threading.Lock()
+        self._connection: Transport | None = None
+        self._channels: set[paramiko.Channel] = set()
+        self._max_channels = math.inf
 
     @property
     def host_key_fingerprint(self) -> str:
         """Of the key that the server proved; connects if need be."""
-        return self._link.connected().host_key_fingerprint
+        return fingerprint(self._connected().get_remote_server_key().asbytes())
 
     def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
         """Run a command with `sh` and wait for its end."""
@@ -67,7 +69,10 @@ class SshHost:
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._link.close()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
 
     def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> SshStream:
         """Start a command with `sh`, its input and output streaming.
@@ -76,29 +81,80 @@ class SshHost:
             HostUserError: The server runs no commands; with what it said.
         """
         try:
-            return SshStream(self._link, self._name, command, timeout_s, takes_input=takes_input)
+            return SshStream(self, command, timeout_s, takes_input=takes_input)
         except _NothingRan:
             # A channel that closed on the way looks like a refusal: no is asked twice.
             try:
-                return SshStream(self._link, self._name, command, timeout_s, takes_input=takes_input)
+                return SshStream(self, command, timeout_s, takes_input=takes_input)
             except _NothingRan as refusal:
-                raise HostUserError(f"{self._name} runs no commands: {refusal}{self._hint()}") from refusal
+                raise HostUserError(
+                    f"{self.name} runs no commands: {refusal} To train there takes a shell."
+                ) from refusal
 
-    def _hint(self) -> str:
-        """Whether files could be moved at least, as far as that was tried."""
-        try:
-            channel, _ = self._link.open_channel("asking for SFTP", _GRACE_S)
-        except HostError:
-            return ""
-        try:
-            channel.settimeout(_GRACE_S)
-            channel.invoke_subsystem("sftp")
-            paramiko.SFTPClient(channel)
-        except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError):
-            return ""
-        finally:
-            self._link.close_channel(channel)
-        return " It offers SFTP, but to train there takes a shell."
+    def _connected(self) -> Transport:
+        with self._lock:
+            if self._connection is not None and not self._connection.is_authenticated():
+                self._connection.close()
+                self._connection = None
+            if self._connection is None:
+                self._connection = connect(self.access)
+            return self._connection
+
+    def open_channel(self, doing: str, timeout_s: float) -> tuple[paramiko.Channel, paramiko.Transport]:
+        """A new session on the connection, which `close_channel` gives back.
+
+        Where the server allows no more at once (MaxSessions), it waits until one of ours has ended.
+
+        Raises:
+            ConnectionLost: Not even a new connection gave one.
+            HostUserError: The server gives none, though none of ours is open.
+        """
+        deadline = monotonic() + timeout_s
+        num_broken, refused_since, reason = 0, math.inf, "no session became free"
+        while self._wait_for_session(deadline):
+            transport = self._connected()
+            try:
+                with self._opening:  # paramiko would tell one thread of another's refusal
+                    channel = transport.open_session(timeout=min(timeout_s, ATTEMPT_S))
+            except paramiko.ChannelException as error:
+                reason = f"no further session: {error.text}"
+                with self._changed:
+                    self._max_channels = len(self._channels) or self._max_channels
+                    # A server may notice late that the last one has ended.
+                    refused_since = math.inf if self._channels else min(refused_since, monotonic())
+                    self._changed.wait(0.1)
+                if monotonic() - refused_since > _REFUSED_S:
+                    raise HostUserError(
+                        f"{self.access.address} opens no session ({error.text}). Its sshd_config may say MaxSessions 0."
+                    ) from error
+            except _BROKEN as error:
+                # An idle connection may have died unnoticed; nothing was sent yet, so try a new one.
+                transport.close()
+                num_broken, reason = num_broken + 1, str(error) or type(error).__name__
+                if num_broken > 1:
+                    break
+            else:
+                with self._changed:
+                    self._channels.add(channel)
+                return channel, transport
+        raise ConnectionLost(str(self.access.address), doing, reason)
+
+    def _wait_for_session(self, deadline: float) -> bool:
+        """Wait until the server may open one more session; False if it is too late."""
+        with self._changed:
+            while (left_s := deadline - monotonic()) > 0:
+                self._channels = {channel for channel in self._channels if not channel.closed}
+                if len(self._channels) < self._max_channels:
+                    return True
+                self._changed.wait(min(left_s, 1.0))
+        return False
+
+    def close_channel(self, channel: paramiko.Channel) -> None:
+        """Close a session."""
+        channel.close()
+        with self._changed:
+            self._channels.discard(channel)
+            self._changed.notify_all()
 
 
 class _NothingRan(Exception):
@@ -108,10 +164,10 @@ class _NothingRan(Exception):
 class SshStream:
     """A command on an exec channel; its program goes by standard input, so that no login shell needs to quote it."""
 
-    def __init__(self, link: SshLink, host: str, command: str, timeout_s: float, *, takes_input: bool) -> None:
-        self._link, self._host, self._command, self._timeout_s = link, host, command, timeout_s
+    def __init__(self, host: SshHost, command: str, timeout_s: float, *, takes_input: bool) -> None:
+        self._host, self._command, self._timeout_s = host, command, timeout_s
         self._deadline = monotonic() + timeout_s
-        self._channel, self._transport = link.open_channel(command, timeout_s)
+        self._channel, self._transport = host.open_channel(command, timeout_s)
         self._expired: CommandTimedOut | None = None
         self._group = ""
         self._early = b""
@@ -120,10 +176,10 @@ class SshStream:
         self._stderr_reader = threading.Thread(target=self._collect_stderr, daemon=True)
         self._stderr_reader.start()
         # paramiko's own waits have no limits everywhere; closing the channel under them ends them all.
-        self._watchdog = self._start_watchdog(min(timeout_s, START_S), _START_UP_FILES)
+        self._watchdog = _started_timer(min(timeout_s, START_S), self._expire, _START_UP_FILES)
         try:
             self._begin(program_of(command), takes_input=takes_input)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except _BROKEN as error:
             self._watchdog.cancel()
             self._transport.join(timeout=_SETTLE_S)
             self._raise_if_over(str(error))
@@ -131,13 +187,7 @@ class SshStream:
             self.close()
             raise _NothingRan(said) from error
         self._watchdog.cancel()
-        self._watchdog = self._start_watchdog(self._deadline - monotonic(), "")
-
-    def _start_watchdog(self, limit_s: float, hint: str) -> threading.Timer:
-        watchdog = threading.Timer(max(limit_s, 0.0), self._expire, args=(limit_s, hint))
-        watchdog.daemon = True
-        watchdog.start()
-        return watchdog
+        self._watchdog = _started_timer(self._deadline - monotonic(), self._expire)
 
     def _begin(self, program: bytes, *, takes_input: bool) -> None:
         self._channel.exec_command(_SHELL)
@@ -174,17 +224,19 @@ class SshStream:
 
     def write(self, data: bytes) -> None:
         """Send all of `data` to standard input."""
-        try:
+        with self._sending():
             self._channel.sendall(data)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            self._raise_if_over(str(error))
-            raise BrokenPipeError(str(error)) from error
 
     def end_input(self) -> None:
         """Close standard input."""
-        try:
+        with self._sending():
             self._channel.shutdown_write()
-        except (paramiko.SSHException, EOFError, OSError) as error:
+
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        try:
+            yield
+        except _BROKEN as error:
             self._raise_if_over(str(error))
             raise BrokenPipeError(str(error)) from error
 
@@ -195,7 +247,7 @@ class SshStream:
             return data
         try:
             return self._channel.recv(max_bytes)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except _BROKEN as error:
             self._broken = str(error) or type(error).__name__
             return b""
 
@@ -214,7 +266,7 @@ class SshStream:
             # The status may have come all the same, and what was to be read is not whole.
             self._raise_if_over(self._broken)
             self.close()
-            raise ConnectionLost(self._host, self._command, self._broken)
+            raise ConnectionLost(self._host.name, self._command, self._broken)
         self._stderr_reader.join(timeout=_GRACE_S)
         self.close()
         return exit_status, self._stderr.text()
@@ -226,7 +278,7 @@ class SshStream:
 
     def close(self) -> None:
         """Give the session back."""
-        self._link.close_channel(self._channel)
+        self._host.close_channel(self._channel)
 
     def _raise_if_over(self, reason: str) -> None:
         if self._expired:
@@ -234,21 +286,20 @@ class SshStream:
             raise self._expired
         if not self._transport.is_active():
             self.close()
-            raise ConnectionLost(self._host, self._command, reason or "the connection was closed")
+            raise ConnectionLost(self._host.name, self._command, reason or "the connection was closed")
 
     def _collect_stderr(self) -> None:
         try:
             while chunk := self._channel.recv_stderr(2**15):
                 self._stderr.add(chunk)
-        except (paramiko.SSHException, EOFError, OSError):
+        except _BROKEN:
             return
 
-    def _expire(self, limit_s: float, hint: str) -> None:
-        self._expired = CommandTimedOut(self._host, self._command, round(limit_s, 1), hint)
+    def _expire(self, hint: str = "") -> None:
+        limit_s = min(self._timeout_s, START_S) if hint else self._timeout_s
+        self._expired = CommandTimedOut(self._host.name, self._command, limit_s, hint)
         # On a dead network even the closing can block, in a full send buffer.
-        last_resort = threading.Timer(_GRACE_S, self._transport.close)
-        last_resort.daemon = True
-        last_resort.start()
+        last_resort = _started_timer(_GRACE_S, self._transport.close)
         self._end_command()
         last_resort.cancel()
 
@@ -262,7 +313,7 @@ class SshStream:
             self.close()
             if not has_ended and self._group.isdigit():
                 self._kill_group()
-        except (paramiko.SSHException, EOFError, OSError, HostError):
+        except (*_BROKEN, HostError):
             # It does not even open a session: the network is gone, not just the command slow.
             self._transport.close()
 
@@ -272,8 +323,8 @@ class SshStream:
             killer = self._transport.open_session(timeout=_GRACE_S / 2)
         except paramiko.ChannelException:
             # The server allows so many sessions a connection, and ours counts until its command has ended.
-            beside = connect(self._link.access)
-            killer = beside.transport.open_session(timeout=_GRACE_S / 2)
+            beside = connect(self._host.access)
+            killer = beside.open_session(timeout=_GRACE_S / 2)
         try:
             killer.exec_command(_SHELL)
             killer.sendall(program_of(f"kill -KILL -{self._group} || kill -KILL {self._group}"))
@@ -285,16 +336,13 @@ class SshStream:
                 beside.close()
 
 
+def _started_timer(limit_s: float, action: Callable[..., None], *values: str) -> threading.Timer:
+    timer = threading.Timer(max(limit_s, 0.0), action, args=values)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 def open_host(settings: Settings, name: str, *, connect_timeout_s: float = CONNECT_S) -> SshHost:
-    """Return a host that connects when it is first used; the caller closes it.
-
-    Args:
-        settings: Where hosts are described.
-        name: Which.
-        connect_timeout_s: How long to try where the host's section does not say.
-
-    Raises:
-        BadRequest: It, or one that it goes through, is not described.
-        SettingsError: Its jumps lead in a circle, or `~/.ssh/config` cannot be understood.
-    """
+    """Return a host of the settings, see `access_of`; it connects when it is first used, and the caller closes it."""
     return SshHost(access_of(settings, name, connect_timeout_s=connect_timeout_s), name=name)

@@ -18,9 +18,9 @@ from tasks.hosts.errors import (
     HostKeyMismatch,
     HostUnreachable,
 )
-from tasks.hosts.host import Host
+from tasks.hosts.host import Host, RemotePlace
 from tasks.hosts.keys import fingerprint_of_line
-from tasks.hosts.place import RemotePlace, check_ready
+from tasks.hosts.preflight import check_ready
 from tasks.provisioning import deadman
 from tasks.provisioning.entries import LeaseState, LedgerEntry
 from tasks.provisioning.errors import InstanceLost, InstanceUnfit, ProviderError, ProviderUnavailable

@@ -17,7 +17,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from tasks.core.errors import BadRequest, SettingsError
 from tasks.hosts.errors import HostError
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import RemotePlace
 from tasks.provisioning.claims import new_claim
 from tasks.provisioning.connect import Note, Provider
 from tasks.provisioning.keys import open_rented

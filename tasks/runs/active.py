@@ -15,9 +15,8 @@ from tasks.artifacts.remote_records import RemoteRun, load_records, remove_recor
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import RunError, RunNotFound, TaskError
 from tasks.hosts.errors import HostError
-from tasks.hosts.host import Host
+from tasks.hosts.host import Host, place_on
 from tasks.hosts.job import JobHandle, JobStatus, list_jobs, stop_job
-from tasks.hosts.place import place_on
 from tasks.hosts.ssh import open_host
 from tasks.provisioning.entries import LedgerEntry
 from tasks.provisioning.keys import RentalKeys

@@ -18,8 +18,7 @@ from tasks.hosts.errors import (
     TransferCorrupted,
 )
 from tasks.hosts.host import Host
-from tasks.hosts.incoming import part_name
-from tasks.hosts.transfer import describe_files
+from tasks.hosts.transfer import describe_files, part_name
 from tests.helpers.processes import unique_sleep, wait_until_none, words_of
 
 SMALL_BYTES = 100_000

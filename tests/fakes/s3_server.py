@@ -16,7 +16,7 @@ from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 from tasks.artifacts.s3 import S3Backend
-from tasks.artifacts.s3_link import S3Address, connect
+from tasks.artifacts.s3_client import S3Address, connect
 from tasks.artifacts.store import ArtifactStore
 from tasks.settings.models import S3Settings
 

@@ -17,7 +17,6 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED, cMSG_CHANNEL_SUCCESS
-from paramiko.sftp import SFTP_OK
 
 logging.getLogger("fake-ssh-server").propagate = False
 logging.getLogger("fake-ssh-server").addHandler(logging.NullHandler())
@@ -40,7 +39,7 @@ class FakeSshServer:
     """Listens on a free loopback port; every connection has its threads.
 
     Args:
-        home: Where commands start and SFTP's relative paths begin.
+        home: Where commands start.
         user_keys: Public keys that are let in.
         host_keys: Private keys of the server, of different kinds; None makes one.
 
@@ -127,7 +126,6 @@ class FakeSshServer:
             transport.set_log_channel("fake-ssh-server")
             for key in self.host_keys:
                 transport.add_server_key(key)
-            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files, self)
             with self._lock:
                 self._transports.append(transport)
             with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
@@ -244,60 +242,6 @@ def _pump(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> Non
     with contextlib.suppress(paramiko.SSHException, EOFError, OSError, ValueError):
         while chunk := read(2**15):
             write(chunk)
-
-
-class _Files(paramiko.SFTPServerInterface):
-    """SFTP over the folder `home` and absolute paths."""
-
-    def __init__(self, server: paramiko.ServerInterface, fake: FakeSshServer) -> None:
-        super().__init__(server)
-        self._home = fake.home
-
-    def canonicalize(self, path: str) -> str:
-        return os.path.normpath(self._home / path)
-
-    def lstat(self, path: str) -> paramiko.SFTPAttributes | int:
-        try:
-            return paramiko.SFTPAttributes.from_stat((self._home / path).lstat())
-        except OSError as error:
-            return paramiko.SFTPServer.convert_errno(error.errno or 0)
-
-    def stat(self, path: str) -> paramiko.SFTPAttributes | int:
-        try:
-            return paramiko.SFTPAttributes.from_stat((self._home / path).stat())
-        except OSError as error:
-            return paramiko.SFTPServer.convert_errno(error.errno or 0)
-
-    def mkdir(self, path: str, attr: paramiko.SFTPAttributes) -> int:
-        return self._done((self._home / path).mkdir)
-
-    def remove(self, path: str) -> int:
-        return self._done((self._home / path).unlink)
-
-    def posix_rename(self, oldpath: str, newpath: str) -> int:
-        return self._done(lambda: (self._home / oldpath).replace(self._home / newpath))
-
-    def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
-        mode = "rb"
-        if flags & os.O_APPEND:
-            mode = "ab"
-        elif flags & os.O_WRONLY:
-            mode = "wb"
-        try:
-            file = (self._home / path).open(mode)
-        except OSError as error:
-            return paramiko.SFTPServer.convert_errno(error.errno or 0)
-        handle = paramiko.SFTPHandle(flags)
-        handle.readfile = handle.writefile = file  # type: ignore[attr-defined]
-        return handle
-
-    @staticmethod
-    def _done(action: Callable[[], object]) -> int:
-        try:
-            action()
-        except OSError as error:
-            return paramiko.SFTPServer.convert_errno(error.errno or 0)
-        return SFTP_OK
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ class SeamContract(WithSource):
         assert store.runs() == ()
         with pytest.raises(ArtifactNotFound, match=RUN):
             store.manifest(RUN)
-        store.commit(manifest)
+        store.commit(manifest, None)
         assert store.runs() == (RUN,)
         assert store.manifest(RUN) == manifest
 
@@ -110,20 +110,19 @@ class SeamContract(WithSource):
             with pytest.raises(SourceChanged, match="changed while"):
                 store.put(RUN, file, source / WEIGHTS)
         with pytest.raises(ArtifactNotFound, match="never put"):
-            store.commit(Manifest(RUN, 1, True, datetime.now(UTC), (file,)))
+            store.commit(Manifest(RUN, 1, True, datetime.now(UTC), (file,)), None)
         assert store.runs() == ()
 
     def test_a_commit_that_is_made_again_is_silent(self, store: ArtifactStore, source: Path) -> None:
         manifest = publish_run(store, source, RUN)
-        store.commit(manifest)
+        store.commit(manifest, store.head(RUN))
         assert store.manifest(RUN) == manifest
 
     def test_a_commit_on_top_of_something_unseen_is_refused(self, store: ArtifactStore, source: Path) -> None:
         first = publish_run(store, source, RUN)
-        for revision in (1, 3):
-            other = Manifest(RUN, revision, True, datetime(2020, 1, 1, tzinfo=UTC), first.files)
-            with pytest.raises(PreconditionFailed, match=f"Expected revision {revision - 1}, found 1"):
-                store.commit(other)
+        other = Manifest(RUN, 1, True, datetime(2020, 1, 1, tzinfo=UTC), first.files)
+        with pytest.raises(PreconditionFailed, match="while revision 1 was written"):
+            store.commit(other, None)
         assert store.manifest(RUN) == first
 
     def test_of_many_writers_at_once_one_wins(self, store: ArtifactStore, source: Path) -> None:
@@ -136,7 +135,7 @@ class SeamContract(WithSource):
             manifest = Manifest(RUN, 1, True, datetime(2026, 1, number, tzinfo=UTC), files)
             barrier.wait()
             try:
-                store.commit(manifest)
+                store.commit(manifest, None)
                 won.append(manifest.published_at)
             except PreconditionFailed:
                 pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import RemotePlace
 from tasks.provisioning.claims import new_claim
 from tasks.provisioning.connect import Provider
 from tasks.provisioning.keys import open_rented

@@ -15,8 +15,8 @@ from tasks.execution.base import Event
 from tasks.execution.fleet import FleetExecutor
 from tasks.execution.lanes import HostLane
 from tasks.hosts.access import SshAccess
+from tasks.hosts.host import RemotePlace
 from tasks.hosts.keys import HostTrust
-from tasks.hosts.place import RemotePlace
 from tasks.hosts.ssh import SshHost
 from tests.fakes.sshd import Sshd, running_sshd
 from tests.helpers.waiting_trainer import waiting_python

@@ -13,8 +13,7 @@ from tasks.core.errors import RunError
 from tasks.core.names import HostAddress
 from tasks.execution.rented_lanes import RentedLane
 from tasks.hosts.errors import HostError
-from tasks.hosts.host import Host
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import Host, RemotePlace
 from tasks.provisioning.connect import Provider
 from tasks.provisioning.entries import LedgerEntry
 from tasks.provisioning.keys import RentalKeys

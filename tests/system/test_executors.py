@@ -25,8 +25,7 @@ from tasks.execution.placement import Placement
 from tasks.execution.queue import QueueRules
 from tasks.execution.rented_lanes import RentedLane
 from tasks.hosts.errors import HostUnreachable
-from tasks.hosts.host import CommandResult
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import CommandResult, RemotePlace
 from tasks.provisioning.ledger import Ledger, Purpose
 from tests.contracts.executor import ExecutorContract, LosingContract, Trained, World
 from tests.fakes.local_host import LocalHost

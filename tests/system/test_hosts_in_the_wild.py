@@ -166,15 +166,16 @@ class TestNoShell:
         ],
     )
     def test_what_the_server_says_is_quoted(self, forced: str, said: str, tmp_path: Path) -> None:
-        with server(tmp_path / "sshd", config=f"ForceCommand {forced}") as (host, _):
-            with pytest.raises(HostUserError, match=said) as caught:
-                host.run("echo", timeout_s=20)
-            assert "SFTP" not in str(caught.value) or "but to train there takes a shell" in str(caught.value)
+        with (
+            server(tmp_path / "sshd", config=f"ForceCommand {forced}") as (host, _),
+            pytest.raises(HostUserError, match=said),
+        ):
+            host.run("echo", timeout_s=20)
 
     def test_a_server_for_files_only_is_told_as_one(self, tmp_path: Path) -> None:
         with (
             server(tmp_path / "sshd", config="ForceCommand internal-sftp") as (host, _),
-            pytest.raises(HostUserError, match="It offers SFTP, but to train there takes a shell"),
+            pytest.raises(HostUserError, match=r"runs no commands: .*To train there takes a shell"),
         ):
             host.run("echo", timeout_s=20)
 

@@ -15,9 +15,9 @@ import httpx
 import pytest
 from helpers.servers import PrefectServer, wait_until
 
+from tasks.artifacts.backend import Records
 from tasks.artifacts.leases import holders
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.records import Records
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import RemotePlace
 from tasks.provisioning import deadman
 from tasks.provisioning.connect import Provider
 from tasks.provisioning.entries import LeaseState

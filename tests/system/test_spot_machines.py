@@ -25,7 +25,7 @@ from tasks.execution.fleet import FleetExecutor
 from tasks.execution.rented_lanes import RentedLane
 from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import RemotePlace
 from tasks.provisioning.connect import Provider
 from tasks.provisioning.keys import open_rented
 from tasks.provisioning.ledger import Ledger

@@ -101,7 +101,7 @@ class PlaceContract:
             copy_run(small_run, run.layout)
             mirror = Mirror(KeptTrainings(place), run.layout)
             for training in trainings:
-                mirror.finished(training)
+                mirror.publish(training, at_once=True)
             mirror.close()
             there = another()
             kept = KeptTrainings(there)
@@ -251,7 +251,7 @@ class TestBucket(WithBucket, PlaceContract):
                 proxy.faults = [Fault("answer", "PUT", "/blobs/", 999, 403, "ExpiredToken")]
                 mirror = Mirror(KeptTrainings(cut), run.layout)
                 for training in trainings:
-                    mirror.finished(training)
+                    mirror.publish(training, at_once=True)
                 mirror.close()
 
         with faulty_proxy(s3_endpoint()) as proxy:

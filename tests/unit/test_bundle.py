@@ -20,7 +20,8 @@ from tasks.execution.bundle import (
     write_remote_job,
 )
 from tasks.hosts.errors import CommandFailed
-from tasks.hosts.place import RemotePlace, bootstrap, check_ready
+from tasks.hosts.host import RemotePlace
+from tasks.hosts.preflight import bootstrap, check_ready
 from tests.fakes.local_host import LocalHost
 
 PLACE = RemotePlace("jade", sys.executable, 60)

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from tasks.core.files import FileEntry
-from tasks.hosts import incoming
-from tasks.hosts.incoming import IncomingFile, part_name
+from tasks.hosts import transfer
+from tasks.hosts.transfer import IncomingFile, part_name
 
 DATA = bytes(range(256)) * 64
 
 
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> FileEntry:
-    monkeypatch.setattr(incoming, "SYNC_BYTES", 1000)
-    monkeypatch.setattr(incoming, "_READ_BYTES", 512)
+    monkeypatch.setattr(transfer, "SYNC_BYTES", 1000)
+    monkeypatch.setattr(transfer, "_READ_BYTES", 512)
     return FileEntry("runs/model.pt", len(DATA), hashlib.sha256(DATA).hexdigest())
 
 

@@ -66,9 +66,9 @@ class TestSshHost(CommandContract, TransferContract):
     pass
 
 
-def test_a_host_without_a_shell_is_refused_with_what_it_offers(host: Host, server: FakeSshServer) -> None:
+def test_a_host_without_a_shell_is_refused(host: Host, server: FakeSshServer) -> None:
     server.has_shell = False
-    with pytest.raises(errors.HostUserError, match=r"runs no commands: it refused to start one\. It offers SFTP"):
+    with pytest.raises(errors.HostUserError, match=r"runs no commands: it refused to start one\. To train"):
         host.run("echo", timeout_s=60)
 
 
@@ -272,7 +272,7 @@ class TestConnection:
 
     def test_no_keys_are_exchanged_within_a_transfer(self, access: SshAccess) -> None:
         connection = connect(access)
-        assert connection.transport.packetizer.REKEY_BYTES >= 32 * 2**30
+        assert connection.packetizer.REKEY_BYTES >= 32 * 2**30
         connection.close()
 
     def test_the_next_call_after_a_cut_connects_again(self, host: Host, server: FakeSshServer) -> None:
@@ -366,11 +366,6 @@ class TestErrors:
     def test_errors_survive_pickling_with_their_evidence(self, error: errors.HostError) -> None:
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301 -- our own bytes
         assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)
-
-    def test_the_tree_in_the_docstring_names_every_error(self) -> None:
-        for name, kind in vars(errors).items():
-            if isinstance(kind, type) and issubclass(kind, errors.HostError):
-                assert name in (errors.__doc__ or "")
 
     def test_only_transient_errors_are_tried_again(self) -> None:
         calls: list[int] = []

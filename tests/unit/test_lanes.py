@@ -19,8 +19,7 @@ from tasks.execution.lanes import Station
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
-from tasks.hosts.host import CommandResult
-from tasks.hosts.place import RemotePlace
+from tasks.hosts.host import CommandResult, RemotePlace
 from tests.fakes.local_host import LocalHost
 from tests.helpers.waiting_trainer import waiting_python
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tasks.artifacts import leases
+from tasks.artifacts.backend import Record, Records
 from tasks.artifacts.errors import StoreUnavailable
 from tasks.artifacts.leases import Heartbeat, claim, release, running, sweep
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.records import Record, Records
 from tasks.core.errors import LeaseLost
 from tests.helpers.processes import wait_until
 
@@ -98,7 +98,7 @@ import sys, time
 from pathlib import Path
 from tasks.artifacts.leases import Heartbeat, claim
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.records import Records
+from tasks.artifacts.backend import Records
 records = Records(LocalBackend(Path({str(tmp_path)!r})))
 Heartbeat(records, "killed").start()
 claim(records, "killed", {KEY!r})

@@ -28,9 +28,8 @@ from tasks.execution.remote import RemoteBatch
 from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts import errors
-from tasks.hosts.host import CommandResult
+from tasks.hosts.host import CommandResult, RemotePlace
 from tasks.hosts.job import find_job, job_status, list_jobs, stop_job
-from tasks.hosts.place import RemotePlace
 from tests.fakes.local_host import LocalHost
 from tests.helpers.waiting_trainer import waiting_python
 

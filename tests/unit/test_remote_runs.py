@@ -13,9 +13,9 @@ import pytest
 from helpers.processes import heed_interrupts, processes_of_group
 
 from flows.cli import run
+from tasks.artifacts.backend import Records
 from tasks.artifacts.errors import StoreUnavailable
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.records import Records
 from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
 from tasks.hosts.job import JobSpec, job_status, start_job
 from tasks.hosts.keys import load_private_key
@@ -141,7 +141,7 @@ import sys, time
 from pathlib import Path
 from tasks.artifacts.leases import Heartbeat
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.records import Records
+from tasks.artifacts.backend import Records
 heartbeat = Heartbeat(Records(LocalBackend(Path(sys.argv[1]))), "20260101T000000Z-compare-abcdef")
 heartbeat.start()
 print("begun", flush=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.artifacts.backend import Backend
+from tasks.artifacts.backend import Backend, Records
 from tasks.artifacts.leases import claim, holders, sweep
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.records import Records
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import publish_files, publish_run, verify
 from tests.fakes.s3_server import Bucket, WithBucket
