@@ -49,7 +49,7 @@ def test_the_sources_alone_train_and_give_the_same_run_keys(host: LocalHost, tmp
         env={"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
