@@ -137,6 +137,7 @@ def _in_run(facts: Facts, path: str) -> str:
 
 
 def run_folder(facts: Facts) -> str:
-    """Return where the run lies, as the user would write it."""
-    artifacts = facts.report.run.get("parameters", {}).get("artifacts") or "artifacts"
-    return f"{artifacts}/{facts.numbers.run_id}"
+    """Return where the run lies: where its record says that it is kept, whatever chose the place."""
+    run = facts.report.run
+    place = run.get("artifacts") or run.get("parameters", {}).get("artifacts") or "artifacts"
+    return f"{place}/{facts.numbers.run_id}"

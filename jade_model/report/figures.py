@@ -10,19 +10,18 @@ from jade_model.report.canvas import drawing
 from jade_model.report.facts import Facts
 from jade_model.report.figure import FigureFile
 from jade_model.report.figures_drift import drift_figures
-from jade_model.report.figures_gallery import galleries
-from jade_model.report.figures_probability import probabilities, reliability, thresholds
+from jade_model.report.figures_gallery import gallery
+from jade_model.report.figures_probability import probabilities, thresholds
 from jade_model.report.figures_scores import folds, forest, trend
 from jade_model.report.figures_training import losses
 
 # In the order of the report.
 DRAWERS: dict[str, Callable[[Facts], FigureFile | Sequence[FigureFile] | None]] = {
-    **{draw.__name__: draw for draw in (forest, folds, losses, probabilities, reliability, thresholds, trend)},
-    "galleries": galleries,
+    **{draw.__name__: draw for draw in (forest, folds, losses, probabilities, thresholds, gallery, trend)},
     "drift": lambda facts: drift_figures(facts.report.data_checks),
 }
 # Half of the work; whoever asks has also to read the run and to lay out the page.
-_BESIDE = ("thresholds", "galleries")
+_BESIDE = ("thresholds", "gallery")
 
 
 def draw_figures(facts: Facts, beside: DrawingProcess | None = None) -> dict[str, FigureFile]:

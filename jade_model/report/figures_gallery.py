@@ -17,40 +17,20 @@ from jade_model.report.canvas import INK, MUTED, SOFT, SURFACE, TRUTH, WIDTH, ex
 from jade_model.report.facts import Facts
 from jade_model.report.figure import FigureFile
 from jade_model.report.inputs import GalleryWindow
-from jade_model.report.numbers import number, plural
-from jade_model.report.view.windows import disagreements, errors, examples, mistaken
+from jade_model.report.numbers import number
+from jade_model.report.view.windows import mistaken, worth_a_look
 
-MOST_WINDOWS = 6
 MOST_BARS = 160
 LANE = 0.24
 
 
-def galleries(facts: Facts) -> list[FigureFile]:
-    """Draw the galleries that have windows."""
-    drawn = []
-    for name, windows, what, caption in (
-        ("gallery", _representative(examples(facts)), "Best, median and worst windows",
-         "From best to worst. In the last row ask whether the label or the model is wrong."),
-        ("errors", errors(facts)[:MOST_WINDOWS], "Confident errors",
-         "Sorted by the confidence of the arm that was wrong: the first ones cost most in use."),
-        ("disagreements", disagreements(facts)[:MOST_WINDOWS], "Windows where the arms disagree",
-         "What one arm sees and the other does not: look for a kind of span that keeps coming back."),
-    ):  # fmt: skip
-        if windows:
-            drawn.append(_gallery(facts, name, windows, what, caption))
-    return drawn
+def gallery(facts: Facts) -> FigureFile | None:
+    """Draw the windows worth a look: the best, median and worst, sure mistakes, and disagreements."""
+    windows = worth_a_look(facts.report.gallery)
+    return _gallery(facts, windows) if windows else None
 
 
-def _representative(windows: Sequence[GalleryWindow]) -> list[GalleryWindow]:
-    """Two of each kind at most."""
-    kept: list[GalleryWindow] = []
-    for window in windows:
-        if sum(other.kind == window.kind for other in kept) < MOST_WINDOWS // 3:
-            kept.append(window)
-    return kept
-
-
-def _gallery(facts: Facts, name: str, windows: Sequence[GalleryWindow], what: str, caption: str) -> FigureFile:
+def _gallery(facts: Facts, windows: Sequence[GalleryWindow]) -> FigureFile:
     columns = min(2, len(windows))
     rows = -(-len(windows) // columns)
     lanes = 1.05 + LANE * (len(facts.arms) + 1)
@@ -69,13 +49,15 @@ def _gallery(facts: Facts, name: str, windows: Sequence[GalleryWindow], what: st
         figure.text(place / WIDTH, 1 - 0.2 / height, label, color=colour, fontsize=8.5, fontweight="bold")
         place += 0.3 + 0.085 * len(label)
     alt = "; ".join(
-        f"{for_figure(window.window_id)} ({window.kind}): "
-        + ", ".join(
-            f"{facts.styles[arm].name} F1 {number(f1, 2)}" for arm, f1 in window.f1.items() if arm in facts.styles
-        )
+        f"{window.kind} {for_figure(window.window_id)} {'/'.join(number(f1, 2) for f1 in window.f1.values())}"
         for window in windows
     )
-    return export(figure, name, f"{what}, {plural(len(windows), 'window')}. {alt}.", caption, facts.styles)
+    caption = (
+        "In the worst ones and the sure mistakes, ask whether the label or the model is wrong; in disagreements, "
+        "which kind of span keeps coming back."
+    )
+    names = "/".join(facts.styles[arm].name for arm in windows[0].f1 if arm in facts.styles)
+    return export(figure, "gallery", f"F1 of {names} by window: {alt}.", caption, facts.styles)
 
 
 def _draw_window(facts: Facts, axes: Axes, window: GalleryWindow, lanes: float) -> None:

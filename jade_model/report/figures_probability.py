@@ -39,8 +39,8 @@ def probabilities(facts: Facts) -> FigureFile | None:
         for arm in arms
     )
     caption = (
-        "Share of bars by probability: coloured inside labelled spans, grey outside; the lines are the "
-        "means. Two heaps apart is a model that knows; two heaps on top of each other is one that does not."
+        "Share of bars by probability: coloured inside labelled spans, grey outside; the lines are the means. A model "
+        "that knows makes two heaps apart."
     )
     return export(figure, "probabilities", f"Probability distributions. {alt}.", caption, facts.styles)
 
@@ -107,62 +107,6 @@ def _coarser(counts: Shares, edges: Shares, reach: float) -> tuple[Shares, Share
     return np.add.reduceat(counts, starts), np.append(edges[starts], edges[-1])
 
 
-def reliability(facts: Facts) -> FigureFile | None:
-    """Draw how often probabilities come true."""
-    arms = [arm for arm in facts.arms if arm.arm.summary.calibration.reliability]
-    if not arms:
-        return None
-    rows, columns = grid_shape(len(arms))
-    figure, grid = panels(rows, columns, panel_height=2.3, gap_x=0.5, top=0.5, left=0.6)
-    cells = [axes for row in grid for axes in row]
-    for axes, arm in zip(cells, arms, strict=False):
-        found = arm.arm.summary.calibration
-        bins = [
-            (item.mean_probability, item.observed_rate, item.num_bars)
-            for item in found.reliability
-            if item.num_bars > 0 and item.mean_probability is not None and item.observed_rate is not None
-        ]
-        axes.plot([0, 1], [0, 1], color=MUTED, ls=":", lw=1.1)
-        if bins:
-            x, y, size = (np.asarray(column, dtype=float) for column in zip(*bins, strict=True))
-            axes.plot(x, y, color=arm.style.colour, lw=1.2, alpha=0.8)
-            area = 12 + 130 * np.sqrt(size / size.max())
-            axes.scatter(
-                x,
-                y,
-                s=area,
-                color=arm.style.colour,
-                marker=arm.style.marker,
-                edgecolors=SURFACE,
-                linewidths=0.7,
-                zorder=3,
-            )
-        axes.set_xlim(-0.02, 1.04)
-        axes.set_ylim(-0.04, 1.06)
-        axes.set_title(f"{arm.name}\n", pad=4)
-        axes.annotate(
-            f"ECE {number(found.ece)}, Brier {number(found.brier)}, T {number(found.temperature, 2)}",
-            (0, 1),
-            xycoords="axes fraction",
-            xytext=(0, 7),
-            textcoords="offset points",
-            fontsize=8,
-            color=MUTED,
-            annotation_clip=False,
-        )
-        axes.set_xlabel("probability")
-        axes.set_ylabel("came true")
-        few_ticks(axes, x=5, y=5)
-    for axes in cells[len(arms) :]:
-        axes.set_axis_off()
-    alt = "; ".join(f"{arm.name}: expected calibration error {number(arm.arm.summary.calibration.ece)}" for arm in arms)
-    caption = (
-        "Points on the dotted diagonal are probabilities that can be taken at their word; below it the "
-        "model is too sure, above it too shy. A mark's area grows with the number of bars it stands for."
-    )
-    return export(figure, "reliability", f"Reliability. {alt}.", caption, facts.styles)
-
-
 def thresholds(facts: Facts) -> FigureFile | None:
     """Draw precision, recall and F1 over each decoder's threshold."""
     cells_of = [
@@ -189,20 +133,23 @@ def thresholds(facts: Facts) -> FigureFile | None:
         handles, labels, loc="upper left", ncols=4, bbox_to_anchor=(0.55 / WIDTH, 1 - 0.02 / height), borderaxespad=0.0
     )
     alt = "; ".join(
-        f"{arm.name} by {decoder_name(decoder)}: best F1 {number(float(np.nanmax(curve.f1)))} at {number(curve.chosen)}"
+        f"{arm.name} by {decoder_name(decoder)} {number(_f1_at(curve, curve.chosen))} at {number(curve.chosen)}"
         for arm, decoder, curve in cells_of
+        if curve.chosen is not None
     )
     caption = (
-        "How the scores move with the threshold; the mark is the one in use. A broad hump forgives a threshold "
-        "that is a little off, a sharp one does not; F1 flat along the dotted floor means that no threshold "
-        "helps."
+        "The mark is the threshold in use. A broad hump forgives one that is a little off; along the dotted floor no "
+        "threshold helps."
     )
-    return export(figure, "thresholds", f"Threshold curves. {alt}.", caption, facts.styles)
+    return export(figure, "thresholds", f"F1 at the threshold in use: {alt}.", caption, facts.styles)
 
 
 def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) -> None:
     keep = _thinned(curve)
     x = curve.threshold[keep]
+    if curve.chosen is not None and curve.chosen < x[0]:
+        # Below the smallest value that occurs everything is marked, as at that value: the curve goes on to the mark.
+        x, keep = np.append(curve.chosen, x), np.append(keep[:1], keep)
     # A threshold marks what the next value above it marks: between two values the scores stand still.
     axes.plot(x, curve.recall[keep], color=MUTED, ls="--", lw=1.1, drawstyle="steps-pre")
     axes.plot(x, curve.precision[keep], color=MUTED, ls=":", lw=1.3, drawstyle="steps-pre")
@@ -210,8 +157,7 @@ def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) 
     if facts.all_positive is not None:
         axes.axhline(facts.all_positive, color=SOFT, ls=(0, (1, 3)), lw=1.2)
     if curve.chosen is not None:
-        place = min(int(np.searchsorted(curve.threshold, curve.chosen)), len(curve.threshold) - 1)
-        height = float(curve.f1[place])
+        height = _f1_at(curve, curve.chosen)
         axes.plot([curve.chosen], [height], marker=arm.style.marker, ms=7, color=arm.style.colour, mec=SURFACE, mew=1.0)
         is_right = curve.chosen > x[0] + 0.6 * (x[-1] - x[0])
         axes.annotate(
@@ -228,6 +174,11 @@ def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) 
     axes.set_title(f"{arm.name}: {decoder_name(decoder).lower()}")
     axes.set_xlabel("threshold (nats)" if decoder == "score_margin" else "threshold")
     few_ticks(axes, x=5, y=4)
+
+
+def _f1_at(curve: Curve, threshold: float) -> float:
+    """Return what a threshold scores: what the next value above it does."""
+    return float(curve.f1[min(int(np.searchsorted(curve.threshold, threshold)), len(curve.threshold) - 1)])
 
 
 def _thinned(curve: Curve) -> NDArray[np.intp]:

@@ -45,10 +45,8 @@ def forest(facts: Facts) -> FigureFile:
         f"{arm.name}: F1 {number(arm.decoder.f1)} {interval(arm.decoder.confidence_interval)}" for arm in facts.arms
     )
     caption = (
-        f"Each arm's score with its {level} interval; the hollow mark is the same network before training. "
-        "An arm right of the dashed line, whole interval included, beats the untrained rule. Overlapping "
-        "intervals do not mean equal arms: the differences below are measured pair by pair on the same "
-        "windows."
+        f"Scores with their {level} intervals; hollow: the same network before training; dashed: the untrained rule. "
+        "Overlapping intervals do not mean equal arms: differences are measured window by window."
     )
     return export(figure, "forest", f"Forest plot. {alt}; untrained rule {number(facts.rule)}.", caption, facts.styles)
 
@@ -175,8 +173,8 @@ def folds(facts: Facts) -> FigureFile | None:
         if (scores := list(_by_part(arm.decoder.per_fold, "f1").values()))
     )
     caption = (
-        "Each point is one scored part (data set, seed and fold); lines join the same part. Lines that "
-        "mostly run the same way mean a steady difference, crossing ones mean noise. The bar is the mean."
+        "Lines join one scored part (data set, seed and fold): running the same way they mean a steady difference, "
+        "crossing ones noise. The bar is the mean."
     )
     return export(figure, "folds", f"F1 of {plural(len(keys), 'scored part')}: {ranges}.", caption, facts.styles)
 

@@ -57,9 +57,8 @@ def losses(facts: Facts) -> FigureFile | None:
     alt = "; ".join(_losses_in_words(arm) for arm in arms)
     several = " Thin lines are single runs." if facts.num_runs > len(facts.arms) else ""
     caption = (
-        "Above: validation loss, with the best epoch; below: training loss. A validation curve that turns "
-        "up while the training loss goes on falling is overfitting. Look at shapes: **heights are not "
-        f"comparable between panels.**{several}"
+        "Above: validation loss, with the best epoch; below: training loss. A validation curve that turns up while "
+        f"the training loss falls is overfitting. **Heights are not comparable between panels.**{several}"
     )
     return export(figure, "losses", f"Loss curves. {alt}.", caption, facts.styles)
 

@@ -8,7 +8,6 @@ from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.finding import (
     CLEAR_SEPARATION,
     DECODER_GAP,
-    HEAD_RATIO,
     MARKS_NOTHING_RECALL,
     NO_SEPARATION,
     OVERFITTING_RISE,
@@ -190,8 +189,9 @@ def wide_interval(_facts: Facts, arm: ArmFacts) -> Insight | None:
         "warning",
         f"**{arm.name}'s F1 is known only roughly.**",
         f"interval {interval(bounds)}, {number(bounds[1] - bounds[0], 2)} wide",
-        "More base windows narrow it with the square root of their number; more folds score more of those there are.",
+        "More base windows narrow it with the square root of their number.",
         arm.key,
+        "**These F1s are known only roughly.**",
     )
 
 
@@ -298,32 +298,6 @@ def not_converged(_facts: Facts, arm: ArmFacts) -> Insight | None:
     )
 
 
-def pointer_source(_facts: Facts, arm: ArmFacts) -> Insight | None:
-    """The trained pointer head and the span posterior differ by a factor of 1.2 in centre error."""
-    errors = arm.arm.summary.pointer_error_bars
-    return _source(arm, "pointer_source", "pointers", errors.trained_head.center, errors.posterior.center)
-
-
-def countdown_source(_facts: Facts, arm: ArmFacts) -> Insight | None:
-    """The trained countdown head and the span posterior differ by a factor of 1.2."""
-    errors = arm.arm.summary.countdown_error_bars
-    return _source(arm, "countdown_source", "countdown", errors.trained_head, errors.posterior)
-
-
-def _source(arm: ArmFacts, rule: str, what: str, head: float | None, posterior: float | None) -> Insight | None:
-    if head is None or posterior is None or max(head, posterior) < HEAD_RATIO * min(head, posterior):
-        return None
-    better = "the span posterior" if posterior < head else "the trained head"
-    return Insight(
-        rule,
-        "note",
-        f"**Read {arm.name}'s {what} off {better}.**",
-        f"mean error {number(head, 1)} bars by the trained head, {number(posterior, 1)} by the posterior",
-        arm=arm.key,
-        group=f"**Read the {what} off {better}.**",
-    )
-
-
 def type_at_majority(_facts: Facts, arm: ArmFacts) -> Insight | None:
     """Type accuracy exceeds the majority class by 0.01 at most."""
     found = arm.arm.summary.type
@@ -371,6 +345,4 @@ TRAINING_RULES: tuple[ArmRule, ...] = (
     not_converged,
     weight_imbalance,
     type_at_majority,
-    pointer_source,
-    countdown_source,
 )

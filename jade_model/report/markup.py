@@ -24,7 +24,7 @@ MARKS: dict[Severity, str] = {"critical": "❌", "warning": "⚠️", "note": "�
 TEMPLATES = Path(__file__).parent / "templates"
 
 _RULES = {"l": ":---", "r": "---:", "c": ":---:"}
-_BLOCK_STARTS = re.compile(r"^([#>+=@:-]|\d+(?=[.)]))")
+_BLOCK_STARTS = re.compile(r"^([#>+=@:-]|\d+(?=[.)](\s|$)))")
 
 
 @dataclass(frozen=True)

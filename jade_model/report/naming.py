@@ -22,9 +22,9 @@ DECODER_NAMES = {
 METRIC_NAMES = {"f1": "F1 (bars)", "span_f1_iou50": "Event F1 (IoU 0.5)"}
 
 INFERENCE = {
-    "soft_span": "Simple: each bar against one threshold, O(T)",
-    "crf": "Moderate: forward-backward or Viterbi over 2 states, O(4T)",
-    "single_span": "Highest: every start and length, O(T × longest span)",
+    "soft_span": "Simple: a threshold, O(T)",
+    "crf": "Moderate: two states, O(4T)",
+    "single_span": "Highest: O(T × longest span)",
 }
 INFERENCE_RANK = {"soft_span": 0, "crf": 1, "single_span": 2}
 
@@ -35,9 +35,9 @@ BOUNDARIES = {
 }
 
 EXTENDING = {
-    "soft_span": "Easy: several spans and soft labels come for free",
-    "crf": "Moderate: more tags are more states",
-    "single_span": "Harder: one span a window is built in, more need a longer chain",
+    "soft_span": "Easy: soft labels, several spans",
+    "crf": "Moderate: more tags, more states",
+    "single_span": "Harder: several spans need a longer chain",
 }
 
 

@@ -21,6 +21,8 @@ Interval = tuple[float, float]
 FEWEST_DATASETS = 6
 """From so many on, something can be said of instruments that are not among them."""
 
+NOT_BEATEN = "does not beat the untrained rule"
+
 _METRIC_WORDS: dict[Metric, str] = {"f1": "bar F1", "span_f1_iou50": "span F1 (IoU 0.5)"}
 
 
@@ -347,6 +349,6 @@ class _Words:
     def beaten(self, item: Difference) -> str:
         low, high = item.confidence_interval
         return (
-            f"{item.first} does not beat the untrained rule {item.second}: the difference is "
+            f"{item.first} {NOT_BEATEN} {item.second}: the difference is "
             f"{item.difference:+.3f} ({self.level} interval {low:+.3f} to {high:+.3f})."
         )

@@ -161,9 +161,6 @@ def _files(layout: RunLayout) -> list[tuple[str, int, str]]:
         if path in {layout.report, layout.root / MANIFEST_NAME}:
             continue
         name = path.name if path.is_file() else f"{path.name}/"
-        for file in sorted([*path.glob("checkpoint_*.pt"), *path.glob("training_*.log")]):
-            what = "weights of the arm's first training" if file.suffix == ".pt" else "its training log"
-            found.append((f"{name}{file.name}", file.stat().st_size, what))
         size = sum(item.stat().st_size for item in ([path] if path.is_file() else path.rglob("*")) if item.is_file())
         otherwise = "checkpoints, logs and histories of the arm" if path.is_dir() else "left by the run"
         found.append((name, size, _WHAT.get(path.name, otherwise)))

@@ -19,7 +19,7 @@ from jade_model.report import ReportInput, markdown_for_artifact
 from jade_model.report.actions import next_actions
 from jade_model.report.facts import gather
 from jade_model.report.headline import headline
-from jade_model.report.naming import contestant, decoder_name, metric_name
+from jade_model.report.naming import contestant, decoder_name
 from jade_model.report.numbers import duration, interval, number, p_value, percent, signed, size, with_interval
 from jade_model.report.view.training import shown_epochs
 
@@ -45,7 +45,7 @@ def test_every_table_says_the_same_in_markdown_and_html(good: ReportInput, patho
     for report in (good, pathology):
         markdown, page = rendered(report)
         in_markdown = markdown_tables(markdown)
-        assert len(in_markdown) > 15
+        assert len(in_markdown) > 10
         assert in_markdown == Page(page).tables
 
 
@@ -57,14 +57,13 @@ def test_decoder_scores_agree_with_the_comparison(good: ReportInput) -> None:
             [
                 decoder_name(name),
                 number(scores["threshold"]) if scores["threshold"] is not None else "none",
-                number(scores["precision"]),
-                number(scores["recall"]),
+                f"{number(scores['precision'])} / {number(scores['recall'])}",
                 with_interval(scores["f1"], scores["confidence_interval"]),
             ]
             for arm in good.comparison["arms"].values()
             for name, scores in arm["summary"]["decoders"].items()
         ]
-        assert [[row[1].removesuffix(" (used)"), *row[2:6]] for row in rows] == expected
+        assert [[row[1].removesuffix(" (used)"), *row[2:5]] for row in rows] == expected
 
 
 def test_f1_can_be_parsed_back_to_the_comparison(good: ReportInput) -> None:
@@ -82,20 +81,19 @@ def test_f1_can_be_parsed_back_to_the_comparison(good: ReportInput) -> None:
 
 def test_differences_agree_with_the_comparison(good: ReportInput) -> None:
     markdown, _ = rendered(good)
-    rows = table_with(markdown_tables(markdown), "First minus second", "Outcome")[1:]
+    rows = table_with(markdown_tables(markdown), "First minus second", "Event F1")[1:]
     styles = gather(good).styles
-    expected = [
-        [
-            f"{contestant(item['first'], styles)} − {contestant(item['second'], styles)}",
-            metric_name(item["metric"]),
-            signed(item["difference"]),
-            interval(item["confidence_interval"], with_sign=True),
-            p_value(item["adjusted_p_value"]),
+    for metric, first_column in (("f1", 1), ("span_f1_iou50", 4)):
+        expected = [
+            [
+                f"{contestant(item['first'], styles)} − {contestant(item['second'], styles)}",
+                f"{signed(item['difference'])} {interval(item['confidence_interval'], with_sign=True)}",
+                p_value(item["adjusted_p_value"]),
+            ]
+            for item in good.comparison["differences"]
+            if item["dataset"] is None and item["metric"] == metric
         ]
-        for item in good.comparison["differences"]
-        if item["dataset"] is None
-    ]
-    assert [row[:5] for row in rows] == expected
+        assert [[row[0], *row[first_column : first_column + 2]] for row in rows] == expected
 
 
 def test_weights_losses_and_epochs_agree_with_the_runs(good: ReportInput) -> None:
@@ -116,8 +114,11 @@ def test_weights_losses_and_epochs_agree_with_the_runs(good: ReportInput) -> Non
 
 def test_all_positive_and_untrained_stand_beside_every_f1(good: ReportInput) -> None:
     markdown, _ = rendered(good)
-    for row in table_with(markdown_tables(markdown), "Arm", "Decoder")[1:]:
-        assert row[-2:] == ["0.098", number(good.comparison["baselines"]["all_positive"]["f1"])]
+    quick = {row[0]: row[1:] for row in table_with(markdown_tables(markdown), "Metric")}
+    all_positive = number(good.comparison["baselines"]["all_positive"]["f1"])
+    assert quick["Same network, untrained (F1)"] == ["0.098"] * 3
+    assert f"Marking every bar (F1 {all_positive})" in quick
+    assert f"All-positive F1: {all_positive}." in markdown
 
 
 def test_losses_of_different_kinds_are_never_set_against_each_other(good: ReportInput) -> None:
@@ -231,6 +232,33 @@ def test_commands_name_checkpoints_and_modes(good: ReportInput) -> None:
     words = shlex.split(commands)
     assert [words[index + 1] for index, word in enumerate(words) if word == "--mode"] == ["soft", "crf", "single_span"]
     assert "artifacts/20261122T175000Z-compare-0a1b2c/crf/seed0-fold0/checkpoint_crf_30.pt" in words
+
+
+@pytest.mark.parametrize("place", ["/srv/jade", "s3://bucket/prefix"])
+def test_commands_name_the_place_that_the_settings_chose(good: ReportInput, place: str) -> None:
+    run = {**good.run, "artifacts": place, "parameters": {**good.run["parameters"], "artifacts": None}}
+    markdown = markdown_for_artifact(replace(good, run=run))
+    assert f"--model-path {place}/20261122T175000Z-compare-0a1b2c/crf/" in markdown
+    assert "None/" not in markdown
+
+
+def test_an_only_comparison_is_no_last_comparisons(good: ReportInput) -> None:
+    assert good.trend is not None
+    alone = markdown_for_artifact(replace(good, trend=good.trend[-3:]))
+    assert "This is the only comparison so far." in alone
+    assert "1 comparisons" not in alone
+
+
+def test_one_span_that_is_always_taken_is_no_threshold(good: ReportInput) -> None:
+    def take_all(comparison: dict[str, Any]) -> None:
+        summary = comparison["arms"]["crf"]["summary"]
+        summary["decoders"][summary["best_decoder"]]["threshold"] = 0.0
+
+    assert "**CRF**: read out by one span at 0.000: the span of every window" in rendered(changed(good, take_all))[0]
+
+
+def test_a_report_of_eighteen_trainings_has_few_words(good: ReportInput) -> None:
+    assert len(markdown_for_artifact(good).split()) < 4000
 
 
 @pytest.mark.parametrize("which", ["good", "pathology"])

@@ -158,16 +158,6 @@ RULES: list[tuple[str, Change, Change]] = [
     ("not_converged", validation(4.0, best_epoch=30), validation(5.1, best_epoch=29)),
     ("weight_imbalance", weights(0.55, 0.11), weights(0.4, 0.3)),
     ("type_at_majority", put(f"{CRF}.type.accuracy", 0.67), put(f"{CRF}.type.accuracy", 0.8)),
-    (
-        "pointer_source",
-        put(f"{CRF}.pointer_error_bars.posterior.center", 5.0),
-        put(f"{CRF}.pointer_error_bars.posterior.center", 12.0),
-    ),
-    (
-        "countdown_source",
-        put(f"{CRF}.countdown_error_bars.posterior", 9.0),
-        put(f"{CRF}.countdown_error_bars.posterior", 5.0),
-    ),
 ]
 
 
@@ -207,10 +197,10 @@ def test_a_leak_is_bold_and_counted(pathology: ReportInput) -> None:
 
 
 def test_the_same_finding_for_several_arms_is_one(good: ReportInput) -> None:
-    facts = gather(good)
-    pointers = [found for found in merged(find_insights(facts), facts) if found.rule == "pointer_source"]
-    assert len(pointers) == 1
-    assert all(arm.name in pointers[0].evidence for arm in facts.arms)
+    poor = both(put("arms.soft_span.summary.type.accuracy", 0.6), put(f"{CRF}.type.accuracy", 0.6))
+    facts = gather(changed(good, poor))
+    (found,) = [item for item in merged(find_insights(facts), facts) if item.rule == "type_at_majority"]
+    assert all(name in found.evidence for name in ("Soft Span Loss", "CRF"))
 
 
 def test_gravest_insights_come_first(pathology: ReportInput) -> None:

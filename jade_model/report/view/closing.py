@@ -7,43 +7,42 @@ from typing import Any
 
 from jade_model.report.facts import Facts
 from jade_model.report.markup import code, plain
-from jade_model.report.naming import (
-    contestant,
-)
 from jade_model.report.numbers import (
     ABSENT,
     count,
     duration,
     is_number,
+    join,
     moment,
     number,
     p_value,
     percent,
     plural,
-    with_interval,
 )
 from jade_model.report.view.rows import Rows
 
 TREND_LENGTH = 5
-CHECK_MARKS = {"passed": "passed", "warning": "**look at it**", "failed": "**failed**"}
+CHECK_MARKS = {"warning": "**look at it**", "failed": "**failed**"}
 
 
 def trend_rows(facts: Facts) -> Rows:
-    """Return the last comparisons, an arm a line."""
+    """Return the last comparisons, one a line."""
     points = list(facts.report.trend or ())
-    runs = list(dict.fromkeys(point.run_id for point in points))[-TREND_LENGTH:]
-    return [
-        [
-            code(point.run_id),
-            moment(point.created_at),
-            contestant(point.arm, facts.styles),
-            with_interval(point.f1, point.confidence_interval),
-            duration(point.seconds),
-            ABSENT if point.cost_usd is None else f"${point.cost_usd:.2f}",
-        ]
-        for point in points
-        if point.run_id in runs
-    ]
+    rows = []
+    for run in list(dict.fromkeys(point.run_id for point in points))[-TREND_LENGTH:]:
+        by_arm = {point.arm: point for point in points if point.run_id == run}
+        one = next(iter(by_arm.values()))
+        seconds = [point.seconds for point in by_arm.values() if point.seconds is not None]
+        rows.append(
+            [
+                code(run),
+                moment(one.created_at),
+                *[number(by_arm[arm.key].f1) if arm.key in by_arm else ABSENT for arm in facts.arms],
+                duration(sum(seconds)) if seconds else ABSENT,
+                ABSENT if one.cost_usd is None else f"${one.cost_usd:.2f}",
+            ]
+        )
+    return rows
 
 
 def num_trend(facts: Facts) -> int:
@@ -70,7 +69,7 @@ def fallen(facts: Facts) -> list[str]:
 
 
 def check_rows(reports: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return what was asked of the data, as `DataReport.to_json` has it; the data set first where there are several."""
+    """Return the checks that did not pass, of reports as `DataReport.to_json` has them."""
     several = len(reports) > 1
     return [
         [
@@ -82,7 +81,15 @@ def check_rows(reports: Sequence[Mapping[str, Any]]) -> Rows:
         ]
         for report in reports
         for check in report["checks"]
+        if check["status"] != "passed"
     ]
+
+
+def passed_checks(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Name the checks that every data set passed."""
+    names = dict.fromkeys(check["name"] for report in reports for check in report["checks"])
+    odd = {check["name"] for report in reports for check in report["checks"] if check["status"] != "passed"}
+    return join([plain(name) for name in names if name not in odd])
 
 
 def drift_figure(dataset: str, *, several: bool) -> str:
@@ -131,17 +138,18 @@ def _flat(value: Mapping[str, Any] | str | None, label: str) -> list[tuple[str, 
 
 
 def data_rows(facts: Facts) -> Rows:
-    """Return sizes and features of the data sets."""
+    """Return sizes, features and digests of the data sets."""
     return [
         [
             plain(item.name),
             count(item.num_windows),
             count(item.num_groups),
             count(item.num_shared_bar_joins),
-            f"{item.num_train} / {item.num_validation} / {item.num_test}",
             count(item.window_length),
             percent(item.in_span_rate),
             plain(item.feature_set),
+            code(item.path),
+            code(item.sha256),
         ]
         for item in facts.numbers.data
     ]
@@ -153,11 +161,6 @@ def time_rows(facts: Facts) -> Rows:
     rows = [
         [plain(str(phase).replace("_", " ")).capitalize(), duration(spent)]
         for phase, spent in (run.get("seconds") or {}).items()
-    ]
-    rows += [
-        [f"Training, {arm.name}, all runs", duration(arm.seconds_train)]
-        for arm in facts.arms
-        if arm.seconds_train is not None
     ]
     overhead = run.get("overhead")
     if isinstance(overhead, Mapping):
@@ -189,6 +192,7 @@ def machine_rows(rental: Mapping[str, Any]) -> Rows:
 
 PARTS = {
     "check_rows": check_rows,
+    "passed_checks": passed_checks,
     "drift_rows": drift_rows,
     "drift_figure": drift_figure,
     "machine_rows": machine_rows,

@@ -17,6 +17,7 @@ from jade_model.report.naming import (
 from jade_model.report.view import closing, probability, recommendation, training, verdict, windows
 from jade_model.report.view.closing import PARTS
 from jade_model.report.view.first_screen import first_screen
+from jade_model.statistics.verdict import NOT_BEATEN
 
 _PARTS = (verdict, training, probability, windows, recommendation, closing)
 
@@ -39,8 +40,12 @@ def report_context(facts: Facts) -> dict[str, Any]:
         "findings": merged(find_insights(facts), facts),
         "folder": run_folder(facts),
         "reason": plain(spelled_out(facts.numbers.verdict.reason, facts.styles)),
-        "caveats": [plain(spelled_out(caveat, facts.styles)) for caveat in facts.numbers.verdict.caveats],
-        "event_names": [f"{arm.name} (event)" for arm in facts.arms],
+        # The table of differences has the rule's, with their intervals.
+        "caveats": [
+            plain(spelled_out(caveat, facts.styles))
+            for caveat in facts.numbers.verdict.caveats
+            if NOT_BEATEN not in caveat
+        ],
         "contestant": lambda key: contestant(key, facts.styles),
         "view": _Namespace(facts),
         **PARTS,

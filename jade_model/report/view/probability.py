@@ -23,24 +23,30 @@ from jade_model.report.view.rows import Rows
 FORGIVING = 0.02
 
 
-def separation_rows(facts: Facts) -> Rows:
-    """Return mean probabilities in and out of spans, and what their distance means."""
+def probability_rows(facts: Facts) -> Rows:
+    """Return mean probabilities in and out of spans, and whether they come true, with their reading."""
     rows = []
     for arm in facts.arms:
-        found = arm.arm.summary.separation
-        means = [number(value) for value in (found.in_span_mean, found.out_of_span_mean, found.separation)]
-        rows.append([arm.name, *means, _separation_meaning(arm)])
+        means, found = arm.arm.summary.separation, arm.calibration
+        shown = [number(value) for value in (means.in_span_mean, means.out_of_span_mean, means.separation)]
+        shown += [number(found.brier, 4), number(found.ece, 4), number(found.temperature, 2)]
+        rows.append([arm.name, *shown, f"{_separation_reading(arm)}; {_calibration_reading(arm)}"])
     return rows
 
 
-def _separation_meaning(arm: ArmFacts) -> str:
+def _separation_reading(arm: ArmFacts) -> str:
     if arm.separation is None:
         return "no bar inside a span was scored"
     if arm.separation < NO_SEPARATION:
-        return "✗ about 0: it has not learned to tell in-span from out-of-span"
-    if arm.separation < CLEAR_SEPARATION:
-        return "moderate: it ranks bars within a window more than it is sure of any"
-    return "✓ clear: most of its probability is where the spans are"
+        return "✗ about 0: nothing learned"
+    return "moderate" if arm.separation < CLEAR_SEPARATION else "✓ clear"
+
+
+def _calibration_reading(arm: ArmFacts) -> str:
+    ece = arm.calibration.ece
+    if ece > POOR_ECE:
+        return "not calibrated"
+    return "calibrated" if ece <= 0.02 else "roughly calibrated"
 
 
 def with_separation(facts: Facts, kind: str) -> list[str]:
@@ -51,50 +57,30 @@ def with_separation(facts: Facts, kind: str) -> list[str]:
     return [name for name, separation in known if separation >= CLEAR_SEPARATION]
 
 
-def calibration_rows(facts: Facts) -> Rows:
-    """Return Brier score, calibration error and temperature, with their reading."""
-    rows = []
-    for arm in facts.arms:
-        found = arm.arm.summary.calibration
-        shown = [number(found.brier, 4), number(found.ece, 4), number(found.temperature, 2)]
-        rows.append([arm.name, *shown, _calibration_reading(arm)])
-    return rows
-
-
-def _calibration_reading(arm: ArmFacts) -> str:
-    ece = arm.arm.summary.calibration.ece
-    if ece > POOR_ECE:
-        return "poor: do not use the probabilities as such"
-    if arm.separation is not None and arm.separation < NO_SEPARATION:
-        return "right on average, and uninformative"
-    return "good" if ece <= 0.02 else "fair"
-
-
 def head_rows(facts: Facts) -> Rows:
-    """Return the other heads' errors, trained and read off the span posterior."""
+    """Return the other heads' errors, trained / read off the span posterior, and the accuracy of types."""
     rows = []
     for arm in facts.arms:
         pointers, countdown = arm.arm.summary.pointer_error_bars, arm.arm.summary.countdown_error_bars
-        head, posterior = pointers.trained_head, pointers.posterior
-        rows += [
-            [f"{arm.name}: centre", *_better(head.center, posterior.center)],
-            [f"{arm.name}: length", *_better(head.length, posterior.length)],
-            [f"{arm.name}: countdown", *_better(countdown.trained_head, countdown.posterior)],
-        ]
+        head, posterior, types = pointers.trained_head, pointers.posterior, arm.arm.summary.type
+        rows.append(
+            [
+                arm.name,
+                _better(head.center, posterior.center),
+                _better(head.length, posterior.length),
+                _better(countdown.trained_head, countdown.posterior),
+                ABSENT if types is None else f"{percent(types.accuracy)} / {percent(types.majority_accuracy)}",
+            ]
+        )
     return rows
 
 
-def _better(head: float | None, posterior: float | None) -> list[str]:
-    if head is None or posterior is None:
-        return [number(head, 1), number(posterior, 1), ABSENT]
-    better = "equal" if head == posterior else "span posterior" if posterior < head else "trained head"
-    return [number(head, 1), number(posterior, 1), better]
-
-
-def type_rows(facts: Facts) -> Rows:
-    """Return the accuracy of types beside that of always naming the commonest."""
-    found = [(arm.name, arm.arm.summary.type) for arm in facts.arms]
-    return [[name, percent(of.accuracy), percent(of.majority_accuracy)] for name, of in found if of is not None]
+def _better(head: float | None, posterior: float | None) -> str:
+    shown = [number(head, 1), number(posterior, 1)]
+    if head is not None and posterior is not None and head != posterior:
+        better = int(posterior < head)
+        shown[better] = f"**{shown[better]}**"
+    return " / ".join(shown)
 
 
 def decoder_rows(facts: Facts) -> Rows:
@@ -109,12 +95,9 @@ def decoder_rows(facts: Facts) -> Rows:
                     arm.name,
                     f"**{decoder_name(name)}** (used)" if is_best else decoder_name(name),
                     "none" if scores.threshold is None else number(scores.threshold),
-                    number(scores.precision),
-                    number(scores.recall),
+                    f"{number(scores.precision)} / {number(scores.recall)}",
                     f"**{f1}**" if is_best else f1,
                     f"{number(scores.span_f1_iou50)} / {number(scores.span_f1_iou50_95)}",
-                    number(arm.arm.summary.untrained.f1),
-                    number(facts.all_positive),
                 ]
             )
     return rows
@@ -133,26 +116,22 @@ def threshold_advice(facts: Facts, arm: ArmFacts) -> str:
     if arm.decoder.threshold is None and curve is None:
         return f"{text}, which needs no threshold"
     text += f" at {number(arm.decoder.threshold)}"
+    if arm.best_decoder == "one_span" and arm.decoder.threshold == 0:
+        return f"{text}: the span of every window is taken, as no window to choose on is without one"
     if curve is None or not np.isfinite(curve.f1).any():
         return text
     good = np.flatnonzero(curve.f1 >= np.nanmax(curve.f1) - FORGIVING)
-    low, high = curve.threshold[good[0]], curve.threshold[good[-1]]
-    return (
-        f"{text}; on the {plain(curve.selected_on.removeprefix('the '))} thresholds from {number(low, 2)} to "
-        f"{number(high, 2)} hold a place within {FORGIVING} F1 of the best"
-    )
+    # Below the smallest value that occurs, everything is marked, as at that value.
+    low = "all" if good[0] == 0 else f"{number(curve.threshold[good[0]], 2)}"
+    span = f"{'up' if low == 'all' else f'from {low}'} to {number(curve.threshold[good[-1]], 2)}"
+    return f"{text}; any threshold {span} stays within {FORGIVING} F1 of the best"
 
 
 def training_gains(facts: Facts) -> list[str]:
     """Say what training brought each arm, and whether the CRF extracts spans."""
-    items = []
-    for arm in facts.arms:
-        f1, before = arm.decoder.f1, arm.arm.summary.untrained.f1
-        items.append(f"**Does training {arm.name} beat the same network untrained?** {_gain(f1, before)}")
-    return items + [
-        f"**Does training enable the CRF to extract spans?** {_extracts(facts, arm)}: event F1 "
-        f"{number(arm.decoder.span_f1_iou50)}, recall of bars {number(arm.decoder.recall)} at precision "
-        f"{number(arm.decoder.precision)}"
+    gains = [f"{arm.name} {_gain(arm.decoder.f1, arm.arm.summary.untrained.f1)}" for arm in facts.arms]
+    return [f"**F1 of the same network, untrained and trained:** {'; '.join(gains)}"] + [
+        f"**Does training enable the CRF to extract spans?** {_extracts(facts, arm)}"
         for arm in facts.arms
         if arm.arm.loss == "crf"
     ]
@@ -160,10 +139,9 @@ def training_gains(facts: Facts) -> list[str]:
 
 def _gain(f1: float | None, before: float | None) -> str:
     if f1 is None or before is None:
-        return "It was not measured"
-    if f1 <= before:
-        return f"No: {number(before)} → {number(f1)}"
-    return f"Yes: {number(before)} → {number(f1)}" + (f", {f1 / before:.1f}x" if before > 0 else "")
+        return "not measured"
+    gain = "no gain" if f1 <= before else f"{f1 / before:.1f}x" if before > 0 else "a gain"
+    return f"{number(before)} → {number(f1)}, {gain}"
 
 
 def _extracts(facts: Facts, arm: ArmFacts) -> str:

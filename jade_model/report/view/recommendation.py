@@ -42,13 +42,6 @@ def criteria_rows(facts: Facts) -> Rows:
             False,
             0.01,
         ),
-        (
-            "Calibration (ECE)",
-            lambda a: number(a.arm.summary.calibration.ece),
-            lambda a: a.arm.summary.calibration.ece,
-            True,
-            0.002,
-        ),
         ("Inference complexity", lambda a: INFERENCE.get(a.arm.loss, ABSENT), _rank, True, 0.5),
         ("Scalability", lambda a: EXTENDING.get(a.arm.loss, ABSENT), _rank, True, 0.5),
     ]

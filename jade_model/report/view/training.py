@@ -24,9 +24,9 @@ from jade_model.report.view.rows import Rows
 PLATEAU = 0.95
 QUICK_SHARE = 0.6
 UNITS = {
-    "soft_span": "mean over bars, so small numbers",
-    "crf": "negative log-likelihood of a whole window's tags: grows with the window's length",
-    "single_span": "negative log-probability of one start and length out of all in the window",
+    "soft_span": "mean over bars",
+    "crf": "negative log-likelihood of a window's tags, grows with its length",
+    "single_span": "negative log-probability of one start and length",
 }
 
 
@@ -53,7 +53,7 @@ def convergence(_facts: Facts, arm: ArmFacts) -> str:
     shape = "aggressive at first, then a plateau" if share >= QUICK_SHARE else "gradual"
     rise = arm.rise_since_best or 0.0
     end = f"overfits at the end ({percent(rise)} above its best)" if rise > OVERFITTING_RISE else "steady to the end"
-    return f"{shape} ({percent(share, 0)} of its fall in the first {early} epochs), {end}"
+    return f"{shape} ({percent(share, 0)} of its fall by epoch {early + 1}), {end}"
 
 
 def mean_curve(table_RE: Curves) -> Curves:
@@ -99,41 +99,36 @@ def shown_epochs(num_epochs: int, best: int = 0) -> list[int]:
     return sorted({1, max(num_epochs // 10, 1), max(num_epochs // 2, 1), best or num_epochs, num_epochs})
 
 
-def characteristics(_facts: Facts, arm: ArmFacts) -> list[str]:
-    """Say what is to be known of an arm's losses, a sentence each."""
+def characteristics(_facts: Facts, arm: ArmFacts) -> str:
+    """Say in a line what is to be known of an arm's losses."""
     train_E, validation_E = mean_curve(arm.train_RE), mean_curve(arm.validation_RE)
     if train_E.size == 0:
-        return ["No epochs were recorded."]
+        return "No epochs were recorded."
     if not arm.has_validation:
-        return [
-            "**No validation losses were recorded**, so neither overfitting nor the best epoch can be told",
-            f"Training loss, first to last epoch: {_fall(train_E[0], train_E[-1], None)}",
-        ]
+        return (
+            f"Training loss {_fall(train_E[0], train_E[-1], None)}. No validation losses were recorded, so neither "
+            "overfitting nor the best epoch can be told."
+        )
     first, last, lowest = validation_E[0], validation_E[-1], float(np.nanmin(validation_E))
-    items = [f"**Total reduction** of the validation loss, first to last epoch: {_fall(first, last, arm.reduction)}"]
+    said = f"Validation loss {_fall(first, last, arm.reduction)}"
     if first > lowest:
         reached = int(np.flatnonzero(validation_E <= first - PLATEAU * (first - lowest))[0]) + 1
-        items.append(
-            f"**Plateau**: {percent(PLATEAU, 0)} of the way to its lowest point ({number(lowest, 2)}) was done by "
-            f"epoch {reached}"
-        )
+        said += f", {percent(PLATEAU, 0)} of the way to its lowest point ({number(lowest, 2)}) by epoch {reached}"
     else:
-        items.append("**No descent**: the validation loss never fell below its first value")
+        said += "; it never fell below its first value"
     if arm.rise_since_best is not None and arm.best_epoch is not None:
-        where = f"best at epoch {number(arm.best_epoch, 0)} of {arm.epochs}"
-        where += " (median over runs)" if len(arm.arm.runs) > 1 else ""
-        label = "Overfitting" if arm.rise_since_best > OVERFITTING_RISE else "No overfitting to speak of"
-        items.append(f"**{label}**: {where}, {percent(arm.rise_since_best)} above it at the end")
-    if arm.wobble is not None:
-        items.append(
-            f"**Stability**: the validation loss moves {percent(arm.wobble)} from epoch to epoch over the last half"
+        label = "overfitting" if arm.rise_since_best > OVERFITTING_RISE else "no overfitting to speak of"
+        said += (
+            f"; {label}: best at epoch {number(arm.best_epoch, 0)}, {percent(arm.rise_since_best)} above it at the end"
         )
-    return items
+    if arm.wobble is not None:
+        said += f"; it moves {percent(arm.wobble)} an epoch over the last half"
+    return f"{said}."
 
 
 def _fall(first: float, last: float, reduction: float | None) -> str:
     share = reduction if reduction is not None else (1 - last / first if first > 0 else None)
-    return f"{number(first, 2)} → {number(last, 2)} = **{percent(share)}**"
+    return f"{number(first, 2)} → {number(last, 2)} = **{percent(share)}** less"
 
 
 def weight_rows(facts: Facts) -> Rows:

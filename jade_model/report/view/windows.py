@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from jade_model.report.facts import Facts
+from collections.abc import Sequence
+
 from jade_model.report.inputs import GalleryWindow
 
-EXAMPLE_KINDS = ("best", "median", "worst")
+KINDS = ("best", "median", "worst", "error", "disagreement")
+MOST_OF_A_KIND = 2
 
 
-def examples(facts: Facts) -> list[GalleryWindow]:
-    """Return the best, median and worst windows, in that order."""
-    order = {kind: rank for rank, kind in enumerate(EXAMPLE_KINDS)}
-    return sorted((w for w in facts.report.gallery if w.kind in order), key=lambda window: order[window.kind])
-
-
-def errors(facts: Facts) -> list[GalleryWindow]:
-    """Return the mistakes, most confident first."""
-    return sorted((w for w in facts.report.gallery if w.kind == "error"), key=lambda w: (-mistaken(w)[1], w.window_id))
-
-
-def disagreements(facts: Facts) -> list[GalleryWindow]:
-    """Return windows where the arms differ, most first."""
-    return sorted((w for w in facts.report.gallery if w.kind == "disagreement"), key=lambda w: (-_gap(w), w.window_id))
+def worth_a_look(gallery: Sequence[GalleryWindow]) -> list[GalleryWindow]:
+    """Return two windows of each kind at most: surest mistakes and widest disagreements first."""
+    found = []
+    for kind in KINDS:
+        of_kind = [window for window in gallery if window.kind == kind]
+        if kind == "error":
+            of_kind.sort(key=lambda window: (-mistaken(window)[1], window.window_id))
+        elif kind == "disagreement":
+            of_kind.sort(key=lambda window: (-_gap(window), window.window_id))
+        found += of_kind[:MOST_OF_A_KIND]
+    return found
 
 
 def mistaken(window: GalleryWindow) -> tuple[str, float]:
