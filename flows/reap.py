@@ -12,7 +12,7 @@ from prefect.runtime import deployment
 from prefect.settings import get_current_settings
 
 from tasks.core.errors import RunError
-from tasks.operations.dead_runs import end_dead_runs, forget_quiet_runs
+from tasks.operations.dead_runs import end_dead_runs, forget_quiet_runs, start_again
 from tasks.operations.flow_runs import conclude, prefect_run
 from tasks.operations.ui import show_table
 from tasks.provisioning.reaper import Deed, Reaped
@@ -39,9 +39,13 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
     logger = get_run_logger()
     if deployment.id:
         forget_quiet_runs(deployment.id)
-    dead = [] if dry_run or not get_current_settings().api.url else end_dead_runs()
+    is_served = not dry_run and bool(get_current_settings().api.url)
+    dead = end_dead_runs() if is_served else []
+    again = start_again() if is_served else []
     for name in dead:
         logger.warning("%s gave no sign of life, and counts as crashed", name)
+    for name in again:
+        logger.warning("%s crashed before it began, and is started again", name)
     with closing(open_registry()) as registry:
         reaper = registry.reaper(owner, is_dry=dry_run)
         found = reaper.reap()
@@ -55,7 +59,8 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
         show_table("reaped", [_row(item) for item in found], "Rented machines looked at.")
     if failed:
         raise RunError("; ".join(f"{item.provider} {item.machine_id or item.name}: {item.why}" for item in failed))
-    conclude(f"{len(freed)} machines freed, {len(dead)} dead runs ended.", is_quiet=not freed and not dead)
+    told = f"{len(freed)} machines freed, {len(dead)} dead runs ended, {len(again)} runs started again."
+    conclude(told, is_quiet=not freed and not dead and not again)
     return len(freed)
 
 

@@ -1,4 +1,4 @@
-"""Runs that nobody runs any more: told apart by their heartbeats, and given a last state.
+"""Runs that nobody runs any more: told apart by their heartbeats, and given a last state; those that never began, anew.
 
 Prefect's server hears of a run's end from the run or from its worker. When the machine of both dies, the run stays
 "Running", "Pending" or "Cancelling" for ever, and keeps its place under the deployment's limit.
@@ -21,8 +21,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from tasks.operations.flow_runs import NOTHING_DUE
 
@@ -30,6 +31,12 @@ FLOWS = ["compare", "sweep", "retrain", "watch-data", "prune", "reap"]
 DEAD_AFTER_S = 600.0
 """More than three heartbeats."""
 _AT_ONCE = 200
+
+TRAINING_FLOWS = ["compare", "sweep", "retrain"]
+"""The others come again by their schedules."""
+MOST_STARTS = 3
+FORGOTTEN_AFTER_S = 3600.0
+"""Who crashed longer ago is not started again: nobody waits for it any more."""
 
 
 def end_dead_runs(*, dead_after_s: float = DEAD_AFTER_S, now: datetime | None = None) -> list[str]:
@@ -56,6 +63,43 @@ def end_dead_runs(*, dead_after_s: float = DEAD_AFTER_S, now: datetime | None = 
             limit=_AT_ONCE,
         )
         return [run.name for run in found if _is_dead(client, run, limit, moment) and _end(client, run)]
+
+
+def start_again(*, now: datetime | None = None) -> list[str]:
+    """Schedule runs that crashed before they began once more, as when the server went away while a process started.
+
+    Args:
+        now: The time; for tests.
+
+    Returns:
+        Names of the runs; none of them for the fourth time.
+    """
+    moment = now or datetime.now(UTC)
+    started = []
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=TRAINING_FLOWS)),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+            ),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=_AT_ONCE,
+        )
+        for run in found:
+            crashed_at = run.state.timestamp if run.state is not None else None
+            if crashed_at is None or crashed_at < moment - timedelta(seconds=FORGOTTEN_AFTER_S):
+                continue
+            if run.run_count or run.work_queue_id is None:
+                continue
+            crashes = sum(state.type == StateType.CRASHED for state in client.read_flow_run_states(run.id))
+            if crashes >= MOST_STARTS:
+                continue
+            state: State[Any] = AwaitingRetry(
+                scheduled_time=moment, message="It crashed before it began, and is started again."
+            )
+            client.set_flow_run_state(run.id, state, force=True)
+            started.append(run.name)
+    return started
 
 
 def forget_quiet_runs(deployment_id: str) -> int:

@@ -5,7 +5,8 @@
 * end as Cancelled, without tracebacks, when somebody asked for its end: Cancel in the UI, `jade runs stop` here or for
   its jobs on other hosts, Ctrl-C, or a worker that is stopped; and stop at once when it is suspended;
 * notice by its own questions that it is to end: after an outage of the server, Prefect's observer has given up;
-* outlive the server: its place under a concurrency limit is renewed for as long as the run goes on;
+* outlive the server: its process waits for one that is away when it begins, and its place under a concurrency limit is
+  renewed for as long as the run goes on;
 * say its outcome in the message of its last state.
 """
 
@@ -16,6 +17,7 @@ import inspect
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -44,6 +46,9 @@ ASK_EVERY_S = 10.0
 RENEW_EVERY_S = 120.0
 RENEW_AGAIN_S = 5.0
 """After a failed renewal: a lease that ran out while the server was away is taken back within seconds of its start."""
+
+BEGIN_LIMIT_S = 1200.0
+"""How long the process of a run waits for a server that is away before the run has begun."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -262,6 +267,28 @@ def _renew(lease_id: UUID, lease_duration: float, over: threading.Event) -> None
                 pause_s = RENEW_AGAIN_S
 
 
+def _patient(check: Callable[[SyncPrefectClient], None]) -> Callable[[SyncPrefectClient], None]:
+    """Have a client's first question to the server wait for it, in a process that a worker has started for a run.
+
+    Prefect waits for a server that it has reached before, and gives up at once on one that it has not: then a run whose
+    server is started again while the run's process starts would crash before it begins.
+    """
+
+    @functools.wraps(check)
+    def wait_and_check(client: SyncPrefectClient) -> None:
+        deadline = time.monotonic() + BEGIN_LIMIT_S
+        while True:
+            try:
+                return check(client)
+            except RuntimeError as error:
+                is_away = isinstance(error.__cause__, httpx.TransportError)
+                if not is_away or "PREFECT__FLOW_RUN_ID" not in os.environ or time.monotonic() > deadline:
+                    raise
+            time.sleep(RENEW_AGAIN_S)
+
+    return wait_and_check
+
+
 def _is_made_up(name: str) -> bool:
     """Whether Prefect made a name up, such as `aloof-jerboa`, because nobody gave one."""
     return set(name.split("-")) <= _made_up_words()
@@ -273,5 +300,8 @@ def _made_up_words() -> frozenset[str]:
     return frozenset(word for part in parts.values() for word in part.get("words", []))
 
 
-# Prefect has no setting for it. The version is pinned, and a test on a real server shows what happens.
+# Prefect has no settings for these. The version is pinned, and a test on a real server shows what happens.
 flow_engine.maintain_concurrency_lease = _keep_place  # type: ignore[attr-defined, assignment]
+SyncPrefectClient.raise_for_api_version_mismatch_once = _patient(  # type: ignore[method-assign, assignment]
+    SyncPrefectClient.raise_for_api_version_mismatch_once
+)

@@ -17,6 +17,8 @@ from helpers.servers import ROOT, PrefectServer, serving, wait_until, working
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("outages")]
 
+START_AGAIN = "from tasks.operations.dead_runs import start_again; print(start_again())"
+
 LONG = 4000
 """Epochs that nobody waits for."""
 
@@ -175,3 +177,32 @@ def test_data_whose_comparison_crashed_are_compared_again_but_not_for_ever(site:
     assert told[0].startswith("changed: started ")
     assert [line.startswith("not compared yet, for the last run crashed: started ") for line in told[1:3]] == [True] * 2
     assert "not compared: 3 runs crashed" in told[3]
+
+
+def test_a_run_whose_server_goes_away_while_its_process_starts_begins_when_it_is_back(site: Site) -> None:
+    parameters = {"data": [str(site.data)], "arms": ["soft_span", "crf"], "recipe": "seed", "folds": 2, "epochs": 1}
+    run = site.up.start("compare/on-demand", parameters | {"artifacts": str(site.artifacts), "fresh": True})
+    # From here on its process imports what flows need, and has yet to ask the server.
+    wait_until(lambda: any("pull step" in line for line in site.lines(run)), 200, lambda: site.up.told(run))
+    site.server.kill()
+    time.sleep(20)
+    site.server.start()
+    ended = site.up.wait(run, 300)
+    if ended["state_type"] == "CRASHED":
+        # Sooner still: before any code of ours was there.
+        assert call(site, START_AGAIN).strip() == str([ended["name"]])
+    site.up.completed(run, 300)
+
+
+def test_a_run_that_crashed_before_it_began_is_started_again_but_not_for_ever(site: Site) -> None:
+    site.up.ask("PATCH", "work_pools/jade", {"is_paused": True})
+    run = site.up.start("compare/on-demand", {"data": [str(site.data)]})
+    told = []
+    for _ in range(3):
+        body = {"state": {"type": "CRASHED"}, "force": True}
+        site.up.ask("POST", f"flow_runs/{run}/set_state", body)
+        told.append(call(site, START_AGAIN).strip())
+    name = site.up.run(run)["name"]
+    assert told == [str([name]), str([name]), "[]"]
+    assert site.up.run(run)["state_type"] == "CRASHED"
+    site.up.ask("PATCH", "work_pools/jade", {"is_paused": False})
