@@ -39,6 +39,7 @@ def champion(context: click.Context, *, history: bool, verify: bool, artifacts: 
                 "verified": dict(compared) if verify else None,
                 "history": [
                     {"number": entry.number, "at": entry.at.isoformat(), "kind": entry.kind, "run_id": entry.run_id}
+                    | {"by": entry.by or None}
                     for entry in entries
                 ]
                 if history
@@ -52,8 +53,11 @@ def champion(context: click.Context, *, history: bool, verify: bool, artifacts: 
         for what, agrees in compared:
             click.echo(f"{'agrees ' if agrees else 'DIFFERS'}  {what}")
         if entries:
-            rows = [[str(entry.number), f"{entry.at:%Y-%m-%d %H:%M}", entry.kind, entry.run_id] for entry in entries]
-            print_table("Champions (UTC)", ["", "when", "how", "run"], rows, numeric_from=9)
+            rows = [
+                [str(entry.number), f"{entry.at:%Y-%m-%d %H:%M}", entry.kind, entry.by, entry.run_id]
+                for entry in entries
+            ]
+            print_table("Champions (UTC)", ["", "when", "how", "by", "run"], rows, numeric_from=9)
     if not all(agrees for _, agrees in compared):
         context.exit(1)
 

@@ -60,7 +60,7 @@ def champion_markdown(place: ArtifactPlace) -> str:
     else:
         last = entries[-1] if entries and entries[-1].run_id == champion else None
         since = f", since {last.at:%Y-%m-%d %H:%M} UTC" if last else ""
-        parts.append(judged(champion).paragraph(since, "" if last is None else f"It was {_HOW[last.kind]}."))
+        parts.append(judged(champion).paragraph(since, "" if last is None else f"It was {_HOW[last.kind]}{_by(last)}."))
     parts.append("## Challenger")
     if challenger is None or challenger == champion:
         parts.append("None: no retraining was kept back.")
@@ -68,7 +68,9 @@ def champion_markdown(place: ArtifactPlace) -> str:
         parts.append(judged(challenger).paragraph("", ""))
     parts.append("## History")
     rows = [_row(entry, judged(entry.run_id)) for entry in reversed(entries[-SHOWN:])]
-    parts.append("\n".join(["| | when (UTC) | how | run | arm | F1 | data | its card says |", "|---" * 8 + "|", *rows]))
+    parts.append(
+        "\n".join(["| | when (UTC) | how | by | run | arm | F1 | data | its card says |", "|---" * 9 + "|", *rows])
+    )
     if len(entries) > SHOWN:
         parts.append(f"{len(entries) - SHOWN} earlier changes: `jade champion --history`.")
     return "\n\n".join(parts) + "\n"
@@ -110,6 +112,7 @@ def _row(entry: HistoryEntry, run: _Judged) -> str:
         f"{entry.number}",
         f"{entry.at:%Y-%m-%d %H:%M}",
         _HOW[entry.kind],
+        plain(entry.by) or NOTHING,
         run.link,
         run.arm,
         run.f1,
@@ -117,6 +120,10 @@ def _row(entry: HistoryEntry, run: _Judged) -> str:
         run.reason,
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _by(entry: HistoryEntry) -> str:
+    return f" by {plain(entry.by)}" if entry.by else ""
 
 
 def _f1(judgement: Mapping[str, Any]) -> str:

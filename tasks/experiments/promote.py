@@ -13,9 +13,11 @@ from tasks.core.layout import RunLayout
 from tasks.experiments.champion import (
     CHALLENGER,
     CHAMPION,
+    RETRAINING,
     HistoryEntry,
     champion_history,
     current_champion,
+    person,
     promote,
     roll_back,
 )
@@ -72,7 +74,7 @@ def settle(place: ArtifactPlace, card: Mapping[str, Any], *, may_promote: bool, 
     """
     run_id, decision = str(card["run_id"]), card["decision"]
     if decision["promote"] and may_promote:
-        promote(place.store, run_id, instead_of=card["champion"])
+        promote(place.store, run_id, instead_of=card["champion"], by=RETRAINING)
         message = f"{run_id} is champion: {decision['reason']}."
         _announce(place, PROMOTED, run_id, message, track=track, before=card["champion"])
         return message
@@ -104,7 +106,8 @@ def promote_by_hand(place: ArtifactPlace, name: str, *, force: bool) -> HistoryE
     champion = current_champion(place.store)
     # `--force` that was not needed is an ordinary promotion.
     forced = force and not (card["decision"]["promote"] and champion == card["champion"])
-    entry = promote(place.store, layout.run_id, instead_of=champion if forced else card["champion"], forced=forced)
+    expected = champion if forced else card["champion"]
+    entry = promote(place.store, layout.run_id, instead_of=expected, forced=forced, by=person())
     how = f"by force, although {card['decision']['reason']}" if forced else "by hand"
     _announce(place, PROMOTED, layout.run_id, f"{layout.run_id} is champion, {how}.")
     return entry
@@ -125,7 +128,7 @@ def roll_back_champion(place: ArtifactPlace) -> HistoryEntry:
     Raises:
         BadRequest: There is none.
     """
-    entry = roll_back(place.store)
+    entry = roll_back(place.store, by=person())
     _announce(place, ROLLED_BACK, entry.run_id, f"{entry.run_id} is champion again.")
     return entry
 

@@ -14,8 +14,9 @@ from tasks.artifacts.repository import ArtifactPlace, open_place
 from tasks.artifacts.transfer import publish_run
 from tasks.core.layout import RunLayout
 from tasks.experiments import champion_page, publish
-from tasks.experiments.champion import CHALLENGER, promote, roll_back
+from tasks.experiments.champion import CHALLENGER, person, promote
 from tasks.experiments.champion_page import champion_markdown, show_champion
+from tasks.experiments.promote import roll_back_champion
 from tasks.experiments.publish import show_page, trend_table
 from tasks.experiments.trend import record_trend
 from tasks.runs.past import read_trend
@@ -126,21 +127,27 @@ def test_the_champions_page_tells_who_why_since_when_and_links_the_runs(tmp_path
     retrained(place, second, "it fails the gate: calibration")
     retrained(place, third, "it is worse")
     promote(place.store, first, instead_of=None)
-    promote(place.store, second, instead_of=first, forced=True)
+    promote(place.store, second, instead_of=first, forced=True, by="ann-at-desk")
     place.store.point(CHALLENGER, third)
     text = champion_markdown(place)
     now, challenger, history = text.split("## ")
     assert f"[{second}](/runs/flow-run/flow-2)" in now
-    for words in ("by force", "0.710 [0.680, 0.740]", "btc\\|usd, 40 windows", "fails the gate: calibration"):
+    for words in (
+        "by force** by ann-at-desk",
+        "0.710 [0.680, 0.740]",
+        "btc\\|usd, 40 windows",
+        "fails the gate: calibration",
+    ):
         assert words in now
     assert f"[{third}](/runs/flow-run/flow-3)" in challenger
     assert "it is worse" in challenger
     newest, oldest = history.strip().splitlines()[-2:]
     assert newest.startswith("| 2 | ")
+    assert "| ann-at-desk |" in newest
     assert oldest.startswith("| 1 | ")
-    assert f"| promoted | [{first}](/runs/flow-run/flow-1) | – |" in oldest
-    roll_back(place.store)
-    assert "| rolled back to |" in champion_markdown(place)
+    assert f"| promoted | – | [{first}](/runs/flow-run/flow-1) | – |" in oldest
+    roll_back_champion(place)
+    assert f"| rolled back to | {person()} | " in champion_markdown(place)
 
 
 def test_a_champions_page_that_fails_is_logged_and_stops_nothing(
