@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,8 @@ def run_all(tasks: Sequence[Task], workers: int, emit: Emitter) -> int:
 def run_together(tasks: Sequence[Task], width: int) -> int:
     """Run trainings in this process, so many in turns of one step; returns the worst exit code."""
     prepare_process(tasks[0].execution)
+    if not tasks[0].execution.on_cpu:
+        tell_gpu(tasks[0].execution.device, Emitter(as_json=tasks[0].as_json))
     if tasks[0].arm_module is not None:
         from jade_model.core.span_heads.own import load_arms
 
@@ -140,6 +142,15 @@ def prepare_process(execution: Execution) -> None:
             # Ten bits of mantissa would be another result than the CPU's; some images turn them on for matrices too.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def tell_gpu(device: str, emit: Emitter) -> None:
+    """Say what the GPU is called that trains; one that is not there is for the trainings to refuse."""
+    import torch
+
+    if torch.cuda.is_available():
+        with suppress(RuntimeError, AssertionError):
+            emit({"event": "gpu", "name": torch.cuda.get_device_name(device)})
 
 
 class _Running:
@@ -196,5 +207,7 @@ def _for_people(event: dict[str, Any]) -> str:
             return f"{title}: checkpoint after epoch {event['epoch']}, {event['path']}"
         case "resume_refused":
             return f"{title}: starting over: {event['reason']}"
+        case "gpu":
+            return f"trains on {event['name']}"
         case _:
             return json.dumps(event)

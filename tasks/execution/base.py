@@ -28,7 +28,8 @@ class Event:
         kind: `epoch`: one ended; `data` is what the trainer tells of it. `checkpoint`: the newest one of an unfinished
             training is in the run's folder, verified; `at_once` if its host is about to be lost. `line`: `text` as it
             was written on another host, None here; `shown` is what people should see of it, None if other events tell
-            it. `done`: the training's files are in the run's folder and agree with their manifest; `seconds` that it
+            it; `gpu`, in the one that says so, what the GPU is called.
+            `done`: the training's files are in the run's folder and agree with their manifest; `seconds` that it
             took, 0 if it was kept. `failed`: it will not be done in this run; `reason` for people, `error` if whoever
             ran it failed, `is_own_fault` if it would fail anywhere, and how many `attempts` there were.
         run_key: Of the training; empty for a line of the whole process.

@@ -144,6 +144,7 @@ class RunProgress:
     Attributes:
         state: How far those are that people see together, by name, in order.
         arms: The same by arm.
+        gpus: What the GPUs are called that trainings run on, by where.
         said: What the training processes say that is for people.
         changes: How many events there were; see `wait_for_change`.
         ended: Whether nothing more will happen.
@@ -152,6 +153,7 @@ class RunProgress:
     def __init__(self) -> None:
         self.state: dict[str, PartState] = {}
         self.arms: dict[str, PartState] = {}
+        self.gpus: dict[str, str] = {}
         self.said = SaidLines()
         self.changes = 0
         self.ended = False
@@ -172,6 +174,8 @@ class RunProgress:
     def take(self, event: Event) -> None:
         """Count an event."""
         if event.kind == "line":
+            if "gpu" in event.data:
+                self.gpus[event.where] = event.data["gpu"]
             if event.data["shown"] is not None:
                 self.said.add(event.data["shown"])
         elif event.run_key in self._part_of:

@@ -120,7 +120,12 @@ class RunPage:
     def _places(self, progress: RunProgress | None) -> str:
         device = f" ({self.placement.device})" if self.placement.device else ""
         found = Counter(progress.under_way()) if progress is not None else Counter()
-        now = "; ".join(f"{plain(where)}: {number} under way" for where, number in sorted(found.items()))
+        gpus = dict(progress.gpus) if progress is not None else {}
+        # A host whose trainings are over, or whose job only begins, has a GPU, too.
+        now = "; ".join(
+            f"{plain(where)}{f' ({plain(gpus[where])})' if where in gpus else ''}: {found[where]} under way"
+            for where in sorted({*found, *gpus})
+        )
         return f"{plain(self.placement)}{device}" + (f" · {now}" if now else "")
 
 

@@ -13,13 +13,15 @@ from tasks.execution.base import OWN_FAULTS, Event, failed
 BIGGEST_LOSS = 1e100
 """What is bigger, or no number, no trainer goes on with."""
 
+LONGEST_NAME = 60
+
 
 @dataclass(frozen=True)
 class Told:
     """An event of the trainer.
 
     Attributes:
-        what: `epoch`, `checkpoint`, `training_done`, `training_skipped`, `failed`, `resume_refused`, or another.
+        what: `epoch`, `checkpoint`, `training_done`, `training_skipped`, `failed`, `resume_refused`, `gpu`, or another.
         training: Whose; None for one of the whole job.
         data: All of it.
     """
@@ -76,7 +78,10 @@ class Trainer:
         if told is not None and told.what == "resume_refused" and told.training is not None:
             shown = f"{told.training.title} starts over: {told.data.get('reason')}"
         run_key = told.training.run_key if told is not None and told.training is not None else ""
-        return Event("line", run_key, self._where, {"text": text if self._is_remote else None, "shown": shown})
+        data: dict[str, Any] = {"text": text if self._is_remote else None, "shown": shown}
+        if told is not None and told.what == "gpu":
+            data["gpu"] = printable(str(told.data.get("name")))[:LONGEST_NAME]
+        return Event("line", run_key, self._where, data)
 
     def event(self, told: Told) -> Event | None:
         """Return what an event of the trainer is, where it needs nothing of ours; None otherwise."""

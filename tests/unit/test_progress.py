@@ -89,6 +89,13 @@ def test_an_epoch_that_cannot_be_is_none(number: object, loss: float, trainings:
     assert Trainer(trainings, "ci", is_remote=True).read(line) is None
 
 
+def test_the_gpu_that_a_process_names_is_known_by_where_it_runs(trainings: tuple[Training, ...]) -> None:
+    trainer, progress = Trainer(trainings, "ci", is_remote=True), RunProgress()
+    for line in ('{"event": "gpu", "name": "NVIDIA\\u001b L4"}', '{"event": "job_started"}', "a line"):
+        progress.take(trainer.line(line, trainer.read(line)))
+    assert progress.gpus == {"ci": "NVIDIA\N{REPLACEMENT CHARACTER} L4"}
+
+
 def test_a_training_that_starts_over_for_a_damaged_checkpoint_is_told_of(trainings: tuple[Training, ...]) -> None:
     told = {name: getattr(trainings[0], name) for name in ("arm", "dataset", "seed", "fold", "run_key")}
     trainer = Trainer(trainings, "ci", is_remote=True)

@@ -68,13 +68,14 @@ def test_the_page_counts_trainings_by_arm_and_guesses_the_time_left(
     clock.now += 100
     for event in (epoch(second, 1), epoch(second, 2), epoch(fourth, 1), epoch(fourth, 2)):
         page.progress.take(event)
+    page.progress.take(Event("line", "", "gpu1", {"text": None, "shown": None, "gpu": "NVIDIA L4"}))
     page.progress.take(failed(third.run_key, "gpu1", "diverged"))
     found = rows(page)
     assert found["trainings"] == ["1 done, 2 under way, 2 left, 1 given up, of 6"]
     assert found["epochs"] == ["14 of 60 (23 %)"]
     assert found["elapsed"] == ["100.0 s"]
     assert found["time left"] == ["about 15 min 0 s of training at the pace so far"]
-    assert found["trains on"] == ["gpu1 (cuda) · gpu1: 2 under way"]
+    assert found["trains on"] == ["gpu1 (cuda) · gpu1 (NVIDIA L4): 2 under way"]
     assert found["folder"] == [f"`{tmp_path}`"]
     assert found[trainings[0].arm] == ["1 of 3", "1", "0", "12 of 30", "3.0000 █▁", "4.0000 █▁"]
     assert found[fourth.arm] == ["0 of 3", "1", "2", "2 of 30", "3.0000 █▁", "4.0000 █▁"]
