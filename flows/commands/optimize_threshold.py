@@ -25,7 +25,8 @@ from tasks.experiments.thresholds import MODES, Grid, optimise_threshold
     "--model-path",
     required=True,
     metavar="MODEL",
-    help="A checkpoint: a path, RUN/ARM/FILE among the artifacts, or s3://bucket/prefix/RUN/ARM/FILE.",
+    help="A checkpoint or a training's folder: a path, RUN/ARM/seed0-fold1 among the artifacts, or "
+    "s3://bucket/prefix/RUN/ARM/FILE.",
 )
 @click.option("--mode", type=click.Choice(list(MODES)), required=True, help="What the model was trained with.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)

@@ -15,6 +15,8 @@ from jade_model.scoring.trained import open_model
 from tasks.experiments.predict import predict_file, predict_newest
 from tasks.experiments.promote import model_of
 
+TEXT = {".csv", ".txt", ".tsv"}
+
 
 @click.command("predict")
 @click.option(
@@ -71,6 +73,8 @@ def command(
     """Find spans in new windows with a trained model; one row a span, inclusive bounds, with its probability."""
     if (data_path is None) == (bars is None):
         raise click.UsageError("say --data-path for windows, or --bars for raw bars")
+    if data_path is not None and Path(data_path).suffix.lower() in TEXT:
+        raise click.UsageError(f"--data-path takes windows in Parquet; for raw bars, as text too: --bars {data_path}")
     target = check_output(out, inputs=[data_path, bars], formats=(".parquet", ".csv"))
     load_arm_module(arm_module)
     model = open_model(model_of(model_path, artifacts), device=device)

@@ -25,6 +25,9 @@ from jade_model.scoring.predict import Predictor, load_predictor, posterior, run
 from jade_model.scoring.thresholds import sweep, threshold_grid
 from tasks.core.errors import BadRequest
 
+MOST_NAMED = 6
+"""Trainings that a message names."""
+
 MODES: dict[str, Loss] = {
     "soft": "soft_span",
     "soft_span": "soft_span",
@@ -68,10 +71,11 @@ def optimise_threshold(
         JSON values: what was chosen on and scored on, the grid, each decoder's threshold and scores, baselines.
 
     Raises:
-        BadRequest: The mode is not the model's, or too few windows are unseen.
+        BadRequest: The mode is not the model's, too few windows are unseen, or the folder holds several trainings.
         DataError: The file breaks the contract.
         CheckpointError: The model can't be read.
     """
+    model_path = _one_training(model_path)
     checkpoint = load_checkpoint(model_path)
     loss = checkpoint.recipe.loss
     if MODES[mode] != loss:
@@ -98,6 +102,21 @@ def optimise_threshold(
             "untrained": _scores(untrained, windows, truth, parts, cleanup)["decoders"],
         },
     }
+
+
+def _one_training(path: Path) -> Path:
+    """Return the checkpoint of a training's folder; a file stays what it is."""
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("**/checkpoint_*.pt"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BadRequest(f"{path} holds no checkpoint; name a training's folder, or its checkpoint_*.pt")
+    # The first training of an arm lies in the arm's own folder, those of other seeds and folds below it.
+    names = ", ".join(file.relative_to(path.parent).as_posix() for file in found[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    raise BadRequest(f"{path} holds {len(found)} trainings, and a threshold is one model's. Name one: {names}{more}")
 
 
 def _parts(windows: Windows, checkpoint: Checkpoint) -> tuple[list[_Part], str]:

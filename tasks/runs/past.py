@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jade_model.comparison.files import upgrade_comparison
-from jade_model.core.config import Loss
+from jade_model.core.config import LOSSES, Loss
 from jade_model.core.errors import UserError
 from jade_model.core.recipes import recipe
 from jade_model.statistics.trend import TrendPoint
@@ -76,7 +76,7 @@ def choose_arm(place: ArtifactPlace, family: str, epochs: int | None) -> Loss:
         epochs: Of the training; None: the recipe's.
 
     Raises:
-        BadRequest: There is no comparison to ask.
+        BadRequest: There is no comparison to ask, or it prefers an arm of somebody's own.
     """
     passed_over, weak = 0, None
     for found in past_comparisons(place):
@@ -84,6 +84,7 @@ def choose_arm(place: ArtifactPlace, family: str, epochs: int | None) -> Loss:
             arm["recipe"] != f"{family}_{arm['loss']}"
             or any(run["epochs"] != (epochs or recipe(arm["recipe"]).training.epochs) for run in arm["runs"])
             for arm in found["arms"].values()
+            if arm["loss"] in LOSSES
         ):
             passed_over += 1
         elif found["verdict"].get("lack") is None:
@@ -99,7 +100,13 @@ def choose_arm(place: ArtifactPlace, family: str, epochs: int | None) -> Loss:
 
 
 def _loss(comparison: dict[str, Any]) -> Loss:
-    loss: Loss = comparison["arms"][preferred_arm(comparison)]["loss"]
+    arm = preferred_arm(comparison)
+    loss: Loss = comparison["arms"][arm]["loss"]
+    if loss not in LOSSES:
+        raise BadRequest(
+            f"the comparison {comparison['run_id']} prefers {arm}, an arm of your own: retraining trains "
+            f"{', '.join(LOSSES)} alone. Name one of them with --arm"
+        )
     return loss
 
 

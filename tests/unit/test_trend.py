@@ -229,5 +229,9 @@ def test_a_quick_try_does_not_choose_the_arm_that_is_retrained(small_run: RunLay
     publish(place, quick)
     assert choose_arm(place, family, epochs) == "crf"
     assert choose_arm(place, family, epochs + 1) == "soft_span"
+    content["arms"]["mine"] = {**content["arms"].pop("soft_span"), "loss": "mine", "recipe": f"{family}_mine"}
+    write_comparison(quick.comparison_json, content)
+    with pytest.raises(BadRequest, match="prefers mine, an arm of your own: retraining trains soft_span, crf"):
+        choose_arm(place, family, epochs + 1)
     with pytest.raises(BadRequest, match="2 by other recipes or epochs don't count"):
         choose_arm(place, family, epochs + 2)
