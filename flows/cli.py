@@ -55,6 +55,9 @@ _MODULES = {
     **dict.fromkeys(("runs", "diff", "report"), "runs"),
 }
 
+_NO_SERVER = ("Timed out while attempting to connect to ephemeral Prefect API server", "Failed to reach API at")
+"""How Prefect says that its temporary server did not start in time, as on a very busy machine, or that one has gone."""
+
 
 class LazyGroup(click.Group):
     """Imports a command's module only when the command is asked for."""
@@ -130,9 +133,10 @@ def run(arguments: list[str]) -> int:
         # Not all that ends a command is an Exception: a flow that was stopped is none.
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
-            if not any(base.__module__.startswith("httpx") for base in type(error).__mro__):
+            is_away = any(base.__module__.startswith("httpx") for base in type(error).__mro__)
+            if not is_away and not (isinstance(error, RuntimeError) and str(error).startswith(_NO_SERVER)):
                 raise
-            # The server was there when the command began: see `prepare_prefect`.
+            # The server was there when the command began, or is one for the command alone: see `prepare_prefect`.
             return _complain(f"Prefect's server: {error}", kind=type(error).__name__, code=1, wants_json=wants_json)
         facts = getattr(error, "facts", {})
         return _complain(str(error), kind=type(error).__name__, code=code, wants_json=wants_json, facts=facts)

@@ -36,7 +36,7 @@ SERVER_SETTINGS = Path("deployments/prefect.env")
 SERVER, WORKER, REPORTS = "server", "worker", "reports"
 START_LIMIT_S = 480.0
 """A fresh database takes some 20 s, a busy machine a multiple of it."""
-DEPLOY_LIMIT_S = 300.0
+DEPLOY_LIMIT_S = 900.0
 STOP_GRACE_S = 30.0
 KILL_GRACE_S = 10.0
 _POLL_S = 0.3
@@ -272,16 +272,21 @@ def _has_worker(installation: Installation) -> bool:
 
 
 def _deploy(installation: Installation, *, reset: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks.operations.deploy", *(["--reset"] if reset else [])],
-        cwd=installation.checkout,
-        env=_environment(installation),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEPLOY_LIMIT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tasks.operations.deploy", *(["--reset"] if reset else [])],
+            cwd=installation.checkout,
+            env=_environment(installation),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEPLOY_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunError(
+            f"deploying was not done after {DEPLOY_LIMIT_S:.0f} s: is this machine very busy? `jade up` again goes on"
+        ) from error
     if done.returncode == BadRequest.exit_code:
         raise BadRequest(done.stderr.strip())
     if done.returncode != 0:

@@ -12,8 +12,8 @@ from tasks.settings.environment import THREADING
 from tasks.settings.load import state_folder
 
 PREFECT_DEFAULTS = {
-    # A fresh database takes an ephemeral server some 20 s; Prefect gives up after 20.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    # A fresh database takes an ephemeral server some 20 s, a busy machine a multiple of it; Prefect gives up after 20.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "480",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",

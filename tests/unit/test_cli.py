@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -86,6 +87,24 @@ def test_an_error_is_json_where_json_was_asked_for(capsys: pytest.CaptureFixture
     assert run(["compare", "--host", "gpu9", "--json"]) == 2
     error = json.loads(capsys.readouterr().err)
     assert (error["error"], error["facts"]) == ("BadRequest", {"name": "gpu9", "known": []})
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Timed out while attempting to connect to ephemeral Prefect API server.", "Failed to reach API at http://x/"],
+)
+def test_a_server_that_does_not_start_or_goes_away_is_one_sentence(
+    said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def invoke(*_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(click.Command, "invoke", invoke)
+    assert run(["doctor"]) == 1
+    assert capsys.readouterr().err == f"error: Prefect's server: {said}\n"
+    said = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        run(["doctor"])
 
 
 def test_the_sample_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +213,19 @@ def test_predict_looks_at_the_newest_window_of_raw_bars_and_writes_when_its_span
     capsys.readouterr()
     assert run(arguments[:3]) == 2
     assert "--data-path for windows, or --bars" in capsys.readouterr().err
+    assert run([*arguments[:3], "--data-path", arguments[4]]) == 2
+    assert f"for raw bars, as text too: --bars {arguments[4]}" in capsys.readouterr().err
+
+
+def test_a_threshold_is_one_models_and_a_folder_of_several_names_them(
+    small_run: RunLayout, small_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["optimize-threshold", "--data-path", str(small_file), "--mode", "crf", "--model-path"]
+    assert run([*arguments, str(small_run.root / "crf")]) == 2
+    told = capsys.readouterr().err
+    assert "holds 2 trainings" in told
+    assert f"crf/seed0-fold1/{next((small_run.root / 'crf' / 'seed0-fold1').glob('checkpoint_*.pt')).name}" in told
+    assert run([*arguments, str(small_run.root / "crf" / "seed0-fold1"), "--json"]) == 0
 
 
 def test_validate_takes_raw_bars_and_their_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
