@@ -13,6 +13,9 @@ import pytest
 from helpers.deployments import Deployments
 from helpers.servers import ROOT, PrefectServer
 
+from tasks.core.layout import RunLayout
+from tasks.experiments.report import write_run_report
+
 pytestmark = pytest.mark.system
 
 
@@ -143,6 +146,11 @@ def test_a_sweep_on_demand_ranks_its_arms_and_shows_how_far_it_was(
     (results,) = tmp_path.glob("*/results.parquet")
     assert pq.read_table(results, columns=["state"])["state"].to_pylist() == ["done"] * 4
     assert len(json.loads((results.parent / "sweep.json").read_text())["ranking"]) == 2
+    (page,) = (results.parent / "report").glob("*.md")
+    before = page.read_text()
+    page.unlink()
+    assert write_run_report(RunLayout(results.parent)).markdown == page
+    assert page.read_text() == before
     # Other sweeps may have run on the same server, from the command line.
     (run,) = deployed.read(
         "flow_runs", flows={"name": {"any_": ["sweep"]}}, deployments={"name": {"any_": ["on-demand"]}}

@@ -31,10 +31,11 @@ def checkpoint(folder: Path, name: str) -> Path:
     return folder / "model.pt"
 
 
+@pytest.mark.parametrize("name", ["jade_single_span", "seed_crf"])
 def test_an_onnx_file_runs_without_jade_and_its_card_says_how(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = checkpoint(tmp_path, "jade_single_span")
+    path = checkpoint(tmp_path, name)
     assert run(["export", "--model-path", str(path), "--out", str(tmp_path / "spans.onnx"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["largest_difference"] <= 1e-5
     session = onnxruntime.InferenceSession((tmp_path / "spans.onnx").read_bytes())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.retrainings import retrained
 
+from flows.cli import run
 from jade_model.core.windows import Windows
 from jade_model.data.checks import DataRefused
 from jade_model.data.sample import sample_windows
@@ -49,6 +50,18 @@ def test_the_card_names_everything_that_leads_back_to_data_and_code(first: Retra
     assert card["data"][0]["num_holdout"] == int((load_roles(layout)[1].role_N == -1).sum())
     assert all(agrees for _, agrees in verify_card(layout))
     assert card["chain"]["code"]["digest"]
+
+
+def test_the_card_is_written_again_from_the_runs_files(
+    first: Retrained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = RunLayout(tmp_path / first[0].run_id)
+    shutil.copytree(first[0].root, copy.root)
+    assert run(["report", copy.run_id, "--artifacts", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Path(told["markdown"]) == copy.report / "MODEL_CARD.md"
+    for written in told["markdown"], told["html"]:
+        assert first[1]["decision"]["reason"] in Path(written).read_text()
 
 
 def test_a_swapped_checkpoint_is_found(first: Retrained, tmp_path: Path) -> None:
