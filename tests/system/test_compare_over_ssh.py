@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ pytestmark = [
     pytest.mark.xdist_group("compare over ssh"),
 ]
 
+EXTENDING = ROOT / "docs" / "extending.md"
 QUICK = ["--epochs", "2", "--folds", "2"]
 # Long enough to be caught in the middle, short enough to wait for.
 MEDIUM = ["--epochs", "60", "--folds", "2", "--arms", "soft_span,crf"]
@@ -137,10 +139,15 @@ def attempts(place: Place) -> int:
 
 
 def test_a_comparison_on_a_host_kept_in_a_bucket_gives_the_figures_of_a_local_one(place: Place) -> None:
-    place.jade(*place.compare("local", *QUICK))
+    own = place.folder / "my_arms.py"
+    (block,) = re.findall(r"^```python\n(.*?)^```", EXTENDING.read_text(), re.MULTILINE | re.DOTALL)
+    own.write_text(block)
+    flags = [*QUICK, "--arm-module", str(own)]
+    place.jade(*place.compare("local", *flags))
     with bucket_for(place) as bucket:
-        remote = json.loads(place.jade(*place.compare(bucket, *QUICK, "--host", "ci")).stdout)
+        remote = json.loads(place.jade(*place.compare(bucket, *flags, "--host", "ci")).stdout)
         there = json.loads((Path(remote["folder"]) / "comparison.json").read_text())
+        assert len(there["arms"]) == 4, "with the arm of one's own, which travels"
         assert figures(place.result("local")) == figures(there)
         # Another machine with the same bucket.
         place.env["JADE_CACHE_DIR"] = str(place.folder / "another")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.deployments import Deployments
-from helpers.servers import PrefectServer, worker_log, working
+from helpers.servers import ROOT, PrefectServer, worker_log, working
 
 pytestmark = pytest.mark.slow_system
 
@@ -56,3 +56,34 @@ def run_all(deployments: Deployments, data: Path, artifacts: Path) -> None:
     common = {"data": [str(data)], "artifacts": str(artifacts)}
     for run in [deployments.start(name, common | parameters) for name, parameters in TRAINING.items()]:
         deployments.completed(run, 900)
+
+
+def test_documented_prefect_commands_do_what_the_pages_say(deployed: PrefectServer) -> None:
+    pages = (ROOT / "docs" / "operations.md").read_text() + (ROOT / "docs" / "sweeps.md").read_text()
+    up = Deployments.of(deployed)
+
+    def follow(line: str) -> None:
+        assert f"prefect {line}" in pages, line
+        deployed.prefect(*line.split())
+
+    follow("work-pool pause jade")
+    assert up.ask("GET", "work_pools/jade")["is_paused"]
+    follow("work-pool resume jade")
+    assert not up.ask("GET", "work_pools/jade")["is_paused"]
+    follow("gcl create provider-runpod --limit 8")
+    (limit,) = [
+        item for item in up.ask("POST", "v2/concurrency_limits/filter", {}) if item["name"] == "provider-runpod"
+    ]
+    assert limit["limit"] == 8
+    up.ask("DELETE", "v2/concurrency_limits/provider-runpod")
+    before = up.find("compare/on-demand")
+    try:
+        follow("work-pool create gpu-h100 --type process")
+        follow("deploy --name compare/on-demand --pool gpu-h100")
+        moved = up.find("compare/on-demand")
+        assert (moved["id"], moved["work_pool_name"]) == (before["id"], "gpu-h100")
+        assert moved["parameters"] == before["parameters"]
+        assert up.find("compare/nightly")["work_pool_name"] == "jade"
+    finally:
+        deployed.deploy("--reset")
+    assert up.find("compare/on-demand")["work_pool_name"] == "jade"
