@@ -259,6 +259,7 @@ def test_tags_of_any_integer_type_give_the_same(dtype: torch.dtype) -> None:
     assert_close(crf(emissions_BTK, tags_BT.to(dtype)), crf(emissions_BTK, tags_BT), **EXACT)
 
 
+@pytest.mark.soak  # loading the compiler takes longer than all the rest here
 def test_it_can_be_compiled_with_a_mask() -> None:
     crf = build(2)
     emissions_BTK, tags_BT = torch.randn(3, 9, 2, dtype=torch.float64), torch.randint(0, 2, (3, 9))

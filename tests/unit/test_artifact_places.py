@@ -21,10 +21,9 @@ from tasks.artifacts.training_cache import KeptTrainings
 from tasks.artifacts.transfer import verify
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
-from tasks.experiments.report import write_run_report
 from tasks.runs.record import read_run_record, recorded_run
 from tests.fakes.s3_faults import Fault, faulty_proxy
-from tests.fakes.s3_server import Bucket, WithBucket, s3_endpoint
+from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint
 
 Another = Callable[[], ArtifactPlace]
 
@@ -87,9 +86,10 @@ class PlaceContract:
         (copy.report / "left_over.svg").write_text("from an older version")
         there.publish_report(copy)
         (copy.report / "left_over.svg").unlink()
-        write_run_report(copy)
+        (copy.report / "index.html").write_text("by a newer version")
         there.publish_report(copy)
         assert verify(place.store, layout.run_id) == ()
+        assert (another().find_run("latest").report / "index.html").read_text() == "by a newer version"
         assert place.store.manifest(layout.run_id).file("report/left_over.svg") is None
         assert place.store.manifest(layout.run_id).complete
 
@@ -212,6 +212,7 @@ class TestBucket(WithBucket, PlaceContract):
         monkeypatch.setenv("JADE_S3_ENDPOINT_URL", s3_endpoint())
         monkeypatch.setenv("JADE_S3_REGION", "us-east-1")
         monkeypatch.setenv("JADE_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setattr("tasks.artifacts.s3.connect", client_for)
 
     @pytest.fixture
     def place(self, bucket: Bucket) -> ArtifactPlace:

@@ -224,15 +224,6 @@ def test_the_mark_of_a_threshold_lies_on_its_curve(good: ReportInput, monkeypatc
         assert ys[np.searchsorted(xs, at)] == height
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    report = make_report_input(num_folds=2, num_windows=20, gallery=False)
-    report = replace(report, curves={}, histories={})
-    for name in ("one", "two"):
-        write_report(report, tmp_path / name)
-    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
-    assert first == second
-
-
 def test_artifact_is_the_report_without_figures(good: ReportInput, written: tuple[Path, str, str]) -> None:
     text = markdown_for_artifact(good)
     assert "![" not in text

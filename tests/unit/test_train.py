@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -238,10 +236,3 @@ def test_a_device_that_is_not_there_is_never_replaced():
         usable_device("meta")
     with pytest.raises(ConfigError, match="no device"):
         usable_device("gpu")
-
-
-def test_training_needs_neither_pandas_nor_pyarrow_nor_scipy():
-    heavy = {"pandas", "pyarrow", "scipy", "sklearn", "matplotlib"}
-    code = f"import sys, jade_model.core.worker, jade_model.scoring.predict; print(*({heavy} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == ""
