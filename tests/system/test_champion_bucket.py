@@ -1,4 +1,4 @@
-"""One champion in a bucket at every moment, whoever dies; tests/unit/test_champion.py says it of a folder."""
+"""One champion in a bucket at every moment, whoever dies; test_champion.py says it of a folder."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.skipif(SSHD is None, reason="no sshd here; tests/unit/test_remote_runs.py has the in-process server"),
+    pytest.mark.skipif(SSHD is None, reason="no sshd here; test_remote_runs.py has the in-process server"),
     pytest.mark.xdist_group("compare over ssh"),
 ]
 

@@ -15,7 +15,7 @@ from jade_model.core.checkpoint import save_checkpoint
 from jade_model.core.recipes import recipe
 from jade_model.core.train import prepare, train
 from jade_model.scoring.trained import open_model
-from tests.unit.training_windows import random_windows, rows, shortened
+from tests.helpers.training_windows import random_windows, rows, shortened
 
 pytestmark = pytest.mark.system
 

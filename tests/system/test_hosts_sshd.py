@@ -34,7 +34,7 @@ from tests.fakes.sshd import SSHD, Sshd, fingerprint_of, make_key, running_sshd
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.skipif(SSHD is None, reason="no sshd here; tests/unit/test_hosts_ssh.py has the in-process server"),
+    pytest.mark.skipif(SSHD is None, reason="no sshd here; test_hosts_ssh.py has the in-process server"),
 ]
 
 
