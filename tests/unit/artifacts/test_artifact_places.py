@@ -29,11 +29,13 @@ Another = Callable[[], ArtifactPlace]
 
 
 def copy_run(source: RunLayout, target: RunLayout) -> None:
-    """Fill a run's folder with what a finished comparison left, but for what names it."""
+    """Fill a run's folder with what a finished comparison left, but for what names it and for figures."""
     for path in source.root.iterdir():
         if path.name not in {"run.json", "manifest.json"}:
             if path.is_dir():
-                shutil.copytree(path, target.root / path.name, dirs_exist_ok=True)
+                shutil.copytree(
+                    path, target.root / path.name, ignore=shutil.ignore_patterns("*.png"), dirs_exist_ok=True
+                )
             else:
                 shutil.copy2(path, target.root / path.name)
 

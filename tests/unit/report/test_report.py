@@ -23,21 +23,6 @@ from jade_model.report.naming import contestant, decoder_name
 from jade_model.report.numbers import duration, interval, number, p_value, percent, signed, size, with_interval
 from jade_model.report.view.training import shown_epochs
 
-
-@pytest.fixture(scope="module")
-def good() -> ReportInput:
-    return make_report_input(
-        ("soft_span", "crf", "single_span"), seeds=(0, 1, 2), num_folds=2, num_windows=40, trend=True, epochs=30
-    )
-
-
-@pytest.fixture(scope="module")
-def pathology() -> ReportInput:
-    return make_report_input(
-        ("soft_span", "crf"), num_folds=1, split="seed", learned=False, overfit=0.15, num_windows=40
-    )
-
-
 # Numbers
 
 

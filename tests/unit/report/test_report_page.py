@@ -28,13 +28,6 @@ HOSTILE = '<script>alert("1")</script> `|` ![x](http://evil.example/x.png) <img 
 
 
 @pytest.fixture(scope="module")
-def good() -> ReportInput:
-    return make_report_input(
-        ("soft_span", "crf", "single_span"), seeds=(0, 1, 2), num_folds=2, num_windows=40, trend=True, epochs=30
-    )
-
-
-@pytest.fixture(scope="module")
 def written(good: ReportInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     folder = tmp_path_factory.mktemp("report")
     before = dict(mpl.rcParams)

@@ -7,28 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.report_inputs import make_report_input
 from helpers.report_reading import changed, rendered
 
 from jade_model.report import ReportInput
 from jade_model.report.facts import gather
 from jade_model.report.findings import RUN_RULES, find_insights, merged
 from jade_model.report.findings_of_arms import SCORE_RULES, TRAINING_RULES
-
-
-@pytest.fixture(scope="module")
-def good() -> ReportInput:
-    return make_report_input(
-        ("soft_span", "crf", "single_span"), seeds=(0, 1, 2), num_folds=2, num_windows=40, trend=True, epochs=30
-    )
-
-
-@pytest.fixture(scope="module")
-def pathology() -> ReportInput:
-    return make_report_input(
-        ("soft_span", "crf"), num_folds=1, split="seed", learned=False, overfit=0.15, num_windows=40
-    )
-
 
 Change = Callable[[dict[str, Any]], object]
 CRF = "arms.crf.summary"
