@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from benchmarks.harness import Measurement, elapsed, interleaved
-from jade_model.scoring.curves import sweep_bars, sweep_events, sweep_macro
+from jade_model.scoring.curves import sweep_bars, sweep_events
 from jade_model.scoring.decoding import best_spans
 from jade_model.scoring.metrics import Truth, event_counts_NJ3, f1_of, truth_from_mask
 from jade_model.scoring.thresholds import threshold_grid
@@ -56,7 +56,6 @@ def others() -> list[Measurement]:
     curve, slow_D = sweep_events(probability_NT, truth), events_one_by_one(probability_NT, truth)
     if not np.array_equal(curve.f1_D[1:], slow_D):
         raise AssertionError("the event sweep differs from re-evaluating each threshold")
-    macro_s = min(elapsed(lambda: sweep_macro(probability_NT, truth.mask_NT)) for _ in range(20))
     many_NT, _ = predicted_windows(ONE_SPAN)
     one_span_s = min(elapsed(lambda: best_spans(many_NT)) for _ in range(3))
     windows = f"{SMALL[0]} x {SMALL[1]}"
@@ -69,7 +68,6 @@ def others() -> list[Measurement]:
             note=f"equal at all {curve.threshold_D.size - 1:,} thresholds",
             max_s=0.020,
         ),
-        Measurement(f"macro F1 over all thresholds, {windows}", macro_s),
         Measurement(f"one-span decoding, {ONE_SPAN[0]:,} x {ONE_SPAN[1]}", one_span_s),
     ]
 

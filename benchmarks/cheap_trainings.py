@@ -25,7 +25,7 @@ from jade_model.scoring.decoding import DecoderName, decode
 from jade_model.scoring.evaluate import selection_rows
 from jade_model.scoring.metrics import Truth, bar_counts_N3, event_counts_NJ3, truth_of
 from jade_model.scoring.predict import Predictor, posterior, run_network
-from jade_model.scoring.thresholds import choose_cutoff
+from jade_model.scoring.thresholds import choose_threshold
 from jade_model.statistics.scored_windows import ArmCounts
 
 
@@ -97,7 +97,7 @@ def train_out_of_fold(
             )
             predictor = Predictor((model_of(trained),), feature_set(arm.feature_set))
             chosen_on, scored = selection_rows(split), split.test_rows
-            choice = choose_cutoff(
+            choice = choose_threshold(
                 posterior(run_network(predictor, windows.bars_NT4[chosen_on]), 1.0), truth.take(chosen_on), decoder
             )
             predictions = posterior(run_network(predictor, windows.bars_NT4[scored]), 1.0)

@@ -90,10 +90,9 @@ def command(
         chosen = DecoderChoice(decoder, threshold)
     choice = DecoderChoice(
         chosen.decoder,
-        chosen.cutoff if threshold is None else threshold,
+        chosen.threshold if threshold is None else threshold,
         min_span_length or chosen.min_span_length,
         chosen.merge_gap if merge_gap is None else merge_gap,
-        chosen.gain,
     )
     model = model.decoding_by(choice)
     if bars is None:
@@ -108,7 +107,7 @@ def command(
                 "out": str(out),
                 **numbers,
                 "decoder": choice.decoder,
-                "threshold": choice.cutoff,
+                "threshold": choice.threshold,
                 "temperature": model.temperature,
             }
         )

@@ -190,9 +190,9 @@ def _decoder_entries(arm: EvaluatedArm, pool: Pool, confidence: float) -> dict[s
     entries: dict[str, Any] = {}
     for name in names:
         every = [(evaluation, fold) for evaluation in arm.evaluations for fold in evaluation.folds]
-        cutoffs = [cutoff for _, fold in every if (cutoff := fold.choices[name].cutoff) is not None]
+        thresholds = [threshold for _, fold in every if (threshold := fold.choices[name].threshold) is not None]
         entries[name] = {
-            "threshold": float(np.mean(cutoffs)) if cutoffs else None,
+            "threshold": float(np.mean(thresholds)) if thresholds else None,
             **asdict(_mean_scores(_by_seed(arm.evaluations, name))),
             "confidence_interval": list(found[name, "f1", None].confidence_interval),
             "span_confidence_interval": list(found[name, "span_f1_iou50", None].confidence_interval),
@@ -211,7 +211,7 @@ def _fold_entry(dataset: str, fold: FoldEvaluation, decoder: DecoderName) -> dic
         "dataset": dataset,
         "seed": fold.seed,
         "fold": fold.fold,
-        "threshold": fold.choices[decoder].cutoff,
+        "threshold": fold.choices[decoder].threshold,
         "f1": scores.f1,
         "span_f1_iou50": scores.span_f1_iou50,
     }

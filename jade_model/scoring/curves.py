@@ -20,17 +20,14 @@ from jade_model.scoring.metrics import (
     Truth,
     bar_counts_N3,
     best_ious,
-    check_ious,
     event_counts_NJ3,
     f1_of,
     precision_of,
     recall_of,
 )
 
-Objective = Literal["f1", "macro_f1", "event_f1"]
-
-# Means over windows are summed change by change; what that leaves of rounding must not decide between equals.
-_MACRO_DECIMALS = 12
+Objective = Literal["f1", "event_f1"]
+IOU = 0.5  # when a span counts as found
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Best:
     f1: float
 
     @property
-    def cutoff(self) -> float:
+    def chosen(self) -> float:
         """The threshold to use on other windows.
 
         Half-way to the next smaller value, which marks the same here and leaves room for values a little
@@ -135,39 +132,8 @@ def sweep_bars(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_])
     return _curve_of_counts(value_I[last_D[::-1]], hit_D[::-1], value_I.size - first_D[::-1], hit_I.size)
 
 
-def sweep_macro(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> ThresholdCurve:
-    """Score bars at every threshold, each score averaged over windows; arguments and errors as for sweep_bars.
-
-    Averages are exact to 12 decimals.
-    """
-    require_values(probability_NT, truth_NT)
-    order_NT = np.argsort(-probability_NT, axis=1)
-    value_NT = np.take_along_axis(probability_NT, order_NT, axis=1)
-    hit_NT = np.cumsum(np.take_along_axis(truth_NT, order_NT, axis=1), axis=1)
-    marked_1T = np.arange(1, value_NT.shape[1] + 1)[None]
-    is_last_NT = np.ones(value_NT.shape, dtype=bool)
-    is_last_NT[:, :-1] = value_NT[:, 1:] != value_NT[:, :-1]
-    counts_NT3 = np.stack([hit_NT, marked_1T - hit_NT, hit_NT[:, -1:] - hit_NT], axis=2)
-    nothing_N13 = np.zeros_like(counts_NT3[:, :1])
-    nothing_N13[:, 0, 2] = hit_NT[:, -1]
-    row_I, bar_I = np.nonzero(is_last_NT)
-    is_first_I = np.append(True, row_I[1:] != row_I[:-1])
-    order_I = np.argsort(-value_NT[row_I, bar_I])
-    value_I = value_NT[row_I, bar_I][order_I]
-    last_D = _last_of_equals(value_I)
-    means = []
-    for score in (precision_of, recall_of, f1_of):
-        unmarked_N, score_I = score(nothing_N13)[:, 0], score(counts_NT3)[row_I, bar_I]
-        before_I = np.where(is_first_I, unmarked_N[row_I], np.append(0.0, score_I[:-1]))
-        total_D = unmarked_N.sum() + np.cumsum((score_I - before_I)[order_I])[last_D]
-        mean_D = np.append(unmarked_N.sum(), total_D) / value_NT.shape[0]
-        means.append(np.round(mean_D, _MACRO_DECIMALS))
-    threshold_D = np.append(just_above(value_I[0]), value_I[last_D])
-    return ThresholdCurve(threshold_D, *means)
-
-
-def sweep_events(probability_NT: NDArray[np.float64], truth: Truth, *, iou: float = 0.5) -> ThresholdCurve:
-    """Score spans, micro-averaged, at every threshold.
+def sweep_events(probability_NT: NDArray[np.float64], truth: Truth) -> ThresholdCurve:
+    """Score spans at IoU 0.5, micro-averaged, at every threshold.
 
     Every run of bars that some threshold makes is matched once; how many stand, and how many of those are hits,
     then follows for all thresholds from when they appear and merge.
@@ -175,19 +141,17 @@ def sweep_events(probability_NT: NDArray[np.float64], truth: Truth, *, iou: floa
     Args:
         probability_NT: Any scores, no NaN, float64.
         truth: The same windows' labels.
-        iou: When a span counts as found, in [0.5, 1].
 
     Raises:
-        ValueError: The shapes differ, there is no bar, a value is NaN, or the IoU is out of range.
+        ValueError: The shapes differ, there is no bar, or a value is NaN.
     """
     require_values(probability_NT, truth.mask_NT)
-    check_ious((iou,))
     value_D, level = np.unique(probability_NT, return_inverse=True)
     if np.isnan(value_D[-1]):
         raise ValueError("a probability is not a number")
     runs = components(level.reshape(probability_NT.shape).astype(np.int64, copy=False))
     iou_C = best_ious(runs.row_C, runs.start_C, runs.end_C, truth.span_offsets_N1, truth.spans_S2)
-    is_hit_C = iou_C >= iou
+    is_hit_C = iou_C >= IOU
     marked_D = _standing(runs.birth_C, runs.death_C, value_D.size)
     hit_D = _standing(runs.birth_C[is_hit_C], runs.death_C[is_hit_C], value_D.size)
     return _curve_of_counts(value_D[::-1], hit_D, marked_D, truth.spans_S2.shape[0])
@@ -199,7 +163,6 @@ def sweep_windows(
     truth: Truth,
     *,
     objective: Objective = "f1",
-    iou: float = 0.5,
 ) -> ThresholdCurve:
     """Score the acceptance of whole windows' predictions at every threshold on the windows' scores.
 
@@ -207,45 +170,25 @@ def sweep_windows(
         score_N: What is compared with the threshold, no NaN, float64.
         predicted_NT: What is marked in an accepted window; nothing is in the others, bool.
         truth: The same windows' labels.
-        objective: As for choose_cutoff.
-        iou: When a span counts as found, for `event_f1`, in [0.5, 1].
+        objective: As for choose_threshold.
 
     Raises:
-        ValueError: The shapes differ, there are no windows, a score is NaN, or the IoU is out of range.
+        ValueError: The shapes differ, there are no windows, or a score is NaN.
     """
     require_values(score_N, score_N)
     order = np.argsort(-score_N)
     value_I = score_N[order]
     last_D = _last_of_equals(value_I)
     match objective:
-        case "f1" | "macro_f1":
+        case "f1":
             counts_N3 = bar_counts_N3(predicted_NT, truth.mask_NT)
         case "event_f1":
-            counts_N3 = event_counts_NJ3(predicted_NT, truth.span_offsets_N1, truth.spans_S2, (iou,))[:, 0]
+            counts_N3 = event_counts_NJ3(predicted_NT, truth.span_offsets_N1, truth.spans_S2, (IOU,))[:, 0]
         case _:
             assert_never(objective)
-    if objective == "macro_f1":
-        return _mean_over_accepted(value_I[last_D], counts_N3, order, last_D)
     hit_D = np.cumsum(counts_N3[order, 0])[last_D]
     marked_D = np.cumsum(counts_N3[order, 0] + counts_N3[order, 1])[last_D]
     return _curve_of_counts(value_I[last_D], hit_D, marked_D, int((counts_N3[:, 0] + counts_N3[:, 2]).sum()))
-
-
-def _mean_over_accepted(
-    threshold_D: NDArray[np.float64],
-    counts_N3: NDArray[np.int64],
-    order: NDArray[np.intp],
-    last_D: NDArray[np.intp],
-) -> ThresholdCurve:
-    rejected_N3 = np.zeros_like(counts_N3)
-    rejected_N3[:, 2] = counts_N3[:, 0] + counts_N3[:, 2]
-    means = []
-    for score in (precision_of, recall_of, f1_of):
-        unmarked_N = score(rejected_N3)
-        change_D = np.cumsum((score(counts_N3) - unmarked_N)[order])[last_D]
-        mean_D = (unmarked_N.sum() + np.append(0.0, change_D)) / counts_N3.shape[0]
-        means.append(np.round(mean_D, _MACRO_DECIMALS))
-    return ThresholdCurve(np.append(just_above(threshold_D[0]), threshold_D), *means)
 
 
 def _curve_of_counts(

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar, assert_never, get_args
+from typing import TypeVar, assert_never, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from jade_model.core.config import SPAN_HEADS, Loss
 from jade_model.core.config import DecoderName as DecoderName  # noqa: PLC0414 - named here by those who decode
@@ -24,8 +25,6 @@ from jade_model.core.errors import ConfigError
 from jade_model.scoring.predictions import Predictions
 
 DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
-
-SpanGain = Literal["f1", "iou"]
 
 # Rows are searched in pieces of about this many bars, which stay in a core's cache.
 _BARS_AT_ONCE = 1 << 16
@@ -42,29 +41,25 @@ class DecoderChoice:
             a chain or segment posterior). `viterbi`: the most probable joint labelling. `score_margin`: the
             same where its log odds against "no span" reach the threshold, else nothing. `one_span`: the one
             span of greatest expected gain where that gain reaches the threshold, else nothing.
-        cutoff: See above (probability, nats, or expected gain); None for `viterbi`, which has none.
+        threshold: See above (probability, nats, or expected gain); None for `viterbi`, which has none.
         min_span_length: Shortest span kept, in bars, at least 1.
         merge_gap: Longest gap closed, in bars; 0 closes none.
-        gain: What `one_span` expects of a span: its bar-level F1 or its IoU.
     """
 
     decoder: DecoderName
-    cutoff: float | None
+    threshold: float | None
     min_span_length: int = 1
     merge_gap: int = 0
-    gain: SpanGain = "f1"
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
             raise ConfigError(f"decoder is {self.decoder!r}; choose one of {DECODERS}")
-        if self.gain not in get_args(SpanGain):
-            raise ConfigError(f"gain is {self.gain!r}; choose one of {get_args(SpanGain)}")
-        if (self.cutoff is None) != (self.decoder == "viterbi"):
+        if (self.threshold is None) != (self.decoder == "viterbi"):
             raise ConfigError(
-                f"decoder {self.decoder} with threshold {self.cutoff}: viterbi takes none, the others need one"
+                f"decoder {self.decoder} with threshold {self.threshold}: viterbi takes none, the others need one"
             )
-        if self.cutoff is not None and not math.isfinite(self.cutoff):
-            raise ConfigError(f"threshold is {self.cutoff}; it must be a finite number")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ConfigError(f"threshold is {self.threshold}; it must be a finite number")
         check_cleanup(self.min_span_length, self.merge_gap)
 
 
@@ -110,35 +105,33 @@ def decode(predictions: Predictions, choice: DecoderChoice) -> NDArray[np.bool_]
     match choice.decoder:
         case "threshold" | "marginal":
             smooth_NT = clean_up(predictions.probability_NT, choice.min_span_length, choice.merge_gap)
-            return smooth_NT >= _cutoff(choice)
+            return smooth_NT >= _threshold(choice)
         case "viterbi":
             return clean_up(predictions.path_NT, choice.min_span_length, choice.merge_gap)
         case "score_margin":
             path_NT = clean_up(predictions.path_NT, choice.min_span_length, choice.merge_gap)
-            return path_NT & (predictions.margin_N >= _cutoff(choice))[:, None]
+            return path_NT & (predictions.margin_N >= _threshold(choice))[:, None]
         case "one_span":
-            spans = best_spans(predictions.probability_NT, choice.min_span_length, choice.gain)
-            return spans.mask(predictions.probability_NT.shape[1]) & (spans.gain_N >= _cutoff(choice))[:, None]
+            spans = best_spans(predictions.probability_NT, choice.min_span_length)
+            return spans.mask(predictions.probability_NT.shape[1]) & (spans.gain_N >= _threshold(choice))[:, None]
         case _:
             assert_never(choice.decoder)
 
 
-def best_spans(probability_NT: NDArray[np.float64], min_span_length: int = 1, gain: SpanGain = "f1") -> BestSpans:
-    """Find the span of greatest expected F1 or IoU with the truth, under bar-wise probabilities.
+def best_spans(probability_NT: NDArray[np.float64], min_span_length: int = 1) -> BestSpans:
+    """Find the span of greatest expected F1 with the truth, under bar-wise probabilities.
 
     For a span of L bars holding probability mass P, in a window of mass M, the expectation of F1 is taken as
-    the ratio of expectations, 2 P / (L + M), that of IoU as P / (L + M - P): exact where the truth's length
-    is certain, first order in its spread else, and all that marginals determine without a model of how bars
-    go together. Both reward mass and charge length, so a sharp posterior is cut where its probability falls
-    below about half the gain (for F1: Lipton, Elkan, Narayanaswamy, "Optimal thresholding of classifiers to
-    maximize F1 measure", 2014).
+    the ratio of expectations, 2 P / (L + M): exact where the truth's length is certain, first order in its spread
+    else, and all that marginals determine without a model of how bars go together. It rewards mass and charges
+    length, so a sharp posterior is cut where its probability falls below about half the gain (Lipton, Elkan,
+    Narayanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", 2014).
 
     Of equally good spans the shortest is taken, of those the earliest.
 
     Args:
         probability_NT: P(bar in a span), in [0, 1], float64.
         min_span_length: Shortest span considered, in bars.
-        gain: What is expected.
 
     Raises:
         ConfigError: min_span_length exceeds the window.
@@ -154,7 +147,7 @@ def best_spans(probability_NT: NDArray[np.float64], min_span_length: int = 1, ga
     step = max(1, _BARS_AT_ONCE // num_bars)
     for first in range(0, num_windows, step):
         rows = slice(first, first + step)
-        start_N[rows], length_N[rows], gain_N[rows] = _search(probability_NT[rows], min_span_length, gain)
+        start_N[rows], length_N[rows], gain_N[rows] = _search(probability_NT[rows], min_span_length)
     return BestSpans(start_N, start_N + length_N, gain_N)
 
 
@@ -178,15 +171,15 @@ def clean_up(values_NT: NDArray[ScalarT], min_span_length: int, merge_gap: int) 
     # A gap of T bars or more can't lie between two runs.
     gap = min(merge_gap, num_bars - 1)
     lowest = False if values_NT.dtype == np.bool_ else -np.inf
+    margin = max(gap, min_span_length - 1)
+    cleaned_NT = np.pad(values_NT, ((0, 0), (margin, margin)), constant_values=lowest)
     if gap > 0:
-        padded = np.pad(values_NT, ((0, 0), (gap, gap)), constant_values=lowest)
-        values_NT = _slide(np.minimum, _slide(np.maximum, padded, gap + 1), gap + 1)
+        cleaned_NT = ndimage.grey_closing(cleaned_NT, size=(1, gap + 1))
     if min_span_length > 1:
-        inside = _slide(np.minimum, values_NT, min_span_length)
-        margin = min_span_length - 1
-        padded = np.pad(inside, ((0, 0), (margin, margin)), constant_values=lowest)
-        values_NT = _slide(np.maximum, padded, min_span_length)
-    return values_NT
+        # What closing spread beyond the window is not of it: gaps at its edge stay open.
+        cleaned_NT[:, :margin] = cleaned_NT[:, num_bars + margin :] = lowest
+        cleaned_NT = ndimage.grey_opening(cleaned_NT, size=(1, min_span_length))
+    return cleaned_NT[:, margin : margin + num_bars]
 
 
 def require_decoder(loss: Loss, decoder: DecoderName) -> None:
@@ -203,9 +196,9 @@ def check_cleanup(min_span_length: int, merge_gap: int) -> None:
         raise ConfigError(f"merge_gap is {merge_gap} bars; it must not be negative")
 
 
-def _cutoff(choice: DecoderChoice) -> float:
-    assert choice.cutoff is not None  # noqa: S101 - DecoderChoice sees to it
-    return choice.cutoff
+def _threshold(choice: DecoderChoice) -> float:
+    assert choice.threshold is not None  # noqa: S101 - DecoderChoice sees to it
+    return choice.threshold
 
 
 def _check_fits(min_span_length: int, num_bars: int) -> None:
@@ -213,19 +206,8 @@ def _check_fits(min_span_length: int, num_bars: int) -> None:
         raise ConfigError(f"min_span_length is {min_span_length} bars, the windows have {num_bars}")
 
 
-def _slide(extremum: np.ufunc, values_NT: NDArray[ScalarT], width: int) -> NDArray[ScalarT]:
-    """Return the extremum over each run of `width` bars, [N, T - width + 1], in log2(width) passes."""
-    covered = 1
-    while covered < width:
-        # Two overlapping runs of `covered` bars make one of up to twice as many.
-        shift = min(covered, width - covered)
-        values_NT = extremum(values_NT[:, :-shift], values_NT[:, shift:])
-        covered += shift
-    return values_NT
-
-
 def _search(
-    probability_NT: NDArray[np.float64], min_span_length: int, gain: SpanGain
+    probability_NT: NDArray[np.float64], min_span_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     num_windows, num_bars = probability_NT.shape
     length_N = np.zeros(num_windows, dtype=np.int64)
@@ -238,14 +220,14 @@ def _search(
         total_M = sums_T1M[-1]
         # What a span of this length gains if it holds all mass: more than 1 while it is shorter than the mass, then
         # falling, so that no longer span can do better either.
-        is_open_M = _expected(total_M, length, total_M, gain) > gain_N[row_M]
+        is_open_M = _expected(total_M, length, total_M) > gain_N[row_M]
         if 2 * np.count_nonzero(is_open_M) <= row_M.size:
             row_M, sums_T1M, total_M = row_M[is_open_M], sums_T1M[:, is_open_M], total_M[is_open_M]
             if row_M.size == 0:
                 break
         # At one length the gain grows with the mass: only the heaviest span matters.
         mass_M = (sums_T1M[length:] - sums_T1M[: num_bars + 1 - length]).max(axis=0)
-        gain_M = _expected(mass_M, length, total_M, gain)
+        gain_M = _expected(mass_M, length, total_M)
         is_better_M = gain_M > gain_N[row_M]
         better = row_M[is_better_M]
         gain_N[better], length_N[better] = gain_M[is_better_M], length
@@ -260,13 +242,5 @@ def _heaviest(sums_T1N: NDArray[np.float64], length_N: NDArray[np.int64]) -> NDA
     return np.asarray(np.where(end_TN <= num_bars, mass_TN, -np.inf).argmax(axis=0))
 
 
-def _expected(
-    mass_M: NDArray[np.float64], length: int, total_M: NDArray[np.float64], gain: SpanGain
-) -> NDArray[np.float64]:
-    match gain:
-        case "f1":
-            return 2 * mass_M / (length + total_M)
-        case "iou":
-            return mass_M / (length + total_M - mass_M)
-        case _:
-            assert_never(gain)
+def _expected(mass_M: NDArray[np.float64], length: int, total_M: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 2 * mass_M / (length + total_M)

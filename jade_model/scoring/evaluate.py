@@ -21,7 +21,7 @@ from jade_model.scoring.decoding import DecoderChoice, DecoderName, decode, deco
 from jade_model.scoring.metrics import Counts, Truth, count, truth_of
 from jade_model.scoring.predict import Predictor, posterior, run_network
 from jade_model.scoring.predictions import Predictions
-from jade_model.scoring.thresholds import ThresholdCurve, choose_cutoff, sweep
+from jade_model.scoring.thresholds import ThresholdCurve, choose_threshold, sweep
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _chosen(predictions: Predictions, truth: Truth, name: DecoderName, cleanup: 
     has_empty_window = bool((np.diff(truth.span_offsets_N1) == 0).any())
     if name == "one_span" and not has_empty_window:
         return DecoderChoice(name, 0.0, **vars(cleanup))
-    return choose_cutoff(predictions, truth, name, **vars(cleanup))
+    return choose_threshold(predictions, truth, name, **vars(cleanup))
 
 
 def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[tuple[Split, Counts]], float]:

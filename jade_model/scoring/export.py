@@ -14,7 +14,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, assert_never, get_args
 
@@ -33,7 +32,7 @@ from jade_model.core.span_heads.chain import ChainHead
 from jade_model.core.windows import TYPE_NAMES
 from jade_model.scoring.predict import predict
 from jade_model.scoring.torch_features import mirrored, scan, torch_features
-from jade_model.scoring.trained import TrainedModel
+from jade_model.scoring.trained import TrainedModel, choice_json
 
 Format = Literal["onnx", "torch"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -246,7 +245,7 @@ def _card(model: TrainedModel, out: Path, kind: Format, difference: float, run_c
         "loss": model.loss,
         "features": model.predictor.features.name,
         "temperature": model.temperature,
-        "decoding": asdict(model.choice) | {"was_evaluated": model.was_evaluated},
+        "decoding": choice_json(model.choice) | {"was_evaluated": model.was_evaluated},
         "members": [{"file": path.name, "sha256": sha256_file(path)} for path in model.checkpoints],
         "largest_difference": difference,
         "windows_tried": NUM_TRIED,

@@ -18,10 +18,9 @@ from jade_model.scoring.curves import (
     ThresholdCurve,
     sweep_bars,
     sweep_events,
-    sweep_macro,
     sweep_windows,
 )
-from jade_model.scoring.decoding import DecoderChoice, DecoderName, SpanGain, best_spans, clean_up, require_decoder
+from jade_model.scoring.decoding import DecoderChoice, DecoderName, best_spans, clean_up, require_decoder
 from jade_model.scoring.metrics import Truth
 from jade_model.scoring.predictions import Predictions
 
@@ -30,12 +29,11 @@ __all__ = [
     "Best",
     "Objective",
     "ThresholdCurve",
-    "choose_cutoff",
+    "choose_threshold",
     "csv_rows",
     "sweep",
     "sweep_bars",
     "sweep_events",
-    "sweep_macro",
     "sweep_windows",
     "threshold_grid",
 ]
@@ -43,16 +41,14 @@ __all__ = [
 CSV_COLUMNS = ("threshold", "precision", "recall", "f1", "span_precision", "span_recall", "span_f1")
 
 
-def choose_cutoff(
+def choose_threshold(
     predictions: Predictions,
     truth: Truth,
     decoder: DecoderName,
     *,
     objective: Objective = "f1",
-    iou: float = 0.5,
     min_span_length: int = 1,
     merge_gap: int = 0,
-    gain: SpanGain = "f1",
 ) -> DecoderChoice:
     """Choose the threshold that is best on these windows, of all there are.
 
@@ -60,12 +56,9 @@ def choose_cutoff(
         predictions: Of N windows that are not scored later.
         truth: The same windows' labels.
         decoder: One that the model's loss has.
-        objective: Which F1: `f1` of bars over all windows, `macro_f1` averaged over windows, `event_f1` of
-            spans.
-        iou: When a span counts as found, for `event_f1`, in [0.5, 1].
+        objective: Which F1 over all windows: `f1` of bars, `event_f1` of spans at IoU 0.5.
         min_span_length: Shortest span kept, in bars.
         merge_gap: Longest gap closed, in bars.
-        gain: What `one_span` expects of a span.
 
     Returns:
         Ready for decode. Viterbi has no threshold.
@@ -75,20 +68,18 @@ def choose_cutoff(
         ValueError: There are no windows, the shapes differ, or a probability is not a number.
     """
     require_decoder(predictions.loss, decoder)
-    cutoff: float | None = None
+    threshold: float | None = None
     if decoder != "viterbi":
         curve = sweep(
             predictions,
             truth,
             decoder,
             objective=objective,
-            iou=iou,
             min_span_length=min_span_length,
             merge_gap=merge_gap,
-            gain=gain,
         )
-        cutoff = curve.best().cutoff
-    return DecoderChoice(decoder, cutoff, min_span_length, merge_gap, gain)
+        threshold = curve.best().chosen
+    return DecoderChoice(decoder, threshold, min_span_length, merge_gap)
 
 
 def sweep(
@@ -97,12 +88,10 @@ def sweep(
     decoder: DecoderName,
     *,
     objective: Objective = "f1",
-    iou: float = 0.5,
     min_span_length: int = 1,
     merge_gap: int = 0,
-    gain: SpanGain = "f1",
 ) -> ThresholdCurve:
-    """Score a decoder at every threshold there is; arguments and errors as for choose_cutoff."""
+    """Score a decoder at every threshold there is; arguments and errors as for choose_threshold."""
     require_decoder(predictions.loss, decoder)
     match decoder:
         case "threshold" | "marginal":
@@ -110,19 +99,17 @@ def sweep(
             match objective:
                 case "f1":
                     return sweep_bars(smooth_NT, truth.mask_NT)
-                case "macro_f1":
-                    return sweep_macro(smooth_NT, truth.mask_NT)
                 case "event_f1":
-                    return sweep_events(smooth_NT, truth, iou=iou)
+                    return sweep_events(smooth_NT, truth)
                 case _:
                     assert_never(objective)
         case "score_margin":
             path_NT = clean_up(predictions.path_NT, min_span_length, merge_gap)
-            return sweep_windows(predictions.margin_N, path_NT, truth, objective=objective, iou=iou)
+            return sweep_windows(predictions.margin_N, path_NT, truth, objective=objective)
         case "one_span":
-            spans = best_spans(predictions.probability_NT, min_span_length, gain)
+            spans = best_spans(predictions.probability_NT, min_span_length)
             mask_NT = spans.mask(predictions.probability_NT.shape[1])
-            return sweep_windows(spans.gain_N, mask_NT, truth, objective=objective, iou=iou)
+            return sweep_windows(spans.gain_N, mask_NT, truth, objective=objective)
         case "viterbi":
             raise ConfigError("viterbi has no threshold to sweep")
         case _:

@@ -63,10 +63,15 @@ class Decoding:
     members: tuple[str, ...]
 
 
+def choice_json(choice: DecoderChoice) -> dict[str, Any]:
+    """Return a choice as files have it: there the threshold is called `cutoff`."""
+    return {"cutoff" if name == "threshold" else name: value for name, value in asdict(choice).items()}
+
+
 def save_decoding(decoding: Decoding, folder: Path) -> None:
     """Write `decoding.json` into a training's folder."""
     content = {
-        **asdict(decoding.choice),
+        **choice_json(decoding.choice),
         "temperature": decoding.temperature,
         "members": list(decoding.members),
     }
@@ -87,7 +92,9 @@ def load_decoding(folder: Path) -> Decoding | None:
         temperature, members = float(content.pop("temperature")), tuple(map(str, content.pop("members")))
         for member in members:
             check_relative(member, f"{path}: member")
-        return Decoding(DecoderChoice(**content), temperature, members)
+        if content.get("gain") == "f1":  # older files name it; there was a choice once
+            del content["gain"]
+        return Decoding(DecoderChoice(threshold=content.pop("cutoff"), **content), temperature, members)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 

@@ -237,7 +237,7 @@ def write_curves(layout: RunLayout, arm: EvaluatedArm) -> None:
 
 def _curve_rows(evaluation: DataEvaluation, fold: FoldEvaluation, name: Any, curve: Any) -> list[tuple[Any, ...]]:
     key = (name, evaluation.windows.name, fold.seed, fold.fold)
-    chosen = fold.choices[name].cutoff
+    chosen = fold.choices[name].threshold
     columns = (curve.threshold_D, curve.precision_D, curve.recall_D, curve.f1_D)
     return [(*key, *(f"{value:.6g}" for value in row), chosen) for row in zip(*columns, strict=True)][::-1]
 

@@ -114,7 +114,7 @@ def compose_card(
             "ensemble": arm.ensemble,
             "epochs": recipe.training.epochs,
             "decoder": decoder,
-            "threshold": fold.choices[decoder].cutoff,
+            "threshold": fold.choices[decoder].threshold,
             "temperature": fold.temperature,
         },
         "data": [

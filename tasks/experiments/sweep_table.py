@@ -79,7 +79,7 @@ def _score(row: UnitRow) -> dict[str, Any]:
         "fn": fn,
         "windows": len(score.rows_M),
         "decoder": score.choice.decoder,
-        "threshold": score.choice.cutoff,
+        "threshold": score.choice.threshold,
         "temperature": score.temperature,
     }
 

@@ -144,7 +144,7 @@ def _scores(
     predictor: Predictor, windows: Windows, truth: Truth, parts: Sequence[_Part], cleanup: Cleanup
 ) -> dict[str, Any]:
     found: dict[DecoderName, list[Counts]] = {}
-    cutoffs: dict[DecoderName, list[float]] = {}
+    found_thresholds: dict[DecoderName, list[float]] = {}
     temperatures, probabilities, truths = [], [], []
     for part in parts:
         output = run_network(predictor, windows.bars_NT4[part.chosen_on])
@@ -157,8 +157,8 @@ def _scores(
         on_scored = posterior(run_network(predictor, windows.bars_NT4[part.scored]), temperature)
         for name, choice in choices.items():
             found.setdefault(name, []).append(count(decode(on_scored, choice), truth.take(part.scored)))
-            if choice.cutoff is not None:
-                cutoffs.setdefault(name, []).append(choice.cutoff)
+            if choice.threshold is not None:
+                found_thresholds.setdefault(name, []).append(choice.threshold)
         temperatures.append(temperature)
         probabilities.append(on_scored.probability_NT)
         truths.append(truth.mask_NT[part.scored])
@@ -168,7 +168,7 @@ def _scores(
             np.concatenate([item.bars_N3 for item in counts]),
             np.concatenate([item.events_NJ3 for item in counts]),
         )
-        threshold = float(np.mean(cutoffs[name])) if name in cutoffs else None
+        threshold = float(np.mean(found_thresholds[name])) if name in found_thresholds else None
         decoders[name] = {"threshold": threshold, **asdict(pooled.scores())}
     return {
         "temperature": float(np.mean(temperatures)),

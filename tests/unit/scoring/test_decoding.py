@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,17 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from jade_model.core.config import LOSSES, Loss
-from jade_model.core.errors import ConfigError
+from jade_model.core.errors import CheckpointError, ConfigError
 from jade_model.scoring.decoding import (
     DecoderChoice,
     DecoderName,
-    SpanGain,
     best_spans,
     clean_up,
     decode,
     decoders_of,
 )
 from jade_model.scoring.predictions import Predictions
+from jade_model.scoring.trained import Decoding, load_decoding, save_decoding
 
 Probabilities = NDArray[np.float64]
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 12))
@@ -88,20 +90,20 @@ def test_a_gap_closes_up_to_its_exact_length_however_long(merge_gap: int) -> Non
     assert not closed[0, 12]
 
 
-def expected_gain(row: Probabilities, start: int, end: int, gain: SpanGain) -> float:
+def expected_gain(row: Probabilities, start: int, end: int) -> float:
     mass, total = float(row[start:end].sum()), float(row.sum())
     whole = end - start + total
-    return 2 * mass / whole if gain == "f1" else mass / (whole - mass)
+    return 2 * mass / whole
 
 
-@given(probabilities, st.integers(1, 4), st.sampled_from(["f1", "iou"]))
-def test_one_span_is_the_best_of_all_spans(probability: Probabilities, min_span_length: int, gain: SpanGain) -> None:
+@given(probabilities, st.integers(1, 4))
+def test_one_span_is_the_best_of_all_spans(probability: Probabilities, min_span_length: int) -> None:
     num_bars = probability.shape[1]
     min_span_length = min(min_span_length, num_bars)
-    spans = best_spans(probability, min_span_length, gain)
+    spans = best_spans(probability, min_span_length)
     for index, row in enumerate(probability):
         gains = {
-            (start, start + length): expected_gain(row, start, start + length, gain)
+            (start, start + length): expected_gain(row, start, start + length)
             for length in range(min_span_length, num_bars + 1)
             for start in range(num_bars - length + 1)
         }
@@ -176,13 +178,12 @@ def test_a_decoder_of_another_loss_is_refused(loss: Loss, decoder: DecoderName) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decoder": "best", "cutoff": 0.5}, "choose one of"),
-        ({"decoder": "viterbi", "cutoff": 0.5}, "viterbi takes none"),
-        ({"decoder": "threshold", "cutoff": None}, "the others need one"),
-        ({"decoder": "threshold", "cutoff": float("nan")}, "finite"),
-        ({"decoder": "threshold", "cutoff": 0.5, "min_span_length": 0}, "at least 1"),
-        ({"decoder": "threshold", "cutoff": 0.5, "merge_gap": -1}, "not be negative"),
-        ({"decoder": "one_span", "cutoff": 0.5, "gain": "dice"}, "gain"),
+        ({"decoder": "best", "threshold": 0.5}, "choose one of"),
+        ({"decoder": "viterbi", "threshold": 0.5}, "viterbi takes none"),
+        ({"decoder": "threshold", "threshold": None}, "the others need one"),
+        ({"decoder": "threshold", "threshold": float("nan")}, "finite"),
+        ({"decoder": "threshold", "threshold": 0.5, "min_span_length": 0}, "at least 1"),
+        ({"decoder": "threshold", "threshold": 0.5, "merge_gap": -1}, "not be negative"),
     ],
 )
 def test_a_bad_choice_is_refused_with_its_reason(settings: dict[str, Any], message: str) -> None:
@@ -195,3 +196,16 @@ def test_a_shortest_length_beyond_the_window_is_refused() -> None:
         choice = DecoderChoice(decoder, None if decoder == "viterbi" else 0.5, min_span_length=5)
         with pytest.raises(ConfigError, match="5 bars, the windows have 4"):
             decode(predictions_of("soft_span", np.zeros((1, 4))), choice)
+
+
+def test_decoding_files_of_old_are_read_and_unknown_gains_refused(tmp_path: Path) -> None:
+    old = {"decoder": "one_span", "cutoff": 0.25, "min_span_length": 2, "merge_gap": 0, "gain": "f1"}
+    path = tmp_path / "decoding.json"
+    path.write_text(json.dumps({**old, "temperature": 1.5, "members": ["a.pt"]}))
+    found = load_decoding(tmp_path)
+    assert found == Decoding(DecoderChoice("one_span", 0.25, 2), 1.5, ("a.pt",))
+    save_decoding(found, tmp_path)
+    assert json.loads(path.read_text())["cutoff"] == 0.25
+    path.write_text(json.dumps({**old, "gain": "iou", "temperature": 1.5, "members": ["a.pt"]}))
+    with pytest.raises(CheckpointError, match="gain"):
+        load_decoding(tmp_path)

@@ -20,7 +20,6 @@ from jade_model.scoring.metrics import (
     bar_counts_N3,
     event_counts_NJ3,
     f1_of,
-    macro_f1,
     precision_of,
     recall_of,
     spans_from_mask,
@@ -31,12 +30,11 @@ from jade_model.scoring.thresholds import (
     CSV_COLUMNS,
     Objective,
     ThresholdCurve,
-    choose_cutoff,
+    choose_threshold,
     csv_rows,
     sweep,
     sweep_bars,
     sweep_events,
-    sweep_macro,
     threshold_grid,
 )
 
@@ -86,14 +84,12 @@ def predictions_of(loss: Loss, probability: Probabilities, seed: int = 0) -> Pre
     )
 
 
-def slow_f1(marked: NDArray[np.bool_], truth: Truth, objective: Objective, iou: float = 0.5) -> float:
+def slow_f1(marked: NDArray[np.bool_], truth: Truth, objective: Objective) -> float:
     match objective:
         case "f1":
             return float(f1_of(bar_counts_N3(marked, truth.mask_NT).sum(axis=0)))
-        case "macro_f1":
-            return macro_f1(bar_counts_N3(marked, truth.mask_NT))
         case "event_f1":
-            counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (iou,))
+            counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,))
             return float(f1_of(counts.sum(axis=(0, 1))))
 
 
@@ -105,7 +101,7 @@ def assert_is_exact(curve: ThresholdCurve, probability: Probabilities) -> None:
 
 
 @given(cases())
-def test_bar_sweep_equals_reevaluating_every_cutoff(case: tuple[Probabilities, Truth]) -> None:
+def test_bar_sweep_equals_reevaluating_every_threshold(case: tuple[Probabilities, Truth]) -> None:
     probability, truth = case
     curve = sweep_bars(probability, truth.mask_NT)
     assert_is_exact(curve, probability)
@@ -117,25 +113,13 @@ def test_bar_sweep_equals_reevaluating_every_cutoff(case: tuple[Probabilities, T
 
 
 @given(cases())
-def test_macro_sweep_equals_reevaluating_every_cutoff(case: tuple[Probabilities, Truth]) -> None:
+def test_event_sweep_equals_reevaluating_every_threshold(case: tuple[Probabilities, Truth]) -> None:
     probability, truth = case
-    curve = sweep_macro(probability, truth.mask_NT)
-    assert_is_exact(curve, probability)
-    for index, threshold in enumerate(curve.threshold_D):
-        counts = bar_counts_N3(probability >= threshold, truth.mask_NT)
-        assert curve.f1_D[index] == pytest.approx(macro_f1(counts), abs=2e-12)
-        assert curve.precision_D[index] == pytest.approx(precision_of(counts).mean(), abs=2e-12)
-        assert curve.recall_D[index] == pytest.approx(recall_of(counts).mean(), abs=2e-12)
-
-
-@given(cases(), st.sampled_from([0.5, 0.6, 0.75, 1.0]))
-def test_event_sweep_equals_reevaluating_every_cutoff(case: tuple[Probabilities, Truth], iou: float) -> None:
-    probability, truth = case
-    curve = sweep_events(probability, truth, iou=iou)
+    curve = sweep_events(probability, truth)
     assert_is_exact(curve, probability)
     for index, threshold in enumerate(curve.threshold_D):
         marked = probability >= threshold
-        counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (iou,)).sum(axis=(0, 1))
+        counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,)).sum(axis=(0, 1))
         assert curve.f1_D[index] == f1_of(counts)
         assert curve.precision_D[index] == precision_of(counts)
         assert curve.recall_D[index] == recall_of(counts)
@@ -167,9 +151,8 @@ def test_nan_of_either_sign_is_refused(nan: float) -> None:
     probability = np.linspace(0, 1, 5)[None]
     probability[0, 1] = nan
     truth = probability > 0.5
-    for search in (sweep_bars, sweep_macro):
-        with pytest.raises(ValueError, match="not a number"):
-            search(probability, truth)
+    with pytest.raises(ValueError, match="not a number"):
+        sweep_bars(probability, truth)
     with pytest.raises(ValueError, match="not a number"):
         sweep_events(probability, truth_from_mask(truth))
 
@@ -194,11 +177,11 @@ def test_the_sweep_of_bars_agrees_with_scikit_learns_curve() -> None:
 @given(
     cases(),
     st.sampled_from(["soft_span", "crf"]),
-    st.sampled_from(["f1", "macro_f1", "event_f1"]),
+    st.sampled_from(["f1", "event_f1"]),
     st.integers(1, 3),
     st.integers(0, 3),
 )
-def test_the_chosen_cutoff_is_as_good_as_any(
+def test_the_chosen_threshold_is_as_good_as_any(
     case: tuple[Probabilities, Truth], loss: Loss, objective: Objective, min_span_length: int, merge_gap: int
 ) -> None:
     probability, truth = case
@@ -208,7 +191,7 @@ def test_the_chosen_cutoff_is_as_good_as_any(
         if decoder == "viterbi":
             continue
         settings = {"objective": objective, "min_span_length": min_span_length, "merge_gap": merge_gap}
-        choice = choose_cutoff(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
+        choice = choose_threshold(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
         curve = sweep(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
         reached = slow_f1(decode(predictions, choice), truth, objective)
         assert reached == pytest.approx(curve.f1_D.max(), abs=2e-12)
@@ -217,18 +200,18 @@ def test_the_chosen_cutoff_is_as_good_as_any(
             assert slow_f1(decode(predictions, tried), truth, objective) == pytest.approx(f1, abs=2e-12)
 
 
-def test_a_cutoff_lies_half_way_to_the_next_smaller_value() -> None:
+def test_a_threshold_lies_half_way_to_the_next_smaller_value() -> None:
     probability = np.array([[0.1, 0.8, 0.6, 0.2]])
     truth = truth_from_mask(np.array([[False, True, True, False]]))
-    choice = choose_cutoff(predictions_of("soft_span", probability), truth, "threshold")
-    assert choice.cutoff == pytest.approx(0.4)
+    choice = choose_threshold(predictions_of("soft_span", probability), truth, "threshold")
+    assert choice.threshold == pytest.approx(0.4)
 
 
-def test_where_marking_everything_is_best_the_cutoff_is_zero() -> None:
+def test_where_marking_everything_is_best_the_threshold_is_zero() -> None:
     probability = np.array([[0.5, 0.8, 0.6]])
     truth = truth_from_mask(np.ones((1, 3), dtype=bool))
-    assert choose_cutoff(predictions_of("crf", probability), truth, "marginal").cutoff == 0
-    assert choose_cutoff(predictions_of("crf", probability), truth, "one_span").cutoff == 0
+    assert choose_threshold(predictions_of("crf", probability), truth, "marginal").threshold == 0
+    assert choose_threshold(predictions_of("crf", probability), truth, "one_span").threshold == 0
 
 
 def test_neighbouring_floats_still_part() -> None:
@@ -236,17 +219,17 @@ def test_neighbouring_floats_still_part() -> None:
     high = np.nextafter(low, 1)
     truth = truth_from_mask(np.array([[True, False]]))
     predictions = predictions_of("soft_span", np.array([[high, low]]))
-    choice = choose_cutoff(predictions, truth, "threshold")
+    choice = choose_threshold(predictions, truth, "threshold")
     np.testing.assert_array_equal(decode(predictions, choice), truth.mask_NT)
 
 
-def test_an_infinite_margin_gets_a_finite_cutoff() -> None:
+def test_an_infinite_margin_gets_a_finite_threshold() -> None:
     truth = truth_from_mask(np.array([[True, True], [False, True], [False, False]]))
     margin = np.array([np.inf, 2.0, 1.0])
     for labels in (truth, truth.take(np.array([0, 2, 2]))):
         path = np.ones((3, 2), dtype=bool)
         predictions = dataclasses.replace(predictions_of("crf", path * 0.9), path_NT=path, margin_N=margin)
-        choice = choose_cutoff(predictions, labels, "score_margin", objective="event_f1")
+        choice = choose_threshold(predictions, labels, "score_margin", objective="event_f1")
         expected = sweep(predictions, labels, "score_margin", objective="event_f1").f1_D.max()
         assert slow_f1(decode(predictions, choice), labels, "event_f1") == expected
 
@@ -254,10 +237,10 @@ def test_an_infinite_margin_gets_a_finite_cutoff() -> None:
 def test_where_nothing_is_labelled_nothing_is_marked() -> None:
     probability = np.random.default_rng(0).random((3, 8))
     truth = truth_from_mask(np.zeros((3, 8), dtype=bool))
-    for objective in ("f1", "macro_f1", "event_f1"):
+    for objective in ("f1", "event_f1"):
         predictions = predictions_of("soft_span", probability)
         for decoder in ("threshold", "one_span"):
-            choice = choose_cutoff(predictions, truth, decoder, objective=objective)
+            choice = choose_threshold(predictions, truth, decoder, objective=objective)
             assert not decode(predictions, choice).any()
 
 
@@ -266,16 +249,16 @@ def test_of_equally_good_thresholds_the_largest_is_best() -> None:
     assert curve.best().threshold == 0.7
 
 
-def test_viterbi_has_no_cutoff() -> None:
+def test_viterbi_has_no_threshold() -> None:
     predictions = predictions_of("crf", np.full((2, 5), 0.7))
     truth = truth_from_mask(np.ones((2, 5), dtype=bool))
-    assert choose_cutoff(predictions, truth, "viterbi", min_span_length=2).cutoff is None
+    assert choose_threshold(predictions, truth, "viterbi", min_span_length=2).threshold is None
     with pytest.raises(ConfigError, match="no threshold"):
         sweep(predictions, truth, "viterbi")
 
 
 @given(cases(), st.lists(st.floats(-0.5, 1.5), min_size=1, max_size=6))
-def test_a_curve_knows_every_cutoff_between_its_points(
+def test_a_curve_knows_every_threshold_between_its_points(
     case: tuple[Probabilities, Truth], thresholds: list[float]
 ) -> None:
     probability, truth = case
@@ -323,13 +306,13 @@ def test_no_windows_other_shapes_and_nan_are_refused(decoder: DecoderName) -> No
     truth = truth_from_mask(np.zeros((1, 4), dtype=bool))
     none = truth.take(np.array([], dtype=np.intp))
     with pytest.raises(ValueError, match="nothing to choose"):
-        choose_cutoff(predictions_of("soft_span", np.zeros((0, 4))), none, decoder)
+        choose_threshold(predictions_of("soft_span", np.zeros((0, 4))), none, decoder)
     with pytest.raises(ValueError, match="shape"):
-        choose_cutoff(predictions_of("soft_span", np.zeros((2, 4))), truth, decoder)
+        choose_threshold(predictions_of("soft_span", np.zeros((2, 4))), truth, decoder)
     wrong = predictions_of("soft_span", np.array([[0.1, np.nan, 0.2, 0.3]]))
-    for objective in ("f1", "macro_f1", "event_f1"):
+    for objective in ("f1", "event_f1"):
         with pytest.raises(ValueError, match="not a number"):
-            choose_cutoff(wrong, truth, decoder, objective=objective)
+            choose_threshold(wrong, truth, decoder, objective=objective)
 
 
 def test_sweeps_of_cleaned_probabilities_equal_cleaning_every_mask() -> None:
@@ -341,11 +324,11 @@ def test_sweeps_of_cleaned_probabilities_equal_cleaning_every_mask() -> None:
         assert curve.at(np.array([threshold])).f1_D[0] == slow_f1(marked, truth, "f1")
 
 
-def test_a_cutoff_is_finite_whatever_the_scores() -> None:
+def test_a_threshold_is_finite_whatever_the_scores() -> None:
     truth = np.array([[True, True, False]])
     for scores in ([np.inf, np.inf, -np.inf], [1.0, 1.0, -np.inf], [-np.inf, -np.inf, -np.inf], [np.inf, 2.0, 1.0]):
         probability = np.array([scores])
         best = sweep_bars(probability, truth).best()
-        assert np.isfinite(best.cutoff) or best.threshold == -np.inf
-        marked = probability >= best.cutoff
+        assert np.isfinite(best.chosen) or best.threshold == -np.inf
+        marked = probability >= best.chosen
         assert marked.tolist() == (probability >= best.threshold).tolist()
