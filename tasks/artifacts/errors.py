@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from string import Formatter
-from typing import Any, ClassVar
-
-from tasks.core.errors import TaskError
+from tasks.core.errors import EvidencedError
 
 
-class StoreError(TaskError):
-    """Base of all errors that this package raises on purpose; made of evidence, which becomes attributes and message.
-
-    Args:
-        evidence: What `text` names, in the order in which it first names it; what is left out at the end is empty.
-    """
-
-    text: ClassVar[str] = "{message}"
-
-    def __init__(self, *evidence: Any) -> None:
-        names = dict.fromkeys((name for _, name, _, _ in Formatter().parse(self.text) if name), "")
-        told = names | dict(zip(names, evidence, strict=False))
-        self.__dict__.update(told)
-        super().__init__(self.text.format(**told).strip())
-        self.facts = told
+class StoreError(EvidencedError):
+    """Base of all errors that this package raises on purpose."""
 
 
 class StoreUserError(StoreError):

@@ -4,6 +4,7 @@ A class stands here because somebody catches it by its name, or because its exit
 messages. Hosts, artifacts and provisioning have branches of their own.
 
 TaskError                message, exit_code, is_transient, facts
+├── EvidencedError       made of evidence: what goes wrong with hosts and artifacts
 └── RunError             the run, or what was asked for, failed; exit code 1
     ├── RunNotFound      no such run folder, or it lacks what is needed; exit code 2
     ├── BadRequest       the person who called can put it right, and the message says how; exit code 2
@@ -18,7 +19,8 @@ TaskError                message, exit_code, is_transient, facts
 
 from __future__ import annotations
 
-from typing import Any
+from string import Formatter
+from typing import Any, ClassVar
 
 
 class TaskError(Exception):
@@ -48,6 +50,22 @@ def _rebuild(kind: type[TaskError], args: tuple[Any, ...], evidence: dict[str, A
     error.args = args
     error.__dict__.update(evidence)
     return error
+
+
+class EvidencedError(TaskError):
+    """An error that is made of evidence, which becomes its attributes, its facts and its message.
+
+    Args:
+        evidence: What `text` names, in the order in which it first names it; what is left out at the end is empty.
+    """
+
+    text: ClassVar[str] = "{message}"
+
+    def __init__(self, *evidence: Any) -> None:
+        names = dict.fromkeys((name for _, name, _, _ in Formatter().parse(self.text) if name), "")
+        told = names | dict(zip(names, evidence, strict=False))
+        self.__dict__.update(told)
+        super().__init__(self.text.format(**told).strip(), **({} if "message" in told else told))
 
 
 class RunError(TaskError):

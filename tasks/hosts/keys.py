@@ -12,7 +12,6 @@ import binascii
 import contextlib
 import fnmatch
 import hashlib
-import hmac
 import io
 import os
 import time
@@ -92,7 +91,7 @@ def known_keys(file: Path, address: HostAddress) -> Iterator[KnownKey]:
     """
     if not file.is_file():
         return
-    with_port = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
+    with_port = _name_of(address)
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         # sshd(8), SSH_KNOWN_HOSTS FILE FORMAT
         fields = line.split()
@@ -109,14 +108,15 @@ def known_keys(file: Path, address: HostAddress) -> Iterator[KnownKey]:
             yield KnownKey(key_type, key_blob, marker, file, has_port)
 
 
+def _name_of(address: HostAddress) -> str:
+    return address.host if address.port == 22 else f"[{address.host}]:{address.port}"
+
+
 def _speaks_of(hosts: str, wanted: str) -> bool:
     if hosts.startswith("|1|"):
-        salt, _, digest = hosts.removeprefix("|1|").partition("|")
-        try:
-            found = hmac.new(base64.b64decode(salt), wanted.encode(), hashlib.sha1).digest()
-        except binascii.Error:
-            return False
-        return base64.b64encode(found).decode() == digest
+        with contextlib.suppress(binascii.Error, AssertionError):  # what makes no sense speaks of nobody
+            return paramiko.HostKeys.hash_host(wanted, hosts) == hosts
+        return False
     is_meant = False
     for pattern in hosts.lower().split(","):
         # Only * and ? are wild there; fnmatch would read the brackets around a host with a port as a set.
@@ -225,8 +225,7 @@ def _certificate_fault(certificate: bytes, host: str, authorities: set[bytes]) -
 def remember(file: Path, address: HostAddress, key_type: str, key_blob: bytes) -> None:
     """Append a key to a known-hosts file, which is made, readable by its owner only, if need be."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    wanted = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
-    line = f"{wanted} {key_type} {base64.b64encode(key_blob).decode()}\n"
+    line = f"{_name_of(address)} {key_type} {base64.b64encode(key_blob).decode()}\n"
     # One write in append mode: two processes that meet the same host at once leave two whole lines.
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -236,19 +235,11 @@ def remember(file: Path, address: HostAddress, key_type: str, key_blob: bytes) -
         os.close(descriptor)
 
 
-class KeyLocked(HostUserError):
-    """The private key is locked by a passphrase, which nobody is asked for here."""
-
-    def __init__(self, key_file: Path) -> None:
-        super().__init__(f"A passphrase protects the private key {key_file}. Unlock it once with: ssh-add {key_file}")
-
-
 def load_private_key(path: Path) -> paramiko.PKey:
     """A private key of any kind and format that OpenSSH reads, but DSA, with the certificate beside it, if any.
 
     Raises:
-        KeyLocked: A passphrase locks it.
-        HostUserError: It is missing, unreadable, or no private key.
+        HostUserError: It is missing, unreadable, no private key, or a passphrase locks it, which nobody is asked for.
     """
     path = path.expanduser()
     try:
@@ -273,7 +264,8 @@ def _parsed(data: bytes, path: Path) -> paramiko.PKey:
     try:
         loaded = load(data, None)
     except TypeError as error:  # so it says that it wants a passphrase
-        raise KeyLocked(path) from error
+        unlock = f"Unlock it once with: ssh-add {path}"
+        raise HostUserError(f"A passphrase protects the private key {path}. {unlock}") from error
     kinds: tuple[tuple[type, type[paramiko.PKey]], ...] = (
         (rsa.RSAPrivateKey, paramiko.RSAKey),
         (ec.EllipticCurvePrivateKey, paramiko.ECDSAKey),
