@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jade_model.core.adamw import AdamW
 from jade_model.core.features import feature_set
 from jade_model.core.recipes import recipe as recipe_of
 from jade_model.core.segment import SpanScorer
@@ -91,10 +92,10 @@ def _trained(path_NT4: Tensor, prepared: PreparedWindows, split: Split, *, sever
         torch.manual_seed(1000 * split.seed + split.fold)
         model = SpanScoreModel(max_span_length, several=several)
     model.head.start_from(prepared.labels.num_spans_B[rows])
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, total_iters=EPOCHS)
+    optimiser = AdamW(model.parameters(), learning_rate=LEARNING_RATE, weight_decay=0.0)
     config = recipe_of("jade_single_span").training
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
+        optimiser.set_learning_rate(LEARNING_RATE * (1.0 - 0.9 * epoch / EPOCHS))
         for batch in torch.split(rows[torch.randperm(len(rows), generator=generator)], BATCH_SIZE):
             labels = take_labels(prepared.labels, batch)
             loss_B = model.head.loss(model(path_NT4[batch]), labels, config)
@@ -102,7 +103,6 @@ def _trained(path_NT4: Tensor, prepared: PreparedWindows, split: Split, *, sever
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-        schedule.step()
     return model.eval()
 
 
