@@ -18,7 +18,7 @@ from tests.fakes.machines import LocalMachines
 REQUEST = RentalRequest(gpu=("NVIDIA GeForce RTX 4090", "L4"), max_price=0.8, max_hours=2.0)
 
 
-TIMING = Timing(start_limit_s=60.0, settle_s=20.0, release_s=20.0)
+TIMING = Timing(start_limit_s=60.0, settle_s=20.0, release_s=60.0)
 
 
 def provider_of(

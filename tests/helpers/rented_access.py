@@ -49,7 +49,7 @@ class Rented:
         access = SshAccess(address, trust, key_file=self.key_file, use_agent=False, connect_timeout_s=connect_timeout_s)
         return SshHost(access)
 
-    def wait_for(self, state: InstanceState, limit_s: float = 30.0) -> None:
+    def wait_for(self, state: InstanceState, limit_s: float = 60.0) -> None:
         deadline = time.monotonic() + limit_s
         while (found := self.provisioner.describe(self.instance_id)).state is not state:
             assert time.monotonic() < deadline, found

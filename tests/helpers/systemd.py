@@ -169,7 +169,7 @@ def _remove(cgroup: Path) -> None:
     """Remove a cgroup with those that systemd has made in it, once the last process is gone."""
     with contextlib.suppress(FileNotFoundError):  # Linux before 5.14
         (cgroup / "cgroup.kill").write_text("1")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while cgroup.is_dir():
         try:
             for path, _, _ in os.walk(cgroup, topdown=False):

@@ -35,7 +35,7 @@ def other(tmp_path: Path) -> Path:
 def deploy_from(folder: Path, server: PrefectServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tasks.operations.deploy", *arguments]
     env = server.env | {"PYTHONPATH": str(folder)}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def test_what_somebody_changed_stays_until_a_reset(server: PrefectServer, other: Path) -> None:

@@ -20,7 +20,7 @@ SPOT = Offer("ec2", "g5.xlarge", "NVIDIA A10G", 22.4, 0.31, region="us-east-1b",
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Ec2World]:
-    with ec2_world(tmp_path / "machines", release_s=20.0) as world:
+    with ec2_world(tmp_path / "machines", release_s=60.0) as world:
         yield world
         assert world.others_untouched()
 
@@ -28,21 +28,21 @@ def world(tmp_path: Path) -> Iterator[Ec2World]:
 def test_the_first_connection_is_verified_and_the_key_is_then_replaced(world: Ec2World, tmp_path: Path) -> None:
     rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours")
     host = rented.host()
-    line = host.run(world.provisioner.scripts.renew_host_key, timeout_s=30).text.splitlines()[-1]
-    assert host.run("echo still open", timeout_s=10).text == "still open\n"
+    line = host.run(world.provisioner.scripts.renew_host_key, timeout_s=60).text.splitlines()[-1]
+    assert host.run("echo still open", timeout_s=60).text == "still open\n"
     host.close()
     renewed = rented.host(fingerprint_of_line(line))
-    assert renewed.run("echo here", timeout_s=10).text == "here\n"
+    assert renewed.run("echo here", timeout_s=60).text == "here\n"
     renewed.close()
     with pytest.raises(HostKeyMismatch):
-        rented.host().run("true", timeout_s=10)
+        rented.host().run("true", timeout_s=60)
 
 
 def test_the_end_script_terminates_the_machine(world: Ec2World, tmp_path: Path) -> None:
     rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours")
     host = rented.host()
-    host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
-    host.run(world.provisioner.scripts.end, timeout_s=10)
+    host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=60)
+    host.run(world.provisioner.scripts.end, timeout_s=60)
     rented.wait_for(InstanceState.GONE)
     host.close()
     assert world.costing() == 0
@@ -53,7 +53,7 @@ def test_a_machine_ends_itself_at_its_age(world: Ec2World, tmp_path: Path) -> No
     world.server.minute_s = 3
     rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours", max_age_s=50)
     host = rented.host()
-    host.run("true", timeout_s=10)
+    host.run("true", timeout_s=60)
     rented.wait_for(InstanceState.GONE)
     host.close()
 
@@ -62,9 +62,9 @@ def test_a_spot_machine_hears_of_its_end(world: Ec2World, tmp_path: Path) -> Non
     rented = Rented(world.provisioner, SPOT, tmp_path / "ours")
     host = rented.host()
     notice = world.provisioner.scripts.notice
-    assert host.run(notice, timeout_s=20).text == ""
+    assert host.run(notice, timeout_s=60).text == ""
     world.server.announce(rented.instance_id)
-    assert '"action": "terminate"' in host.run(notice, timeout_s=20).text
+    assert '"action": "terminate"' in host.run(notice, timeout_s=60).text
     world.server.take_away(rented.instance_id)
     rented.wait_for(InstanceState.GONE)
     host.close()

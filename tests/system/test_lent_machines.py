@@ -19,7 +19,7 @@ class LocalWorld:
 
     def __init__(self, provisioner: LocalMachines) -> None:
         self.provisioner = provisioner
-        self.timing = Timing(settle_s=0.3, release_s=20.0, look_s=0.05)
+        self.timing = Timing(settle_s=0.3, release_s=60.0, look_s=0.05)
 
     def costing(self) -> int:
         return len(self.provisioner.all())

@@ -79,16 +79,16 @@ python = "{python}"
 
         def is_made() -> bool:
             # A server whose database is busy says so with 503, as Prefect's own client expects.
-            answers.append(httpx.post(url, json={**wanted, "idempotency_key": str(key)}, timeout=30))
+            answers.append(httpx.post(url, json={**wanted, "idempotency_key": str(key)}, timeout=60))
             return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
 
         key = uuid4()
-        wait_until(is_made, 60)
+        wait_until(is_made, 200)
         answers[-1].raise_for_status()
         return str(answers[-1].json()["id"])
 
     def flow_run(self, run: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.server.url}/flow_runs/{run}", timeout=30)
+        answer = httpx.get(f"{self.server.url}/flow_runs/{run}", timeout=60)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
@@ -137,7 +137,7 @@ def test_cancelling_in_the_ui_stops_the_processes_on_the_host(site: Site) -> Non
     assert site.processes()
     # What the UI's button sends.
     answer = httpx.post(
-        f"{site.server.url}/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}, timeout=30
+        f"{site.server.url}/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}, timeout=60
     )
     answer.raise_for_status()
     wait_until(lambda: not site.processes(), 250, lambda: str(site.flow_run(run)["state"]))

@@ -45,7 +45,7 @@ def test_a_machine_is_rented_looked_over_used_and_freed(
     renter = renter_of(ledger, machines, tmp_path, notes)
     rented = renter.rent()
     assert rented.entry.state is LeaseState.READY
-    assert rented.run("echo $HOME", timeout_s=10).text.strip().startswith(str(tmp_path))
+    assert rented.run("echo $HOME", timeout_s=60).text.strip().startswith(str(tmp_path))
     assert deadman.beat(rented, rented.place.folder, rented.entry.request_id) is deadman.Switch.ARMED
     # The key that went in with the request is not the one that counts.
     assert rented.entry.fingerprint != renter.keys(rented.entry).first_fingerprint

@@ -48,7 +48,7 @@ def check_a_rental(provisioner: Provisioner, request: RentalRequest, ledger: Led
     assert deadman.beat(rented, rented.place.folder, rented.entry.request_id) is deadman.Switch.ARMED
     assert rented.entry.fingerprint != renter.keys(rented.entry).first_fingerprint
     # What the switch would run when nobody looks after the machine any more.
-    rented.run(provisioner.scripts.end, timeout_s=20)
+    rented.run(provisioner.scripts.end, timeout_s=60)
     rented.close()
     assert renter.release(rented.entry, "done")
     assert provisioner.describe(rented.entry.machine).state is InstanceState.GONE
@@ -57,7 +57,7 @@ def check_a_rental(provisioner: Provisioner, request: RentalRequest, ledger: Led
 
 def test_a_pod_of_runpod(ledger: Ledger, tmp_path: Path) -> None:
     request = RentalRequest(gpu=("L4",), max_hours=1.0, accept_unreaped=True)
-    with runpod_world(tmp_path / "pods", release_s=20.0) as world:
+    with runpod_world(tmp_path / "pods", release_s=60.0) as world:
         world.server.looks_to_address, world.server.sshd_delay_s = 2, 0.5
         check_a_rental(world.provisioner, request, ledger, tmp_path)
         assert (world.costing(), world.server.violations) == (0, [])
@@ -67,7 +67,7 @@ def test_a_pod_of_runpod(ledger: Ledger, tmp_path: Path) -> None:
 @pytest.mark.parametrize("spot", [False, True])
 def test_a_machine_of_ec2(ledger: Ledger, tmp_path: Path, *, spot: bool) -> None:
     request = RentalRequest(gpu=("NVIDIA T4",), max_hours=1.0, spot=spot)
-    with ec2_world(tmp_path / "machines", release_s=20.0) as world:
+    with ec2_world(tmp_path / "machines", release_s=60.0) as world:
         check_a_rental(world.provisioner, request, ledger, tmp_path)
         assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
         assert world.others_untouched()

@@ -18,7 +18,7 @@ from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.runpod_world import QUICK
 from tests.helpers.rented_access import Rented, fingerprint_of_line
 
-TIMING = Timing(look_s=0.02, release_s=20.0)
+TIMING = Timing(look_s=0.02, release_s=60.0)
 
 pytestmark = pytest.mark.system
 
@@ -63,18 +63,18 @@ def test_the_first_connection_is_verified_though_sshd_comes_late(
     server.sshd_delay_s = 1.0
     rented = RentedPod(server, provisioner, tmp_path / "ours")
     host = rented.host()
-    assert host.run("echo ready", timeout_s=10).text == "ready\n"
+    assert host.run("echo ready", timeout_s=60).text == "ready\n"
     host.close()
 
 
 def test_another_host_key_is_refused(rented: RentedPod) -> None:
     with pytest.raises(HostKeyMismatch):
-        rented.host("SHA256:" + "A" * 43).run("true", timeout_s=10)
+        rented.host("SHA256:" + "A" * 43).run("true", timeout_s=60)
 
 
 def test_no_shell_and_no_file_for_shells_sees_what_is_secret(rented: RentedPod) -> None:
     host = rented.host()
-    seen = host.run("printenv; cat ../etc/environment_of_shells", timeout_s=10).text
+    seen = host.run("printenv; cat ../etc/environment_of_shells", timeout_s=60).text
     host.close()
     environment = rented.pod.wanted["env"]
     assert "PUBLIC_KEY" in seen
@@ -85,41 +85,41 @@ def test_no_shell_and_no_file_for_shells_sees_what_is_secret(rented: RentedPod) 
 def test_a_renewed_host_key_is_shown_from_the_next_connection_on(rented: RentedPod) -> None:
     host = rented.host()
     renew = rented.provisioner.scripts.renew_host_key
-    line = host.run(renew, timeout_s=20).text.splitlines()[-1]
+    line = host.run(renew, timeout_s=60).text.splitlines()[-1]
     assert line.startswith("ssh-ed25519 ")
-    assert host.run("echo still open", timeout_s=10).text == "still open\n"
+    assert host.run("echo still open", timeout_s=60).text == "still open\n"
     host.close()
     new = fingerprint_of_line(line)
     renewed = rented.host(new)
     assert renewed.host_key_fingerprint == new
-    assert renewed.run(renew, timeout_s=20).text.splitlines()[-1] != line
+    assert renewed.run(renew, timeout_s=60).text.splitlines()[-1] != line
     renewed.close()
     with pytest.raises(HostKeyMismatch):
-        rented.host().run("true", timeout_s=10)
+        rented.host().run("true", timeout_s=60)
 
 
 def test_a_pod_that_moves_is_found_again(rented: RentedPod) -> None:
     host = rented.host()
-    host.run("true", timeout_s=10)
+    host.run("true", timeout_s=60)
     host.close()
     rented.computer.move()
     moved = rented.host()
-    assert moved.run("echo here", timeout_s=10).text == "here\n"
+    assert moved.run("echo here", timeout_s=60).text == "here\n"
     moved.close()
 
 
 def test_the_end_script_deletes_the_pod_where_its_key_may(server: RunPodServer, rented: RentedPod) -> None:
     server.pods_may_delete = True
     host = rented.host()
-    host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
-    host.run(rented.provisioner.scripts.end, timeout_s=10)
+    host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=60)
+    host.run(rented.provisioner.scripts.end, timeout_s=60)
     rented.wait_for(InstanceState.GONE)
     host.close()
 
 
 def test_the_end_script_stops_the_pod_where_its_key_may_not_delete(rented: RentedPod) -> None:
     host = rented.host()
-    host.run(rented.provisioner.scripts.end, timeout_s=10)
+    host.run(rented.provisioner.scripts.end, timeout_s=60)
     rented.wait_for(InstanceState.STOPPED)
     host.close()
     assert rented.computer.processes() == set()
@@ -132,18 +132,18 @@ def test_a_pod_ends_itself_at_its_age(server: RunPodServer, provisioner: RunPodP
     server.pods_may_delete = True
     rented = RentedPod(server, provisioner, tmp_path / "ours", max_age_s=3)
     host = rented.host()
-    host.run("true", timeout_s=10)
+    host.run("true", timeout_s=60)
     rented.wait_for(InstanceState.GONE)
     host.close()
 
 
 def test_a_released_pod_takes_all_its_processes_with_it(rented: RentedPod) -> None:
     host = rented.host()
-    host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=10)
+    host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=60)
     assert rented.computer.processes() != set()
     terminate_instance(rented.provisioner, rented.instance_id, TIMING)
     host.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while rented.computer.processes() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert rented.computer.processes() == set()

@@ -49,7 +49,7 @@ PLACE = RemotePlace(".jade", sys.executable, 3600, "ec2")
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Ec2World]:
-    with ec2_world(tmp_path / "machines", release_s=20.0) as found:
+    with ec2_world(tmp_path / "machines", release_s=60.0) as found:
         yield found
         assert (found.costing(), found.groups(), found.key_pairs()) == (0, [], [])
         assert found.others_untouched()
@@ -81,7 +81,7 @@ def renter(
     place: RemotePlace = PLACE,
     **settings: str,
 ) -> Renter:
-    provisioner = world.connect(release_s=20.0, **settings)
+    provisioner = world.connect(release_s=60.0, **settings)
     timing = Timing(start_limit_s=120.0, look_s=0.1, notice_s=0.2)
     lender = Provider(provisioner, open_rented, lambda _: place, lambda _: "cpu", timing, admit=provisioner.admit)
     request = REQUEST.model_copy(update={"spot": spot})
