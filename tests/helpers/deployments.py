@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from helpers.ports import free_port
-from helpers.servers import ROOT, PrefectServer, wait_until
+from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -80,6 +80,12 @@ class Deployments:
         """Change a deployment as somebody in the UI would."""
         self.ask("PATCH", f"deployments/{self.find(name)['id']}", changes)
 
+    def pause_schedules(self) -> None:
+        """Let nothing fall due: what does so every few minutes costs as much as what a test is about."""
+        for deployment in self.ask("POST", "deployments/filter", {}):
+            for schedule in deployment["schedules"]:
+                self.ask("PATCH", f"deployments/{deployment['id']}/schedules/{schedule['id']}", {"active": False})
+
     def start(self, name: str, parameters: dict[str, Any] | None = None) -> str:
         """Start a deployment; return the run's id."""
         body = {"parameters": parameters or {}, "state": {"type": "SCHEDULED"}}
@@ -113,6 +119,45 @@ class Deployments:
         return json.dumps(self.run(run_id)["state"], indent=1) + "\n".join(line["message"] for line in lines)
 
 
+@contextmanager
+def working(server: PrefectServer, *limits: int) -> Iterator[None]:
+    """Deploy `prefect.yaml` as it stands, and let workers run what is started while the block lasts; no more than that.
+
+    Args:
+        server: Where.
+        limits: How many runs each worker, a process of its own, has at once; without any, one worker has all.
+    """
+    server.deploy()
+    deployments = Deployments.of(server)
+    deployments.pause_schedules()
+    # They start the reaper after each crash.
+    for automation in deployments.ask("POST", "automations/filter", {}):
+        deployments.ask("PATCH", f"automations/{automation['id']}", {"enabled": False})
+    started = []
+    try:
+        for number, limit in enumerate(limits or (None,)):
+            at_once = [] if limit is None else ["--limit", str(limit)]
+            with worker_log(server, number).open("wb") as log:
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "prefect", "worker", "start", "--pool", "jade", *at_once],
+                    cwd=ROOT,
+                    env=server.env,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            started.append(worker)
+        yield
+    finally:
+        for worker in started:
+            stop_group(worker)
+
+
+def worker_log(server: PrefectServer, number: int = 0) -> Path:
+    """Return what a worker of `working` has said."""
+    return Path(server.env["PREFECT_HOME"]) / f"worker-{number}.log"
+
+
 @dataclass
 class Inbox:
     """A webhook on loopback, and what it was told.
@@ -130,7 +175,7 @@ class Inbox:
         unique = {item["message"]: item for item in self.received if item["occasion"] == occasion}
         return list(unique.values())
 
-    def wait_for(self, occasion: str, number: int = 1, limit_s: float = 90) -> list[dict[str, Any]]:
+    def wait_for(self, occasion: str, number: int = 1, limit_s: float = 200) -> list[dict[str, Any]]:
         """Return at least so many notifications of an occasion."""
         wait_until(lambda: len(self.of(occasion)) >= number, limit_s, lambda: json.dumps(self.received, indent=1))
         return self.of(occasion)

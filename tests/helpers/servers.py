@@ -81,13 +81,13 @@ class PrefectServer:
     def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Deploy prefect.yaml as `jade up` does."""
         command = [sys.executable, "-m", "tasks.operations.deploy", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=400, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
     def read(self, kind: str, **body: object) -> list[dict[str, object]]:
         """Return what the API filters: flow_runs, task_runs, artifacts, deployments."""
-        answer = httpx.post(f"{self.url}/{kind}/filter", json=body, timeout=30)
+        answer = httpx.post(f"{self.url}/{kind}/filter", json=body, timeout=90)
         answer.raise_for_status()
         found: list[dict[str, object]] = answer.json()
         return found
@@ -128,40 +128,6 @@ def server_settings() -> dict[str, str]:
     """Return what every server of Jade's is set to."""
     lines = (ROOT / "deployments" / "prefect.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-
-
-@contextlib.contextmanager
-def working(server: PrefectServer, *limits: int) -> Iterator[None]:
-    """Deploy `prefect.yaml` as it stands, and let workers run it while the block lasts.
-
-    Args:
-        server: Where.
-        limits: How many runs each worker, a process of its own, has at once; without any, one worker has all.
-    """
-    server.deploy()
-    started = []
-    try:
-        for number, limit in enumerate(limits or (None,)):
-            at_once = [] if limit is None else ["--limit", str(limit)]
-            with worker_log(server, number).open("wb") as log:
-                worker = subprocess.Popen(
-                    [sys.executable, "-m", "prefect", "worker", "start", "--pool", "jade", *at_once],
-                    cwd=ROOT,
-                    env=server.env,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            started.append(worker)
-        yield
-    finally:
-        for worker in started:
-            stop_group(worker)
-
-
-def worker_log(server: PrefectServer, number: int = 0) -> Path:
-    """Return what a worker of `working` has said."""
-    return Path(server.env["PREFECT_HOME"]) / f"worker-{number}.log"
 
 
 def _is_healthy(url: str) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.deployments import working
 from helpers.homes import make_database
 from helpers.postgres import postgres
-from helpers.servers import PrefectServer, serving, working
+from helpers.servers import PrefectServer, serving
 from helpers.sharing import made_once
 
 from tests.fakes.slack_server import SlackServer, running_slack

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.deployments import Deployments
-from helpers.servers import ROOT, PrefectServer, worker_log, working
+from helpers.deployments import Deployments, worker_log, working
+from helpers.servers import ROOT, PrefectServer
 
 pytestmark = pytest.mark.slow_system
 
