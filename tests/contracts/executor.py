@@ -125,7 +125,7 @@ class ExecutorContract:
     def world(self) -> Iterator[World]:
         raise NotImplementedError
 
-    def test_each_training_is_done_once_and_its_files_are_verified(
+    def test_each_training_is_done_once_its_files_are_verified_and_what_another_host_writes_is_in_the_run_s_log(
         self, world: World, small_windows: Windows, tmp_path: Path
     ) -> None:
         layout, job = job_in(tmp_path, small_windows)
@@ -136,6 +136,12 @@ class ExecutorContract:
         assert all(event.data["seconds"] > 0 for event in trained.of("done"))
         assert all(state.percent == 100.0 for state in trained.run.progress.state.values())
         assert world.running() == []
+        if world.is_remote:
+            told = Counter(str(event["event"]) for event in events_in(layout.remote_log))
+            assert told["training_started"] == told["training_done"] == len(job.trainings)
+            assert told["job_started"] == told["job_done"]
+        else:
+            assert not layout.remote_log.exists()
         again = world.train(layout, job)
         assert [event.data["seconds"] for event in again.events] == [0.0] * len(job.trainings)
         assert not (layout.root / "lanes").exists()
@@ -172,18 +178,6 @@ class ExecutorContract:
         assert [event.run_key for event in trained.of("done")] == [training.run_key]
         assert not files_of(training, layout.root).resume.exists()
         assert index.is_finished(training)
-
-    def test_what_a_job_on_another_host_writes_is_in_the_run_s_log(
-        self, world: World, small_windows: Windows, tmp_path: Path
-    ) -> None:
-        layout, job = job_in(tmp_path, small_windows)
-        world.train(layout, job)
-        if not world.is_remote:
-            assert not layout.remote_log.exists()
-            return
-        told = Counter(str(event["event"]) for event in events_in(layout.remote_log))
-        assert told["training_started"] == told["training_done"] == len(job.trainings)
-        assert told["job_started"] == told["job_done"]
 
     def test_a_controller_that_is_killed_is_gone_on_from(
         self, world: World, small_windows: Windows, tmp_path: Path

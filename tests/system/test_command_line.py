@@ -29,7 +29,8 @@ def jade(*arguments: str) -> list[str]:
 def test_compare_prints_the_verdict_and_repeats_it_without_training_again(small_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     environment = clean_environment(tmp_path / "empty")
-    flags = ["--data", str(small_file), "--epochs", "2", "--folds", "2", "--artifacts", str(tmp_path / "a"), "--json"]
+    flags = ["--data", str(small_file), "--epochs", "2", "--folds", "2", "--arms", "soft_span,crf"]
+    flags += ["--artifacts", str(tmp_path / "a"), "--json"]
     results = []
     for _ in range(2):
         done = subprocess.run(
@@ -79,7 +80,7 @@ def test_ending_compare_in_the_middle_leaves_no_training_process(
             running.wait(300)
         finally:
             kill_group(running)
-    wait_until(lambda: not processes_of_group(group), 60, lambda: str(processes_of_group(group)))
+    wait_until(lambda: not processes_of_group(group), 200, lambda: str(processes_of_group(group)))
     if number == signal.SIGINT:
         (failed,) = artifacts.glob("*/FAILED.json")
         assert json.loads(failed.read_text())["error"] in {"KeyboardInterrupt", "TerminationSignal", "CancelledError"}

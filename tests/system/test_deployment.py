@@ -97,7 +97,7 @@ def test_the_form_shows_data_as_required_and_scoring_placement_and_rental_as_gro
         assert all(field.get("description") for group in fields.values() for field in group.values())
 
 
-def test_one_parameter_is_overridden_alone_and_the_deployments_data_stay(
+def test_what_is_given_is_overridden_alone_and_the_deployments_data_stay(
     deployed: PrefectServer, tmp_path: Path
 ) -> None:
     deployments = Deployments.of(deployed)
@@ -106,12 +106,12 @@ def test_one_parameter_is_overridden_alone_and_the_deployments_data_stay(
     deployments.change("compare/on-demand", parameters=own | data)
     later = ("--start-in", "100 days")
     try:
-        for given in ("epochs=2", 'placement={"host": ["gpu1"]}'):
-            printed = deployed.prefect("deployment", "run", "compare/on-demand", *later, "-p", given)
-            (run,) = re.findall(r"UUID: (\S+)", printed)
-            name, _, value = given.partition("=")
-            assert deployments.run(run)["parameters"] == {**own, **data, name: json.loads(value)}
-            deployments.ask("DELETE", f"flow_runs/{run}")
+        given = ("-p", "epochs=2", "-p", 'placement={"host": ["gpu1"]}')
+        printed = deployed.prefect("deployment", "run", "compare/on-demand", *later, *given)
+        (run,) = re.findall(r"UUID: (\S+)", printed)
+        parameters = deployments.run(run)["parameters"]
+        assert parameters == {**own, **data, "epochs": 2, "placement": {"host": ["gpu1"]}}
+        deployments.ask("DELETE", f"flow_runs/{run}")
         with pytest.raises(AssertionError, match="should be non-empty"):
             deployments.start("compare/on-demand", {"data": []})
         deployments.change("compare/on-demand", parameters={"seeds": 1})

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.system
 
 SWEEP = """
 data = "tiny.parquet"
-seeds = 2
+seeds = 1
 folds = 3
 epochs = 1
 stop_early = false
@@ -36,7 +36,7 @@ recipe = ["jade_soft_span"]
 model.hidden_size = [2, 3]
 training.learning_rate = [0.001, 0.01]
 """
-NUM_UNITS = 24
+NUM_UNITS = 12
 
 
 def trained(folder: Path) -> Counter[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.deployments import Deployments
-from helpers.servers import ROOT, PrefectServer, serving, wait_until, working
+from helpers.deployments import Deployments, working
+from helpers.servers import PrefectServer, serving, wait_until
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.operations.dead_runs import end_dead_runs
+from tasks.operations.watch import look_at_data
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("outages")]
 
@@ -76,27 +78,32 @@ def site(tmp_path_factory: pytest.TempPathFactory, database: Path, small_file: P
         yield Site(server, small_file, tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_asked_to_end_is_cancelled_without_a_traceback(site: Site, number: signal.Signals) -> None:
-    run = site.begin(LONG)
-    site.process().send_signal(number)
-    ended = site.up.wait(run, 120)
+def is_cancelled_without_a_traceback(site: Site, run: str) -> bool:
+    ended = site.up.wait(run)
     assert (ended["state_type"], ended["state"]["message"][:25]) == ("CANCELLED", "The run was asked to end ")
-    wait_until(lambda: site.tasks_of(run) == {"CANCELLED"}, 60, lambda: str(site.tasks_of(run)))
-    assert not [line for line in site.lines(run) if "Traceback" in line]
+    wait_until(lambda: site.tasks_of(run) == {"CANCELLED"}, 200, lambda: str(site.tasks_of(run)))
+    return not [line for line in site.lines(run) if "Traceback" in line]
 
 
-def test_a_suspended_run_stops_training_and_goes_on_when_it_is_resumed(site: Site) -> None:
+def test_a_suspended_run_stops_training_goes_on_when_it_is_resumed_and_heeds_ctrl_c(site: Site) -> None:
     run = site.begin(LONG)
     process = site.process()
     site.ask(run, type="PAUSED", name="Suspended", state_details={"pause_reschedule": True})
-    process.wait(120)
+    process.wait(200)
     assert site.up.run(run)["state_name"] == "Suspended"
-    wait_until(lambda: site.tasks_of(run) == {"CANCELLED"}, 60, lambda: str(site.tasks_of(run)))
+    wait_until(lambda: site.tasks_of(run) == {"CANCELLED"}, 200, lambda: str(site.tasks_of(run)))
     site.up.ask("POST", f"flow_runs/{run}/resume", {})
-    wait_until(lambda: "RUNNING" in site.tasks_of(run), 200, lambda: site.up.told(run))
-    site.ask(run, type="CANCELLING")
-    assert site.up.wait(run, 120)["state_type"] == "CANCELLED"
+    wait_until(lambda: "RUNNING" in site.tasks_of(run), 300, lambda: site.up.told(run))
+    site.process().send_signal(signal.SIGINT)
+    assert is_cancelled_without_a_traceback(site, run)
+
+
+def test_a_run_that_was_called_dead_says_that_it_goes_on_and_heeds_its_worker(site: Site) -> None:
+    run = site.begin(LONG)
+    site.up.ask("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CRASHED"}, "force": True})
+    wait_until(lambda: site.up.run(run)["state_type"] == "RUNNING", 300, lambda: site.up.told(run))
+    site.process().send_signal(signal.SIGTERM)
+    assert is_cancelled_without_a_traceback(site, run)
 
 
 def test_a_run_trains_through_an_outage_shows_itself_afterwards_and_heeds_cancel(site: Site) -> None:
@@ -107,42 +114,25 @@ def test_a_run_trains_through_an_outage_shows_itself_afterwards_and_heeds_cancel
     site.server.start()
     wait_until(
         lambda: all(site.artifacts_of(run, "train-")[key] > shown for key, shown in before.items()),
-        120,
+        300,
         lambda: str(before) + site.up.told(run),
     )
     assert site.up.run(run)["state_type"] == "RUNNING"
     site.ask(run, type="CANCELLING")
-    assert site.up.wait(run, 150)["state_type"] == "CANCELLED"
+    assert site.up.wait(run)["state_type"] == "CANCELLED"
 
 
 def test_a_run_that_ends_while_the_server_is_away_is_reported_when_it_is_back(site: Site) -> None:
     run = site.begin(30)
     site.server.kill()
     done = site.artifacts
-    wait_until(lambda: len(list(done.glob("*/comparison.json"))) > 0, 200)
+    wait_until(lambda: len(list(done.glob("*/comparison.json"))) > 0, 400)
     site.server.start()
-    ended = site.up.completed(run, 300)
+    ended = site.up.completed(run)
     assert "soft_span" in ended["state"]["message"]
     assert set(site.artifacts_of(run, "train-").values()) == {100.0}
     assert set(site.artifacts_of(run, "comparison")) == {"comparison", "comparison-report"}
     assert str(site.artifacts) in site.artifacts_of(run, "run")["run"]
-
-
-def test_a_run_that_was_called_dead_says_that_it_goes_on(site: Site) -> None:
-    run = site.begin(LONG)
-    site.up.ask("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CRASHED"}, "force": True})
-    wait_until(lambda: site.up.run(run)["state_type"] == "RUNNING", 90, lambda: site.up.told(run))
-    site.ask(run, type="CANCELLING")
-    assert site.up.wait(run, 120)["state_type"] == "CANCELLED"
-
-
-def call(site: Site, code: str) -> str:
-    """Run some of our code against the server; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=site.server.env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_runs_that_nobody_runs_any_more_are_ended(site: Site) -> None:
@@ -154,21 +144,22 @@ def test_runs_that_nobody_runs_any_more_are_ended(site: Site) -> None:
         site.up.ask("POST", f"flow_runs/{run}/set_state", {"state": {"type": kind}, "force": True})
         ids[kind] = run
     time.sleep(25)
-    code = "from tasks.operations.dead_runs import end_dead_runs; print(len(end_dead_runs(dead_after_s=20)))"
+    with temporary_settings({PREFECT_API_URL: site.server.url}):
+        ended_runs = end_dead_runs(dead_after_s=20)
     # The worker itself ends the one that was asked to end, if it looks first.
-    assert int(call(site, code)) in {2, 3}
+    assert len(ended_runs) in {2, 3}
     ended = {kind: site.up.run(run)["state_type"] for kind, run in ids.items()}
     assert ended == {"RUNNING": "CRASHED", "PENDING": "CRASHED", "CANCELLING": "CANCELLED"}
 
 
 def test_data_whose_comparison_crashed_are_compared_again_but_not_for_ever(site: Site) -> None:
     site.up.change("compare/on-new-data", parameters={"data": [str(site.data)]})
-    look = "from tasks.operations.watch import look_at_data; print(look_at_data('compare/on-new-data', settle_s=0)[0])"
     told = []
     # A run that the worker had begun would say that it lives.
     site.up.ask("PATCH", "work_pools/jade", {"is_paused": True})
     for _ in range(4):
-        told.append(call(site, look))
+        with temporary_settings({PREFECT_API_URL: site.server.url}):
+            told.append(look_at_data("compare/on-new-data", settle_s=0)[0])
         for run in site.up.runs_of("compare/on-new-data"):
             if run["state_type"] != "CRASHED":
                 body = {"state": {"type": "CRASHED"}, "force": True}
