@@ -43,7 +43,7 @@ test: $(VENV)/.dev ## the quick tests
 
 test-system: $(VENV)/.dev ## the tests that need servers, a browser, sshd or kill processes
 	@sh scripts/system_packages.sh
-	@$(BIN)/python -m pytest tests/system -m system -n $(SYSTEM_PROCESSES) --dist loadgroup --timeout 600 $(ARGS)
+	@$(BIN)/python -m pytest tests/system -m system -n $(SYSTEM_PROCESSES) --dist loadgroup --timeout 900 $(ARGS)
 
 test-slow: $(VENV)/.dev ## system tests of whole flows, minutes each: nights, sweeps on Dask, rented machines
 	@sh scripts/system_packages.sh
