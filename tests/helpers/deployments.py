@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from helpers.ports import free_port
-from helpers.servers import ROOT, PrefectServer, stop_group, wait_until
+from helpers.servers import HTTP, ROOT, PrefectServer, stop_group, wait_until
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -50,7 +50,7 @@ class Deployments:
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Talk to the API; return what it answers."""
         for pause_s in (1, 4, 16, 0):
-            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=90)
+            answer = HTTP.request(method, f"{self.api}/{path}", json=body)
             # "Ask again": SQLite was locked, for a moment or for a minute. Prefect's own client does ask again.
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break

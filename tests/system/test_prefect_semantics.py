@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from helpers.servers import PrefectServer, wait_until
+from helpers.servers import HTTP, PrefectServer, wait_until
 
 from tasks.artifacts.backend import Records
 from tasks.artifacts.leases import holders
@@ -79,7 +79,7 @@ python = "{python}"
 
         def is_made() -> bool:
             # A server whose database is busy says so with 503, as Prefect's own client expects.
-            answers.append(httpx.post(url, json={**wanted, "idempotency_key": str(key)}, timeout=60))
+            answers.append(HTTP.post(url, json={**wanted, "idempotency_key": str(key)}))
             return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
 
         key = uuid4()
@@ -88,7 +88,7 @@ python = "{python}"
         return str(answers[-1].json()["id"])
 
     def flow_run(self, run: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.server.url}/flow_runs/{run}", timeout=60)
+        answer = HTTP.get(f"{self.server.url}/flow_runs/{run}")
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
