@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.deployments import Deployments
+from helpers.deployments import Deployments, working
 from helpers.homes import make_database
-from helpers.servers import PrefectServer, serving, working
+from helpers.servers import PrefectServer, serving
 
 from jade_model.comparison.files import read_comparison
 
