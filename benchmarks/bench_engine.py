@@ -49,7 +49,7 @@ def checked(num_units: int, num_hosts: int) -> FleetResult:
     """Run a fleet; every unit ends exactly once."""
     simulated = fleet(num_units, num_hosts)
     result = simulated.run()
-    assert sorted(item.unit for item in result.ended) == sorted(simulated.units)
+    assert sorted(event.run_key for event in result.ended) == sorted(simulated.units)
     assert not simulated.queue.hosts
     return result
 
@@ -65,7 +65,7 @@ def peak_mib(num_units: int, num_hosts: int) -> float:
 
 def measure() -> list[Measurement]:
     result = checked(*LARGEST)
-    done = sum(item.reason is None for item in result.ended)
+    done = sum(event.kind == "done" for event in result.ended)
     queue = Measurement(
         f"queue, a unit of {LARGEST[0]} on {LARGEST[1]} hosts",
         result.queue_s / LARGEST[0],

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tasks.core.names import HostAddress
 from tasks.execution.progress import RunProgress, drawn
-from tasks.execution.told import Trainer, printable
+from tasks.execution.trainer_output import TrainerOutput
 from tasks.hosts.access import SshAccess
 from tasks.hosts.host import Host
 from tasks.hosts.job import JobSpec, follow_log, start_job
@@ -68,7 +68,7 @@ def follow(host: Host, folder: Path, rate: int, seconds: float) -> None:
     spec = JobSpec(
         "a" * 40, (sys.executable, "writer.py", str(rate), str(seconds)), str(there), time_limit_s=600, environment={}
     )
-    progress, trainer = RunProgress(), Trainer((), "bench", is_remote=True)
+    progress, output = RunProgress(), TrainerOutput((), "bench", is_remote=True)
     terminal, records, shown, left_out = folder / "terminal", 0, 0, 0
     started, cpu = time.monotonic(), time.process_time()
     handle = start_job(host, str(folder / "jobs"), spec)
@@ -77,8 +77,7 @@ def follow(host: Host, folder: Path, rate: int, seconds: float) -> None:
             for batch in follow_log(host, handle, poll_s=POLL_S):
                 for line in batch.lines:
                     log.write(line + "\n")
-                    shown_line = printable(line)
-                    progress.take(trainer.line(shown_line, trainer.read(shown_line)))
+                    progress.take(output.read(line)[0])
                 log.flush()
                 if said := progress.said.take_for_log():
                     records += 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-import tasks.core.clock  # noqa: F401 - so that a run can say what its start took
+import tasks.core.processes  # noqa: F401 - so that a run can say what its start took
 
 COMMANDS = {
     "compare": "Train the losses, compare them, write the report.",
@@ -52,7 +52,9 @@ COMMANDS = {
 _MODULES = {
     **dict.fromkeys(("champion", "promote", "rollback"), "champion"),
     **dict.fromkeys(("offers", "rented", "reap"), "rentals"),
-    **dict.fromkeys(("runs", "diff", "report"), "runs"),
+    **dict.fromkeys(("runs", "diff", "report", "track", "acknowledge"), "runs"),
+    **dict.fromkeys(("up", "down", "doctor", "completion"), "installation"),
+    **dict.fromkeys(("validate", "window", "sample"), "windows"),
 }
 
 _NO_SERVER = ("Timed out while attempting to connect to ephemeral Prefect API server", "Failed to reach API at")

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters import CompareParameters, taking
-from flows.reap import free_machines
+from flows.parameters import CompareParameters
+from flows.training_flow import training_flow
 from jade_model.comparison.files import read_comparison
 from jade_model.report import DrawingProcess
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
-from tasks.core.preloading import import_meanwhile
+from tasks.core.processes import import_meanwhile
 from tasks.execution.placement import check_placement
 from tasks.execution.prefect_tasks import follow_trainings, training_job
 from tasks.experiments.checks import check_job_data
@@ -28,7 +27,7 @@ from tasks.experiments.publish import publish_checks, publish_comparison, verdic
 from tasks.experiments.report import write_run_report
 from tasks.experiments.sweep_plan import recipes_of
 from tasks.experiments.trend import record_trend, tell_regressions
-from tasks.operations.flow_runs import conclude, prefect_run, run_name
+from tasks.operations.flow_runs import conclude
 from tasks.runs.record import Run, recorded_run
 
 CONFIDENCE = 0.95
@@ -36,16 +35,7 @@ CONFIDENCE = 0.95
 MAX_PARTS = 128
 
 
-@flow(
-    name="compare",
-    flow_run_name=partial(run_name, "compare"),
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS),  # type: ignore[arg-type]
-    on_failure=[free_machines],
-    on_crashed=[free_machines],
-    on_cancellation=[free_machines],
-)
-@prefect_run
-@taking(CompareParameters)
+@training_flow(CompareParameters, task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS))
 def compare(parameters: CompareParameters) -> str:
     """Train every arm on the same splits, choose thresholds, compare, and write the report.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,14 +15,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from jade_model.core.config import LOSSES, SPAN_HEADS, Loss
 from jade_model.statistics.verdict import Metric
 from tasks.execution.placement import Placement, Where
 from tasks.provisioning.offers import RentalRequest
 from tasks.settings.models import Tracker
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def _names(given: Any) -> Any:
@@ -46,6 +43,13 @@ Data = Annotated[
 ]
 _ARMS_SCHEMA = {"type": "array", "items": {"type": "string", "enum": list(LOSSES)}, "minItems": 2}
 """What forms offer; a module's own arms are compared without being named."""
+_RECIPE_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "enum": ["jade", "seed"], "title": "known"},
+        {"type": "string", "pattern": r"\.toml$", "title": "file", "examples": ["NAME.toml"]},
+    ]
+}
+"""Forms offer the known ones, or a file."""
 
 RecipeFamily = Annotated[
     Literal["jade", "seed"],
@@ -79,29 +83,6 @@ Split = Annotated[
 ]
 Ensemble = Annotated[int, Field(ge=1, le=20, title="Ensemble", description="Members whose marginals are averaged.")]
 Margin = Annotated[float, Field(gt=0, lt=1, title="Margin")]
-WherePart = Annotated[Where, Field(title="Placement", description="Where the trainings run.")]
-RentalPart = Annotated[RentalRequest, Field(title="Rental", description="For rented machines, and for them alone.")]
-Artifacts = Annotated[
-    str | None,
-    AfterValidator(lambda artifacts: (artifacts or "").strip() or None),
-    Field(
-        title="Artifacts",
-        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
-    ),
-]
-Fresh = Annotated[
-    bool,
-    Field(title="Fresh", description="Train again even where the same training is kept from an earlier run."),
-]
-
-
-Track = Annotated[
-    Tracker | None,
-    Field(
-        title="Track",
-        description="Tell MLflow of the run; `MLFLOW_TRACKING_URI` says where. Empty: as the settings say.",
-    ),
-]
 
 
 class Scoring(BaseModel):
@@ -131,20 +112,47 @@ class Scoring(BaseModel):
     )
 
 
-ScoringPart = Annotated[Scoring, Field(title="Scoring", description="How what was trained is scored.")]
-
-
 class Parameters(BaseModel):
-    """What all of them are: refused if anything is unknown, and never changed."""
+    """What all flows that train can be told: refused if anything is unknown, and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    placement: Where = Field(default=Where(), title="Placement", description="Where the trainings run.")
+    rental: RentalRequest = Field(
+        default=RentalRequest(), title="Rental", description="For rented machines, and for them alone."
+    )
+    artifacts: str | None = Field(
+        default=None,
+        title="Artifacts",
+        description="What keeps the runs: a folder or s3://bucket/prefix; empty: the settings', else `artifacts`.",
+    )
+    track: Tracker | None = Field(
+        default=None,
+        title="Track",
+        description="Tell MLflow of the run; `MLFLOW_TRACKING_URI` says where. Empty: as the settings say.",
+    )
+    fresh: bool = Field(
+        default=False,
+        title="Fresh",
+        description="Train again even where the same training is kept from an earlier run.",
+    )
+
+    @field_validator("artifacts")
+    @classmethod
+    def _blank_is_none(cls, artifacts: str | None) -> str | None:
+        return (artifacts or "").strip() or None
 
     @property
     def trains_on(self) -> Placement:
         """Where it trains, and what may be rented for that."""
-        where: Where = self.placement  # type: ignore[attr-defined]
-        rental: RentalRequest = self.rental  # type: ignore[attr-defined]
-        return where.renting(rental)
+        return self.placement.renting(self.rental)
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return a model's fields as people are shown them: its own first, then what all flows that train share."""
+    shared = Parameters.model_fields
+    own = {name: field for name, field in model.model_fields.items() if name not in shared}
+    return own | {name: field for name, field in model.model_fields.items() if name in shared}
 
 
 class CompareParameters(Parameters):
@@ -162,7 +170,7 @@ class CompareParameters(Parameters):
         title="Arm module",
         description="Python file with arms of your own, which are compared too; it is run. docs/extending.md says how.",
     )
-    recipe: str = Field(
+    recipe: Annotated[str, WithJsonSchema(_RECIPE_SCHEMA)] = Field(
         default="jade",
         title="Recipe",
         description="`jade`: the best recipe known for each loss. `seed`: the original's settings, faithfully. "
@@ -173,12 +181,7 @@ class CompareParameters(Parameters):
     folds: Folds = 3
     split: Split = "grouped"
     ensemble: Ensemble = 1
-    scoring: ScoringPart = Scoring()
-    placement: WherePart = Where()
-    rental: RentalPart = RentalRequest()
-    artifacts: Artifacts = None
-    track: Track = None
-    fresh: Fresh = False
+    scoring: Scoring = Field(default=Scoring(), title="Scoring", description="How what was trained is scored.")
 
     @model_validator(mode="before")
     @classmethod
@@ -257,11 +260,6 @@ class RetrainParameters(Parameters):
     promote: bool = Field(
         default=True, title="Promote", description="Make it the champion if it passes; else it stays a challenger."
     )
-    placement: WherePart = Where()
-    rental: RentalPart = RentalRequest()
-    artifacts: Artifacts = None
-    track: Track = None
-    fresh: Fresh = False
 
 
 class SweepParameters(Parameters):
@@ -294,12 +292,7 @@ class SweepParameters(Parameters):
         title="Error rate",
         description="Probability, over the whole sweep, of stopping an arm for one that is not better.",
     )
-    scoring: ScoringPart = Scoring()
-    placement: WherePart = Where()
-    rental: RentalPart = RentalRequest()
-    artifacts: Artifacts = None
-    track: Track = None
-    fresh: Fresh = False
+    scoring: Scoring = Field(default=Scoring(), title="Scoring", description="How what was trained is scored.")
 
 
 class TrainParameters(Parameters):
@@ -311,47 +304,3 @@ class TrainParameters(Parameters):
     epochs: Epochs = None
     seeds: Seeds = 1
     split: Split = "grouped"
-    placement: WherePart = Where()
-    rental: RentalPart = RentalRequest()
-    artifacts: Artifacts = None
-    track: Track = None
-    fresh: Fresh = False
-
-
-def taking(model: type[ModelT]) -> Callable[[Callable[[ModelT], str]], Callable[..., str]]:
-    """Give a flow the fields of a model as its parameters, one by one.
-
-    Prefect puts a run's parameters over its deployment's by their names: so one of them is overridden alone, and the
-    deployment's data stay what they are. What is given is checked as the model checks it.
-
-    Args:
-        model: The one argument of the function that is decorated.
-    """
-
-    def decorate(function: Callable[[ModelT], str]) -> Callable[..., str]:
-        defaults = {name: field.get_default() for name, field in model.model_fields.items()}
-
-        def flow_function(**given: Any) -> str:
-            # Prefect fills in defaults; a model tells what was said from what was not.
-            said = {name: value for name, value in given.items() if value != defaults.get(name, ...)}
-            return function(model.model_validate(said))
-
-        told = "".join(f"    {name}: {field.description}\n" for name, field in model.model_fields.items())
-        flow_function.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{told}"
-        for name in ("__name__", "__qualname__", "__module__"):
-            setattr(flow_function, name, getattr(function, name))
-        flow_function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=inspect.Parameter.empty if field.is_required() else field.get_default(),
-                    annotation=Annotated[field.annotation, field],
-                )
-                for name, field in model.model_fields.items()
-            ],
-            return_annotation=str,
-        )
-        return flow_function
-
-    return decorate

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters import RetrainParameters, taking
-from flows.reap import free_machines
+from flows.parameters import RetrainParameters
+from flows.training_flow import training_flow
 from jade_model.data.checks import DataLimits
 from jade_model.statistics.promotion import PromotionRule
 from tasks.artifacts.repository import open_place
@@ -24,7 +23,7 @@ from tasks.experiments.plan import load_joined
 from tasks.experiments.promote import anchor_run, champion_run, settle
 from tasks.experiments.publish import publish_card, publish_checks
 from tasks.experiments.retrain import RetrainingPlan, evaluate_retraining, prepare_retraining
-from tasks.operations.flow_runs import conclude, prefect_run, run_name
+from tasks.operations.flow_runs import conclude
 from tasks.runs.past import choose_arm
 from tasks.runs.record import recorded_run
 
@@ -32,16 +31,7 @@ CONFIDENCE = 0.95
 MAX_PARTS = 128
 
 
-@flow(
-    name="retrain",
-    flow_run_name=partial(run_name, "retrain"),
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS),  # type: ignore[arg-type]
-    on_failure=[free_machines],
-    on_crashed=[free_machines],
-    on_cancellation=[free_machines],
-)
-@prefect_run
-@taking(RetrainParameters)
+@training_flow(RetrainParameters, task_runner=ThreadPoolTaskRunner(max_workers=MAX_PARTS))
 def retrain(parameters: RetrainParameters) -> str:
     """Train a model on all but the hold-out, judge it beside the champion, and promote it if it passes.
 

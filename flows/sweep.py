@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.parameters import SweepParameters, taking
-from flows.reap import free_machines
+from flows.parameters import SweepParameters
+from flows.training_flow import training_flow
 from jade_model.scoring.evaluate import Cleanup
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
@@ -22,21 +21,13 @@ from tasks.experiments.sweep import ARMS_FOLDER, Sweep, SweepSettings, check_dis
 from tasks.experiments.sweep_plan import plan_arms
 from tasks.experiments.sweep_publishing import publish_sweep, write_sweep_report
 from tasks.experiments.sweep_rounds import finish_sweep, look, opened_sweep, train_round
-from tasks.operations.flow_runs import conclude, prefect_run, run_name
+from tasks.operations.flow_runs import conclude
 from tasks.runs.record import Run, recorded_run
 
 CONFIDENCE = 0.95
 
 
-@flow(
-    name="sweep",
-    flow_run_name=partial(run_name, "sweep"),
-    on_failure=[free_machines],
-    on_crashed=[free_machines],
-    on_cancellation=[free_machines],
-)
-@prefect_run
-@taking(SweepParameters)
+@training_flow(SweepParameters)
 def sweep(parameters: SweepParameters) -> str:
     """Train every arm, round by round, stop those that cannot win any more, rank them, and write the report.
 

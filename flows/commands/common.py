@@ -86,11 +86,12 @@ def tell_rental_plan(placement: Placement, *, as_json: bool) -> None:
     """
     from tasks.core.errors import BadRequest
     from tasks.provisioning.ledger import Purpose
-    from tasks.provisioning.registry import open_registry, provider_names
+    from tasks.provisioning.registry import open_registry
+    from tasks.settings.models import PROVIDERS
 
     request = placement.rental
     if placement.provider is None:
-        raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(provider_names())}")
+        raise BadRequest(f"--dry-run is about renting: --host must be one of {', '.join(PROVIDERS)}")
     with closing(open_registry()) as registry:
         purpose = Purpose("dry-run")
         renter = registry.renter(placement.provider, request, purpose, note=lambda line: click.echo(line, err=True))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.commands.common import FunctionT
+from flows.parameters import fields_of
 from jade_model.data.sample import NAME as SAMPLE
 from tasks.execution.placement import check_placement
 from tasks.settings.load import load_settings
@@ -55,7 +56,7 @@ def flags_of(model: type[BaseModel], *, leave_out: tuple[str, ...] = ()) -> Call
 def _leaves(model: type[BaseModel]) -> Iterator[tuple[tuple[str, ...], FieldInfo, dict[str, Any]]]:
     """Give each field that is no model of its own: the names that lead to it, itself, and its JSON schema."""
     schemas = model.model_json_schema()["properties"]
-    for name, field in model.model_fields.items():
+    for name, field in fields_of(model).items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             for path, leaf, schema in _leaves(field.annotation):
                 yield (name, *path), leaf, schema
@@ -124,7 +125,11 @@ def _option(name: str, field: FieldInfo, schema: dict[str, Any]) -> click.Option
     shown = f"  [{', '.join(limits)}]" if limits else ""
     if default not in (None, []):
         shown += f"  [default: {', '.join(default) if several else default}]"
-    choices = [choice for kind in kinds for choice in kind.get("enum", [kind["const"]] if "const" in kind else [])]
+    choices = [
+        choice
+        for kind in kinds
+        for choice in [*kind.get("enum", [kind["const"]] if "const" in kind else []), *kind.get("examples", [])]
+    ]
     if kinds[0].get("type") in {"integer", "number"}:
         choices.insert(0, "NUMBER")
     metavar = "|".join(choices) if choices else name.upper()

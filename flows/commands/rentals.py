@@ -36,12 +36,13 @@ def offers(
     Exit code 1 if a provider that was asked for by name, or all of them, did not answer.
     """
     from tasks.hosts.errors import HostError
-    from tasks.provisioning.registry import open_registry, provider_names
+    from tasks.provisioning.registry import open_registry
+    from tasks.settings.models import PROVIDERS
 
     found: list[Offer] = []
     problems: dict[str, str] = {}
     with closing(open_registry()) as registry:
-        for name in providers or provider_names():
+        for name in providers or PROVIDERS:
             try:
                 found += registry.provider(name).provisioner.offers()
             except HostError as error:

@@ -1,4 +1,4 @@
-"""`jade runs`, `diff` and `report`: what goes on, and what runs have left."""
+"""`jade runs`, `diff`, `report`, `track` and `acknowledge`: what goes on, and what runs have left."""
 
 from __future__ import annotations
 
@@ -176,3 +176,48 @@ def _as_json(run: FoundRun) -> dict[str, Any]:
         "rented_from": run.rental.provider if run.rental else None,
         "problem": run.problem or None,
     }
+
+
+@click.command("track")
+@click.argument("run", metavar="RUN")
+@artifacts_option
+@json_option
+def track(*, run: str, artifacts: str | None, as_json: bool) -> None:
+    """Tell MLflow of a run, from its files: parameters, metrics, verdict, report; and which model is champion.
+
+    What MLflow knows already stays as it is. RUN is as for `jade report`; `MLFLOW_TRACKING_URI` says where MLflow is.
+    """
+    from tasks.artifacts.repository import open_run
+    from tasks.runs.tracked_models import tell_models
+    from tasks.runs.tracking import tell_run, tracks
+
+    tracks("mlflow")
+    place, layout = open_run(run, artifacts)
+    identifier = tell_run(layout, place.address, is_running=place.is_running(layout.run_id))
+    aliases = tell_models(place)
+    if as_json:
+        print_json({"run_id": layout.run_id, "mlflow_run": identifier, "aliases": aliases})
+        return
+    click.echo(f"{layout.run_id} is the MLflow run {identifier}.")
+    for alias, version in aliases.items():
+        click.echo(f"{alias} is version {version} of the model `jade`.")
+
+
+@click.command("acknowledge")
+@click.argument("run")
+@artifacts_option
+@json_option
+def acknowledge(*, run: str, artifacts: str | None, as_json: bool) -> None:
+    """Take what the comparison RUN scores as what is to be expected: its regression is no longer told.
+
+    RUN is `latest`, a run's name, or its beginning. Of comparisons with the same data, arms and design, those before it
+    no longer count.
+    """
+    from tasks.artifacts.repository import open_place
+    from tasks.experiments.trend import acknowledge
+
+    run_id = acknowledge(open_place(artifacts), run)
+    if as_json:
+        print_json({"run_id": run_id})
+    else:
+        click.echo(f"The trend of comparisons like {run_id} begins with it.")

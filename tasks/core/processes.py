@@ -1,8 +1,17 @@
-"""What tells a process from every other one, also from a later one with the same number."""
+"""This process from its beginning, and what tells a process from every other one, also from a later one of its number.
+
+Imported before anything heavy, so that a run can say what its start took.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+
+PROCESS_STARTED = time.monotonic()
 
 
 def boot_id() -> str | None:
@@ -31,3 +40,17 @@ def start_ticks(process_id: object) -> str | None:
     except (OSError, ValueError):
         return None
     return None if fields[0] in {"Z", "X", "x"} else fields[19]
+
+
+def import_meanwhile(*names: str) -> threading.Thread:
+    """Import modules in a thread, which is returned; what fails there fails again, and is told, where they are used."""
+    # No daemon: at the end of a process a thread that is cut off inside a library's start-up can take it down.
+    thread = threading.Thread(target=_import_all, args=(names,), name="import-meanwhile")
+    thread.start()
+    return thread
+
+
+def _import_all(names: tuple[str, ...]) -> None:
+    for name in names:
+        with suppress(ImportError):
+            import_module(name)

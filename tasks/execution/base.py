@@ -6,13 +6,13 @@ is the first result whose files are in the run's folder and agree with their man
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from jade_model.core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged, UserError
-from jade_model.core.job import Job, Training
+from jade_model.core.job import Training
 from jade_model.core.training_files import TrainingFiles, files_of, is_done
 
 HERE = "this machine"
@@ -43,9 +43,9 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def done(training: Training, where: str, seconds: float) -> Event:
+def done(run_key: str, where: str, seconds: float) -> Event:
     """Return the event of a training that is done."""
-    return Event("done", training.run_key, where, {"seconds": seconds})
+    return Event("done", run_key, where, {"seconds": seconds})
 
 
 def failed(
@@ -88,9 +88,15 @@ class Executor(Protocol):
         ...
 
 
-def pending_trainings(job: Job, folder: Path) -> dict[str, Training]:
-    """Return the trainings of a job that are not done in a run's folder, by run key."""
-    return {item.run_key: item for item in job.trainings if not is_done(item, files_of(item, folder))}
+def pending_trainings(trainings: Iterable[Training], folder: Path) -> dict[str, Training]:
+    """Return the trainings that are not done in a run's folder, by run key."""
+    return {item.run_key: item for item in trainings if not is_done(item, files_of(item, folder))}
+
+
+def split_done(trainings: Sequence[Training], folder: Path) -> tuple[list[Event], dict[str, Training]]:
+    """Return the events of the trainings that are done in a run's folder, and the others by run key."""
+    pending = pending_trainings(trainings, folder)
+    return [done(item.run_key, HERE, 0.0) for item in trainings if item.run_key not in pending], pending
 
 
 def checkpoint_of(files: TrainingFiles, which: str = "last") -> Path:

@@ -19,7 +19,7 @@ import functools
 import json
 import logging
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +30,11 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from jade_model.core.job import Job, Training
-from jade_model.core.training_files import files_of, is_done
 from tasks.core.errors import BadRequest, UnitError
-from tasks.execution.base import HERE, OWN_FAULTS, Event, done, failed
+from tasks.execution.base import OWN_FAULTS, Event, done, failed, split_done
 from tasks.execution.parcels import Files, Parcel, checkpoint_name, pack, topic_of, unpack
 from tasks.execution.placement import Placement
-from tasks.execution.told import Trainer, printable
+from tasks.execution.trainer_output import TrainerOutput
 from tasks.hosts.errors import HostError
 from tasks.settings.environment import THREADING, available_cores
 
@@ -61,7 +60,7 @@ _log = logging.getLogger(__name__)
 
 
 class DaskExecutor:
-    """See `Executor`; made by `dask_executor`.
+    """An `Executor` on a Dask cluster; made by `dask_executor`.
 
     Args:
         folder: The run's.
@@ -80,31 +79,27 @@ class DaskExecutor:
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
         """Submit each training as a task of the cluster; tell what its worker tells."""
-        pending = []
-        for training in trainings:
-            if is_done(training, files_of(training, self._folder)):
-                yield done(training, HERE, 0.0)
-            else:
-                pending.append(training)
+        kept, pending = split_done(trainings, self._folder)
+        yield from kept
         if pending and self._reason is None:
             yield from self._train(pending)
         if self._reason is not None:
             raise self._reason
 
     def stop(self, reason: Exception | None = None) -> None:
-        """See `Executor.stop`. What runs on a cluster elsewhere ends with its training."""
+        """Give up what was submitted; what a cluster elsewhere is at ends with its training."""
         self._reason = self._reason or reason
         if self._open:
             self._runner.client.cancel(list(self._open), force=True)  # type: ignore[no-untyped-call]
         self._told.put(None)
 
-    def _train(self, pending: list[Training]) -> Iterator[Event]:
+    def _train(self, pending: dict[str, Training]) -> Iterator[Event]:
         topic, client = topic_of(self._job.run_id), self._runner.client
-        trainer = Trainer(pending, "the cluster", is_remote=True)
+        output = TrainerOutput(pending.values(), "the cluster", is_remote=True)
         client.subscribe_topic(topic, self._told.put)  # type: ignore[no-untyped-call]
         try:
             with temporary_settings({PREFECT_API_URL: self._api_url}):
-                for training in pending:
+                for training in pending.values():
                     self._submit(training)
             for future in self._open:
                 future.add_done_callback(self._told.put)
@@ -114,7 +109,10 @@ class DaskExecutor:
                     return
                 if isinstance(item, tuple):
                     # Dask gives the time and what was told; it may come from anybody on the cluster.
-                    yield from self._hear(trainer, item[1])
+                    line, told = output.read(json.dumps(item[1]))
+                    yield line
+                    if told is not None and (told.kind == "epoch" or self._is_brought(told, pending)):
+                        yield told
                 elif item in self._open:
                     training, ended = self._open.pop(item)
                     yield self._outcome(training, ended)
@@ -124,21 +122,13 @@ class DaskExecutor:
                 self._open.clear()
             client.unsubscribe_topic(topic)  # type: ignore[no-untyped-call]
 
-    def _hear(self, trainer: Trainer, told: Any) -> Iterator[Event]:
-        line = printable(json.dumps(told))
-        event = trainer.read(line)
-        yield trainer.line(line, event)
-        if event is None or event.training is None:
-            return
-        if event.what == "epoch" and (epoch := trainer.event(event)) is not None:
-            yield epoch
-        elif event.what == "checkpoint" and self._bring(event.training):
-            yield Event("checkpoint", event.training.run_key, "the cluster")
-
-    def _bring(self, training: Training) -> bool:
-        """Bring the newest checkpoint of a training here, if it is further than what is here."""
+    def _is_brought(self, told: Event, trainings: Mapping[str, Training]) -> bool:
+        """Bring the checkpoint that is told of here, if it is further than what is here."""
         from distributed import Variable
 
+        if told.kind != "checkpoint":
+            return False  # the end of a training is that of its task
+        training = trainings[told.run_key]
         name = checkpoint_name(self._job.run_id, training.run_key)
         try:
             kept: Any = Variable(name, client=self._runner.client)  # type: ignore[no-untyped-call]
@@ -168,7 +158,7 @@ class DaskExecutor:
             return failed(training.run_key, "the cluster", str(error))
         except Exception as error:  # lost workers, closed clusters: Dask's errors have no common base
             return failed(training.run_key, "the cluster", f"{type(error).__name__}: {error}")
-        return done(training, where, seconds)
+        return done(training.run_key, where, seconds)
 
 
 @task(name="hold-arrays", task_run_name="hold-{name}", cache_policy=NO_CACHE, persist_result=False)

@@ -13,18 +13,18 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jade_model.core.job import Job, Training
-from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.publisher import Note, say
 from tasks.artifacts.remote_records import load_records
 from tasks.core.errors import RentingCancelled
-from tasks.execution.base import HERE, Event, done, failed
+from tasks.execution.base import Event, split_done
 from tasks.execution.found_jobs import clear_job, find_ours
 from tasks.execution.lanes import Lane
-from tasks.execution.queue import Ended, QueueRules, UnitQueue
+from tasks.execution.queue import QueueRules, UnitQueue
 from tasks.execution.shift import LANES_NAME, Board, Shift
 from tasks.hosts.errors import HostError
 
@@ -38,7 +38,7 @@ STOP_DOUBTFUL_WITHIN_S = 5.0
 
 
 class FleetExecutor:
-    """See `Executor`.
+    """An `Executor` on hosts that each do a part.
 
     Args:
         folder: The run's.
@@ -66,18 +66,14 @@ class FleetExecutor:
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
         """Give trainings out to the lanes as these ask for more; tell what each of them tells."""
-        pending: dict[str, Training] = {}
-        for training in trainings:
-            if is_done(training, files_of(training, self._folder)):
-                yield done(training, HERE, 0.0)
-            else:
-                pending[training.run_key] = training
+        kept, pending = split_done(trainings, self._folder)
+        yield from kept
         if pending and self._reason is None:
             # A host that has not answered since the last time sits out.
             stuck = self._round.stuck if self._round is not None else frozenset()
             lanes = [lane for lane in self._lanes if lane.name not in stuck]
             board = Board(self._folder, self._job, UnitQueue(pending, self._rules), self._note, self._clock)
-            self._round = _Round(board, lanes, pending)
+            self._round = _Round(board, lanes)
             yield from self._round.events()
             self._reason = self._reason or board.reason
         elif not pending:
@@ -86,7 +82,7 @@ class FleetExecutor:
             raise self._reason
 
     def stop(self, reason: Exception | None = None) -> None:
-        """See `Executor.stop`. Machines that are rented are freed."""
+        """End what runs, and free machines that are rented; jobs are left alone where a reason is given."""
         self._reason = self._reason or reason
         if self._round is not None:
             self._round.halt(leave_jobs=reason is not None)
@@ -119,11 +115,10 @@ class _Round:
     Args:
         board: What they share.
         lanes: Which.
-        units: The trainings, by run key.
     """
 
-    def __init__(self, board: Board, lanes: Sequence[Lane], units: Mapping[str, Training]) -> None:
-        self._board, self._lanes, self._units = board, lanes, units
+    def __init__(self, board: Board, lanes: Sequence[Lane]) -> None:
+        self._board, self._lanes = board, lanes
         board.queue.num_expected = len(lanes)
         # Where jobs may be left from before, none of their trainings is given out before every host has been asked.
         board.unasked = {lane.name for lane in lanes} if load_records() else set()
@@ -199,21 +194,12 @@ class _Round:
         while self._board.told:
             yield self._board.told.popleft()
 
-    def _ended(self, item: Ended) -> Event:
-        if item.reason is None:
-            return done(self._units[item.unit], item.host, item.seconds)
-        error = None
-        if len(self._lanes) == 1 and not item.is_own_fault:
-            # Where there is one host alone, its error says more than that no other was left.
-            error = next(iter(self._board.errors.values()), None)
-        return failed(
-            item.unit,
-            item.host,
-            str(error or item.reason),
-            error=error,
-            is_own_fault=item.is_own_fault,
-            attempts=item.attempts,
-        )
+    def _ended(self, event: Event) -> Event:
+        error = next(iter(self._board.errors.values()), None)
+        if event.kind == "done" or event.data["is_own_fault"] or error is None or len(self._lanes) > 1:
+            return event
+        # Where there is one host alone, its error says more than that no other was left.
+        return replace(event, data={**event.data, "reason": str(error), "error": error})
 
     def _serve(self, lane: Lane) -> None:
         """Serve a lane, one host after the other, until there is nothing more for it."""

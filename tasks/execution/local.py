@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,9 @@ from typing import IO
 import psutil
 
 from jade_model.core.job import ARM_MODULE, Job, Training, save_job
-from jade_model.core.training_files import files_of, is_done
 from tasks.core.errors import TrainingFailed
-from tasks.execution.base import HERE, Event, done, failed
-from tasks.execution.log_buffer import TAIL_LINES
-from tasks.execution.told import Told, Trainer
+from tasks.execution.base import HERE, Event, failed, split_done
+from tasks.execution.trainer_output import TrainerOutput
 from tasks.settings.environment import training_environment
 from tasks.settings.models import Workers
 
@@ -33,7 +30,7 @@ GONE_WITHIN_S = 5.0
 
 
 class LocalExecutor:
-    """See `Executor`.
+    """An `Executor` of processes on this machine.
 
     Args:
         folder: The run's.
@@ -50,12 +47,8 @@ class LocalExecutor:
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
         """Train in processes of this machine, as many at once as the placement says; tell their events."""
-        pending: dict[str, Training] = {}
-        for training in trainings:
-            if is_done(training, files_of(training, self._folder)):
-                yield done(training, HERE, 0.0)
-            else:
-                pending[training.run_key] = training
+        kept, pending = split_done(trainings, self._folder)
+        yield from kept
         if pending:
             path = self._folder / BATCH_NAME
             save_job(replace(self._job, trainings=tuple(pending.values())), path)
@@ -78,20 +71,17 @@ class LocalExecutor:
             return
         lines: queue.SimpleQueue[tuple[str, bool] | None] = queue.SimpleQueue()
         threading.Thread(target=_read_all, args=(process, lines), daemon=True, name="trainer").start()
-        trainer = Trainer(pending.values(), HERE, is_remote=False)
-        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        output = TrainerOutput(pending.values(), HERE, is_remote=False)
         while (item := lines.get()) is not None:
-            told = trainer.read(item[0]) if item[1] else None
-            event = trainer.line(item[0], told)
-            if event.data["shown"] is not None:
-                tail.append(event.data["shown"])
-                yield event
-            if told is not None and (outcome := _outcome(trainer, told)) is not None:
+            line, outcome = output.read(item[0], may_tell=item[1])
+            if line.data["shown"] is not None:
+                yield line
+            if outcome is not None:
                 if outcome.kind in {"done", "failed"}:
                     pending.pop(outcome.run_key, None)
                 yield outcome
         status = process.wait()
-        error = TrainingFailed(f"{len(pending)} trainings", status, "\n".join(tail))
+        error = TrainingFailed(f"{len(pending)} trainings", status, output.tail)
         for run_key in pending:
             yield failed(run_key, HERE, str(error), error=error)
 
@@ -135,14 +125,6 @@ class LocalExecutor:
             deadline = time.monotonic() + GONE_WITHIN_S
             while _signal(process.pid, signal.SIGKILL) and _is_alive(process.pid) and time.monotonic() < deadline:
                 time.sleep(0.02)
-
-
-def _outcome(trainer: Trainer, told: Told) -> Event | None:
-    if told.training is not None and told.what in {"training_done", "training_skipped"}:
-        return done(told.training, HERE, told.data["seconds"])
-    if told.training is not None and told.what == "checkpoint":
-        return Event("checkpoint", told.training.run_key, HERE)
-    return trainer.event(told)
 
 
 def _read_all(process: subprocess.Popen[str], lines: queue.SimpleQueue[tuple[str, bool] | None]) -> None:

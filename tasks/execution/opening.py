@@ -63,7 +63,7 @@ def _fleet(placement: Placement, folder: Path, job: Job, flow_run_id: str, stack
                 placement.workers,
             )
         )
-    if placement.provider is not None and pending_trainings(job, folder):
+    if placement.provider is not None and pending_trainings(job.trainings, folder):
         from tasks.execution.rented_lanes import rented_lanes
         from tasks.provisioning.registry import open_registry
 

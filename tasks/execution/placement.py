@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from tasks.artifacts.publisher import say
 from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.offers import RentalRequest
-from tasks.provisioning.registry import check_provider, is_provider, open_registry, provider_names
+from tasks.provisioning.registry import open_registry
 from tasks.settings.load import load_settings
-from tasks.settings.models import LOCAL, Workers
+from tasks.settings.models import LOCAL, PROVIDERS, Workers
 
 DASK = "dask"
 MOST_MACHINES = 256
@@ -64,10 +64,8 @@ class Where(BaseModel):
         for name in host:
             provider, colon, number = name.partition(":")
             if colon and not _SCHEDULER.fullmatch(name):
-                if not is_provider(provider):
-                    raise ValueError(
-                        f"{name!r}: only {', '.join(provider_names())} take a number of machines, such as ec2:4"
-                    )
+                if provider not in PROVIDERS:
+                    raise ValueError(f"{name!r}: only {', '.join(PROVIDERS)} take a number of machines, such as ec2:4")
                 if not number.isdecimal() or not 1 <= int(number) <= MOST_MACHINES:
                     raise ValueError(f"{name!r}: {provider}:NUMBER takes a number from 1 to {MOST_MACHINES}")
         rented = [name for name in host if _provider_of(name)]
@@ -145,7 +143,7 @@ class Placement(Where):
 
 def _provider_of(choice: str) -> str | None:
     name = choice.partition(":")[0]
-    return name if is_provider(name) else None
+    return name if name in PROVIDERS else None
 
 
 def check_placement(placement: Placement) -> None:
@@ -165,8 +163,8 @@ def check_placement(placement: Placement) -> None:
         for name in placement.named_hosts:
             known.entry(name)
     if placement.provider is not None:
-        check_provider(placement.provider)
         with closing(open_registry()) as registry:
+            registry.provider(placement.provider)
             if registry.ledger.entries(only_open=True):
                 return  # it may attach to one of these, whatever is offered now
             registry.renter(placement.provider, placement.rental, Purpose("plan"), note=say).plan()

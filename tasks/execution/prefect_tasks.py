@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 
 from jade_model.core.training_files import files_of
+from tasks.core.errors import BadRequest
 from tasks.execution.base import checkpoint_of
 from tasks.execution.placement import Placement
 from tasks.execution.progress import Part, part_of, parts_of
@@ -21,7 +25,7 @@ from tasks.execution.run import TrainingRun, trainings_of
 from tasks.execution.run_page import RunPage
 from tasks.operations.flow_runs import is_stopping, stopped_state
 from tasks.operations.ui import show_progress, show_table
-from tasks.provisioning.limits import machines_admitted
+from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.rental_record import read_rental, rental_rows, rental_sentence
 from tasks.runs.record import Run
 
@@ -52,7 +56,7 @@ def training_job(run: Run, placement: Placement, *, fresh: bool = False) -> Iter
         page.kept(),
         machines_admitted(placement.provider, placement.rental, placement.machines),
         rental_shown(run.layout.root),
-        trainings_of(run, placement, fresh=fresh, flow_run_id=str(flow_run.id or "")) as training,
+        trainings_of(run, placement, fresh=fresh) as training,
     ):
         page.progress = training.progress
         _followed[folder] = training
@@ -143,3 +147,49 @@ def rental_shown(folder: Path) -> Iterator[None]:
         rental = read_rental(folder)
         if rental is not None:
             show_table("rental", rental_rows(rental), rental_sentence(rental))
+
+
+def limit_names(provider: str, request: RentalRequest) -> list[str]:
+    """Return the concurrency limits of Prefect that a machine counts against: its provider's, and that of each GPU.
+
+    `jade up` makes `provider-runpod` and `provider-ec2`; a limit of a GPU, such as `gpu-nvidia-l4`, holds once somebody
+    has made it (`prefect gcl create`). What does not exist limits nothing. A process that dies lets go within minutes.
+    """
+    gpus = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in request.gpu]
+    return [f"provider-{provider}", *dict.fromkeys(f"gpu-{name}" for name in gpus)]
+
+
+@contextmanager
+def machines_admitted(provider: str | None, request: RentalRequest, number: int) -> Iterator[None]:
+    """Wait until all limits admit so many machines more, and count them while the block lasts.
+
+    All of them or none: who waits holds nothing that another one waits for.
+
+    Args:
+        provider: Of whom; None: nothing is rented.
+        request: What is rented.
+        number: Of machines at once.
+
+    Raises:
+        BadRequest: A limit never admits so many.
+    """
+    held = []
+    if provider is not None and number > 0:
+        with get_client(sync_client=True) as client:
+            for name in limit_names(provider, request):
+                try:
+                    limit = client.read_global_concurrency_limit_by_name(name)
+                except ObjectNotFound:
+                    continue
+                if limit.active and limit.limit < number:
+                    raise BadRequest(
+                        f"{number} machines at once are more than the limit {name} of Prefect admits, {limit.limit}: "
+                        f"rent fewer, or raise it (`prefect gcl update {name} --limit {number}`)"
+                    )
+                held.append(name)
+    if not held:
+        yield
+        return
+    # A lease that could not be renewed counts for less than machines that train.
+    with concurrency(held, occupy=number, raise_on_lease_renewal_failure=False):
+        yield

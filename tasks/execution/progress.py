@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from jade_model.core.job import Job, Training
 from tasks.core.layout import MEMBER_SEED_STEP
 from tasks.execution.base import Event
-from tasks.execution.log_buffer import SaidLines
 
 POLL_S = 1.0
+RECORD_LINES = 200
+RECORD_LINE_CHARACTERS = 500
 
 
 @dataclass(frozen=True, order=True)
@@ -136,6 +137,50 @@ class PartState:
                 self.latest = f"fold {training.fold}: failed on {event.where}"
             case _:
                 pass
+
+
+class SaidLines:
+    """What training processes say that is no event: whole to the terminal, in batches to a log that takes its time.
+
+    A process may say 20,000 lines a second. A terminal takes them written together; Prefect's log takes 2,000 records a
+    second at best and drops a whole batch where one fails. So each look becomes one record there, with a bound on its
+    lines and their length, and with the number of lines that were left out: those are in the run's log file. Safe to
+    use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._for_terminal: list[str] = []
+        self._for_log: deque[str] = deque(maxlen=RECORD_LINES)
+        self._since_log = 0
+
+    def add(self, line: str) -> None:
+        """Take a line, without its end."""
+        with self._lock:
+            self._for_terminal.append(line)
+            self._for_log.append(line)
+            self._since_log += 1
+
+    def take_for_terminal(self) -> str:
+        """Return all that came since the last time, each line with its end."""
+        with self._lock:
+            taken, self._for_terminal = self._for_terminal, []
+        return "".join(f"{line}\n" for line in taken)
+
+    def take_for_log(self) -> str:
+        """Return the newest lines that came since the last time, after the number of those left out; empty if none."""
+        with self._lock:
+            taken = [_cut(line) for line in self._for_log]
+            left_out = self._since_log - len(taken)
+            self._for_log.clear()
+            self._since_log = 0
+        if left_out:
+            taken.insert(0, f"({left_out} lines left out here; the run's log file has them all)")
+        return "\n".join(taken)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= RECORD_LINE_CHARACTERS else line[: RECORD_LINE_CHARACTERS - 3] + "..."
 
 
 class RunProgress:

@@ -21,7 +21,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
+
+from tasks.execution.base import Event, done, failed
 
 
 @dataclass(frozen=True)
@@ -54,45 +55,17 @@ class QueueRules:
     first_guess_s: float = 60.0
 
 
-class Advice(StrEnum):
-    """What a host without a batch should do."""
-
-    WORK = "work"
-    """`Next.batch` is to be done."""
-    WAIT = "wait"
-    """Ask again after `Next.wait_s`, or when something has changed."""
-    LEAVE = "leave"
-    """There is nothing for it, and will not be."""
-
-
 @dataclass(frozen=True)
 class Next:
-    """The answer to a host that asks."""
-
-    advice: Advice
-    batch: tuple[str, ...] = ()
-    wait_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A unit that is over.
+    """The answer to a host that asks. Neither batch nor time to wait: there is nothing for it, and will not be.
 
     Attributes:
-        unit: Which.
-        host: Who did it, or tried it last; empty if nobody did.
-        reason: Why it failed; None: it is done.
-        seconds: That it took.
-        attempts: How often it was tried.
-        is_own_fault: Whether it would fail anywhere.
+        batch: Units to do.
+        wait_s: After so long it should ask again, or when something has changed.
     """
 
-    unit: str
-    host: str
-    reason: str | None = None
-    seconds: float = 0.0
-    attempts: int = 1
-    is_own_fault: bool = False
+    batch: tuple[str, ...] = ()
+    wait_s: float | None = None
 
 
 @dataclass
@@ -134,7 +107,7 @@ class UnitQueue:
         self._waiting = deque(self._open)
         self._hosts: dict[str, _Host] = {}
         self._last_trouble = ""
-        self._ended: deque[Ended] = deque()
+        self._ended: list[Event] = []
         self._unit_s: float | None = None
 
     @property
@@ -147,10 +120,9 @@ class UnitQueue:
         """Those that have joined and not left."""
         return tuple(self._hosts)
 
-    def drain(self) -> list[Ended]:
-        """Return what ended since the last call."""
-        ended = list(self._ended)
-        self._ended.clear()
+    def drain(self) -> list[Event]:
+        """Return what ended since the last call: `done` or `failed`, of the host that did it or tried it last."""
+        ended, self._ended = self._ended, []
         return ended
 
     def join(self, host: str, now: float, *, places: int = 1, costs: bool = False) -> None:
@@ -210,21 +182,21 @@ class UnitQueue:
         if known.batch:
             raise ValueError(f"host {host!r} still has {len(known.batch)} units")
         if known.is_quarantined or not self._open:
-            return Next(Advice.LEAVE)
+            return Next()
         if now < known.free_at:
-            return Next(Advice.WAIT, wait_s=known.free_at - now)
+            return Next(wait_s=known.free_at - now)
         batch = self._fresh_batch(known) or self._copies(known, now)
         if batch:
             known.batch = dict.fromkeys(batch)
             known.last_done = now
             for unit in batch:
                 self._open[unit].holders.add(host)
-            return Next(Advice.WORK, tuple(batch))
+            return Next(tuple(batch))
         # What runs elsewhere may come back. A host that costs is not kept for that, unless it is the only other one.
         at_work = sum(bool(other.batch) for other in self._hosts.values())
         if known.costs and at_work > 1:
-            return Next(Advice.LEAVE)
-        return Next(Advice.WAIT, wait_s=max(1.0, self._patience_s(now)))
+            return Next()
+        return Next(wait_s=max(1.0, self._patience_s(now)))
 
     def finished(self, host: str, unit: str, now: float, *, seconds: float = 0.0) -> bool:
         """A unit is done; return whether this is its first result."""
@@ -238,7 +210,7 @@ class UnitQueue:
             return False
         if not state.holders:
             self._waiting.remove(unit)  # it had been given back, and a late result has come
-        self._ended.append(Ended(unit, host, None, seconds, state.attempts + 1))
+        self._ended.append(done(unit, host, seconds))
         return True
 
     def failed(self, host: str, unit: str, reason: str, *, is_own_fault: bool) -> None:
@@ -386,12 +358,6 @@ class UnitQueue:
 
     def _end_failed(self, unit: str, *, is_own_fault: bool) -> None:
         state = self._open.pop(unit)
-        self._ended.append(
-            Ended(
-                unit,
-                state.last_host,
-                state.last_reason,
-                attempts=state.attempts + state.losses,
-                is_own_fault=is_own_fault,
-            )
-        )
+        attempts = state.attempts + state.losses
+        told = failed(unit, state.last_host, state.last_reason, is_own_fault=is_own_fault, attempts=attempts)
+        self._ended.append(told)

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import math
 import tempfile
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -32,8 +31,7 @@ from tasks.execution.fetching import (
 )
 from tasks.execution.found_jobs import STOP_GRACE_S, FoundJob, remove_all
 from tasks.execution.lanes import Station
-from tasks.execution.log_buffer import TAIL_LINES
-from tasks.execution.told import Told, Trainer, printable
+from tasks.execution.trainer_output import TrainerOutput
 from tasks.hosts.errors import (
     CommandTimedOut,
     ConnectionLost,
@@ -111,13 +109,12 @@ class RemoteBatch:
         self._station, self._host, self._place = station, station.host, station.place
         self._folder, self._incoming, self._workers = folder, incoming, workers
         self._where, self._note, self._move = where, note, move
-        self._trainer = Trainer(job.trainings, where, is_remote=True)
+        self._output = TrainerOutput(job.trainings, where, is_remote=True)
         self._open = {item.run_key: item for item in job.trainings if pending is None or item.run_key in pending}
         self._handle: JobHandle | None = None
         self._may_run = False
         self._damaged: Training | None = None
         self._brought_at: dict[str, float] = {}
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     @property
     def is_over(self) -> bool:
@@ -183,7 +180,7 @@ class RemoteBatch:
             with contextlib.suppress(HostError):
                 fetch_training(self._host, self._place.run(self.key), training, self._incoming)
                 self._move(training)
-                brought.append(done(training, self._where, 0.0))
+                brought.append(done(training.run_key, self._where, 0.0))
                 continue
             self._bring_newest(training)
         self.tidy()
@@ -275,25 +272,18 @@ class RemoteBatch:
         remove_all(self._station, self._handle, self._note, may_run=self._may_run)
 
     def _hear(self, line: str) -> Iterator[Event]:
-        shown = printable(line)
-        told = self._trainer.read(shown)
-        event = self._trainer.line(shown, told)
-        if event.data["shown"] is not None:
-            self._tail.append(event.data["shown"])
+        event, outcome = self._output.read(line)
         yield event
-        if told is None or told.training is None or told.training.run_key not in self._open:
+        training = self._open.get(outcome.run_key) if outcome is not None else None
+        if outcome is None or training is None:
             return  # of the whole job, or its result is here already
-        if told.what in {"training_done", "training_skipped"}:
-            self._fetch(told.training)
-            del self._open[told.training.run_key]
-            yield done(told.training, self._where, told.data["seconds"])
-        elif told.what == "checkpoint":
-            if self._is_worth_bringing(told):
-                yield Event("checkpoint", told.training.run_key, self._where)
-        elif (outcome := self._trainer.event(told)) is not None:
-            if outcome.kind == "failed":
-                del self._open[told.training.run_key]
-            yield outcome
+        if outcome.kind == "checkpoint" and not self._is_brought(training):
+            return
+        if outcome.kind == "done":
+            self._fetch(training)
+        if outcome.kind in {"done", "failed"}:
+            del self._open[training.run_key]
+        yield outcome
 
     def _fetch(self, training: Training) -> None:
         remote = self._place.run(self.key)
@@ -304,10 +294,8 @@ class RemoteBatch:
             raise
         self._move(training)
 
-    def _is_worth_bringing(self, told: Told) -> bool:
+    def _is_brought(self, training: Training) -> bool:
         """Bring a checkpoint here now and then, so that a host that is lost costs no more than the epochs since."""
-        training = told.training
-        assert training is not None  # noqa: S101 -- whoever calls has looked
         if monotonic() - self._brought_at.get(training.run_key, -math.inf) < MIRROR_EVERY_S:
             return False
         remote = self._place.run(self.key)
@@ -327,7 +315,7 @@ class RemoteBatch:
             self._note(f"{self._host.name}: the newest checkpoint of {training.title} did not come: {error}")
 
     def _raise(self, handle: JobHandle, status: JobStatus) -> None:
-        tail = "\n".join(self._tail)
+        tail = self._output.tail
         try:
             raise_unless_success(self._host, handle, status)
         except JobFailed as error:

@@ -39,7 +39,7 @@ _ATTACHING = threading.Lock()
 
 
 class RentedLane:
-    """See `Lane`.
+    """A `Lane` of machines that are rented, one at a time.
 
     Args:
         name: For people, and for the queue.
@@ -86,7 +86,7 @@ class RentedLane:
                 self._let_go("it was lost")
             if self._lease is None:
                 self._renter.resume()
-                self._begin(self._attached() or self._renter.rent_another())
+                self._begin(self._attached() or self._renter.rent())
             lease = self._lease
             assert lease is not None  # noqa: S101 -- it has begun
         return Station(
@@ -190,7 +190,7 @@ class RentedLane:
 
 
 def rented_lanes(
-    placement: Placement, registry: Registry, folder: Path, job: Job, *, flow_run_id: str, note: Note = say
+    placement: Placement, registry: Registry, folder: Path, job: Job, *, flow_run_id: str
 ) -> list[RentedLane]:
     """Return as many lanes as the placement asks for; nothing is rented before they are opened.
 
@@ -200,7 +200,6 @@ def rented_lanes(
         folder: The run's.
         job: What the run trains.
         flow_run_id: The run in Prefect, by which its machines can be found.
-        note: Told what a person should know.
 
     Raises:
         BadRequest, ProviderRefused: As `Registry.provider`.
@@ -208,8 +207,8 @@ def rented_lanes(
     provider = placement.provider
     if provider is None:
         return []
-    purpose = Purpose(folder.name, flow_run_id, tuple(pending_trainings(job, folder)))
-    renters = [registry.renter(provider, placement.rental, purpose, note=note) for _ in range(placement.machines)]
+    purpose = Purpose(folder.name, flow_run_id, tuple(pending_trainings(job.trainings, folder)))
+    renters = [registry.renter(provider, placement.rental, purpose, note=say) for _ in range(placement.machines)]
     return [
         RentedLane(
             f"{provider}-{number}",
@@ -217,7 +216,6 @@ def rented_lanes(
             folder,
             device=placement.device,
             workers=placement.workers,
-            note=note,
             renters=renters,
         )
         for number, renter in enumerate(renters, start=1)

@@ -167,8 +167,6 @@ def trainings_of(
     placement: Placement,
     *,
     fresh: bool = False,
-    flow_run_id: str = "",
-    note: Note = say,
 ) -> Iterator[TrainingRun]:
     """Hold what a run's `job.json` asks for, ready to be trained, while the block lasts.
 
@@ -180,8 +178,6 @@ def trainings_of(
         run: From `recorded_run`, with its job written.
         placement: Where it trains.
         fresh: Train again what earlier runs have finished or begun.
-        flow_run_id: The run in Prefect, if there is one, by which its machines can be found.
-        note: Told what a person should know.
 
     Raises:
         BadRequest: As `open_executor`.
@@ -189,8 +185,10 @@ def trainings_of(
     """
     kept = KeptTrainings(run.place)
     job = load_job(run.layout.job_json)
-    claim_trainings(run, job.trainings, kept, fresh=fresh, note=note)
-    mirror = Mirror(kept, run.layout, note)
+    claim_trainings(run, job.trainings, kept, fresh=fresh)
+    mirror = Mirror(kept, run.layout, say)
+    # By which machines are found that are rented for a run of Prefect.
+    flow_run_id = str(run.record.get("flow_run_id") or "")
     try:
         with open_executor(placement, run.layout.root, job, flow_run_id=flow_run_id) as executor:
             training = TrainingRun(job, run.layout, executor, mirror, run.tracking)

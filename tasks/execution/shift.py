@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import assert_never
 
 from jade_model.core.job import Job, Training
 from tasks.artifacts.publisher import Note
@@ -19,7 +18,7 @@ from tasks.execution.base import Event
 from tasks.execution.fetching import move_training
 from tasks.execution.found_jobs import FoundJob, clear_job, find_ours
 from tasks.execution.lanes import Lane, Station
-from tasks.execution.queue import Advice, UnitQueue
+from tasks.execution.queue import UnitQueue
 from tasks.execution.remote import RemoteBatch
 from tasks.hosts.errors import HostError, JobStopped
 from tasks.settings.models import Workers
@@ -142,23 +141,19 @@ class Shift:
                         continue
                     answer = board.queue.take(lane.name, now)
                     # Nobody is told: hosts that wait must not wake each other in turns.
-                    match answer.advice:
-                        case Advice.WAIT:
-                            board.changed.wait(answer.wait_s)
-                            continue
-                        case Advice.LEAVE if board.queue.is_quarantined(lane.name):
+                    if answer.wait_s is not None:
+                        board.changed.wait(answer.wait_s)
+                        continue
+                    if not answer.batch:
+                        if board.queue.is_quarantined(lane.name):
                             return problem
-                        case Advice.LEAVE:
-                            idle_since = idle_since or now
-                            left_s = idle_since + lane.idle_s - now
-                            if left_s > 0 and not board.is_done:
-                                board.changed.wait(left_s)
-                                continue
-                            return None
-                        case Advice.WORK:
-                            idle_since = 0.0
-                        case _:
-                            assert_never(answer.advice)
+                        idle_since = idle_since or now
+                        left_s = idle_since + lane.idle_s - now
+                        if left_s > 0 and not board.is_done:
+                            board.changed.wait(left_s)
+                            continue
+                        return None
+                    idle_since = 0.0
                 error = self._do(answer.batch)
             if error is not None:
                 problem = str(error)

@@ -15,6 +15,7 @@ from tasks.hosts.errors import (
     AuthenticationFailed,
     CommandTimedOut,
     ConnectionLost,
+    HostError,
     HostKeyMismatch,
     HostUnreachable,
 )
@@ -23,7 +24,7 @@ from tasks.hosts.keys import fingerprint_of_line
 from tasks.hosts.preflight import check_ready
 from tasks.provisioning import deadman
 from tasks.provisioning.entries import LeaseState, LedgerEntry
-from tasks.provisioning.errors import InstanceLost, InstanceUnfit, ProviderError, ProviderUnavailable
+from tasks.provisioning.errors import InstanceLost, ProviderError, ProviderUnavailable
 from tasks.provisioning.keys import RentalKeys
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.provisioner import InstanceState, Provisioner, Timing
@@ -102,7 +103,7 @@ class Connector:
         """Wait until a new machine lets us in, look it over and arm its switch.
 
         Raises:
-            InstanceUnfit, HostNotReady, HostError: It is no good, or was lost.
+            HostNotReady, HostError: It is no good, or was lost.
         """
         entry, host = self._reach(entry)
         try:
@@ -117,11 +118,11 @@ class Connector:
         """Connect to a machine that another process had made ready, and look after its switch from now on.
 
         Raises:
-            InstanceUnfit, HostError: It is no good any more, or was lost.
+            HostError: It is no good any more, or was lost.
         """
         instance = retry_transient(lambda: self.lender.provisioner.describe(entry.machine), sleep=self.pause)
         if instance.state is not InstanceState.RUNNING or instance.address is None:
-            raise InstanceUnfit(f"it is {instance.state.value}")
+            raise HostError(f"it is {instance.state.value}")
         entry = self.ledger.correct(entry.request_id, instance)
         self.admit(entry)
         host = self.open(entry)
@@ -152,8 +153,7 @@ class Connector:
         """Arm a machine's dead-man switch, unless it is or the provider's machines need none.
 
         Raises:
-            InstanceUnfit: It has fired: the machine is about to go.
-            HostError: It does not come up.
+            HostError: It does not come up; or it has fired, and the machine is about to go.
         """
         end = self.lender.provisioner.scripts.end
         if not end:
@@ -173,7 +173,7 @@ class Connector:
             sleep=self.pause,
         )
         if switch is deadman.Switch.ENDING:
-            raise InstanceUnfit("it is about to end itself")
+            raise HostError("it is about to end itself")
 
     def _reach(self, entry: LedgerEntry) -> tuple[LedgerEntry, Host]:
         """Wait until a machine lets us in, and make sure that nobody else has seen the key that it shows."""
@@ -192,7 +192,7 @@ class Connector:
                 try:
                     pin = fingerprint_of_line(line)
                 except ValueError as error:
-                    raise InstanceUnfit(f"it gave no new host key, but {line[:80]!r}") from error
+                    raise HostError(f"it gave no new host key, but {line[:80]!r}") from error
             entry = self.ledger.correct(entry.request_id, fingerprint=pin)
             if renew:
                 host = self.open(entry)
@@ -214,9 +214,9 @@ class Connector:
                 self.pause(POLL_S)
                 continue
             if instance.state is InstanceState.GONE:
-                raise InstanceLost(entry.provider, instance.instance_id, instance.detail)
+                raise InstanceLost(entry.provider, f"machine {instance.instance_id}", instance.detail)
             if instance.state not in {InstanceState.STARTING, InstanceState.RUNNING}:
-                raise InstanceUnfit(f"it did not start: {instance.state.value} {instance.detail}".rstrip())
+                raise HostError(f"it did not start: {instance.state.value} {instance.detail}".rstrip())
             if instance.state is InstanceState.RUNNING and instance.address is not None:
                 entry = self.ledger.correct(entry.request_id, instance)
                 host = self.open(entry, pin)
@@ -234,4 +234,4 @@ class Connector:
                     return entry, host
                 host.close()
             self.pause(POLL_S)
-        raise InstanceUnfit(f"it did not let us in within {limit_s:.0f} s: {problem}")
+        raise HostError(f"it did not let us in within {limit_s:.0f} s: {problem}")

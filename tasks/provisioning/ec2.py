@@ -27,13 +27,12 @@ from tasks.provisioning.ec2_network import (
 from tasks.provisioning.ec2_start import END, NOTICE, RENEW_HOST_KEY, user_data
 from tasks.provisioning.errors import NoCapacity, ProviderError, ProviderRefused
 from tasks.provisioning.provisioner import (
-    CallLimits,
     Instance,
     InstanceRequest,
     InstanceScripts,
     InstanceState,
     Offer,
-    check_name,
+    Timing,
     gone,
     instance_name,
 )
@@ -72,14 +71,11 @@ class Ec2Settings:
         root_device: Name of that volume.
         subnet: Where; None: the default network of the region.
         has_private_address: Whether machines are reached by their private address, through a VPN.
-        key_pair: Name of one that is there; None: one is made for each machine, and removed.
+        key_pair: Name of one that is admitted, too; None: our own key alone, which is in the user data.
         security_groups: Ids of ones that are there; empty: one is made for each machine, and removed.
         admit: The address that a group made here admits; None: the one by which AWS sees this machine.
         prices: USD an hour on demand, by machine type; goes before AWS's price list.
         offers_spot: Whether spot machines are offered.
-        settle_s: How long AWS may take until everybody there knows what was just made.
-        release_s: How long what admitted us may take to be removable after the end.
-        look_s: Pause between two looks.
     """
 
     instance_types: tuple[str, ...] = ("g4dn.xlarge", "g5.xlarge", "g6.xlarge", "g6e.xlarge")
@@ -97,9 +93,6 @@ class Ec2Settings:
     admit: str | None = None
     prices: Mapping[str, float] = field(default_factory=dict)
     offers_spot: bool = True
-    settle_s: float = 20.0
-    release_s: float = 300.0
-    look_s: float = 2.0
 
 
 class Ec2Provisioner:
@@ -108,7 +101,7 @@ class Ec2Provisioner:
     Args:
         api: AWS.
         settings: What machines shall be.
-        limits: Of asking for our public address.
+        timing: How long AWS may take to know what was just made, and to let go of a machine's security group.
         now: Seconds since 1970: what a machine's age is counted from.
         sleep: Waits.
     """
@@ -118,16 +111,16 @@ class Ec2Provisioner:
         api: Ec2Api,
         settings: Ec2Settings | None = None,
         *,
-        limits: CallLimits | None = None,
+        timing: Timing | None = None,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._api, self._settings = api, settings or Ec2Settings()
+        self._api, self._settings, self._timing = api, settings or Ec2Settings(), timing or Timing()
         self._now, self._sleep = now, sleep
         admitted = self._settings.admit
         self._network = Network(
             api,
-            (lambda: admitted) if admitted is not None else lambda: public_address(limits=limits),
+            (lambda: admitted) if admitted is not None else lambda: public_address(limits=api.limits),
             port=self._settings.ssh_port,
             subnet=self._settings.subnet,
             sleep=sleep,
@@ -149,11 +142,10 @@ class Ec2Provisioner:
     def create(self, request: InstanceRequest) -> Instance:
         """Ask for one machine; what was made to admit us is removed again if there is none."""
         doing = f"start a {request.offer.kind}"
-        check_name(PROVIDER, request, doing)
         try:
             return self._instance(self._api.run_instance(doing, **self._wanted(request)))
         except (NoCapacity, ProviderRefused):
-            self._network.remove(request.owner, request.request_id, limit_s=0.0, pause_s=self._settings.look_s)
+            self._network.remove(request.owner, request.request_id, limit_s=0.0, pause_s=self._timing.look_s)
             raise
 
     def describe(self, instance_id: str) -> Instance:
@@ -168,7 +160,7 @@ class Ec2Provisioner:
         return [self._instance(described) for each in reservations for described in each["Instances"]]
 
     def terminate(self, instance_id: str) -> Instance:
-        """Ask for the end of a machine; of one that has ended, the key pair and security group are removed."""
+        """Ask for the end of a machine; of one that has ended, the security group is removed."""
         described = self._describe(instance_id)
         if described is None:
             return gone(PROVIDER, instance_id)
@@ -215,9 +207,10 @@ class Ec2Provisioner:
             "InstanceInitiatedShutdownBehavior": "terminate",
             "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled"},
             "TagSpecifications": [{"ResourceType": kind, "Tags": tags_of_machine} for kind in tagged],
-            "KeyName": settings.key_pair or self._network.make_key_pair(request, tags),
             "SecurityGroupIds": list(settings.security_groups) or [self._network.make_group(request, tags)],
         }
+        if settings.key_pair is not None:
+            wanted["KeyName"] = settings.key_pair
         if settings.launch_template is not None:
             version = settings.launch_template_version
             wanted["LaunchTemplate"] = {"LaunchTemplateId": settings.launch_template, "Version": version}
@@ -238,7 +231,7 @@ class Ec2Provisioner:
 
     def _describe(self, instance_id: str) -> dict[str, Any] | None:
         """Return what AWS tells of a machine; None if it denied knowing it for as long as it may be mistaken."""
-        deadline = time.monotonic() + self._settings.settle_s
+        deadline = time.monotonic() + self._timing.settle_s
         while True:
             with tolerating(".NotFound"):
                 told = self._api.call(f"look at {instance_id}", "describe_instances", InstanceIds=[instance_id])
@@ -248,13 +241,13 @@ class Ec2Provisioner:
                         return found
             if time.monotonic() > deadline:
                 return None
-            self._sleep(self._settings.look_s)
+            self._sleep(self._timing.look_s)
 
     def _clean_up(self, described: Mapping[str, Any]) -> None:
         """Remove what admitted us to a machine that has ended, and what earlier ones left; nothing of it costs."""
-        tags, settings = tags_told(described), self._settings
+        tags, timing = tags_told(described), self._timing
         owner = tags[OWNER_TAG]
-        self._network.remove(owner, tags.get(REQUEST_TAG, ""), limit_s=settings.release_s, pause_s=settings.look_s)
+        self._network.remove(owner, tags.get(REQUEST_TAG, ""), limit_s=timing.release_s, pause_s=timing.look_s)
         with contextlib.suppress(ProviderError):
             live = {instance.name for instance in self.list(owner)}
             self._network.remove_left_behind(owner, live, self._now())

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from botocore import exceptions as aws
 from botocore.config import Config
 
 from tasks.provisioning.errors import (
+    KEY_REFUSED,
     ApiKeyMissing,
     NoCapacity,
     NotFound,
@@ -22,7 +23,6 @@ from tasks.provisioning.errors import (
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
-    key_refused,
 )
 from tasks.provisioning.provisioner import CallLimits, Offer
 
@@ -101,32 +101,31 @@ class Ec2Access:
         region: Such as `eu-central-1`; None: as AWS's own settings say.
         profile: Of AWS's own settings; None: the default one.
         endpoint_url: None: AWS.
-        limits: Of every call.
     """
 
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None
-    limits: CallLimits = field(default_factory=CallLimits)
 
 
 class Ec2Api:
     """AWS, as far as it is needed here. Several threads and provisioners may share one; nothing is asked of AWS yet.
 
     Args:
-        access: Region, profile, limits of single calls.
+        access: Region, profile, address.
+        limits: Of every call.
 
     Raises:
         ApiKeyMissing: The profile is not there.
         ProviderRefused: No region is set, or it or the endpoint is not usable.
     """
 
-    def __init__(self, access: Ec2Access) -> None:
+    def __init__(self, access: Ec2Access, limits: CallLimits | None = None) -> None:
         log = logging.getLogger("botocore")
         if log.level == logging.NOTSET:
             # At DEBUG it writes whole requests, with the machine's host key in them.
             log.setLevel(logging.INFO)
-        limits = access.limits
+        self.limits = limits = limits or CallLimits()
 
         def config(attempts: int) -> Config:
             return Config(
@@ -310,7 +309,7 @@ def _translate_answer(error: aws.ClientError, doing: str) -> ProviderError:
         advice = ". Free machines (`jade rented`), or ask the provider for a higher limit."
         return ProviderRefused(PROVIDER, doing, detail, status=shown, summary=summary, advice=advice)
     if code in _KEY:
-        return key_refused(PROVIDER, doing, detail, status=shown)
+        return ProviderRefused(PROVIDER, doing, detail, status=shown, **KEY_REFUSED)
     if code in _TOO_MANY or status == 429:
         return NothingDone(PROVIDER, doing, detail, status=shown, summary="too many calls")
     if code.endswith(".NotFound"):

@@ -1,6 +1,6 @@
-"""Who may reach an EC2 machine: a security group and a key pair for it alone, made before it and removed after it.
+"""Who may reach an EC2 machine: a security group for it alone, made before it and removed after it.
 
-Both carry the tags of the machine, so that what a killed process left behind is found by the next release.
+It carries the tags of the machine, so that what a killed process left behind is found by the next release.
 """
 
 from __future__ import annotations
@@ -114,18 +114,6 @@ class Network:
         for group in self._groups(tag_filters(owner, request_id)):
             self._admit(str(group["GroupId"]))
 
-    def make_key_pair(self, request: InstanceRequest, tags: Tags) -> str:
-        """Return the name of a key pair with our public key; safe to repeat."""
-        with tolerating(".Duplicate"):
-            self._api.call(
-                f"import key pair {request.name}",
-                "import_key_pair",
-                KeyName=request.name,
-                PublicKeyMaterial=request.public_key.encode(),
-                TagSpecifications=[{"ResourceType": "key-pair", "Tags": tags}],
-            )
-        return request.name
-
     def remove(self, owner: str, request_id: str, *, limit_s: float, pause_s: float) -> None:
         """Remove what was made for a request. Costs nothing, so that what cannot be removed is only told.
 
@@ -137,8 +125,8 @@ class Network:
         """
 
         def remove() -> None:
-            for each in self._listed(tag_filters(owner, request_id)):
-                self._remove_one(each)
+            for group in self._groups(tag_filters(owner, request_id)):
+                self._remove_one(group)
 
         try:
             retry_transient(
@@ -149,12 +137,12 @@ class Network:
 
     def remove_left_behind(self, owner: str, live: Collection[str], now: float) -> None:
         """Remove what was made for an owner, but not for machines of these names, an hour after it was made."""
-        for each in self._listed(tag_filters(owner)):
-            told = tags_told(each)
+        for group in self._groups(tag_filters(owner)):
+            told = tags_told(group)
             made = told.get(MADE_TAG, "")
             if told.get("Name") not in live and made.isdecimal() and now - int(made) > _LEFT_BEHIND_S:
                 with contextlib.suppress(ProviderUnavailable):
-                    self._remove_one(each)
+                    self._remove_one(group)
 
     def _admit(self, group_id: str) -> None:
         address = ipaddress.ip_address(self._address())
@@ -174,18 +162,10 @@ class Network:
     def _groups(self, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return self._api.pages("list groups", "describe_security_groups", "SecurityGroups", Filters=filters)
 
-    def _listed(self, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        pairs = self._api.call("list key pairs", "describe_key_pairs", Filters=filters).get("KeyPairs", [])
-        return [*pairs, *self._groups(filters)]
-
-    def _remove_one(self, each: dict[str, Any]) -> None:
+    def _remove_one(self, described: dict[str, Any]) -> None:
+        group = described["GroupId"]
         with tolerating(".NotFound"):
-            if "KeyPairId" in each:
-                pair = each["KeyName"]
-                self._api.call(f"delete key pair {pair}", "delete_key_pair", KeyName=pair)
-            else:
-                group = each["GroupId"]
-                self._api.call(f"delete security group {group}", "delete_security_group", GroupId=group)
+            self._api.call(f"delete security group {group}", "delete_security_group", GroupId=group)
 
     def _network(self) -> str:
         if self._subnet is not None:

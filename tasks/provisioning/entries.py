@@ -11,17 +11,25 @@ Costs are by time, since nobody sends a bill by the minute.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
 from tasks.core.names import HostAddress
+from tasks.core.processes import boot_id, start_ticks
+from tasks.provisioning.errors import BudgetSpent
 
 HOUR_S = 3600.0
+MIN_HOURS = 0.1
+"""A budget that leaves less than this of a machine is spent: nothing could be trained."""
 
 
 class LeaseState(StrEnum):
@@ -190,6 +198,54 @@ def promised_usd(entries: Iterable[LedgerEntry], now: float) -> float:
         for entry in entries
         if not entry.state.is_over
     )
+
+
+def hours_within(
+    budget_usd: float | None, price: float, max_hours: float, entries: Sequence[LedgerEntry], now: float
+) -> float:
+    """Return for how long a machine may be rented now: what is left of a month's budget may shorten it.
+
+    Raises:
+        BudgetSpent: Too little is left for `MIN_HOURS`.
+    """
+    if budget_usd is None or price <= 0:
+        return max_hours
+    spent, promised = spent_usd(entries, now), promised_usd(entries, now)
+    hours = min(max_hours, (budget_usd - spent - promised) / price)
+    if hours < min(MIN_HOURS, max_hours):
+        running = f" and running machines may cost {promised:.2f} more" if promised else ""
+        raise BudgetSpent(
+            f"The budget of {budget_usd:.2f} USD a month leaves too little for {price:.2f} USD/h: {spent:.2f} USD are "
+            f"spent{running}. Raise --budget, take a cheaper GPU, or wait for the next month.",
+            promised_usd=promised,
+        )
+    return hours
+
+
+CLAIM_S = 120.0
+"""A claim that was silent for longer counts no more: its process is dead, or cut off from the ledger."""
+TOUCH_EVERY_S = 20.0
+
+
+def new_claim() -> str:
+    """Return what this process is told by: machine, process, its birth, and something random."""
+    return f"{socket.gethostname()[:64]}/{os.getpid()}/{_birth(os.getpid())}/{secrets.token_hex(4)}"
+
+
+def is_certainly_dead(claim: str) -> bool:
+    """Whether a claim's process ran on this machine and is no more. False if that cannot be told from here."""
+    parts = claim.split("/")
+    if len(parts) != 4 or parts[0] != socket.gethostname()[:64] or not parts[1].isdigit():
+        return False
+    return _birth(int(parts[1])) != parts[2]
+
+
+def _birth(process_id: int) -> str:
+    """Boot and start time of a process, so that a process id that was given out anew is told apart; empty if none."""
+    if boot := boot_id():
+        ticks = start_ticks(process_id)
+        return f"{boot[:8]}.{ticks}" if ticks else ""
+    return "there" if psutil.pid_exists(process_id) else ""
 
 
 metadata = sa.MetaData()

@@ -15,10 +15,9 @@ from tasks.core.files import FileEntry
 from tasks.hosts.errors import HostError, HostUnreachable
 from tasks.hosts.host import CommandResult, Host
 from tasks.provisioning import deadman
-from tasks.provisioning.claims import TOUCH_EVERY_S
 from tasks.provisioning.connect import Connector
-from tasks.provisioning.entries import HOUR_S, LeaseState, LedgerEntry
-from tasks.provisioning.errors import ClaimLost, HoursSpent, InstanceLost, LedgerError, Preempted, ProviderError
+from tasks.provisioning.entries import HOUR_S, TOUCH_EVERY_S, LeaseState, LedgerEntry
+from tasks.provisioning.errors import ClaimLost, HoursSpent, InstanceLost, LedgerError, ProviderError
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.provisioner import InstanceScripts, InstanceState, Provisioner, Timing, terminate_instance
 
@@ -37,15 +36,14 @@ class Lease:
         connector: How it was reached.
         entry: As the ledger has it.
         host: Connected to it.
-        was_attached: Whether an earlier process had rented it.
     """
 
-    def __init__(self, connector: Connector, entry: LedgerEntry, host: Host, *, was_attached: bool = False) -> None:
-        self.entry, self.was_attached = entry, was_attached
+    def __init__(self, connector: Connector, entry: LedgerEntry, host: Host) -> None:
+        self.entry = entry
         self.place = connector.lender.place(entry.machine)
         self.device = connector.lender.device(entry.machine)
         self.over: ClaimLost | HoursSpent | InstanceLost | None = None
-        self.preempted: Preempted | None = None
+        self.preempted: InstanceLost | None = None
         self._connector, self._host = connector, host
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -98,7 +96,7 @@ class Lease:
             return  # nobody can tell: the connection alone counts
         if instance.state not in {InstanceState.RUNNING, InstanceState.STARTING}:
             detail = f"{instance.state.value} {instance.detail}".rstrip()
-            raise self._end(InstanceLost(self.entry.provider, self.entry.machine, detail))
+            raise self._end(InstanceLost(self.entry.provider, f"machine {self.entry.machine}", detail))
         with self._lock:
             if instance.address is not None and instance.address != self.entry.address:
                 self._connector.note(f"{self.name}: it is at {instance.address} now")
@@ -117,7 +115,9 @@ class Lease:
         except LedgerError as error:
             self._connector.note(f"{error} The machine is kept, and the ledger tried again.")
         if ledger.now() - entry.requested_at >= entry.max_age_s:
-            self._end(HoursSpent(entry.provider, entry.machine, entry.max_age_s / HOUR_S))
+            self._end(
+                HoursSpent(entry.provider, f"machine {entry.machine}", f"{entry.max_age_s / HOUR_S:.2f} h were allowed")
+            )
             return
         try:
             if entry.spot:
@@ -136,7 +136,8 @@ class Lease:
             return  # whoever follows the job notices, too, and decides
         shown = "".join(character for character in told if character.isprintable()).strip()
         if shown:
-            self.preempted = Preempted(self.entry.provider, self.entry.machine, shown)
+            what = f"machine {self.entry.machine}"
+            self.preempted = InstanceLost(self.entry.provider, what, shown, summary="it is about to be taken away")
 
     @property
     def _scripts(self) -> InstanceScripts:

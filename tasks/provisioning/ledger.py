@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tasks.provisioning import entries as tables
-from tasks.provisioning.entries import HOUR_S, TRANSITIONS, LeaseState, LedgerEntry, promised_usd, spent_usd
-from tasks.provisioning.errors import BudgetSpent, ClaimLost, LedgerError, LedgerUnusable
+from tasks.provisioning.entries import HOUR_S, TRANSITIONS, LeaseState, LedgerEntry, hours_within, spent_usd
+from tasks.provisioning.errors import ClaimLost, LedgerError, LedgerUnusable
 from tasks.provisioning.provisioner import Instance, Offer, instance_name
 
-MIN_HOURS = 0.1
-"""A budget that leaves less than this of a machine is spent: nothing could be trained."""
 SCHEMA_VERSION = 2
 _READ_VERSIONS = (1, SCHEMA_VERSION)
 """Version 1 has the same tables and eleven states, which `LeaseState` reads."""
@@ -53,7 +51,7 @@ class Purpose:
 
 
 class Ledger:
-    """See the module.
+    """What was, or may have been, rented.
 
     Args:
         url: Of the database, as SQLAlchemy takes it.
@@ -92,14 +90,6 @@ class Ledger:
         """Let go of the database."""
         self._engine.dispose()
 
-    def hours_within(self, budget_usd: float | None, price_usd_per_hour: float, max_hours: float) -> float:
-        """Return for how long a machine could be rented now: what is left of a month's budget may shorten it.
-
-        Raises:
-            BudgetSpent: Too little is left for `MIN_HOURS`.
-        """
-        return _hours_within(budget_usd, price_usd_per_hour, max_hours, self.entries(), self.now())
-
     def request(
         self,
         offer: Offer,
@@ -131,7 +121,7 @@ class Ledger:
         with self._locked() as connection:
             now = self.now()
             rows = [_entry(row) for row in connection.execute(sa.select(tables.rentals))]
-            hours = _hours_within(budget_usd, offer.price_usd_per_hour, max_hours, rows, now)
+            hours = hours_within(budget_usd, offer.price_usd_per_hour, max_hours, rows, now)
             connection.execute(
                 tables.rentals.insert().values(
                     request_id=request_id,
@@ -210,7 +200,8 @@ class Ledger:
         with self._locked() as connection:
             entry = self._get(connection, request_id)
             if entry.claim != claim:
-                raise ClaimLost(request_id, entry.claim or "nobody")
+                taken_by = entry.claim or "nobody"
+                raise ClaimLost(f"Request {request_id} was taken over by {taken_by}; this process lets go of it.")
             now = self.now()
             connection.execute(_of(request_id).values(seen_at=now))
             return self._settle(connection, request_id, now)
@@ -324,18 +315,6 @@ class Ledger:
     def _log(self, connection: sa.Connection, request_id: str, old: str, new: LeaseState, detail: str) -> None:
         event = {"request_id": request_id, "at": self.now(), "old": str(old), "new": new.value, "detail": detail}
         connection.execute(tables.events.insert().values(event))
-
-
-def _hours_within(
-    budget_usd: float | None, price: float, max_hours: float, entries: Sequence[LedgerEntry], now: float
-) -> float:
-    if budget_usd is None or price <= 0:
-        return max_hours
-    spent, promised = spent_usd(entries, now), promised_usd(entries, now)
-    hours = min(max_hours, (budget_usd - spent - promised) / price)
-    if hours < min(MIN_HOURS, max_hours):
-        raise BudgetSpent(budget_usd, spent, promised, price)
-    return hours
 
 
 def _of(request_id: str) -> sa.Update:

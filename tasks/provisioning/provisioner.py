@@ -22,9 +22,7 @@ from tasks.core.retry import retry_transient
 from tasks.provisioning.errors import (
     NothingDone,
     ProviderError,
-    ProviderRefused,
     ProviderUnavailable,
-    TerminationUnproven,
 )
 
 _log = logging.getLogger(__name__)
@@ -108,7 +106,6 @@ class InstanceRequest:
     Attributes:
         request_id: Unique and durable, hexadecimal: the same one asked again never makes a second machine.
         owner: Tag of whoever pays; every machine carries it. See `check_owner`.
-        name: Of the machine, `instance_name(owner, request_id)`; what a lost reply is recovered by.
         offer: Which kind.
         public_key: Line of `authorized_keys` that admits us.
         host_private_key: OpenSSH private key that the machine shall show as its own on the first connection.
@@ -117,11 +114,15 @@ class InstanceRequest:
 
     request_id: str
     owner: str
-    name: str
     offer: Offer
     public_key: str
     host_private_key: str = field(repr=False)
     max_age_s: float
+
+    @property
+    def name(self) -> str:
+        """What the machine is called; what a lost reply is recovered by."""
+        return instance_name(self.owner, self.request_id)
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,6 @@ def gone(provider: str, instance_id: str) -> Instance:
     """Return a machine that its provider denies knowing."""
     detail = "the provider denies knowing it"
     return Instance(provider, instance_id, "", "", InstanceState.GONE, None, 0.0, None, detail)
-
-
-def check_name(provider: str, request: InstanceRequest, doing: str) -> None:
-    """Refuse a request whose name does not tell its owner and itself: it could not be found again.
-
-    Raises:
-        ProviderRefused: It does not.
-    """
-    if owner_and_request(request.name) != (request.owner, request.request_id):
-        raise ProviderRefused(provider, doing, f"the name {request.name!r} does not tell owner and request")
 
 
 class Provisioner(Protocol):
@@ -330,18 +321,21 @@ def terminate_instance(
     """End a machine; return only once the provider shows, or denies, it as one that costs no more.
 
     Raises:
-        TerminationUnproven: It was asked for, but that is not proved within `timing.release_s`. Transient.
+        ProviderUnavailable: It was asked for, but is not proved within `timing.release_s`.
         ProviderRefused: It is not one of ours; or the key may not end it.
     """
 
     def ask() -> None:
+        cause = None
         try:
             instance = provisioner.terminate(instance_id)
-        except ProviderUnavailable as error:
-            raise TerminationUnproven(provisioner.provider, instance_id, str(error)) from error
-        if instance.state is not InstanceState.GONE:
+            if instance.state is InstanceState.GONE:
+                return
             detail = f"it is still shown as {instance.detail or instance.state.value}"
-            raise TerminationUnproven(provisioner.provider, instance_id, detail)
+        except ProviderUnavailable as error:
+            cause, detail = error, str(error)
+        doing, summary = f"end machine {instance_id}", "its end is not confirmed, and it may still cost"
+        raise ProviderUnavailable(provisioner.provider, doing, detail, summary=summary, advice="") from cause
 
     retry_transient(
         ask,

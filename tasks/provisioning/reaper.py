@@ -15,8 +15,7 @@ from pathlib import Path
 
 from tasks.core.retry import retry_transient
 from tasks.hosts.errors import HostError
-from tasks.provisioning.claims import CLAIM_S, is_certainly_dead, new_claim
-from tasks.provisioning.entries import LeaseState, LedgerEntry
+from tasks.provisioning.entries import CLAIM_S, LeaseState, LedgerEntry, is_certainly_dead, new_claim
 from tasks.provisioning.errors import ApiKeyMissing
 from tasks.provisioning.keys import RentalKeys
 from tasks.provisioning.lease import release

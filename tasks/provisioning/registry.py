@@ -18,8 +18,8 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from tasks.core.errors import BadRequest, SettingsError
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import RemotePlace
-from tasks.provisioning.claims import new_claim
 from tasks.provisioning.connect import Note, Provider
+from tasks.provisioning.entries import new_claim
 from tasks.provisioning.keys import open_rented
 from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.provisioner import Provisioner, Timing, check_owner
@@ -90,17 +90,10 @@ def ec2(settings: Settings) -> Provider:
     from tasks.provisioning.ec2 import DEFAULT_PYTHON, Ec2Provisioner, Ec2Settings
     from tasks.provisioning.ec2_api import Ec2Access, Ec2Api
 
-    @dataclass(frozen=True)
-    class Where:
-        region: str | None = None
-        profile: str | None = None
-        endpoint_url: str | None = None
-
-    use, own, where = _read("ec2", settings, UseSettings, Ec2Settings, Where)
+    use, own, access = _read("ec2", settings, UseSettings, Ec2Settings, Ec2Access)
     if not {"python", "image", "launch_template"} & settings.providers.get("ec2", {}).keys():
         use = dataclasses.replace(use, python=DEFAULT_PYTHON)
-    access = Ec2Access(where.region, where.profile, where.endpoint_url)
-    provisioner = Ec2Provisioner(Ec2Api(access), own, limits=access.limits)
+    provisioner = Ec2Provisioner(Ec2Api(access), own, timing=use)
     return dataclasses.replace(provider_of(provisioner, use), admit=provisioner.admit)
 
 
@@ -137,32 +130,13 @@ def static(settings: Settings) -> Provider:
 
 
 FACTORIES: dict[str, Factory] = {"runpod": runpod, "ec2": ec2, "static": static}
-"""Who lends, by the name that `--host` takes."""
+"""Who lends, by the names in `PROVIDERS`."""
 
 
 def provider_of(provisioner: Provisioner, use: UseSettings) -> Provider:
     """Return how machines of a provisioner are used that show the host key which we gave them."""
     place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s, provisioner.provider)
     return Provider(provisioner, open_rented, lambda _: place, lambda _: use.device, use)
-
-
-def provider_names() -> tuple[str, ...]:
-    """Return the names of all providers: what `--host` takes beside hosts."""
-    return tuple(FACTORIES)
-
-
-def is_provider(name: str) -> bool:
-    """Whether `--host NAME` rents."""
-    return name in FACTORIES
-
-
-def check_provider(name: str) -> None:
-    """Refuse a provider that cannot be asked as the settings are; asks it nothing.
-
-    Raises:
-        SettingsError, HostError: Its settings make no sense, or its API key is missing.
-    """
-    FACTORIES[name](load_settings())
 
 
 @dataclass

@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from tasks.core.errors import BadRequest, HostNotReady, RentingCancelled, RunError
 from tasks.core.retry import retry_transient
 from tasks.hosts.errors import HostError
-from tasks.provisioning.claims import CLAIM_S, is_certainly_dead
 from tasks.provisioning.connect import Connector
-from tasks.provisioning.entries import HOUR_S, LeaseState, LedgerEntry
+from tasks.provisioning.entries import CLAIM_S, HOUR_S, LeaseState, LedgerEntry, hours_within, is_certainly_dead
 from tasks.provisioning.errors import (
     BudgetSpent,
     HoursSpent,
-    InstanceUnfit,
     NoCapacity,
     NothingDone,
     ProviderRefused,
@@ -73,20 +71,12 @@ class Renter(Connector):
         return self.request.owner or self.ledger.owner
 
     def rent(self) -> Lease:
-        """Return a machine that is ready: one that trains just this and lost its controller, else a new one.
+        """Return a new machine that is ready, be it in the place of one that was lost; limits count for all together.
 
         Raises:
             BadRequest, BudgetSpent, ProviderRefused: The person who asked can put it right.
-            RunError: No candidate could be had or used, or another process that is alive trains this on a machine.
+            RunError: No candidate could be had or used.
             ProviderUnavailable: The provider does not answer.
-        """
-        return self.attach() or self.rent_another()
-
-    def rent_another(self) -> Lease:
-        """Return a new machine, be it in the place of one that was lost; limits count for all of them together.
-
-        Raises:
-            BadRequest, BudgetSpent, ProviderRefused, RunError, ProviderUnavailable: As `rent`.
         """
         budget: BudgetSpent | None = None
         unanswered: ProviderUnavailable | None = None
@@ -128,9 +118,11 @@ class Renter(Connector):
         """
         quoted: list[tuple[Offer, float]] = []
         spent: BudgetSpent | None = None
-        for offer in self.plan():
+        offers, entries, request = self.plan(), self.ledger.entries(), self.request
+        for offer in offers:
+            price = offer.price_usd_per_hour
             try:
-                hours = self.ledger.hours_within(self.request.budget, offer.price_usd_per_hour, self.request.max_hours)
+                hours = hours_within(request.budget, price, request.max_hours, entries, self.ledger.now())
             except BudgetSpent as error:
                 spent, hours = spent or error, 0.0
             quoted.append((offer, hours))
@@ -267,7 +259,7 @@ class Renter(Connector):
         self.rented.append(entry.request_id)
         self.requests.append(entry.request_id)
         try:
-            lease = Lease(self, *self.connect_again(entry), was_attached=True)
+            lease = Lease(self, *self.connect_again(entry))
         except HostError as problem:
             self._tell_tried(entry, f"had an earlier run's work, but {problem}")
             self.release(entry, f"could not be attached to: {problem}")
@@ -292,7 +284,7 @@ class Renter(Connector):
         """Rent one candidate and look it over; None if it is no good, which is told and ended."""
         hours = self.hours_left()
         if hours <= 0:
-            raise HoursSpent(offer.provider, "the next", self.request.max_hours)
+            raise HoursSpent(offer.provider, "the next machine", f"{self.request.max_hours:.2f} h were allowed")
         entry = self.ledger.request(
             offer,
             self.purpose,
@@ -343,7 +335,7 @@ class Renter(Connector):
     def _check_price(self, entry: LedgerEntry) -> None:
         cap = self.request.max_price
         if cap is not None and entry.price_usd_per_hour > cap:
-            raise InstanceUnfit(f"it costs {entry.price_usd_per_hour:g} USD/h, more than {cap:g}")
+            raise HostError(f"it costs {entry.price_usd_per_hour:g} USD/h, more than {cap:g}")
 
     def _announce(self, entry: LedgerEntry) -> None:
         hours = entry.max_age_s / HOUR_S
@@ -359,7 +351,6 @@ class Renter(Connector):
         return InstanceRequest(
             entry.request_id,
             entry.owner,
-            entry.name,
             offer,
             public_key=keys.public_key,
             host_private_key=keys.host_private_key,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasPath, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.names import HostAddress
 from tasks.provisioning.errors import NotFound, ProviderRefused, ProviderUnavailable
@@ -25,7 +25,6 @@ from tasks.provisioning.provisioner import (
     InstanceScripts,
     InstanceState,
     Offer,
-    check_name,
     gone,
     owner_and_request,
 )
@@ -88,16 +87,6 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
-class _Endpoint(_Answer):
-    host: str
-    port: int
-    username: str
-
-
-class _Ssh(_Answer):
-    direct: _Endpoint | None = None
-
-
 class Pod(_Answer):
     """A pod as the service tells of it; of its many fields, those that count here."""
 
@@ -106,7 +95,9 @@ class Pod(_Answer):
     status: str
     cost: float = Field(ge=0, allow_inf_nan=False)
     env: Mapping[str, str] = Field(default_factory=dict, repr=False)
-    ssh: _Ssh = _Ssh()
+    host: str | None = Field(None, validation_alias=AliasPath("ssh", "direct", "host"))
+    port: int | None = Field(None, validation_alias=AliasPath("ssh", "direct", "port"))
+    user: str | None = Field(None, validation_alias=AliasPath("ssh", "direct", "username"))
     created_at: AwareDatetime | None = Field(None, alias="createdAt")
     data_center: str | None = Field(None, alias="dataCenterId")
 
@@ -127,9 +118,9 @@ class Pod(_Answer):
     def instance(self) -> Instance:
         """Return it in the words of the seam; an address that makes no sense counts as none."""
         address, problem = None, ""
-        if self.ssh.direct is not None:
+        if self.host is not None and self.port is not None and self.user is not None:
             try:
-                address = HostAddress(self.ssh.direct.host, self.ssh.direct.port, self.ssh.direct.username)
+                address = HostAddress(self.host, self.port, self.user)
             except ValueError as error:
                 problem = f", without a usable address: {error}"
         place = f" in {self.data_center}" if self.data_center else ""
@@ -153,16 +144,6 @@ class PodList(_Answer):
     pods: tuple[dict[str, Any], ...]
 
 
-class _Prices(_Answer):
-    secure: float = Field(ge=0, allow_inf_nan=False)
-    community: float = Field(ge=0, allow_inf_nan=False)
-
-
-class _Counts(_Answer):
-    secure: int
-    community: int
-
-
 class _DataCenter(_Answer):
     id: str
     availability: str
@@ -176,8 +157,8 @@ class GpuType(_Answer):
     memory: float
     secure: bool
     community: bool
-    price: _Prices
-    max_count: _Counts = Field(alias="maxCount")
+    price: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    max_count: Mapping[str, int] = Field(alias="maxCount")
     availability: str | None = None
     data_centers: tuple[_DataCenter, ...] = Field((), alias="dataCenters")
 
@@ -188,11 +169,9 @@ class GpuType(_Answer):
             cloud: `SECURE` or `COMMUNITY`.
             data_centers: Where it may be; empty if anywhere.
         """
-        is_secure = cloud == "SECURE"
-        is_there = self.secure if is_secure else self.community
-        count = self.max_count.secure if is_secure else self.max_count.community
-        price = self.price.secure if is_secure else self.price.community
-        if not is_there or count < 1 or price <= 0:
+        is_there, name = self.secure if cloud == "SECURE" else self.community, cloud.lower()
+        price = self.price.get(name, 0.0)
+        if not is_there or self.max_count.get(name, 0) < 1 or price <= 0:
             return None
         levels = [self.availability] if self.availability else []
         if data_centers:
@@ -250,7 +229,7 @@ class RunPodProvisioner:
     def create(self, request: InstanceRequest) -> Instance:
         """Ask for one pod."""
         doing = f"create a pod with {request.offer.kind}"
-        body, secrets = self._pod_body(request, doing)
+        body, secrets = self._pod_body(request)
         return _read(Pod, self._api.create("pods", doing=doing, body=body, secrets=secrets), doing).instance()
 
     def describe(self, instance_id: str) -> Instance:
@@ -280,9 +259,8 @@ class RunPodProvisioner:
             self._api.delete("pods", instance_id, doing=f"delete pod {instance_id}")
         return found
 
-    def _pod_body(self, request: InstanceRequest, doing: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _pod_body(self, request: InstanceRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What is posted, and what of it must not show."""
-        check_name(PROVIDER, request, doing)
         settings = self._settings
         ours = {
             MACHINE_VARIABLE: request.name,

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from tasks.core.retry import retry_transient
 from tasks.provisioning.errors import (
+    KEY_REFUSED,
     ApiKeyMissing,
     NoCapacity,
     NotFound,
@@ -29,7 +30,6 @@ from tasks.provisioning.errors import (
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
-    key_refused,
 )
 from tasks.provisioning.provisioner import CallLimits
 
@@ -61,7 +61,7 @@ class RunPodAccess:
             raise ApiKeyMissing(PROVIDER, "connect", setting="RUNPOD_API_KEY")
         if not re.fullmatch(r"[\x21-\x7e]+", key):
             # The HTTP library would quote it in its error.
-            raise key_refused(PROVIDER, "connect", "it holds blanks or characters that no key has")
+            raise ProviderRefused(PROVIDER, "connect", "it holds blanks or characters that no key has", **KEY_REFUSED)
         url = urlsplit(self.api_url)
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
             raise ValueError(f"the API's address must begin with https://, or the key could be read: {self.api_url!r}")
@@ -213,7 +213,7 @@ def _refusal(status: int, headers: httpx.Headers, detail: str, doing: str, *, is
         advice = ". A read-only key rents nothing, and some kinds are not for every account."
         return NoCapacity(PROVIDER, doing, detail, status=status, summary=summary, advice=advice)
     if status in {401, 403}:
-        return key_refused(PROVIDER, doing, detail, status=status)
+        return ProviderRefused(PROVIDER, doing, detail, status=status, **KEY_REFUSED)
     if status == 400 and is_create:
         return NoCapacity(PROVIDER, doing, detail, status=status)
     if status == 404 and not is_create:

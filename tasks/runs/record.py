@@ -24,9 +24,9 @@ from tasks.artifacts.errors import StoreError
 from tasks.artifacts.leases import Heartbeat
 from tasks.artifacts.publisher import say
 from tasks.artifacts.repository import ArtifactPlace, open_place
-from tasks.core.clock import PROCESS_STARTED
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
+from tasks.core.processes import PROCESS_STARTED
 from tasks.provisioning.rental_record import read_rental
 from tasks.runs.live_tracking import Tracking
 from tasks.runs.log import logged_to

@@ -10,7 +10,6 @@ from tasks.provisioning.errors import (
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
-    TerminationUnproven,
 )
 from tasks.provisioning.provisioner import InstanceRequest, InstanceState, Offer
 from tests.fakes.ec2_server import Fault as Ec2Fault
@@ -58,7 +57,7 @@ def live_through(world: World, offers: list[Offer], draw: random.Random) -> Told
             told.acquired.add(request.request_id)
             try:
                 _use(world, machine.instance_id, request.owner, draw)
-            except (ProviderUnavailable, TerminationUnproven) as error:
+            except ProviderUnavailable as error:
                 told.errors.append(error)
     return told
 
@@ -132,7 +131,7 @@ def spoil_ec2(world: Ec2World, draw: random.Random) -> None:
     """Draw a bad day for EC2."""
     server = world.server
     actions = ["RunInstances", "RunInstances", "DescribeInstances", "TerminateInstances", "CreateSecurityGroup"]
-    actions += ["ImportKeyPair", "DeleteSecurityGroup", "AuthorizeSecurityGroupIngress", "DescribeVpcs"]
+    actions += ["DeleteSecurityGroup", "AuthorizeSecurityGroupIngress", "DescribeVpcs"]
     for _ in range(draw.randint(0, 6)):
         code, status = draw.choice([("InternalError", 500), ("RequestLimitExceeded", 503), ("Unavailable", 503)])
         kind = draw.choice(["answer", "answer", "lose request", "lose answer"])

@@ -45,7 +45,7 @@ def shared_api(url: str) -> Ec2Api:
         mock.patch.object(standard, "ExponentialBackoff", _Quick),
         mock.patch.object(standard.quota, "RetryQuota", functools.partial(standard.quota.RetryQuota, 10**9)),
     ):
-        return Ec2Api(Ec2Access(region="us-east-1", endpoint_url=url, limits=QUICK))
+        return Ec2Api(Ec2Access(region="us-east-1", endpoint_url=url), QUICK)
 
 
 class Ec2World:
@@ -66,11 +66,12 @@ class Ec2World:
             "user": getpass.getuser(),
             "ssh_port": self.server.ssh_port,
             "admit": "127.0.0.1",
-            "settle_s": 0.3,
-            "release_s": 60.0,
-            "look_s": 0.01,
         }
-        return Ec2Provisioner(self.api, Ec2Settings(**(quick | settings)), limits=QUICK, now=now)
+        quick |= settings
+        # Of the provisioner alone: what waits for it is patient.
+        waits = {"settle_s": 0.3, "release_s": 60.0, "look_s": 0.01}
+        timing = Timing(**{name: quick.pop(name, wait) for name, wait in waits.items()})
+        return Ec2Provisioner(self.api, Ec2Settings(**quick), timing=timing, now=now)
 
     def add_other(self, **tags: str) -> str:
         """An instance of somebody else."""

@@ -9,7 +9,8 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from tasks.execution.queue import Advice, Ended, QueueRules, UnitQueue
+from tasks.execution.base import Event
+from tasks.execution.queue import QueueRules, UnitQueue
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class FleetResult:
         num_copies: Results that came second.
     """
 
-    ended: list[Ended] = field(default_factory=list)
+    ended: list[Event] = field(default_factory=list)
     seconds: float = 0.0
     queue_s: float = 0.0
     num_lost: int = 0
@@ -137,11 +138,11 @@ class Fleet:
             self.queue.leave(name, "silent")
             return
         answer = self.queue.take(name, now)
-        if answer.advice is Advice.LEAVE:
-            self.queue.leave(name)
-            return
-        if answer.advice is Advice.WAIT:
+        if answer.wait_s is not None:
             self._later(now + answer.wait_s, "ask", name)
+            return
+        if not answer.batch:
+            self.queue.leave(name)
             return
         at = now
         loss_rate, preemption_rate, failure_rate = self._rates

@@ -171,7 +171,7 @@ class LedgerContract:
         assert second.max_age_s == pytest.approx(0.4 * HOUR_S)  # 0.20 USD were left
         with pytest.raises(BudgetSpent) as refused:
             requested(ledger, budget_usd=1.2)
-        assert refused.value.promised_usd == pytest.approx(1.2)
+        assert refused.value.facts["promised_usd"] == pytest.approx(1.2)
         assert "Raise --budget" in str(refused.value)
         assert len(ledger.entries()) == 2
         clock.now = month_of(NOON)[1] + HOUR_S

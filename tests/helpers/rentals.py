@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from tasks.hosts.host import RemotePlace
-from tasks.provisioning.claims import new_claim
 from tasks.provisioning.connect import Provider
+from tasks.provisioning.entries import new_claim
 from tasks.provisioning.keys import open_rented
 from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.offers import RentalRequest

@@ -94,7 +94,7 @@ look_s = 0.2
             CREDENTIALS,
             {SECRET_KEY},
             world.costing,
-            lambda: (world.groups(), world.key_pairs(), world.others_untouched()) == ([], [], True),
+            lambda: (world.groups(), world.others_untouched()) == ([], True),
         )
 
 

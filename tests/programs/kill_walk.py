@@ -21,7 +21,6 @@ from pathlib import Path
 from tasks.execution.rented_lanes import RentedLane
 from tasks.hosts.errors import ConnectionLost, HostError
 from tasks.provisioning.entries import LeaseState
-from tasks.provisioning.errors import TerminationUnproven
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.reaper import Deed, Reaper
@@ -85,7 +84,7 @@ def forked(action: Callable[[], object]) -> int:
         try:
             action()
             code = 0
-        except (HostError, TerminationUnproven) as error:
+        except HostError as error:
             sys.stderr.write(f"{error}\n")
         finally:
             os._exit(code)

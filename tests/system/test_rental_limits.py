@@ -12,7 +12,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.core.errors import BadRequest
-from tasks.provisioning.limits import limit_names, machines_admitted
+from tasks.execution.prefect_tasks import limit_names, machines_admitted
 from tasks.provisioning.offers import RentalRequest
 from tests.helpers.servers import PrefectServer, wait_until
 

@@ -69,5 +69,5 @@ def test_a_machine_of_ec2(ledger: Ledger, tmp_path: Path, *, spot: bool) -> None
     request = RentalRequest(gpu=("NVIDIA T4",), max_hours=1.0, spot=spot)
     with ec2_world(tmp_path / "machines", release_s=60.0) as world:
         check_a_rental(world.provisioner, request, ledger, tmp_path)
-        assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
+        assert (world.costing(), world.groups()) == (0, [])
         assert world.others_untouched()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.preloading import import_meanwhile
+from tasks.core.processes import import_meanwhile
 
 
 def test_modules_are_imported_in_order_and_a_missing_one_is_passed_over(

@@ -9,7 +9,7 @@ from fakes.fleet import Fleet, FleetHost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.execution.queue import Advice, QueueRules, UnitQueue
+from tasks.execution.queue import Next, QueueRules, UnitQueue
 
 UNITS = ("a", "b", "c", "d", "e", "f")
 
@@ -34,7 +34,7 @@ def test_a_lost_hosts_units_go_to_the_others_first() -> None:
     queue.finished("good", "c", 2.0)
     assert queue.take("good", 2.0).batch[0] == "a"
     paused = queue.take("bad", 2.0)
-    assert paused.advice is Advice.WAIT
+    assert paused.batch == ()
     assert paused.wait_s == pytest.approx(QueueRules().pause_s - 1.0)
 
 
@@ -45,7 +45,7 @@ def test_pauses_double_and_end_in_quarantine_and_a_success_forgives() -> None:
     queue.join("h", 0.0)
     now = 0.0
     for pause_s in (4, 8):
-        assert queue.take("h", now).advice is Advice.WORK
+        assert queue.take("h", now).batch
         queue.lost("h", now, "no")
         assert queue.take("h", now).wait_s == pause_s
         now += pause_s
@@ -56,7 +56,7 @@ def test_pauses_double_and_end_in_quarantine_and_a_success_forgives() -> None:
     for _ in range(2):
         now += 100
         queue.lost("h", now, "no")
-    assert queue.take("h", now + 1000).advice is Advice.LEAVE
+    assert queue.take("h", now + 1000) == Next()
 
 
 def test_what_fails_by_its_own_fault_is_not_tried_again_and_the_rest_a_bounded_number_of_times() -> None:
@@ -67,10 +67,10 @@ def test_what_fails_by_its_own_fault_is_not_tried_again_and_the_rest_a_bounded_n
     queue.failed("h", "other", "out of memory", is_own_fault=False)
     assert queue.take("h", 1.0).batch == ("other",)
     queue.failed("h", "other", "out of memory", is_own_fault=False)
-    ended = {item.unit: item for item in queue.drain()}
-    assert (ended["own"].is_own_fault, ended["own"].attempts) == (True, 1)
-    assert (ended["other"].is_own_fault, ended["other"].attempts) == (False, 2)
-    assert queue.take("h", 2.0).advice is Advice.LEAVE
+    ended = {event.run_key: event.data for event in queue.drain()}
+    assert (ended["own"]["is_own_fault"], ended["own"]["attempts"]) == (True, 1)
+    assert (ended["other"]["is_own_fault"], ended["other"]["attempts"]) == (False, 2)
+    assert queue.take("h", 2.0) == Next()
 
 
 def test_a_unit_that_takes_hosts_down_is_given_up() -> None:
@@ -81,7 +81,7 @@ def test_a_unit_that_takes_hosts_down_is_given_up() -> None:
         assert queue.take(name, 0.0).batch == ("killer",)
         queue.lost(name, 0.0, "gone")
     (ended,) = queue.drain()
-    assert ended.reason == "y: gone"
+    assert ended.data["reason"] == "y: gone"
 
 
 def test_an_idle_host_copies_the_straggler_and_the_first_result_counts() -> None:
@@ -97,7 +97,7 @@ def test_an_idle_host_copies_the_straggler_and_the_first_result_counts() -> None
     assert queue.finished("fast", "a", 3.0)
     assert not queue.is_open("a")
     assert not queue.finished("slow", "a", 10.0)
-    assert [item.host for item in queue.drain()] == ["fast", "fast", "fast"]
+    assert [event.where for event in queue.drain()] == ["fast", "fast", "fast"]
 
 
 def test_a_failed_copy_does_not_end_what_still_runs_elsewhere() -> None:
@@ -147,7 +147,7 @@ def test_a_late_result_of_a_host_that_was_given_up_counts_once() -> None:
     assert queue.take("g", 2.0).batch == ("b",)
     queue.failed("h", "b", "stale news", is_own_fault=False)
     assert queue.finished("g", "b", 4.0)
-    assert [item.reason for item in queue.drain()] == [None, None]
+    assert [event.kind for event in queue.drain()] == ["done", "done"]
 
 
 def test_without_any_host_left_what_is_open_fails_unless_hosts_are_expected() -> None:
@@ -160,7 +160,7 @@ def test_without_any_host_left_what_is_open_fails_unless_hosts_are_expected() ->
     queue.num_expected = 0
     queue.give_up_if_alone()
     (ended,) = queue.drain()
-    assert ended.reason == "no host is left that could do it (last: h: preempted)"
+    assert ended.data["reason"] == "no host is left that could do it (last: h: preempted)"
 
 
 def test_without_a_batch_s_one_host_gets_all_that_is_left() -> None:
@@ -198,7 +198,7 @@ def test_a_paid_host_is_let_go_when_others_finish_what_is_left() -> None:
         queue.join(name, 0.0, costs=True)
     queue.take("x", 0.0)
     queue.take("y", 0.0)
-    assert queue.take("z", 1.0).advice is Advice.LEAVE
+    assert queue.take("z", 1.0) == Next()
 
 
 Event = tuple[str, str, int]
@@ -228,7 +228,7 @@ def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], batc
         elif what == "take" and is_there and not held.get(host):
             answer = queue.take(host, now)
             held[host] = list(answer.batch)
-            assert (answer.advice is Advice.WORK) == bool(answer.batch)
+            assert answer.wait_s is None or not answer.batch
             assert len(set(answer.batch)) == len(answer.batch)
         elif what in {"finish", "fail", "own"} and held.get(host):
             unit = held[host].pop(number % len(held[host]))
@@ -253,7 +253,7 @@ def test_whatever_happens_every_unit_ends_exactly_once(events: list[Event], batc
         queue.leave(host)
     queue.num_expected = 0
     queue.give_up_if_alone()
-    ended = [item.unit for item in queue.drain()]
+    ended = [event.run_key for event in queue.drain()]
     assert sorted(ended) == sorted(UNITS)
     assert queue.num_open == 0
 
@@ -262,7 +262,7 @@ def test_a_fleet_with_failures_and_preemption_loses_nothing() -> None:
     hosts = [FleetHost(f"h{number}", unit_s=10.0 * (1 + number % 7)) for number in range(20)]
     fleet = Fleet(hosts, num_units=600, seed=1, preemption_rate=0.02)
     result = fleet.run()
-    assert sorted(item.unit for item in result.ended) == sorted(fleet.units)
+    assert sorted(event.run_key for event in result.ended) == sorted(fleet.units)
     assert result.num_lost > 0
     assert result.num_preempted > 0
 
@@ -270,7 +270,7 @@ def test_a_fleet_with_failures_and_preemption_loses_nothing() -> None:
 def test_a_slow_host_hardly_delays_a_fleet() -> None:
     hosts = [FleetHost("slow", unit_s=100.0), FleetHost("a", unit_s=10.0), FleetHost("b", unit_s=10.0)]
     result = Fleet(hosts, num_units=120, seed=2, loss_rate=0.0, preemption_rate=0.0).run()
-    assert all(item.reason is None for item in result.ended)
+    assert all(event.kind == "done" for event in result.ended)
     best_s = 120 / (0.1 + 0.1 + 0.01)
     assert result.seconds <= 1.15 * best_s
 
@@ -281,4 +281,4 @@ def test_a_host_that_never_came_is_the_reason_where_there_is_no_other() -> None:
     queue.num_expected -= 1
     queue.leave("h", "out of reach")
     (ended,) = queue.drain()
-    assert ended.reason == "no host is left that could do it (last: h: out of reach)"
+    assert ended.data["reason"] == "no host is left that could do it (last: h: out of reach)"

@@ -17,7 +17,7 @@ from tasks.execution.base import Event, done, failed
 from tasks.execution.local import LocalExecutor
 from tasks.execution.progress import Part, RunProgress, parts_of
 from tasks.execution.run import TrainingRun
-from tasks.execution.told import Trainer, printable
+from tasks.execution.trainer_output import TrainerOutput
 from tasks.experiments.plan import Plan, write_job
 
 PLAN = Plan({"a": "seed_soft_span"}, 10, seeds=1, folds=2, split="grouped", ensemble=1)
@@ -72,11 +72,10 @@ def test_epochs_count_as_they_come_and_a_copy_that_is_behind_takes_nothing_back(
 def test_what_a_host_says_that_makes_no_sense_is_for_people_and_nothing_more(
     line: str, trainings: tuple[Training, ...]
 ) -> None:
-    trainer = Trainer(trainings, "ci", is_remote=True)
-    told = trainer.read(printable(line))
-    event = trainer.line(printable(line), told)
-    assert told is None
-    assert event.data["shown"]
+    output = TrainerOutput(trainings, "ci", is_remote=True)
+    event, outcome = output.read(line)
+    assert (outcome, event.run_key) == (None, "")
+    assert event.data["shown"] == output.tail != ""
     assert "\x1b" not in event.data["text"]
 
 
@@ -86,7 +85,8 @@ def test_what_a_host_says_that_makes_no_sense_is_for_people_and_nothing_more(
 def test_an_epoch_that_cannot_be_is_none(number: object, loss: float, trainings: tuple[Training, ...]) -> None:
     told = {name: getattr(trainings[0], name) for name in ("arm", "dataset", "seed", "fold")}
     line = json.dumps({"event": "epoch", **told, "epoch": number, "train_loss": loss, "validation_loss": None})
-    assert Trainer(trainings, "ci", is_remote=True).read(line) is None
+    event, outcome = TrainerOutput(trainings, "ci", is_remote=True).read(line)
+    assert (event.data["shown"], outcome) == (line, None)
 
 
 def test_the_gpu_that_a_process_names_is_known_by_where_it_runs(trainings: tuple[Training, ...]) -> None:
@@ -98,10 +98,9 @@ def test_the_gpu_that_a_process_names_is_known_by_where_it_runs(trainings: tuple
 
 def test_a_training_that_starts_over_for_a_damaged_checkpoint_is_told_of(trainings: tuple[Training, ...]) -> None:
     told = {name: getattr(trainings[0], name) for name in ("arm", "dataset", "seed", "fold", "run_key")}
-    trainer = Trainer(trainings, "ci", is_remote=True)
+    output = TrainerOutput(trainings, "ci", is_remote=True)
     line = json.dumps({"event": "resume_refused", **told, "reason": "c.pt is damaged"})
-    shown = trainer.line(line, trainer.read(line)).data["shown"]
-    assert shown == f"{trainings[0].title} starts over: c.pt is damaged"
+    assert output.read(line)[0].data["shown"] == f"{trainings[0].title} starts over: c.pt is damaged"
 
 
 def test_a_process_that_fails_says_why(small_windows: Windows, tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_a_disk_that_is_full_does_not_end_a_run(trainings: tuple[Training, ...],
     job = load_job(tmp_path / "job.json")
     training = TrainingRun(job, RunLayout(tmp_path), Chatty())  # type: ignore[arg-type]
     assert [event.kind for event in training.run(job.trainings, lambda _: "all")] == ["line"]
-    assert "Is a directory" in training.progress.said.tail
+    assert "Is a directory" in training.progress.said.take_for_log()
 
 
 def test_curves_are_means_by_epoch_and_what_was_kept_or_jumped_over_counts_for_no_pace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.execution.log_buffer import RECORD_LINE_CHARACTERS, RECORD_LINES, TAIL_LINES, SaidLines
+from tasks.execution.progress import RECORD_LINE_CHARACTERS, RECORD_LINES, SaidLines
 
 
 def test_the_terminal_gets_every_line_once() -> None:
@@ -36,11 +36,3 @@ def test_a_record_is_bounded_whatever_a_line_is() -> None:
     said.add("x" * 10**6)
     assert len(said.take_for_log()) == RECORD_LINE_CHARACTERS
     assert len(said.take_for_terminal()) == 10**6 + 1
-
-
-def test_the_tail_stays_for_the_error() -> None:
-    said = SaidLines()
-    for number in range(1000):
-        said.add(str(number))
-    said.take_for_terminal(), said.take_for_log()
-    assert said.tail.splitlines() == [str(number) for number in range(1000 - TAIL_LINES, 1000)]

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from flows.commands.sweep import sweep_parameters
 from flows.compare import compare
-from flows.parameters import CompareParameters, RetrainParameters, SweepParameters, taking
+from flows.parameters import CompareParameters, RetrainParameters, SweepParameters
+from flows.training_flow import taking
 from tasks.core.errors import BadRequest
 from tasks.execution.placement import Placement
 
@@ -69,6 +70,16 @@ def test_a_flow_takes_a_models_fields_one_by_one_and_refuses_what_the_model_refu
             listening(**wrong)
     schema = compare.parameters.model_dump()
     assert (schema["required"], "epochs" in schema["properties"]) == (["data"], True)
+
+
+def test_a_form_offers_the_known_recipes_and_takes_a_file() -> None:
+    known, file = compare.parameters.model_dump()["properties"]["recipe"]["anyOf"]
+    assert known["enum"] == ["jade", "seed"]
+    for recipe in (*known["enum"], *file["examples"]):
+        assert CompareParameters(data=["sample"], recipe=recipe).recipe == recipe
+        compare.validate_parameters({"data": ["sample"], "recipe": recipe})
+    with pytest.raises(ValueError, match=r"a file NAME\.toml"):
+        CompareParameters(data=["sample"], recipe="best")
 
 
 def test_a_sweeps_host_is_the_settings_unless_the_file_or_a_flag_says_where(

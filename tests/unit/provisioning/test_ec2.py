@@ -25,7 +25,7 @@ from tasks.provisioning.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
-from tasks.provisioning.provisioner import InstanceState, Offer
+from tasks.provisioning.provisioner import InstanceState, Offer, Timing
 from tests.fakes.ec2_server import Fault
 from tests.fakes.ec2_world import CREDENTIALS, QUICK, SECRET_KEY, Ec2World, ec2_world
 from tests.fakes.provisioner_contract import ServiceContract, created, ended, new_request, ours, texts_of
@@ -241,14 +241,14 @@ def test_a_quota_is_told_and_nothing_is_left_behind(world: Ec2World) -> None:
     world.server.bad.over_quota = True
     with pytest.raises(ProviderRefused, match=r"VcpuLimitExceeded.*current limit of 0"):
         created(world, new_request(ON_DEMAND))
-    assert (world.groups(), world.key_pairs(), world.costing()) == ([], [], 0)
+    assert (world.groups(), world.costing()) == ([], 0)
 
 
 def test_no_capacity_leaves_nothing_behind(world: Ec2World) -> None:
     world.sell_out("g5.xlarge")
     with pytest.raises(NoCapacity, match="InsufficientInstanceCapacity"):
         created(world, new_request(ON_DEMAND))
-    assert (world.groups(), world.key_pairs()) == ([], [])
+    assert world.groups() == []
 
 
 def test_throttling_waits(world: Ec2World) -> None:
@@ -287,7 +287,7 @@ def test_an_image_that_is_not_there_is_refused(world: Ec2World) -> None:
     world.server.faults.append(Fault("answer", "RunInstances", 1, 400, "InvalidAMIID.NotFound", "no such image"))
     with pytest.raises(ProviderRefused, match="no such image"):
         created(world, new_request(ON_DEMAND))
-    assert (world.groups(), world.key_pairs()) == ([], [])
+    assert world.groups() == []
 
 
 def test_a_group_that_is_not_known_everywhere_yet_is_waited_for(world: Ec2World) -> None:
@@ -306,9 +306,9 @@ def test_no_credentials_say_where_they_are_looked_for(world: Ec2World, monkeypat
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    access = Ec2Access(region="us-east-1", endpoint_url=world.server.url, limits=QUICK)
+    access = Ec2Access(region="us-east-1", endpoint_url=world.server.url)
     with pytest.raises(ApiKeyMissing, match="AWS_PROFILE or AWS_ACCESS_KEY_ID"):
-        Ec2Provisioner(Ec2Api(access)).offers()
+        Ec2Provisioner(Ec2Api(access, QUICK)).offers()
 
 
 def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,9 +328,9 @@ def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_group_goes_once_the_machine_lets_go_of_it(world: Ec2World) -> None:
     world.server.bad.looks_to_end, world.server.bad.holds_groups = 3, 3
     machine = created(world, new_request(ON_DEMAND))
-    assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
+    assert len(world.groups()) == 1
     ended(world, machine.instance_id)
-    assert (world.costing(), world.groups(), world.key_pairs()) == (0, [], [])
+    assert (world.costing(), world.groups()) == (0, [])
 
 
 def test_a_group_that_stays_is_told_and_removed_by_a_later_release(
@@ -355,7 +355,7 @@ def test_what_belongs_to_a_live_machine_is_not_swept(world: Ec2World) -> None:
     later = world.connect(now=lambda: time.time() + 7200)
     ended(world, created(world, new_request(ON_DEMAND), later).instance_id, later)
     assert ours(world) == [live.instance_id]
-    assert (len(world.groups()), len(world.key_pairs())) == (1, 1)
+    assert len(world.groups()) == 1
 
 
 def test_what_is_not_ours_is_not_released(world: Ec2World) -> None:
@@ -376,10 +376,10 @@ def test_a_spot_machine_that_is_taken_away_is_gone(world: Ec2World) -> None:
 
 def test_not_even_debugging_writes_the_host_key_to_the_log(world: Ec2World, caplog: pytest.LogCaptureFixture) -> None:
     with mock.patch.dict(os.environ, CREDENTIALS):
-        api = Ec2Api(Ec2Access(region="us-east-1", endpoint_url=world.server.url, limits=QUICK))
+        api = Ec2Api(Ec2Access(region="us-east-1", endpoint_url=world.server.url), QUICK)
     caplog.set_level(logging.DEBUG)
     request = new_request(ON_DEMAND)
-    provisioner = Ec2Provisioner(api, Ec2Settings(image="ami-12345678", admit="127.0.0.1", look_s=0.01))
+    provisioner = Ec2Provisioner(api, Ec2Settings(image="ami-12345678", admit="127.0.0.1"), timing=Timing(look_s=0.01))
     ended(world, created(world, request, provisioner).instance_id, provisioner)
     for secret in (request.host_private_key.splitlines()[1], SECRET_KEY):
         assert secret not in caplog.text

@@ -9,11 +9,11 @@ import pytest
 from tasks.hosts.errors import HostError
 from tasks.provisioning.errors import (
     ApiKeyMissing,
+    InstanceLost,
     NoCapacity,
     NothingDone,
     ProviderRefused,
     ProviderUnavailable,
-    TerminationUnproven,
 )
 
 ERRORS = [
@@ -23,7 +23,7 @@ ERRORS = [
     ProviderRefused("ec2", "run instance", "vCPU limit", status="VcpuLimitExceeded"),
     ProviderUnavailable("runpod", "create pod", "read timed out", retry_after_s=3.0),
     NothingDone("runpod", "create pod", "slow down", status=429, retry_after_s=1.5),
-    TerminationUnproven("runpod", "pod1", "still RUNNING"),
+    InstanceLost("runpod", "machine pod1", "terminated"),
 ]
 
 
@@ -45,7 +45,6 @@ def test_only_what_may_get_better_by_itself_is_transient() -> None:
     assert [type(error).__name__ for error in ERRORS if error.is_transient] == [
         "ProviderUnavailable",
         "NothingDone",
-        "TerminationUnproven",
     ]
     assert {type(error).__name__ for error in ERRORS if error.exit_code == 2} == {
         "ApiKeyMissing",

@@ -20,7 +20,6 @@ from tasks.provisioning.errors import (
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
-    TerminationUnproven,
 )
 from tasks.provisioning.provisioner import CallLimits, InstanceState, Offer, create_instance
 from tasks.provisioning.runpod import Pod, RunPodProvisioner
@@ -363,7 +362,7 @@ def test_a_locked_pod_is_not_released_and_the_service_is_quoted(world: RunPodWor
     world.server.pod(machine.instance_id).locked = True
     patient = world.timing
     in_haste(world)
-    with pytest.raises(TerminationUnproven, match="pod is locked"):
+    with pytest.raises(ProviderUnavailable, match="pod is locked"):
         ended(world, machine.instance_id)
     world.server.pod(machine.instance_id).locked = False
     world.timing = patient
