@@ -50,7 +50,7 @@ def test_epochs_count_as_they_come_and_a_copy_that_is_behind_takes_nothing_back(
     for event in (epoch(4), epoch(2), Event("epoch", "nobody", "x")):
         progress.take(event)
     assert (state.epochs_done, state.percent) == (4, 20.0)
-    progress.take(done(first, "x", 1.0))
+    progress.take(done(first.run_key, "x", 1.0))
     progress.take(failed(second.run_key, "y", "diverged", is_own_fault=True))
     assert (state.epochs_done, state.latest) == (20, f"fold {second.fold}: failed on y")
     assert (state.finished, state.failed) == ({first.run_key}, {second.run_key})
@@ -155,7 +155,7 @@ def test_curves_are_means_by_epoch_and_what_was_kept_or_jumped_over_counts_for_n
     assert {number: (at.train, at.validation) for number, at in arm.curve.items()} == {1: (4.0, 3.0), 2: (1.5, 5.0)}
     assert (arm.epochs_done, arm.epochs_trained, arm.num_under_way) == (4, 3, 2)
     assert progress.under_way() == {"gpu1": 2}
-    progress.take(done(second, "gpu1", 0.0))
+    progress.take(done(second.run_key, "gpu1", 0.0))
     progress.take(epoch(second, 9, 1.0, 5.0, "ci"))  # late news of one that is done
     assert (arm.epochs_done, arm.epochs_trained, arm.num_under_way) == (12, 3, 1)
     assert progress.under_way() == {"gpu1": 1}

@@ -63,7 +63,7 @@ def test_the_page_counts_trainings_by_arm_and_guesses_the_time_left(
     page.progress = RunProgress()
     page.progress.expect(trainings, lambda item: item.arm)
     (first, second, third), (fourth, *_) = trainings[:3], trainings[3:]
-    page.progress.take(done(first, "gpu1", 0.0))  # kept from an earlier run: says nothing of the pace
+    page.progress.take(done(first.run_key, "gpu1", 0.0))  # kept from an earlier run: says nothing of the pace
     assert rows(page)["time left"] == ["not known yet"]
     clock.now += 100
     for event in (epoch(second, 1), epoch(second, 2), epoch(fourth, 1), epoch(fourth, 2)):
