@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,16 +42,7 @@ _NO_CREDENTIALS = (
 _NOT_CONNECTED = (aws.EndpointConnectionError, aws.ConnectTimeoutError, aws.ProxyConnectionError)
 
 # From the EC2 API reference, "Error codes".
-_NO_CAPACITY = {
-    "InsufficientInstanceCapacity",
-    "InsufficientHostCapacity",
-    "InsufficientReservedInstanceCapacity",
-    "InsufficientCapacity",
-    "InsufficientFreeAddressesInSubnet",
-    "SpotMaxPriceTooLow",
-    "Unsupported",
-    "UnfulfillableCapacity",
-}
+_NO_CAPACITY = re.compile("Insufficient.*|SpotMaxPriceTooLow|Unsupported|UnfulfillableCapacity")
 _KEY = {
     "AuthFailure",
     "UnauthorizedOperation",
@@ -68,16 +60,7 @@ _KEY = {
     "AccessDenied",
     "AccessDeniedException",
 }
-_TOO_MANY = {
-    "RequestLimitExceeded",
-    "Throttling",
-    "ThrottlingException",
-    "ThrottledException",
-    "EC2ThrottledException",
-    "TooManyRequestsException",
-    "RequestThrottled",
-    "BandwidthLimitExceeded",
-}
+_TOO_MANY = re.compile("RequestLimitExceeded|.*Thrott.*|TooManyRequestsException|BandwidthLimitExceeded")
 _PASSING = {
     "InternalError",
     "InternalFailure",
@@ -302,15 +285,15 @@ def _translate_answer(error: aws.ClientError, doing: str) -> ProviderError:
     detail = " ".join(str(answer.get("Error", {}).get("Message", "")).split())
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     shown = code or status
-    if code in _NO_CAPACITY:
+    if _NO_CAPACITY.fullmatch(code):
         return NoCapacity(PROVIDER, doing, detail, status=shown)
-    if code.endswith(("LimitExceeded", "CountExceeded")) and code not in _TOO_MANY:
+    if code.endswith(("LimitExceeded", "CountExceeded")) and not _TOO_MANY.fullmatch(code):
         summary = "the account's quota is reached"
         advice = ". Free machines (`jade rented`), or ask the provider for a higher limit."
         return ProviderRefused(PROVIDER, doing, detail, status=shown, summary=summary, advice=advice)
     if code in _KEY:
         return ProviderRefused(PROVIDER, doing, detail, status=shown, **KEY_REFUSED)
-    if code in _TOO_MANY or status == 429:
+    if _TOO_MANY.fullmatch(code) or status == 429:
         return NothingDone(PROVIDER, doing, detail, status=shown, summary="too many calls")
     if code.endswith(".NotFound"):
         return NotFound(PROVIDER, doing, detail, status=shown)
