@@ -1,6 +1,6 @@
 """What travels to a host: only `jade_model.core`, which imports nothing but torch and numpy, and a job with its inputs.
 
-`tasks/hosts/place.py` says where it lies there.
+`tasks/hosts/host.py` says where it lies there.
 """
 
 from __future__ import annotations
