@@ -90,9 +90,9 @@ def test_an_epoch_that_cannot_be_is_none(number: object, loss: float, trainings:
 
 
 def test_the_gpu_that_a_process_names_is_known_by_where_it_runs(trainings: tuple[Training, ...]) -> None:
-    trainer, progress = Trainer(trainings, "ci", is_remote=True), RunProgress()
+    output, progress = TrainerOutput(trainings, "ci", is_remote=True), RunProgress()
     for line in ('{"event": "gpu", "name": "NVIDIA\\u001b L4"}', '{"event": "job_started"}', "a line"):
-        progress.take(trainer.line(line, trainer.read(line)))
+        progress.take(output.read(line)[0])
     assert progress.gpus == {"ci": "NVIDIA\N{REPLACEMENT CHARACTER} L4"}
 
 
