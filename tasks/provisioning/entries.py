@@ -213,12 +213,7 @@ def hours_within(
     spent, promised = spent_usd(entries, now), promised_usd(entries, now)
     hours = min(max_hours, (budget_usd - spent - promised) / price)
     if hours < min(MIN_HOURS, max_hours):
-        running = f" and running machines may cost {promised:.2f} more" if promised else ""
-        raise BudgetSpent(
-            f"The budget of {budget_usd:.2f} USD a month leaves too little for {price:.2f} USD/h: {spent:.2f} USD are "
-            f"spent{running}. Raise --budget, take a cheaper GPU, or wait for the next month.",
-            promised_usd=promised,
-        )
+        raise BudgetSpent(budget_usd, price, spent, promised)
     return hours
 
 

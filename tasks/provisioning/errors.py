@@ -148,6 +148,11 @@ class BudgetSpent(LedgerError):
     """What was spent, and what running machines may still cost, leaves too little of the month's budget."""
 
     exit_code = 2
+    text = (
+        "The budget of {budget_usd:.2f} USD a month leaves too little for {price_usd_per_hour:.2f} USD/h: "
+        "{spent_usd:.2f} USD are spent and running machines may cost {promised_usd:.2f} more. Raise --budget, take a "
+        "cheaper GPU, or wait for the next month."
+    )
 
 
 class ClaimLost(LedgerError):
