@@ -10,7 +10,7 @@ import pytest
 
 from tasks.artifacts.repository import open_place
 from tasks.core.errors import BadRequest, SettingsError
-from tasks.runs import live_tracking
+from tasks.runs import live_tracking, tracking
 from tasks.runs.live_tracking import Tracking
 from tasks.runs.record import recorded_run
 from tasks.runs.tracking import tracks
@@ -64,6 +64,7 @@ def test_a_server_that_is_gone_ends_no_run_and_is_told_of_once(
         raise ConnectionError("http://user:secret@mlflow: connection refused\nand more")
 
     monkeypatch.setattr(live_tracking, "open_client", open_client)
+    monkeypatch.setattr(tracking, "open_client", open_client)
     monkeypatch.setattr(live_tracking, "CLOSE_S", 0.1)
     monkeypatch.setattr(live_tracking, "TELL_S", 0.1 if how == "hangs" else 30)
     with recorded_run(open_place(tmp_path / "runs"), "train", {"track": "mlflow"}) as run:
