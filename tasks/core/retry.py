@@ -20,7 +20,7 @@ def retry_transient(
     attempts: int | None = 5,
     limit_s: float = math.inf,
     pause_s: float = 1.0,
-    longest_pause_s: float = LONGEST_PAUSE_S,
+    longest_pause_s: float | None = None,
     only: type[Exception] = Exception,
     on_retry: Callable[[Any, int], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
@@ -34,7 +34,7 @@ def retry_transient(
         limit_s: Past this no further attempt begins.
         pause_s: Before the second attempt; doubled each time, and jittered. What an error asks for
             (`retry_after_s`) comes on top.
-        longest_pause_s: More is not waited; an error that asks for more is raised at once.
+        longest_pause_s: More is not waited; an error that asks for more is raised at once. None: `LONGEST_PAUSE_S`.
         only: Transient errors of this kind alone; others are raised.
         on_retry: Told the error and the number of the attempt that failed, before each pause.
         sleep: Waits.
@@ -44,19 +44,20 @@ def retry_transient(
         Exception: The last one, as soon as it is not transient or no attempt is left.
     """
     began, attempt = clock(), 1
+    most_s = LONGEST_PAUSE_S if longest_pause_s is None else longest_pause_s
     while True:
         try:
             return action()
         except only as error:
             asked_s: float = getattr(error, "retry_after_s", None) or 0.0
             # Those who were told the same time must not come back all at once.
-            jittered_s = min(pause_s * 2.0 ** min(attempt - 1, 64), longest_pause_s) * random.uniform(0.5, 1.0)  # noqa: S311
+            jittered_s = min(pause_s * 2.0 ** min(attempt - 1, 64), most_s) * random.uniform(0.5, 1.0)  # noqa: S311
             is_late = clock() - began + asked_s + jittered_s > limit_s and not (attempts is None and attempt < 2)
             if (
                 not getattr(error, "is_transient", False)
                 or (attempts is not None and attempt >= attempts)
                 or is_late
-                or asked_s > longest_pause_s
+                or asked_s > most_s
             ):
                 raise
             if on_retry is not None:
