@@ -25,7 +25,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from tasks.operations.flow_runs import NOTHING_DUE
+from tasks.operations.flow_runs import NEW_DATA, NOTHING_DUE
 
 FLOWS = ["compare", "sweep", "retrain", "watch-data", "prune", "reap"]
 DEAD_AFTER_S = 600.0
@@ -72,7 +72,7 @@ def start_again(*, now: datetime | None = None) -> list[str]:
         now: The time; for tests.
 
     Returns:
-        Names of the runs; none of them for the fourth time.
+        Names of the runs; none of them for the fourth time, and none that watching data starts again.
     """
     moment = now or datetime.now(UTC)
     started = []
@@ -89,7 +89,7 @@ def start_again(*, now: datetime | None = None) -> list[str]:
             crashed_at = run.state.timestamp if run.state is not None else None
             if crashed_at is None or crashed_at < moment - timedelta(seconds=FORGOTTEN_AFTER_S):
                 continue
-            if run.run_count or run.work_queue_id is None:
+            if run.run_count or run.work_queue_id is None or NEW_DATA in run.tags:
                 continue
             crashes = sum(state.type == StateType.CRASHED for state in client.read_flow_run_states(run.id))
             if crashes >= MOST_STARTS:

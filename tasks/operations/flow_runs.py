@@ -60,6 +60,8 @@ _outcome: ContextVar[tuple[str, str] | None] = ContextVar("outcome", default=Non
 
 NOTHING_DUE = "Nothing due"
 """Name of the last state of a run that found nothing to do."""
+NEW_DATA = "new-data"
+"""A tag of runs that the flow `watch` starts, and starts again."""
 
 
 def run_name(flow: str) -> str:

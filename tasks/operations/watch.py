@@ -29,6 +29,7 @@ from jade_model.core.files import sha256_file, sha256_json
 from jade_model.data.parquet.files import find_files
 from jade_model.data.sample import NAME as SAMPLE
 from tasks.core.errors import BadRequest
+from tasks.operations.flow_runs import NEW_DATA
 
 ATTEMPTS = 3
 """Runs for the same data, should they crash or fail."""
@@ -69,7 +70,7 @@ def look_at_data(deployment: str, *, settle_s: float) -> tuple[str, bool]:
         return f"changed {age_s:.0f} s ago; not settled yet", False
     number = int(seen.get("number", 0)) + 1
     key = f"{variable}-{number}-{digest}"
-    started = run_deployment(deployment, timeout=0, as_subflow=False, idempotency_key=key, tags=["new-data"])
+    started = run_deployment(deployment, timeout=0, as_subflow=False, idempotency_key=key, tags=[NEW_DATA])
     run = cast("FlowRun", started)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     value = {"number": number, "digest": digest, "at": now, "run": str(run.id), "attempts": attempts}
