@@ -25,9 +25,9 @@ from tasks.provisioning.rental_record import cost_until, read_rental
 UPDATE_EVERY_S = 15.0
 PACE_OVER_S = 1800.0
 """The time that is left is guessed from the epochs of so long: hosts come and go."""
-_HEAD = ("arm", "done", "under way", "left", "epochs", "training loss", "validation loss")
+_HEAD = ("arm", "done", "under way", "epochs", "training loss", "validation loss")
 _LEVELS = "▁▂▃▄▅▆▇█"
-_WIDTH = 12
+_WIDTH = 8
 
 
 @dataclass
@@ -65,11 +65,11 @@ class RunPage:
             ("trains on", self._places(progress)),
             *_rented(read_rental(self.folder), now),
             ("folder", code(str(self.folder))),
-            ("on", code(socket.gethostname())),
+            ("flow runs on", code(socket.gethostname())),
         ]
         parts = [table(("", ""), rows, "l")]
         if arms:
-            parts.append(table(_HEAD, [_arm(name, state) for name, state in arms.items()], "lrrrrl"))
+            parts.append(table(_HEAD, [_arm(name, state) for name, state in arms.items()], "lrrrl"))
             parts.append(
                 "Losses go from the first epoch to the newest; each is the mean of the trainings that came so far."
             )
@@ -142,13 +142,11 @@ def _epochs_had(state: PartState) -> int:
 
 
 def _arm(name: str, state: PartState) -> tuple[str, ...]:
-    left = len(state.trainings) - len(state.finished) - len(state.failed) - state.num_under_way
     curve = [losses for _, losses in sorted(state.curve.items())]
     return (
         plain(name),
         f"{len(state.finished)} of {len(state.trainings)}",
         str(state.num_under_way),
-        str(left),
         f"{count(_epochs_had(state))} of {count(state.epochs)}",
         sparkline([losses.train for losses in curve]),
         sparkline([losses.validation for losses in curve if losses.validation is not None]),
