@@ -57,8 +57,8 @@ _MODULES = {
     **dict.fromkeys(("validate", "window", "sample"), "windows"),
 }
 
-_NO_SERVER = ("Timed out while attempting to connect to ephemeral Prefect API server", "Failed to reach API at")
-"""How Prefect says that its temporary server did not start in time, as on a very busy machine, or that one has gone."""
+_NO_SERVER = "Failed to reach API at"
+"""How Prefect says that the server has gone."""
 
 
 class LazyGroup(click.Group):
@@ -138,7 +138,7 @@ def run(arguments: list[str]) -> int:
             is_away = any(base.__module__.startswith("httpx") for base in type(error).__mro__)
             if not is_away and not (isinstance(error, RuntimeError) and str(error).startswith(_NO_SERVER)):
                 raise
-            # The server was there when the command began, or is one for the command alone: see `prepare_prefect`.
+            # The server was there when the command began, or is one for the command alone: see `run_flow`.
             return _complain(f"Prefect's server: {error}", kind=type(error).__name__, code=1, wants_json=wants_json)
         facts = getattr(error, "facts", {})
         return _complain(str(error), kind=type(error).__name__, code=code, wants_json=wants_json, facts=facts)

@@ -9,7 +9,6 @@ from typing import Any
 from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
-from prefect.settings import get_current_settings
 
 from tasks.core.errors import RunError
 from tasks.operations.dead_runs import end_dead_runs, forget_quiet_runs, start_again
@@ -17,6 +16,7 @@ from tasks.operations.flow_runs import conclude, prefect_run
 from tasks.operations.ui import show_table
 from tasks.provisioning.reaper import Deed, Reaped
 from tasks.provisioning.registry import ledger_exists, open_registry
+from tasks.settings.prefect import has_lasting_server
 
 
 @flow(name="reap", flow_run_name="reap")
@@ -39,7 +39,7 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
     logger = get_run_logger()
     if deployment.id:
         forget_quiet_runs(deployment.id)
-    is_served = not dry_run and bool(get_current_settings().api.url)
+    is_served = not dry_run and has_lasting_server()
     dead = end_dead_runs() if is_served else []
     again = start_again() if is_served else []
     for name in dead:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from tasks.execution.placement import Placement
@@ -41,6 +43,32 @@ def load_arm_module(path: Path | None) -> None:
         from jade_model.core.span_heads.own import load_arms
 
         load_arms(path)
+
+
+def run_flow(name: str, parameters: BaseModel, *, as_json: bool) -> Path:
+    """Run a flow in this process, with the Prefect server that is set or one of this command's own.
+
+    Args:
+        name: Of the flow, and of its module.
+        parameters: The flow's.
+        as_json: Whether the command's result is for programs.
+
+    Returns:
+        The run's folder.
+    """
+    from tasks.execution.progress import terminal_is_live
+    from tasks.operations.temporary_server import TemporaryServer
+    from tasks.settings.prefect import prefect_folder, prefect_setting, prepare_prefect
+
+    prepare_prefect(quiet=as_json or terminal_is_live())
+    server = None
+    if prefect_setting("api", "url") is None:
+        server = TemporaryServer(prefect_folder() / "server.log")
+    # Importing it takes about as long as the server's start.
+    flow = getattr(import_module(f"flows.{name}"), name)
+    if server is not None:
+        server.wait()
+    return Path(flow(**dict(parameters)))
 
 
 def print_json(value: Any) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from flows.commands.common import dry_run_option, json_option, nearby, print_json, print_table, tell_rental_plan
+from flows.commands.common import (
+    dry_run_option,
+    json_option,
+    nearby,
+    print_json,
+    print_table,
+    run_flow,
+    tell_rental_plan,
+)
 from flows.commands.options import SAMPLE_DATA, flags_of, parameters_of
 from flows.parameters import CompareParameters
-from tasks.execution.progress import terminal_is_live
 from tasks.experiments.checks import check_sources
 from tasks.experiments.sweep_plan import recipes_of
-from tasks.settings.prefect import prepare_prefect
 
 
 @click.command("compare")
@@ -38,10 +43,7 @@ def command(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
         split=parameters.split,
         checked_by_run=True,
     )
-    prepare_prefect(quiet=as_json or terminal_is_live())
-    from flows.compare import compare
-
-    folder = Path(compare(**dict(parameters)))
+    folder = run_flow("compare", parameters, as_json=as_json)
     comparison = json.loads((folder / "comparison.json").read_text())
     report = folder / "report" / "index.html"
     if as_json:

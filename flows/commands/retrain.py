@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from flows.commands.common import dry_run_option, json_option, nearby, print_json, tell_rental_plan
+from flows.commands.common import dry_run_option, json_option, nearby, print_json, run_flow, tell_rental_plan
 from flows.commands.options import SAMPLE_DATA, flags_of, parameters_of
 from flows.parameters import RetrainParameters
-from tasks.execution.progress import terminal_is_live
 from tasks.experiments.checks import check_pooled_sources
-from tasks.settings.prefect import prepare_prefect
 
 
 @click.command("retrain")
@@ -30,10 +27,7 @@ def command(*, as_json: bool, dry_run: bool, **flags: Any) -> None:
         tell_rental_plan(parameters.trains_on, as_json=as_json)
         return
     check_pooled_sources(parameters.data, folds=parameters.folds, holdout=parameters.holdout)
-    prepare_prefect(quiet=as_json or terminal_is_live())
-    from flows.retrain import retrain
-
-    folder = Path(retrain(**dict(parameters)))
+    folder = run_flow("retrain", parameters, as_json=as_json)
     card = json.loads((folder / "card.json").read_text())
     if as_json:
         print_json({"run_id": folder.name, "folder": str(folder), "decision": card["decision"], "model": card["model"]})

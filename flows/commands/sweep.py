@@ -8,15 +8,21 @@ from typing import Any
 
 import click
 
-from flows.commands.common import dry_run_option, json_option, nearby, print_json, print_table, tell_rental_plan
+from flows.commands.common import (
+    dry_run_option,
+    json_option,
+    nearby,
+    print_json,
+    print_table,
+    run_flow,
+    tell_rental_plan,
+)
 from flows.commands.options import flags_of, parameters_of
 from flows.parameters import SweepParameters
 from jade_model.data.sample import NAME as SAMPLE
 from tasks.core.errors import BadRequest
-from tasks.execution.progress import terminal_is_live
 from tasks.experiments.checks import check_sources
 from tasks.experiments.sweep_plan import plan_arms
-from tasks.settings.prefect import prepare_prefect
 
 
 def read_sweep_file(path: Path) -> dict[str, Any]:
@@ -72,10 +78,7 @@ def command(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
         tell_rental_plan(parameters.trains_on, as_json=as_json)
         return
     check_sources(parameters.data, folds=parameters.folds, seeds=parameters.seeds)
-    prepare_prefect(quiet=as_json or terminal_is_live())
-    from flows.sweep import sweep
-
-    folder = Path(sweep(**dict(parameters)))
+    folder = run_flow("sweep", parameters, as_json=as_json)
     from tasks.core.layout import RunLayout
     from tasks.experiments.report import read_sweep
     from tasks.experiments.sweep_publishing import sweep_rows

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-from prefect.settings import get_current_settings
-
 from jade_model.core.errors import JadeError
 from jade_model.report.markup import plain
 from tasks.artifacts.repository import ArtifactPlace
@@ -17,6 +15,7 @@ from tasks.experiments.champion import CHALLENGER, HistoryEntry, champion_histor
 from tasks.experiments.publish import NOTHING
 from tasks.operations.ui import run_link, show_markdown
 from tasks.runs.past import read_json
+from tasks.settings.prefect import has_lasting_server
 
 KEY = "champion"
 SHOWN = 30
@@ -38,7 +37,7 @@ def show_champion(place: ArtifactPlace) -> None:
     Args:
         place: That keeps the champions.
     """
-    if not get_current_settings().api.url:
+    if not has_lasting_server():
         return
     try:
         text = champion_markdown(place)

@@ -68,9 +68,9 @@ def events_delivered() -> Iterator[None]:
 
 
 def _deliver() -> None:
-    from prefect.settings import get_current_settings
+    from tasks.settings.prefect import has_lasting_server
 
-    if not get_current_settings().api.url:
+    if not has_lasting_server():
         return
     from prefect.events.worker import EventsWorker
 

@@ -35,11 +35,11 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, Pause, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Running
 
 from tasks.core.errors import TaskError
 from tasks.operations.events import events_delivered
+from tasks.settings.prefect import has_lasting_server
 
 ASK_EVERY_S = 10.0
 """Between a run's questions whether it is to end."""
@@ -182,7 +182,7 @@ def _supervised() -> Iterator[None]:
         if is_main:
             for number in (signal.SIGTERM, signal.SIGINT):
                 undo.callback(signal.signal, number, _noting(number))
-        if is_main and flow_run.id and get_current_settings().api.url:
+        if is_main and flow_run.id and has_lasting_server():
             over = threading.Event()
             watch = threading.Thread(target=_watch, args=(UUID(flow_run.id), over), name="jade-cancel", daemon=True)
             watch.start()

@@ -25,8 +25,9 @@ from prefect.context import SettingsContext
 from prefect.events.schemas.events import Event
 from prefect.exceptions import MissingContextError, ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.settings import get_current_settings
 from prefect.utilities.context import get_task_and_flow_run_ids
+
+from tasks.settings.prefect import has_lasting_server
 
 OUTAGE_LIMIT_S = 1200.0
 """How long a flow that is over waits for a server that is away, before it ends without showing the rest."""
@@ -88,7 +89,7 @@ def send_event(event: str, resource: dict[str, str], payload: dict[str, Any]) ->
         resource: What it is about.
         payload: Plain JSON values.
     """
-    if not get_current_settings().api.url:
+    if not has_lasting_server():
         # Prefect would start a server for a minute, only to forget the event with it.
         return
     _, flow_run_id = get_task_and_flow_run_ids()
@@ -111,8 +112,8 @@ def shown() -> Iterator[None]:
         yield
     finally:
         if _made:
-            # An ephemeral server ends with this process: nothing of it comes back.
-            _made[0].flush(OUTAGE_LIMIT_S if get_current_settings().api.url else EXIT_LIMIT_S)
+            # A temporary server ends with this process: nothing of it comes back.
+            _made[0].flush(OUTAGE_LIMIT_S if has_lasting_server() else EXIT_LIMIT_S)
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from tasks.settings.environment import THREADING
 from tasks.settings.load import state_folder
 
 PREFECT_DEFAULTS = {
-    # A fresh database takes an ephemeral server some 20 s, a busy machine a multiple of it; Prefect gives up after 20.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "480",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
 }
+TEMPORARY_SERVER = "JADE_TEMPORARY_SERVER"
+"""Where the environment says that the server which it names ends with the command, and shows nothing to anybody."""
 _ANSWER_LIMIT_S = 10.0
 
 
 def prepare_prefect(*, quiet: bool, check: bool = True) -> None:
     """Set Prefect's defaults for a command; what the user has set stays, in the environment or in Prefect's own files.
 
-    Must run before `prefect` is imported. Without a server, Prefect starts one for the command, on a database of Jade's
-    own: that in Prefect's home may be one of a newer Prefect, or of another program's.
+    Must run before `prefect` is imported. Without a server, the command's own has a database of Jade's own: that in
+    Prefect's home may be one of a newer Prefect, or of another program's.
 
     Args:
         quiet: Keep Prefect's own lines off the terminal unless they are warnings, because progress bars are shown.
@@ -44,7 +44,7 @@ def prepare_prefect(*, quiet: bool, check: bool = True) -> None:
         if check:
             _check_server(url)
         return
-    database = state_folder().absolute() / "prefect" / "prefect.db"
+    database = prefect_folder() / "prefect.db"
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
     try:
         database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,6 +56,19 @@ def prepare_prefect(*, quiet: bool, check: bool = True) -> None:
             "can with PREFECT_HOME and JADE_STATE_DIR, or a server with PREFECT_API_URL"
         ) from error
     os.environ.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{database}")
+
+
+def prefect_folder() -> Path:
+    """Return the folder of what a command's own server keeps."""
+    return state_folder().absolute() / "prefect"
+
+
+def has_lasting_server() -> bool:
+    """Whether a Prefect server is set that outlives this process; for processes that have imported Prefect."""
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    return bool(url) and url != os.environ.get(TEMPORARY_SERVER)
 
 
 def require_server() -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.helpers.servers import ROOT, stop_group, wait_until
+from tests.helpers.servers import ROOT, kill_group, wait_until
 
 
 def command(*arguments: str, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
@@ -42,8 +42,9 @@ def dask_cluster(folder: Path, env: dict[str, str]) -> Iterator[tuple[str, list[
             started.append(command(*worker, *local, env=env, folder=folder))
         yield address, started[1:]
     finally:
+        # Asked to end, a worker would wait for what it trains.
         for process in reversed(started):
-            stop_group(process)
+            kill_group(process)
 
 
 T = TypeVar("T")

@@ -24,12 +24,7 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
         for name, text in os.environ.items()
         if not name.startswith(("PREFECT_", "JADE_", "SSH_", "XDG_", "AWS_", "RUNPOD_"))
     }
-    given = {
-        "HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_LIMIT_S),
-    }
-    return kept | given | more
+    return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1"} | more
 
 
 def make_database(folder: Path) -> None:

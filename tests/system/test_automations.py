@@ -53,6 +53,8 @@ def told(
 ) -> Iterator[dict[str, Messages]]:
     """Let everybody be told of everything, and everything happen; way -> what came by it."""
     folder = tmp_path_factory.mktemp("automations")
+    # What an attempt before this one left there.
+    slack.received.clear()
     with inbox() as webhook, running_mail_server() as mail:
         addresses = {
             "webhook": webhook.url,
@@ -116,9 +118,11 @@ def notified(server: PrefectServer, folder: Path, addresses: dict[str, str]) -> 
         assert done.returncode == 0, done.stderr
 
     notify("apply", str(file))
-    yield
-    for kind in addresses:
-        notify("remove", f"by-{kind}")
+    try:
+        yield
+    finally:
+        for kind in addresses:
+            notify("remove", f"by-{kind}")
 
 
 def sorted_out(messages: list[tuple[str, str]]) -> Messages:

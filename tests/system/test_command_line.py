@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.homes import clean_environment, give_database
-from helpers.processes import heed_interrupts, leaders_named, processes_of_group
+from helpers.processes import children_of, heed_interrupts, leaders_named, processes_of_group, processes_with
 from helpers.servers import ROOT, kill_group, wait_until
 
 pytestmark = pytest.mark.system
@@ -56,9 +58,33 @@ def test_bad_data_exit_with_2_before_anything_is_started(tmp_path: Path, environ
     assert not list((tmp_path / "a").glob("*")), "nothing was started that could fail"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_server_of_its_own_that_cannot_start_is_one_error(
+    small_file: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (database,) = (tmp_path / "home").rglob("prefect.db")
+    database.write_bytes(b"of another program")
+    flags = ["--data", str(small_file), "--artifacts", str(tmp_path / "a")]
+    done = subprocess.run(
+        jade("compare", *flags), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 1
+    assert "error: Prefect's temporary server did not start" in done.stderr
+    assert "file is not a database" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(database.parent / "server.log") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [(signal.SIGINT, os.kill), (signal.SIGKILL, os.kill), (signal.SIGTERM, os.killpg)],
+    ids=["Ctrl-C", "killed", "SIGTERM to its group"],
+)
 def test_ending_compare_in_the_middle_leaves_no_training_process(
-    small_file: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals
+    small_file: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    number: signal.Signals,
+    whom: Callable[[int, int], None],
 ) -> None:
     artifacts = tmp_path / "a"
     flags = ["--data", str(small_file), "--epochs", "5000", "--folds", "2", "--artifacts", str(artifacts)]
@@ -76,11 +102,12 @@ def test_ending_compare_in_the_middle_leaves_no_training_process(
             wait_until(lambda: bool(list(artifacts.glob("*/*/history.jsonl"))), 400, (tmp_path / "log").read_text)
             (group,) = leaders_named("jade_model", str(artifacts))
             assert len(processes_of_group(group)) > 1
-            running.send_signal(number)
+            (server,) = set(processes_with("tasks.operations.temporary_server")) & dict(children_of(running.pid)).keys()
+            whom(running.pid, number)
             running.wait(300)
         finally:
             kill_group(running)
-    wait_until(lambda: not processes_of_group(group), 200, lambda: str(processes_of_group(group)))
-    if number == signal.SIGINT:
+    wait_until(lambda: not processes_of_group(group) + processes_of_group(server), 200)
+    if number != signal.SIGKILL:
         (failed,) = artifacts.glob("*/FAILED.json")
         assert json.loads(failed.read_text())["error"] in {"KeyboardInterrupt", "TerminationSignal", "CancelledError"}

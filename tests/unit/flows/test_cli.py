@@ -89,13 +89,11 @@ def test_an_error_is_json_where_json_was_asked_for(capsys: pytest.CaptureFixture
     assert (error["error"], error["facts"]) == ("BadRequest", {"name": "gpu9", "known": []})
 
 
-@pytest.mark.parametrize(
-    "said",
-    ["Timed out while attempting to connect to ephemeral Prefect API server.", "Failed to reach API at http://x/"],
-)
-def test_a_server_that_does_not_start_or_goes_away_is_one_sentence(
-    said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_goes_away_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said = "Failed to reach API at http://x/"
+
     def invoke(*_: object) -> None:
         raise RuntimeError(said)
 
