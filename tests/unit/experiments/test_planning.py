@@ -106,7 +106,7 @@ def test_data_that_cannot_be_used_are_refused_before_anything_is_started(
     Path("text.parquet").write_text("no data")
     Path("sweep.toml").write_text('[grid]\nrecipe = ["jade_crf", "seed_crf"]\n')
     for module in ("compare", "sweep", "retrain"):
-        monkeypatch.setattr(f"flows.commands.{module}.prepare_prefect", lambda **_: pytest.fail("Prefect was started"))
+        monkeypatch.setattr(f"flows.commands.{module}.run_flow", lambda *_, **__: pytest.fail("Prefect was started"))
     if command == "train":
         arguments = [part.replace("--data", "--data-path") for part in arguments if part not in {"--folds", "50"}]
     named = {"sweep": ["sweep.toml"], "train": ["--loss", "crf"]}.get(command, [])
