@@ -1,6 +1,7 @@
 """`comparison.json`, version 1: its fields.
 
-The JSON Schema and the tables of docs/comparison.md are made from these classes (`python -m jade_model.comparison`).
+The JSON Schema and the tables of docs/comparison.md are made from these classes, and from those that `scoring.parts`
+and `statistics.verdict` have of it (`python -m jade_model.comparison`).
 Shares are fractions of 1, times seconds, lengths bars; a difference is first arm minus second.
 """
 
@@ -8,32 +9,31 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from jade_model.core.config import DecoderName
+from jade_model.scoring.parts import (
+    AtLeastOne,
+    Count,
+    Histogram,
+    Interval,
+    Margin,
+    NonNegative,
+    Part,
+    Positive,
+    ReliabilityBin,
+    Score,
+    Scores,
+    Separation,
+    Share,
+    Signed,
+    TypeScore,
+)
+from jade_model.statistics.verdict import Difference, Outcome, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Signed = Annotated[float, Field(ge=-1, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Margin = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Interval = Annotated[tuple[Signed, Signed], Field(strict=False)]
-Metric = Literal["f1", "span_f1_iou50"]
-Outcome = Literal["winner", "equivalent", "undecided"]
-Lack = Literal["groups", "trainings"]
 TaskName = Literal["pointer", "type", "span", "countdown"]
-
-
-class Part(BaseModel):
-    """A part of `comparison.json`; fields that this version does not know are passed over."""
-
-    model_config = ConfigDict(
-        frozen=True, strict=True, allow_inf_nan=False, json_schema_extra={"additionalProperties": False}
-    )
 
 
 class Settings(Part):
@@ -128,24 +128,6 @@ class Run(Part):
     )
 
 
-class Separation(Part):
-    """Mean probability of bars in and out of labelled spans, and their difference."""
-
-    in_span_mean: Share | None
-    out_of_span_mean: Share | None
-    separation: Signed | None
-
-
-class ReliabilityBin(Part):
-    """Bars whose probability fell between two edges."""
-
-    lower: Share = Field(description="bin's lower edge")
-    upper: Share = Field(description="upper edge")
-    mean_probability: Share | None = Field(description="of the bin's bars, null if it has none")
-    observed_rate: Share | None = Field(description="share of the bin's bars that are in-span")
-    num_bars: Count = Field(description="bars in the bin")
-
-
 class Calibration(Part):
     """Do probabilities mean what they say."""
 
@@ -153,21 +135,6 @@ class Calibration(Part):
     ece: Share = Field(description="expected calibration error over bars")
     temperature: Positive = Field(description="mean over trainings")
     reliability: list[ReliabilityBin] = Field(description="reliability diagram, ascending")
-
-
-class Score(Part):
-    """Bar-level and span-level F1."""
-
-    f1: Share = Field(description="bar-level, micro")
-    span_f1_iou50: Share = Field(description="span-level at IoU 0.5")
-
-
-class Histogram(Part):
-    """Bars by probability."""
-
-    edges: list[float] = Field(min_length=2, description="bin edges of the probability, one more than counts")
-    in_span: list[Count] = Field(description="bars per bin")
-    out_of_span: list[Count] = Field(description="bars per bin")
 
 
 class SpanError(Part):
@@ -193,13 +160,6 @@ class CountdownErrors(Part):
     posterior: NonNegative | None
 
 
-class TypeScore(Part):
-    """Share of windows with the right type, and what naming the commonest one gives."""
-
-    accuracy: Share | None
-    majority_accuracy: Share | None
-
-
 class FoldScore(Part):
     """One training on its own scored windows."""
 
@@ -219,19 +179,18 @@ class DataSetScore(Part):
     span_f1_iou50: Share = Field(description="span-level at IoU 0.5")
 
 
-class Decoder(Part):
-    """One way from the model's output to spans."""
+class Thresholded(Part):
+    """What has a threshold."""
 
     threshold: float | None = Field(
         description="mean over trainings, each chosen on windows that are not scored; null if the decoder has none. "
         "A probability; nats for score_margin; expected gain for one_span"
     )
-    f1: Share = Field(description="bar-level F1, micro-averaged within a seed, mean over seeds")
-    precision: Share = Field(description="bar-level, micro")
-    recall: Share = Field(description="bar-level, micro")
-    macro_f1: Share = Field(description="mean over windows of each window's bar-level F1")
-    span_f1_iou50: Share = Field(description="span-level F1 at IoU 0.5, micro")
-    span_f1_iou50_95: Share = Field(description="mean of the span-level F1 at IoU 0.5, 0.55 ... 0.95")
+
+
+class Decoder(Scores, Thresholded):  # in this order the threshold comes first
+    """One way from the model's output to spans."""
+
     confidence_interval: Interval = Field(description="of f1, for this arm and decoder alone")
     span_confidence_interval: Interval = Field(description="of span_f1_iou50")
     per_fold: list[FoldScore] = Field(description="every training on its own scored windows")
@@ -246,7 +205,6 @@ class Summary(Part):
         "are no such bars"
     )
     calibration: Calibration = Field(description="do probabilities mean what they say")
-    untrained: Score = Field(description="the same network before training")
     histogram: Histogram = Field(description="bars by probability")
     pointer_error_bars: PointerErrors = Field(description="from the trained head, and read off the span posterior")
     countdown_error_bars: CountdownErrors = Field(description="mean absolute error in bars")
@@ -254,6 +212,7 @@ class Summary(Part):
         description="share of windows with the right type; what naming the commonest one gives; null where no window "
         "has a type"
     )
+    untrained: Score = Field(description="the same network before training")
     best_decoder: DecoderName = Field(
         description="chosen without the scored windows; what the verdict uses unless settings.decoder names one"
     )
@@ -317,100 +276,13 @@ class Baselines(Part):
     )
 
 
-class Difference(Part):
-    """First minus second, on the same windows."""
-
-    first: str = Field(description="arm")
-    second: str = Field(description="arm, or the baseline largest_move")
-    metric: Metric = Field(description="which F1")
-    dataset: str | None = Field(description="data[].name, null for all pooled")
-    difference: Signed = Field(description="first minus second")
-    confidence_interval: Interval = Field(
-        description="simultaneous over all pairs of arms, or over all arms against the baseline"
-    )
-    p_value: Share = Field(description="two-sided, as if this were the only test")
-    adjusted_p_value: Share = Field(
-        description="two-sided, for the whole family; at most 1 - confidence exactly where the interval leaves 0 out"
-    )
-    outcome: Outcome = Field(description="what the interval shows of this pair")
-    standard_error: NonNegative | None = Field(default=None, description="base windows and training noise together")
-    training_share: Share | None = Field(default=None, description="share of the variance that is training noise")
-    detectable_difference: Share | None = Field(
-        default=None, description="smallest true difference that would be seen with 80 % chance"
-    )
-    groups_needed: AtLeastOne | None = Field(
-        default=None,
-        description="additional base windows that would decide, about, with folds in proportion; null if decided, or "
-        "if no number of them alone would",
-    )
-    seeds_needed: AtLeastOne | None = Field(default=None, description="likewise additional seeds, on the same windows")
-    lack: Lack | None = Field(
-        default=None,
-        description="what there is too little of for any verdict: the interval then spans all that can be; null if "
-        "nothing",
-    )
-
-
-class OverDatasets(Part):
-    """The difference over instruments like the data sets, each counting alike."""
-
-    difference: Signed = Field(description="first minus second, mean over data sets")
-    confidence_interval: Interval = Field(description="Student's t over the data sets")
-    num_datasets: Annotated[int, Field(ge=6)] = Field(description="how many")
-
-
-class Verdict(Part):
+class FullVerdict(Verdict):
     """Which arm is better, if that can be said."""
 
-    outcome: Outcome = Field(
-        description="winner: the best arm beats every other; equivalent: it beats some and differs from the rest by "
-        "less than the margin; undecided: it cannot be told from one of them"
-    )
-    winner: str | None = Field(description="arm, null unless outcome is winner")
-    metric: Metric = Field(description="which F1")
     decoder: str = Field(description="name, or `soft_span: one_span, crf: marginal` if arms differ")
-    difference: Signed = Field(description="first minus second")
-    confidence_interval: Interval = Field(description="of the difference, simultaneous over all pairs of arms")
-    reason: str = Field(min_length=1, description="one plain sentence")
-    first: str = Field(
-        description="of the best arm and the one that the outcome hangs on (the next best, unless that one is settled "
-        "and another is not), that which was named first"
-    )
-    second: str = Field(description="the other one")
-    margin: Margin = Field(description="largest F1 difference that counts as none")
-    detectable_difference: Share = Field(
-        description="smallest true difference of the two that would be seen with 80 % chance"
-    )
-    groups_needed: AtLeastOne | None = Field(
-        description="additional base windows that would decide, about, with folds in proportion; null if decided, or "
-        "if no number of them alone would"
-    )
-    seeds_needed: AtLeastOne | None = Field(default=None, description="likewise additional seeds, on the same windows")
-    lack: Lack | None = Field(
-        default=None,
-        description="what there is too little of for any verdict: the interval then spans all that can be; null if "
-        "nothing",
-    )
-    beats_baseline: dict[str, bool] = Field(description="arm -> whether it beats the untrained rule")
     beats_span_score: dict[str, bool] | None = Field(
         default=None, description="arm -> whether it beats the trained baseline that scores whole spans alone"
     )
-    what_decides: str = Field(
-        default="",
-        description="what makes the doubt, and which data set or training moves the difference most; empty where no "
-        "verdict can be given",
-    )
-    over_datasets: OverDatasets | None = Field(
-        default=None,
-        description="the difference over instruments like the data sets, each counting alike; null with fewer than six",
-    )
-    caveats: list[str] = Field(description="what to know before acting on it, one plain sentence each")
-
-    @model_validator(mode="after")
-    def _names_a_winner_where_there_is_one(self) -> Self:
-        if (self.outcome == "winner") != (self.winner is not None):
-            raise ValueError(f"outcome is {self.outcome!r} and winner is {self.winner!r}")
-        return self
 
 
 class Comparison(Part):
@@ -432,4 +304,4 @@ class Comparison(Part):
         description="every pair of arms, then every arm against the baseline; both metrics; pooled and, of several "
         "data sets, each"
     )
-    verdict: Verdict = Field(description="which arm is better, if that can be said")
+    verdict: FullVerdict = Field(description="which arm is better, if that can be said")

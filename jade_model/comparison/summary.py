@@ -1,13 +1,14 @@
-"""What an arm's trainings and probabilities come to, as `comparison.json` has it."""
+"""What an arm's trainings and probabilities come to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from jade_model.comparison import model
 from jade_model.core.checkpoint import Checkpoint
 from jade_model.core.targets import Targets, build_targets
 from jade_model.scoring.calibration import brier, expected_calibration_error, reliability
@@ -21,87 +22,96 @@ from jade_model.scoring.diagnostics import (
     type_scores,
 )
 from jade_model.scoring.evaluate import DataEvaluation, FoldEvaluation
+from jade_model.scoring.parts import TypeScore
 from jade_model.scoring.predictions import Predictions
 
 HISTOGRAM_BINS = 100
 """Fine enough to tell two heaps below 0.1 apart: what a model that has learned nothing shows."""
 
 
-def run_entry(
-    dataset: str, seed: int, fold: int, checkpoint: Checkpoint, path: str, evaluation: FoldEvaluation
-) -> dict[str, Any]:
-    """Return one entry of `runs`.
+@dataclass(frozen=True, eq=False)
+class ArmTraining:
+    """One training of an arm.
 
-    Args:
+    Attributes:
         dataset: Name of the data set.
         seed: Of the comparison.
         fold: 0-based.
         checkpoint: What was scored; an ensemble's first member.
         path: Of the checkpoint, relative to the run's folder.
-        evaluation: How it scored.
     """
-    history = checkpoint.history
+
+    dataset: str
+    seed: int
+    fold: int
+    checkpoint: Checkpoint
+    path: str
+
+
+def run_of(training: ArmTraining, evaluation: FoldEvaluation) -> model.Run:
+    """Return an entry of `runs`: a training, and how it scored."""
+    history = training.checkpoint.history
     validation = [record["validation_loss"] for record in history if record["validation_loss"] is not None]
     # Without validation windows there is no course of their loss to speak of.
     course = loss_course(validation) if validation else None
-    return {
-        "dataset": dataset,
-        "seed": seed,
-        "fold": fold,
-        "epochs": len(history),
-        "train_loss": [record["train_loss"] for record in history],
-        "validation_loss": validation,
-        "best_epoch": None if course is None else course.best_epoch,
-        "validation_loss_reduction": None if course is None else course.reduction,
-        "validation_loss_rise_since_best": None if course is None else course.rise_since_best,
-        "sigma": history[-1]["sigma"],
-        "task_weight": history[-1]["task_weight"],
-        "seconds": {"train": sum(record["seconds"] for record in history), "evaluate": evaluation.seconds},
-        "checkpoint": path,
-        "run_key": checkpoint.run_key,
-        "temperature": evaluation.temperature,
-    }
+    return model.Run(
+        dataset=training.dataset,
+        seed=training.seed,
+        fold=training.fold,
+        epochs=len(history),
+        train_loss=[record["train_loss"] for record in history],
+        validation_loss=validation,
+        best_epoch=None if course is None else course.best_epoch,
+        validation_loss_reduction=None if course is None else course.reduction,
+        validation_loss_rise_since_best=None if course is None else course.rise_since_best,
+        sigma=history[-1]["sigma"],
+        task_weight=history[-1]["task_weight"],
+        seconds=model.Seconds(train=sum(record["seconds"] for record in history), evaluate=evaluation.seconds),
+        checkpoint=training.path,
+        run_key=training.checkpoint.run_key,
+        temperature=evaluation.temperature,
+    )
 
 
 def summarise_probabilities(evaluations: Sequence[DataEvaluation]) -> dict[str, Any]:
-    """Return what an arm's probabilities on all scored windows are worth: separation, calibration, heads, types."""
+    """Return what an arm's probabilities on all scored windows are worth: those fields of a Summary that need them."""
     folds = [(evaluation, fold) for evaluation in evaluations for fold in evaluation.folds]
     # Data sets may differ in window length: bars are pooled in one row.
     probability_1B = np.concatenate([fold.predictions.probability_NT.ravel() for _, fold in folds])[None]
     truth_1B = np.concatenate([item.truth.mask_NT[fold.rows_M].ravel() for item, fold in folds])[None]
-    bars = histogram(probability_1B, truth_1B, num_bins=HISTOGRAM_BINS)
     targets = [build_targets(item.windows.take(fold.rows_M)) for item, fold in folds]
     trained = _mean_errors(trained_head_errors, folds, targets)
     read_off = _mean_errors(posterior_errors, folds, targets)
-    types = [type_scores(fold.predictions, target) for (_, fold), target in zip(folds, targets, strict=True)]
-    num_typed = [int((target.type_N >= 0).sum()) for target in targets]
     return {
-        "separation": asdict(separation(probability_1B, truth_1B)),
-        "calibration": {
-            "brier": brier(probability_1B, truth_1B),
-            "ece": expected_calibration_error(probability_1B, truth_1B),
-            "temperature": float(np.mean([fold.temperature for _, fold in folds])),
-            "reliability": [asdict(item) for item in reliability(probability_1B, truth_1B)],
-        },
-        "histogram": {
-            "edges": bars.edges_P.tolist(),
-            "in_span": bars.in_span_K.tolist(),
-            "out_of_span": bars.out_of_span_K.tolist(),
-        },
-        "pointer_error_bars": {
-            "trained_head": {"center": trained.center, "length": trained.length},
-            "posterior": {"center": read_off.center, "length": read_off.length},
-        },
-        "countdown_error_bars": {"trained_head": trained.countdown, "posterior": read_off.countdown},
-        "type": None
-        if not any(num_typed)
-        else {
-            "accuracy": float(np.average([item.accuracy if item else 0.0 for item in types], weights=num_typed)),
-            "majority_accuracy": float(
-                np.average([item.majority_accuracy if item else 0.0 for item in types], weights=num_typed)
-            ),
-        },
+        "separation": separation(probability_1B, truth_1B),
+        "calibration": model.Calibration(
+            brier=brier(probability_1B, truth_1B),
+            ece=expected_calibration_error(probability_1B, truth_1B),
+            temperature=float(np.mean([fold.temperature for _, fold in folds])),
+            reliability=reliability(probability_1B, truth_1B),
+        ),
+        "histogram": histogram(probability_1B, truth_1B, num_bins=HISTOGRAM_BINS),
+        "pointer_error_bars": model.PointerErrors(
+            trained_head=model.SpanError(center=trained.center, length=trained.length),
+            posterior=model.SpanError(center=read_off.center, length=read_off.length),
+        ),
+        "countdown_error_bars": model.CountdownErrors(trained_head=trained.countdown, posterior=read_off.countdown),
+        "type": _mean_type_score([fold.predictions for _, fold in folds], targets),
     }
+
+
+def _mean_type_score(predictions: Sequence[Predictions], targets: Sequence[Targets]) -> TypeScore | None:
+    """Average over folds, each weighted by its windows with a type."""
+    num_typed = [int((target.type_N >= 0).sum()) for target in targets]
+    if not any(num_typed):
+        return None
+    found = [type_scores(said, target) for said, target in zip(predictions, targets, strict=True)]
+    return TypeScore(
+        **{
+            name: float(np.average([0.0 if item is None else getattr(item, name) for item in found], weights=num_typed))
+            for name in TypeScore.model_fields
+        }
+    )
 
 
 def _mean_errors(

@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.transforms import blended_transform_factory
 
-from jade_model.comparison.model import FoldScore, Interval
+from jade_model.comparison.model import FoldScore
 from jade_model.report.canvas import DPI, INK, MUTED, SOFT, SURFACE, export, few_ticks, for_figure, panels
 from jade_model.report.facts import Facts
 from jade_model.report.figure import FigureFile
 from jade_model.report.naming import ArmStyle, metric_name
 from jade_model.report.numbers import interval, is_number, moment, number, percent, plural
+from jade_model.scoring.parts import Interval
 
 METRICS = ("f1", "span_f1_iou50")
 MOST_ROWS = 24

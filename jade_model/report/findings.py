@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from jade_model.comparison.model import Difference
 from jade_model.report.facts import Facts
 from jade_model.report.finding import (
     Insight,
@@ -19,6 +18,7 @@ from jade_model.report.findings_of_arms import SCORE_RULES, TRAINING_RULES
 from jade_model.report.naming import contestant
 from jade_model.report.numbers import number, percent, plural, signed
 from jade_model.statistics.pool import RULE
+from jade_model.statistics.verdict import Difference
 
 RunRule = Callable[[Facts], Insight | None]
 

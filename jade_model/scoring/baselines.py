@@ -11,7 +11,8 @@ from typing import Literal, assert_never, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.scoring.metrics import Counts, Scores, Truth, count
+from jade_model.scoring.metrics import Truth, count, pooled
+from jade_model.scoring.parts import Scores
 
 MoveUnit = Literal["price", "atr"]
 MOVE_UNITS: tuple[MoveUnit, ...] = get_args(MoveUnit)
@@ -30,9 +31,7 @@ def all_positive_scores(truths: Sequence[Truth]) -> Scores:
     Args:
         truths: Labels of one or more data sets, pooled.
     """
-    counts = [count(np.ones_like(truth.mask_NT), truth) for truth in truths]
-    bars_N3 = np.concatenate([item.bars_N3 for item in counts])
-    return Counts(bars_N3, np.concatenate([item.events_NJ3 for item in counts])).scores()
+    return pooled(count(np.ones_like(truth.mask_NT), truth) for truth in truths).scores()
 
 
 def mark_largest_move(bars_NT4: NDArray[np.float64], num_bars: int, *, unit: MoveUnit = "price") -> NDArray[np.bool_]:

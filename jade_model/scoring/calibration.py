@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+
+from jade_model.scoring.parts import ReliabilityBin
 
 # Probabilities are kept this far from 0 and 1 in logarithms: a saturated, wrong bar costs 27.6 nats, not
 # infinity.
@@ -22,25 +23,6 @@ _ROUNDING = 1e-9
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 _SCAN_POINTS = 13
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Bars of similar probability.
-
-    Attributes:
-        lower: Smallest probability of the bin.
-        upper: Largest probability of the bin.
-        mean_probability: Mean over its bars.
-        observed_rate: Share of its bars that are in-span.
-        num_bars: How many bars it holds; at least 1.
-    """
-
-    lower: float
-    upper: float
-    mean_probability: float
-    observed_rate: float
-    num_bars: int
 
 
 def brier(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> float:
@@ -84,24 +66,13 @@ def reliability(
         ValueError: The shapes differ, there is no bar, a probability is outside [0, 1], or num_bins is not
             positive.
     """
-    _check(probability_NT, truth_NT)
-    if num_bins < 1:
-        raise ValueError(f"num_bins is {num_bins}; it must be at least 1")
-    probability = np.asarray(probability_NT, dtype=np.float64).ravel()
-    if not (probability.min() >= -_ROUNDING and probability.max() <= 1 + _ROUNDING):
-        raise ValueError(f"probabilities lie in {probability.min():g} to {probability.max():g}, not in 0 to 1")
-    edges_P = np.linspace(0, 1, num_bins + 1)
-    last = edges_P.size - 2
-    bin_of = np.clip(np.searchsorted(edges_P, probability, side="right") - 1, 0, last)
-    num_K = np.bincount(bin_of, minlength=last + 1)
-    sum_K = np.bincount(bin_of, weights=probability, minlength=last + 1)
-    hit_K = np.bincount(bin_of, weights=np.asarray(truth_NT, dtype=np.float64).ravel(), minlength=last + 1)
+    edges_P, num_K, mean_K, rate_K = _binned(probability_NT, truth_NT, num_bins)
     return [
         ReliabilityBin(
             lower=float(edges_P[k]),
             upper=float(edges_P[k + 1]),
-            mean_probability=float(sum_K[k] / num_K[k]),
-            observed_rate=float(hit_K[k] / num_K[k]),
+            mean_probability=float(mean_K[k]),
+            observed_rate=float(rate_K[k]),
             num_bars=int(num_K[k]),
         )
         for k in np.flatnonzero(num_K)
@@ -119,9 +90,8 @@ def expected_calibration_error(
     Arguments and errors as for reliability. After Guo et al., "On calibration of modern neural
     networks", 2017.
     """
-    bins = reliability(probability_NT, truth_NT, num_bins=num_bins)
-    num_bars = sum(item.num_bars for item in bins)
-    return sum(item.num_bars * abs(item.mean_probability - item.observed_rate) for item in bins) / num_bars
+    _, num_K, mean_K, rate_K = _binned(probability_NT, truth_NT, num_bins)
+    return float(sum((num_K * np.abs(mean_K - rate_K)).tolist()) / num_K.sum())
 
 
 def fit_temperature(
@@ -161,6 +131,26 @@ def fit_temperature(
     found = float(minimize_scalar(cost, bounds=(left, right), method="bounded", options={"xatol": tolerance / 2}).x)
     # The scan's point stands where the search, which never tries its bracket's ends, did no better.
     return math.exp(found if cost(found) < costs[best] else float(scan[best]))
+
+
+def _binned(
+    probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_], num_bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the bins' edges and, of each, its bars, their mean probability and observed rate (0 without bars)."""
+    _check(probability_NT, truth_NT)
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}; it must be at least 1")
+    probability = np.asarray(probability_NT, dtype=np.float64).ravel()
+    if not (probability.min() >= -_ROUNDING and probability.max() <= 1 + _ROUNDING):
+        raise ValueError(f"probabilities lie in {probability.min():g} to {probability.max():g}, not in 0 to 1")
+    edges_P = np.linspace(0, 1, num_bins + 1)
+    bin_of = np.clip(np.searchsorted(edges_P, probability, side="right") - 1, 0, num_bins - 1)
+    num_K = np.bincount(bin_of, minlength=num_bins)
+    mean_K, rate_K = (
+        np.bincount(bin_of, weights=value, minlength=num_bins) / np.maximum(num_K, 1)
+        for value in (probability, np.asarray(truth_NT, dtype=np.float64).ravel())
+    )
+    return edges_P, num_K, np.clip(mean_K, 0, 1), rate_K
 
 
 def _check(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_]) -> None:

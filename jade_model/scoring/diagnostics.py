@@ -13,37 +13,8 @@ from numpy.typing import NDArray
 
 from jade_model.core.targets import Targets
 from jade_model.core.windows import NO_TYPE
+from jade_model.scoring.parts import Histogram, Separation, TypeScore
 from jade_model.scoring.predictions import Predictions
-
-
-@dataclass(frozen=True)
-class Separation:
-    """How far probabilities tell in-span bars from the others.
-
-    Attributes:
-        in_span_mean: Mean probability of in-span bars.
-        out_of_span_mean: Mean probability of the others.
-        separation: Their difference: 0 for a model that has learned nothing.
-    """
-
-    in_span_mean: float
-    out_of_span_mean: float
-    separation: float
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """How often each probability occurs.
-
-    Attributes:
-        edges_P: From 0 to 1; bins are half-open, the last one closed, float64 [K + 1].
-        in_span_K: In-span bars, int64.
-        out_of_span_K: The others, int64.
-    """
-
-    edges_P: NDArray[np.float64]
-    in_span_K: NDArray[np.int64]
-    out_of_span_K: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -59,19 +30,6 @@ class HeadErrors:
     center: float
     length: float
     countdown: float
-
-
-@dataclass(frozen=True)
-class TypeScores:
-    """How often the window's type is right, over windows that have one.
-
-    Attributes:
-        accuracy: Of the most probable type.
-        majority_accuracy: Of always saying the commonest type of these windows.
-    """
-
-    accuracy: float
-    majority_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -102,7 +60,8 @@ def separation(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_])
     inside, outside = _by_kind(probability_NT, truth_NT)
     if inside.size == 0 or outside.size == 0:
         raise ValueError(f"{inside.size} bars in-span and {outside.size} out of span: no separation without both")
-    return Separation(float(inside.mean()), float(outside.mean()), float(inside.mean() - outside.mean()))
+    inside_mean, outside_mean = float(inside.mean()), float(outside.mean())
+    return Separation(in_span_mean=inside_mean, out_of_span_mean=outside_mean, separation=inside_mean - outside_mean)
 
 
 def histogram(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_], *, num_bins: int = 20) -> Histogram:
@@ -116,10 +75,10 @@ def histogram(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_], 
     Raises:
         ValueError: The shapes differ.
     """
-    inside, outside = _by_kind(np.clip(probability_NT, 0, 1), truth_NT)
+    inside, outside = _by_kind(probability_NT, truth_NT)
     in_span_K, edges_P = np.histogram(inside, bins=num_bins, range=(0, 1))
     out_of_span_K, _ = np.histogram(outside, bins=num_bins, range=(0, 1))
-    return Histogram(edges_P, in_span_K.astype(np.int64), out_of_span_K.astype(np.int64))
+    return Histogram(edges=edges_P.tolist(), in_span=in_span_K.tolist(), out_of_span=out_of_span_K.tolist())
 
 
 def trained_head_errors(predictions: Predictions, targets: Targets) -> HeadErrors:
@@ -140,7 +99,7 @@ def posterior_errors(predictions: Predictions, targets: Targets) -> HeadErrors:
     return _head_errors(predictions.posterior_pointers_N2, predictions.posterior_countdown_NT, targets)
 
 
-def type_scores(predictions: Predictions, targets: Targets) -> TypeScores | None:
+def type_scores(predictions: Predictions, targets: Targets) -> TypeScore | None:
     """Score the type head; None where no window has a type.
 
     Args:
@@ -152,7 +111,7 @@ def type_scores(predictions: Predictions, targets: Targets) -> TypeScores | None
         return None
     type_M = targets.type_N[has_type_N]
     said_M = predictions.type_probability_N3[has_type_N].argmax(axis=1)
-    return TypeScores(
+    return TypeScore(
         accuracy=float((said_M == type_M).mean()),
         majority_accuracy=float(np.bincount(type_M).max() / type_M.size),
     )
@@ -192,4 +151,6 @@ def _by_kind(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if probability_NT.shape != truth_NT.shape:
         raise ValueError(f"probabilities have shape {probability_NT.shape}, labels {truth_NT.shape}")
+    # Rounding puts some beyond 0 or 1.
+    probability_NT = np.clip(probability_NT, 0, 1)
     return probability_NT[truth_NT], probability_NT[~truth_NT]

@@ -19,12 +19,14 @@ touch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.core.windows import Windows
+from jade_model.scoring.parts import Scores
 
 IOU_50_TO_95: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
@@ -58,27 +60,6 @@ class Truth:
         return Truth(self.mask_NT[rows], offsets, self.spans_S2[picked])
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One set of predictions against the labels; fractions of 1.
-
-    Attributes:
-        f1: Bar level, micro.
-        precision: Bar level, micro.
-        recall: Bar level, micro.
-        macro_f1: Mean over windows of each window's bar-level F1.
-        span_f1_iou50: Span level at IoU 0.5, micro.
-        span_f1_iou50_95: Mean of the span-level F1 at IoU 0.5, 0.55, ..., 0.95.
-    """
-
-    f1: float
-    precision: float
-    recall: float
-    macro_f1: float
-    span_f1_iou50: float
-    span_f1_iou50_95: float
-
-
 @dataclass(frozen=True, eq=False)
 class Counts:
     """What was hit, marked in vain, and missed, for every window.
@@ -107,6 +88,14 @@ class Counts:
             span_f1_iou50=float(events_J[0]),
             span_f1_iou50_95=float(events_J.mean()),
         )
+
+
+def pooled(parts: Iterable[Counts]) -> Counts:
+    """Return the counts of all parts' windows in one row."""
+    listed = list(parts)
+    return Counts(
+        np.concatenate([item.bars_N3 for item in listed]), np.concatenate([item.events_NJ3 for item in listed])
+    )
 
 
 def truth_of(windows: Windows) -> Truth:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jade_model.core.config import require
-from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
+from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows
 from jade_model.statistics.verdict import METRICS, Difference, Metric, Verdict, decide, over_datasets
 
 
@@ -27,11 +27,11 @@ class Comparison:
         verdict: Pooled.
     """
 
-    scores: tuple[Score, ...]
+    scores: tuple[ArmScore, ...]
     differences: tuple[Difference, ...]
     verdict: Verdict
 
-    def score(self, arm: str, metric: Metric = "f1", dataset: str | None = None) -> Score:
+    def score(self, arm: str, metric: Metric = "f1", dataset: str | None = None) -> ArmScore:
         """Return one arm's score.
 
         Raises:
@@ -108,5 +108,6 @@ def compare_arms(
     each = [item for item in between if (item.first, item.second, item.metric) == pair and item.dataset is not None]
     order = [arm.name for arm in arms]
     told = windows.what_decides(arms, order.index(verdict.first), order.index(verdict.second), metric)
-    verdict = over_datasets(replace(verdict, what_decides=told), each, confidence)
-    return Comparison(tuple(scores), (*between, *against), verdict)
+    over, said = over_datasets(verdict, each, confidence)
+    more = {"what_decides": told, "over_datasets": over, "caveats": [*said, *verdict.caveats]}
+    return Comparison(tuple(scores), (*between, *against), verdict.model_copy(update=more))

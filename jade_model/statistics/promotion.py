@@ -10,17 +10,18 @@ Legend: N windows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 from jade_model.data.groups import Grouping
 from jade_model.data.retraining import HOLDOUT, Roles
 from jade_model.scoring.metrics import Counts
 from jade_model.statistics.compare import compare_arms
-from jade_model.statistics.scored_windows import ArmCounts, Score, ScoredWindows
+from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows
 from jade_model.statistics.verdict import Difference
 
 PARTS = ("out of fold", "hold-out")
@@ -73,7 +74,7 @@ class Judgement:
         since_anchor: Challenger minus anchor in bar F1: the best champion so far, where that is not the present one.
     """
 
-    scores: tuple[Score, ...]
+    scores: tuple[ArmScore, ...]
     differences: tuple[Difference, ...]
     all_positive_f1: float
     calibration_error: float
@@ -81,13 +82,13 @@ class Judgement:
     caveats: tuple[str, ...]
     since_anchor: Difference | None = None
 
-    def score(self, arm: str, part: str | None = None) -> Score | None:
+    def score(self, arm: str, part: str | None = None) -> ArmScore | None:
         """Return the bar F1 of an arm: over all windows, or one part."""
         found = (item for item in self.scores if (item.arm, item.metric, item.dataset) == (arm, "f1", part))
         return next(found, None)
 
     @property
-    def challenger(self) -> Score:
+    def challenger(self) -> ArmScore:
         """The challenger's bar F1 over all windows."""
         return next(item for item in self.scores if (item.arm, item.metric, item.dataset) == (CHALLENGER, "f1", None))
 
@@ -99,15 +100,7 @@ class Judgement:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "scores": [{**asdict(item), "confidence_interval": list(item.confidence_interval)} for item in self.scores],
-            "differences": [item.to_json() for item in self.differences],
-            "all_positive_f1": self.all_positive_f1,
-            "calibration_error": self.calibration_error,
-            "num_unjudged": self.num_unjudged,
-            "caveats": list(self.caveats),
-            "since_anchor": None if self.since_anchor is None else self.since_anchor.to_json(),
-        }
+        return dict(to_jsonable_python(self))
 
 
 @dataclass(frozen=True)
@@ -129,8 +122,7 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        gates = [asdict(gate) for gate in self.gates]
-        return {"promote": self.promote, "reason": self.reason, "gates": gates, "is_best": self.is_best}
+        return dict(to_jsonable_python(self))
 
 
 def judge(

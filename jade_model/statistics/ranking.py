@@ -18,7 +18,7 @@ import numpy as np
 from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.elimination import Elimination
 from jade_model.statistics.pool import RULE, DataSet, Pool, ScoredPart
-from jade_model.statistics.scored_windows import ArmCounts, Score
+from jade_model.statistics.scored_windows import ArmCounts, ArmScore
 from jade_model.statistics.verdict import METRICS, Difference, Metric, outcome_of
 
 SCHEMA_VERSION = 1
@@ -207,7 +207,7 @@ def _against(best: str, item: Difference) -> dict[str, Any]:
     }
 
 
-def _scored(scores: Sequence[Score], name: str) -> dict[str, Any]:
+def _scored(scores: Sequence[ArmScore], name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for metric in METRICS:
         score = next(item for item in scores if (item.arm, item.metric, item.dataset) == (name, metric, None))

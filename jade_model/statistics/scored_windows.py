@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.scoring.metrics import f1_of
+from jade_model.scoring.parts import Interval
 from jade_model.statistics.intervals import FEWEST_TRAININGS, ROUNDING, Estimates
 from jade_model.statistics.power import Needed, detectable_difference, needed
 from jade_model.statistics.variance import ClusteredF1
-from jade_model.statistics.verdict import METRICS, Difference, Interval, Metric, outcome_of
+from jade_model.statistics.verdict import METRICS, Difference, Metric, outcome_of
 
 FEW_GROUPS = 30
 """Below this many groups, intervals come out somewhat too narrow now and then, and a caveat says so."""
@@ -44,7 +45,7 @@ class ArmCounts:
 
 
 @dataclass(frozen=True)
-class Score:
+class ArmScore:
     """One arm's F1.
 
     Attributes:
@@ -127,7 +128,7 @@ class ScoredWindows:
 
     def scores(
         self, arms: Sequence[ArmCounts], *, confidence: float = 0.95, metrics: Sequence[Metric] = METRICS
-    ) -> list[Score]:
+    ) -> list[ArmScore]:
         """Return every arm's F1s with intervals, pooled and by data set.
 
         Args:
@@ -135,12 +136,12 @@ class ScoredWindows:
             confidence: Of each interval.
             metrics: Which F1s.
         """
-        found: list[Score] = []
+        found: list[ArmScore] = []
         for (view, dataset), metric in itertools.product(self.views, metrics):
             estimates = self.estimates(arms, np.eye(len(arms)), metric, view)
             low_A, high_A = _score_intervals(estimates, confidence)
             found += [
-                Score(
+                ArmScore(
                     arm=arm.name,
                     metric=metric,
                     dataset=dataset,

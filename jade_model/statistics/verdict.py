@@ -2,69 +2,62 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never, get_args
+from typing import Annotated, Literal, Self, assert_never, get_args
 
 import numpy as np
+from pydantic import Field, model_validator
 from scipy import special
 
+from jade_model.scoring.parts import AtLeastOne, Interval, Margin, NonNegative, Part, Share, Signed
 from jade_model.statistics.intervals import Lack
 
 Metric = Literal["f1", "span_f1_iou50"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 Outcome = Literal["winner", "equivalent", "undecided"]
-Interval = tuple[float, float]
 
 FEWEST_DATASETS = 6
 """From so many on, something can be said of instruments that are not among them."""
 
 NOT_BEATEN = "does not beat the untrained rule"
 
+GROUPS_NEEDED = (
+    "additional base windows that would decide, about, with folds in proportion; null if decided, or if no number of "
+    "them alone would"
+)
+SEEDS_NEEDED = "likewise additional seeds, on the same windows"
+LACK = "what there is too little of for any verdict: the interval then spans all that can be; null if nothing"
+
 _METRIC_WORDS: dict[Metric, str] = {"f1": "bar F1", "span_f1_iou50": "span F1 (IoU 0.5)"}
 
 
-@dataclass(frozen=True)
-class Difference:
-    """First minus second.
+class Difference(Part):
+    """First minus second, on the same windows."""
 
-    Attributes:
-        first: Arm.
-        second: Arm, or the baseline.
-        metric: Which F1.
-        dataset: Name, or None for all pooled.
-        difference: Of the F1s.
-        confidence_interval: Simultaneous over the family (all pairs of arms, or all arms against the
-            baseline).
-        p_value: Two-sided, as if this were the only test.
-        adjusted_p_value: Two-sided, for the family; at most 1 - confidence exactly where the interval
-            leaves 0 out.
-        outcome: winner: the interval leaves 0 out; equivalent: it lies within the margin; undecided: neither.
-        standard_error: Groups and training noise together.
-        training_share: Share of the variance that is training noise, [0, 1].
-        detectable_difference: Smallest true difference that would be seen with 80 % chance.
-        groups_needed: How many more groups would decide; None if decided, or if no number of them alone would.
-        seeds_needed: Likewise of seeds, on the same groups.
-        lack: What there is too little of for any outcome but undecided, or None.
-    """
-
-    first: str
-    second: str
-    metric: Metric
-    dataset: str | None
-    difference: float
-    confidence_interval: Interval
-    p_value: float
-    adjusted_p_value: float
-    outcome: Outcome
-    standard_error: float
-    training_share: float
-    detectable_difference: float
-    groups_needed: int | None
-    seeds_needed: int | None = None
-    lack: Lack | None = None
+    first: str = Field(description="arm")
+    second: str = Field(description="arm, or the baseline largest_move")
+    metric: Metric = Field(description="which F1")
+    dataset: str | None = Field(description="data[].name, null for all pooled")
+    difference: Signed = Field(description="first minus second")
+    confidence_interval: Interval = Field(
+        description="simultaneous over all pairs of arms, or over all arms against the baseline"
+    )
+    p_value: Share = Field(description="two-sided, as if this were the only test")
+    adjusted_p_value: Share = Field(
+        description="two-sided, for the whole family; at most 1 - confidence exactly where the interval leaves 0 out"
+    )
+    outcome: Outcome = Field(description="what the interval shows of this pair")
+    # The first files of this version lack these.
+    standard_error: NonNegative | None = Field(default=None, description="base windows and training noise together")
+    training_share: Share | None = Field(default=None, description="share of the variance that is training noise")
+    detectable_difference: Share | None = Field(
+        default=None, description="smallest true difference that would be seen with 80 % chance"
+    )
+    groups_needed: AtLeastOne | None = Field(default=None, description=GROUPS_NEEDED)
+    seeds_needed: AtLeastOne | None = Field(default=None, description=SEEDS_NEEDED)
+    lack: Lack | None = Field(default=None, description=LACK)
 
     @property
     def better(self) -> str | None:
@@ -73,33 +66,62 @@ class Difference:
             return None
         return self.first if self.difference > 0 else self.second
 
-    def to_json(self) -> dict[str, Any]:
-        """Return an entry of `differences` of comparison.json."""
-        fields = dataclasses.asdict(self)
-        return {**fields, "confidence_interval": list(self.confidence_interval)}
+
+class OverDatasets(Part):
+    """The difference over instruments like the data sets, each counting alike."""
+
+    difference: Signed = Field(description="first minus second, mean over data sets")
+    confidence_interval: Interval = Field(description="Student's t over the data sets")
+    num_datasets: Annotated[int, Field(ge=FEWEST_DATASETS)] = Field(description="how many")
 
 
-@dataclass(frozen=True)
-class OverDatasets:
-    """The mean of the data sets' differences, each counting alike, for instruments that are not among them.
+class Verdict(Part):
+    """Which arm is better, if that can be said."""
 
-    Attributes:
-        difference: First minus second.
-        confidence_interval: Student's t over the data sets.
-        num_datasets: How many.
-    """
+    outcome: Outcome = Field(
+        description="winner: the best arm beats every other; equivalent: it beats some and differs from the rest by "
+        "less than the margin; undecided: it cannot be told from one of them"
+    )
+    winner: str | None = Field(description="arm, null unless outcome is winner")
+    first: str = Field(
+        description="of the best arm and the one that the outcome hangs on (the next best, unless that one is settled "
+        "and another is not), that which was named first"
+    )
+    second: str = Field(description="the other one")
+    metric: Metric = Field(description="which F1")
+    difference: Signed = Field(description="first minus second")
+    confidence_interval: Interval = Field(description="of the difference, simultaneous over all pairs of arms")
+    reason: str = Field(min_length=1, description="one plain sentence")
+    margin: Margin = Field(description="largest F1 difference that counts as none")
+    detectable_difference: Share = Field(
+        description="smallest true difference of the two that would be seen with 80 % chance"
+    )
+    groups_needed: AtLeastOne | None = Field(description=GROUPS_NEEDED)
+    seeds_needed: AtLeastOne | None = Field(default=None, description=SEEDS_NEEDED)
+    lack: Lack | None = Field(default=None, description=LACK)
+    beats_baseline: dict[str, bool] = Field(description="arm -> whether it beats the untrained rule")
+    caveats: list[str] = Field(description="what to know before acting on it, one plain sentence each")
+    what_decides: str = Field(
+        default="",
+        description="what makes the doubt, and which data set or training moves the difference most; empty where no "
+        "verdict can be given",
+    )
+    over_datasets: OverDatasets | None = Field(
+        default=None,
+        description="the difference over instruments like the data sets, each counting alike; null with fewer than six",
+    )
 
-    difference: float
-    confidence_interval: Interval
-    num_datasets: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return `over_datasets` of comparison.json."""
-        return {**dataclasses.asdict(self), "confidence_interval": list(self.confidence_interval)}
+    @model_validator(mode="after")
+    def _names_a_winner_where_there_is_one(self) -> Self:
+        if (self.outcome == "winner") != (self.winner is not None):
+            raise ValueError(f"outcome is {self.outcome!r} and winner is {self.winner!r}")
+        return self
 
 
-def over_datasets(verdict: Verdict, each: Sequence[Difference], confidence: float) -> Verdict:
-    """Add to a verdict what its data sets say alone: an interval over instruments, and which disagree.
+def over_datasets(
+    verdict: Verdict, each: Sequence[Difference], confidence: float
+) -> tuple[OverDatasets | None, list[str]]:
+    """Return what the data sets say alone: the interval over instruments, and caveats, such as which disagree.
 
     Args:
         verdict: Pooled.
@@ -107,7 +129,7 @@ def over_datasets(verdict: Verdict, each: Sequence[Difference], confidence: floa
         confidence: Of the interval.
     """
     if len(each) < 2:
-        return verdict
+        return None, []
     names = ", ".join(str(item.dataset) for item in each)
     caveats = [f"It holds for these {len(each)} data sets ({names}); another instrument may differ."]
     found = None
@@ -116,8 +138,8 @@ def over_datasets(verdict: Verdict, each: Sequence[Difference], confidence: floa
         error = float(values.std(ddof=1)) / math.sqrt(len(values))
         half = float(special.stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
         mean = float(values.mean())
-        found = OverDatasets(mean, (max(-1.0, mean - half), min(1.0, mean + half)), len(values))
-        low, high = found.confidence_interval
+        low, high = max(-1.0, mean - half), min(1.0, mean + half)
+        found = OverDatasets(difference=mean, confidence_interval=(low, high), num_datasets=len(values))
         caveats.append(
             f"Over instruments like these, {verdict.first} minus {verdict.second} lies between {low:+.3f} and "
             f"{high:+.3f} ({100 * confidence:g} % interval; each data set counts alike)."
@@ -129,62 +151,7 @@ def over_datasets(verdict: Verdict, each: Sequence[Difference], confidence: floa
             for item in against
         )
         caveats.append(f"The sign is the other way in {told}; pooled it is {verdict.difference:+.3f}.")
-    return dataclasses.replace(verdict, over_datasets=found, caveats=(*caveats, *verdict.caveats))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Which arm is better, if that can be said.
-
-    Attributes:
-        outcome: winner: the best arm beats every other; equivalent: it beats some and differs from the rest
-            by less than the margin; undecided: it cannot be told from one of the others.
-        winner: Arm, None unless outcome is winner.
-        first: Of the best arm and the one that the outcome hangs on, that which the caller named first. It
-            hangs on the next best arm, unless that one is settled and another is not.
-        second: The other one.
-        metric: Which F1.
-        difference: First minus second.
-        confidence_interval: Simultaneous over all pairs of arms.
-        reason: One sentence for a reader who never heard of a bootstrap.
-        margin: Largest difference that counts as none.
-        detectable_difference: Smallest true difference of the two that would be seen with 80 % chance.
-        groups_needed: How many more groups would decide; None if decided, or if no number of them alone would.
-        seeds_needed: Likewise of seeds, on the same groups.
-        lack: What there is too little of for any outcome but undecided, or None.
-        beats_baseline: Arm -> whether it beats the untrained rule; empty without one.
-        what_decides: What makes the doubt, and which data set or training moves the difference most; a sentence or two.
-        over_datasets: The difference over instruments like the data sets, where there are enough of them.
-        caveats: What a reader should know before acting on it, one plain sentence each.
-    """
-
-    outcome: Outcome
-    winner: str | None
-    first: str
-    second: str
-    metric: Metric
-    difference: float
-    confidence_interval: Interval
-    reason: str
-    margin: float
-    detectable_difference: float
-    groups_needed: int | None
-    seeds_needed: int | None
-    lack: Lack | None
-    beats_baseline: dict[str, bool]
-    caveats: tuple[str, ...]
-    what_decides: str = ""
-    over_datasets: OverDatasets | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return `verdict` of comparison.json, less `decoder`."""
-        fields = dataclasses.asdict(self)
-        return {
-            **fields,
-            "confidence_interval": list(self.confidence_interval),
-            "caveats": list(self.caveats),
-            "over_datasets": None if self.over_datasets is None else self.over_datasets.to_json(),
-        }
+    return found, caveats
 
 
 def outcome_of(interval: Interval, margin: float) -> Outcome:
@@ -238,6 +205,7 @@ def decide(
     # The arm that the outcome hangs on: the next best one that is not settled otherwise.
     rival = next(name for name, item in against.items() if item.outcome == outcome)
     pair = against[rival]
+    detectable = 1.0 if pair.detectable_difference is None else pair.detectable_difference
     beats = {item.first: item.better == item.first for item in against_baseline}
     words = _Words(values, f"{100 * confidence:g} %", margin, num_groups)
     return Verdict(
@@ -250,17 +218,17 @@ def decide(
         confidence_interval=pair.confidence_interval,
         reason=words.reason(outcome, best, rival, against),
         margin=margin,
-        detectable_difference=pair.detectable_difference,
+        detectable_difference=detectable,
         groups_needed=pair.groups_needed,
         seeds_needed=pair.seeds_needed,
         lack=pair.lack,
         beats_baseline=beats,
-        caveats=(
+        caveats=[
             *caveats,
             *words.small_win(outcome, pair),
             *words.seeds_matter(outcome, pair),
             *(words.beaten(item) for item in against_baseline if not beats[item.first]),
-        ),
+        ],
     )
 
 
@@ -342,7 +310,7 @@ class _Words:
         return [f"The difference is real, but {estimate}: it may hardly matter."]
 
     def seeds_matter(self, outcome: Outcome, pair: Difference) -> list[str]:
-        if outcome != "undecided" or pair.training_share <= 0.5:
+        if outcome != "undecided" or (pair.training_share or 0.0) <= 0.5:
             return []
         return ["Most of the uncertainty is training noise: more seeds help more than more base windows."]
 

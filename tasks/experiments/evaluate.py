@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jade_model.comparison.document import ArmTraining, EvaluatedArm, compose_comparison
+from jade_model.comparison.document import EvaluatedArm, compose_comparison
 from jade_model.comparison.files import write_comparison
+from jade_model.comparison.summary import ArmTraining
 from jade_model.core.checkpoint import load_checkpoint, model_of
 from jade_model.core.config import Recipe
 from jade_model.core.files import atomic_path, write_atomically
@@ -67,12 +68,8 @@ class EvaluationSettings:
     decoder: str = "auto"
 
 
-def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at: str) -> dict[str, Any]:
-    """Score every arm of a trained run; write `comparison.json`, threshold curves, predictions and the gallery.
-
-    Returns:
-        `comparison.json`.
-    """
+def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at: str) -> None:
+    """Score every arm of a trained run; write `comparison.json`, threshold curves, predictions and the gallery."""
     job = load_job(layout.job_json)
     windows = {item.name: load_arrays(layout.root / item.arrays) for item in job.data}
     splits = {name: splits_of(layout, job, name) for name in windows}
@@ -91,15 +88,14 @@ def evaluate_run(layout: RunLayout, settings: EvaluationSettings, *, created_at:
         data,
         arms,
     )
+    judged = {name: arm.summary.best_decoder for name, arm in comparison.arms.items()}
     for arm in arms:
         write_curves(layout, arm)
-        write_decodings(layout, job, arm, comparison["arms"][arm.name]["summary"]["best_decoder"], settings.checkpoint)
-        write_predictions(layout, arm, comparison["arms"][arm.name]["summary"]["best_decoder"])
-    judged = {name: arm["summary"]["best_decoder"] for name, arm in comparison["arms"].items()}
+        write_decodings(layout, job, arm, judged[arm.name], settings.checkpoint)
+        write_predictions(layout, arm, judged[arm.name])
     gallery = compose_gallery({arm.name: arm.evaluations for arm in arms}, judged)
     write_atomically(layout.gallery_json, json.dumps(gallery) + "\n")
-    write_comparison(layout.comparison_json, comparison)
-    return comparison
+    write_comparison(layout.comparison_json, comparison.to_json())
 
 
 def _with_span_score(item: DataSet, data: Sequence[DataSet], settings: EvaluationSettings) -> DataSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from jade_model.scoring.calibration import fit_temperature
 from jade_model.scoring.decoding import DecoderName, decode, decoders_of
 from jade_model.scoring.diagnostics import separation
 from jade_model.scoring.evaluate import Cleanup, choose_decoders
-from jade_model.scoring.metrics import Counts, Truth, count, truth_of
+from jade_model.scoring.metrics import Counts, Truth, count, pooled, truth_of
 from jade_model.scoring.predict import Predictor, load_predictor, posterior, run_network, untrained_predictor
 from jade_model.scoring.thresholds import sweep, threshold_grid
 from tasks.core.errors import BadRequest
@@ -98,7 +98,7 @@ def optimise_threshold(
         **_scores(trained, windows, truth, parts, cleanup),
         "grid": _grid(trained, windows, truth.take(scored_rows), scored_rows, grid, cleanup),
         "baselines": {
-            "all_positive": asdict(all_positive_scores([truth.take(scored_rows)])),
+            "all_positive": all_positive_scores([truth.take(scored_rows)]).to_json(),
             "untrained": _scores(untrained, windows, truth, parts, cleanup)["decoders"],
         },
     }
@@ -164,15 +164,11 @@ def _scores(
         truths.append(truth.mask_NT[part.scored])
     decoders = {}
     for name, counts in found.items():
-        pooled = Counts(
-            np.concatenate([item.bars_N3 for item in counts]),
-            np.concatenate([item.events_NJ3 for item in counts]),
-        )
         threshold = float(np.mean(found_thresholds[name])) if name in found_thresholds else None
-        decoders[name] = {"threshold": threshold, **asdict(pooled.scores())}
+        decoders[name] = {"threshold": threshold, **pooled(counts).scores().to_json()}
     return {
         "temperature": float(np.mean(temperatures)),
-        "separation": asdict(separation(np.concatenate(probabilities), np.concatenate(truths))),
+        "separation": separation(np.concatenate(probabilities), np.concatenate(truths)).to_json(),
         "decoders": decoders,
     }
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jade_model.comparison.document import ArmTraining, EvaluatedArm, compose_comparison
+from jade_model.comparison.document import EvaluatedArm, compose_comparison
+from jade_model.comparison.summary import ArmTraining
 from jade_model.core.checkpoint import Checkpoint
 from jade_model.core.recipes import recipe
 from jade_model.core.windows import Windows
@@ -82,7 +83,7 @@ def composed() -> dict[str, Any]:
         SETTINGS,
         [DataSet(windows, grouping, splits, rule, rule_bars)],
         arms,
-    )
+    ).to_json()
 
 
 def scored(name: str, windows: Windows, split: Split, skill: float, rng: np.random.Generator) -> FoldEvaluation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jade_model.comparison.model import Difference
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.markup import plain
 from jade_model.report.naming import (
@@ -20,6 +19,7 @@ from jade_model.report.numbers import (
     with_interval,
 )
 from jade_model.report.view.rows import ArmCell, Rows
+from jade_model.statistics.verdict import Difference
 
 
 def quick_rows(facts: Facts) -> Rows:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from jade_model.core.targets import Targets
 from jade_model.scoring.diagnostics import (
     LossCourse,
-    Separation,
     histogram,
     loss_course,
     posterior_errors,
@@ -17,6 +16,7 @@ from jade_model.scoring.diagnostics import (
     trained_head_errors,
     type_scores,
 )
+from jade_model.scoring.parts import Separation
 from jade_model.scoring.predictions import Predictions
 
 NUM_BARS = 40
@@ -68,7 +68,9 @@ def test_separation_is_the_difference_of_the_two_means() -> None:
 
 def test_separation_is_zero_for_a_model_that_says_the_same_of_every_bar() -> None:
     truth = np.eye(4, dtype=bool)
-    assert separation(np.full((4, 4), 0.25), truth) == Separation(0.25, 0.25, 0.0)
+    assert separation(np.full((4, 4), 0.25), truth) == Separation(
+        in_span_mean=0.25, out_of_span_mean=0.25, separation=0.0
+    )
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -81,9 +83,9 @@ def test_histogram_counts_every_bar_once_edges_included() -> None:
     probability = np.array([[0.0, 0.05, 0.1, 0.999, 1.0, 1.0 + 1e-16, -1e-17]])
     truth = np.array([[False, False, True, True, True, False, False]])
     found = histogram(probability, truth, num_bins=10)
-    assert found.in_span_K.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
-    assert found.out_of_span_K.tolist() == [3, 0, 0, 0, 0, 0, 0, 0, 0, 1]
-    np.testing.assert_allclose(found.edges_P, np.linspace(0, 1, 11))
+    assert found.in_span == [0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert found.out_of_span == [3, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(found.edges, np.linspace(0, 1, 11))
 
 
 def test_head_errors_are_in_bars_and_only_over_windows_with_a_span() -> None:

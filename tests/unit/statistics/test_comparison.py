@@ -368,9 +368,20 @@ def pair(first: str, second: str, value: float, half: float, margin: float = 0.0
     interval = (value - half, value + half)
     outcome = outcome_of(interval, margin)
     return Difference(
-        first, second, "f1", None, value, interval, 0.5, 0.5, outcome, half / 2, 0.6, 1.4 * half,
-        None if outcome != "undecided" else 77,
-    )  # fmt: skip
+        first=first,
+        second=second,
+        metric="f1",
+        dataset=None,
+        difference=value,
+        confidence_interval=interval,
+        p_value=0.5,
+        adjusted_p_value=0.5,
+        outcome=outcome,
+        standard_error=half / 2,
+        training_share=0.6,
+        detectable_difference=1.4 * half,
+        groups_needed=77 if outcome == "undecided" else None,
+    )
 
 
 @pytest.mark.parametrize(
