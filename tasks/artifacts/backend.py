@@ -53,13 +53,7 @@ BUCKET_KEYS = Keys("manifests/{run}/{revision:08d}.json", "blobs/{run}/{sha256}"
 
 @dataclass(frozen=True)
 class Item:
-    """An object as it is listed.
-
-    Attributes:
-        key: Its key.
-        size: Bytes.
-        modified_s: When it was written, in seconds by the store's clock (`Backend.now`).
-    """
+    """An object as it is listed: key, size in bytes, and when it was written by the store's clock (`Backend.now`)."""
 
     key: str
     size: int
@@ -86,7 +80,7 @@ class Answer:
 
 
 class Backend(Protocol):
-    """Objects under keys. Every call may raise a `StoreError`, as the store says."""
+    """Objects under keys. Every call may raise a `StoreError`, as the store says, and `NameRefused` for a key."""
 
     place: str
     """How messages call it: its folder, or `s3://bucket/prefix` with its endpoint."""
@@ -95,33 +89,19 @@ class Backend(Protocol):
     """Whether a deletion is known to have left an older version behind, so that no space became free."""
 
     def get(self, key: str, offset: int = 0) -> Answer:
-        """Return an object.
-
-        Raises:
-            ArtifactNotFound: There is none.
-            NameRefused: The key leads out of the store.
-        """
+        """Return an object, or raise `ArtifactNotFound`."""
         ...
 
     def put(self, key: str, file: FileEntry, source: Path) -> bool:
-        """Store a file's content, visible in full or not at all.
-
-        Returns:
-            False if it was there already.
+        """Store a file's content, visible in full or not at all; return False if it was there already.
 
         Raises:
             SourceChanged: `source` is not what `file` says.
-            StoreUnavailable: Nothing half-written is visible.
         """
         ...
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str:
-        """Write a small object if it still is as it was read; return its new version.
-
-        Args:
-            key: Its key.
-            data: All of it.
-            version: That was read; None where there must be none yet.
+        """Write a small object if it still is as it was read, None: not there; return its new version.
 
         Raises:
             PreconditionFailed: Somebody else wrote, or removed, it since.
@@ -137,12 +117,8 @@ class Backend(Protocol):
     def delete(self, keys: Collection[str], *, version: str | None = None) -> None:
         """Remove objects, and all below a key that ends in `/`. Silent about those that are gone.
 
-        Args:
-            keys: Which.
-            version: Of a single one, only if it still is this one.
-
         Raises:
-            PreconditionFailed: Somebody wrote it since.
+            PreconditionFailed: Only the given version of a single one was to go, and somebody wrote it since.
         """
         ...
 
@@ -151,24 +127,13 @@ class Backend(Protocol):
         ...
 
     def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
-        """Remove unfinished writes of dead writers; return how many bytes went, as far as the store tells.
-
-        Args:
-            older_than_s: What is younger stays, since its writer may live.
-            running: Runs that are not touched whatever their age.
-        """
+        """Remove old unfinished writes, but those of running runs; return how many bytes went, as far as is told."""
         ...
 
 
 @dataclass(frozen=True)
 class Record:
-    """A small document as it was read.
-
-    Attributes:
-        content: Its bytes.
-        version: What replaces or removes it only if it still is this one; means nothing else.
-        modified_s: When it was written, by the store's clock.
-    """
+    """A small document as it was read; version and time as in `Answer`."""
 
     content: bytes
     version: str
@@ -199,7 +164,7 @@ def read_small(backend: Backend, key: str, max_bytes: int) -> Record | None:
         return None
 
 
-def when_unchanged(write: Callable[[], T], *, attempts: int = 20) -> T:
+def when_unchanged(write: Callable[[], T], *, attempts: int = 50) -> T:
     """Call what reads, decides and writes, again where somebody else wrote in between: whoever was quicker got on.
 
     Raises:
@@ -212,11 +177,7 @@ def when_unchanged(write: Callable[[], T], *, attempts: int = 20) -> T:
 
 
 class Records:
-    """Small documents that several writers agree over: who trains what, and where a training lies.
-
-    Args:
-        backend: Of the place.
-    """
+    """Small documents that several writers agree over: who trains what, and where a training lies."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend, self._prefix = backend, backend.keys.records
@@ -227,33 +188,33 @@ class Records:
         Raises:
             NameRefused: The name is no relative path.
         """
-        check_path(name)
-        found = read_small(self._backend, self._prefix + name, MAX_RECORD_BYTES)
+        found = read_small(self._backend, self._key(name), MAX_RECORD_BYTES)
         if found is not None:
             _check_size(name, found.content)
         return found
 
     def age_s(self, record: Record) -> float:
-        """Return how long ago it was written, by the clock of the store, which all who ask share; theirs may differ."""
+        """Return how long ago it was written, by the clock of the store."""
         return max(0.0, self._backend.now() - record.modified_s)
 
     def write(self, name: str, content: bytes, *, replaces: str | None) -> str:
         """Write a record of at most MAX_RECORD_BYTES as `Backend.put_if` does; return its new version."""
-        check_path(name)
         _check_size(name, content)
-        return self._backend.put_if(self._prefix + name, content, replaces)
+        return self._backend.put_if(self._key(name), content, replaces)
 
     def remove(self, name: str, *, version: str | None = None) -> None:
         """Remove a record as `Backend.delete` does."""
-        check_path(name)
-        self._backend.delete([self._prefix + name], version=version)
+        self._backend.delete([self._key(name)], version=version)
 
     def names(self, folder: str, *, older_than_s: float = -math.inf) -> tuple[str, ...]:
         """Return the records of a folder, those that were written longer ago than that by the store's clock."""
-        check_path(folder)
-        found = self._backend.list(f"{self._prefix}{folder}/*")
+        found = self._backend.list(self._key(f"{folder}/*"))
         now = self._backend.now() if found else 0.0
         return tuple(item.key.removeprefix(self._prefix) for item in found if now - item.modified_s > older_than_s)
+
+    def _key(self, name: str) -> str:
+        check_path(name)
+        return self._prefix + name
 
 
 def _check_size(name: str, content: bytes) -> None:

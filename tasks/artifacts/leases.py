@@ -7,11 +7,15 @@ Nobody compares clocks of two machines. Others judge a heartbeat by the store's 
 its own: after LOST_AFTER_S without a beat that the store took, it stops training, well before anybody may take over.
 Whoever takes over first marks the dead heartbeat, so that an owner who was only asleep finds out at its next beat. An
 owner on this machine is looked up among the processes: the same command again need not wait.
+
+Beside that, the user's state folder has a file for each job that a host may still be at: written before the job is
+started, removed once its results are here. Whoever dies in between leaves the file, never the other way round.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -22,12 +26,15 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from jade_model.core.files import write_atomically
 from tasks.artifacts.backend import Record, Records, when_unchanged
 from tasks.artifacts.errors import PreconditionFailed, StoreError
 from tasks.core.errors import LeaseLost
 from tasks.core.processes import process_table, start_ticks
+from tasks.settings.load import state_folder
 
 BEAT_EVERY_S = 20.0
 LOST_AFTER_S = 240.0
@@ -36,14 +43,7 @@ STALE_AFTER_S = 300.0
 
 @dataclass(frozen=True)
 class Holder:
-    """A run that goes on, as its heartbeat tells.
-
-    Attributes:
-        run_id: Its name.
-        machine: Network name of the machine that its flow runs on.
-        host: Where it trains: `local` or a host's name.
-        process_id: Of its flow, if that runs on this very machine; None elsewhere.
-    """
+    """A run that goes on: which machine its flow runs on, as which process if that is this one, where it trains."""
 
     run_id: str
     machine: str
@@ -68,18 +68,14 @@ class Heartbeat:
     ) -> None:
         self.records, self.run_id, self._name = records, run_id, f"running/{run_id}"
         process = {"table": process_table(), "id": os.getpid(), "started": start_ticks(os.getpid())}
-        self._told = {
-            "run_id": run_id,
-            "machine": socket.gethostname(),
-            "host": host,
-            "process": process if process["table"] and process["started"] else None,
-            "nonce": secrets.token_hex(8),
-        }
+        known = process if process["table"] and process["started"] else None
+        self._told = {"run_id": run_id, "machine": socket.gethostname(), "host": host, "process": known}
+        self._told["nonce"] = self._nonce = secrets.token_hex(8)
         self._beat_every_s, self._lost_after_s = beat_every_s, lost_after_s
         self._beats, self._version, self._last_beat = 0, "", time.monotonic()
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._lost: LeaseLost | None = None
-        self._on_lost: Callable[[LeaseLost], None] | None = None
+        self._tell: Callable[[LeaseLost], None] | None = None
         self._thread = threading.Thread(target=self._keep_on, daemon=True, name=f"heartbeat-{run_id}")
 
     def start(self) -> None:
@@ -98,8 +94,7 @@ class Heartbeat:
     def when_lost(self, tell: Callable[[LeaseLost], None] | None) -> None:
         """Call `tell` once the heartbeat is lost, or at once if it is already; None calls nothing any more."""
         with self._lock:
-            self._on_lost = tell
-            lost = self._lost
+            self._tell, lost = tell, self._lost
         if lost is not None and tell is not None:
             tell(lost)
 
@@ -118,7 +113,7 @@ class Heartbeat:
                 except PreconditionFailed:
                     # It may be our own: a beat before this one whose answer was lost.
                     found = self.records.read(self._name)
-                    if found is None or _parsed(found).get("nonce") != self._told["nonce"]:
+                    if found is None or _parsed(found).get("nonce") != self._nonce:
                         return self._lose("another run took it for dead and may train the same by now")
                     self._version = found.version
             except StoreError as error:
@@ -129,8 +124,7 @@ class Heartbeat:
 
     def _lose(self, reason: str) -> None:
         with self._lock:
-            self._lost = LeaseLost(self.run_id, reason)
-            tell = self._on_lost
+            self._lost, tell = LeaseLost(self.run_id, reason), self._tell
         if tell is not None:
             tell(self._lost)
 
@@ -147,10 +141,7 @@ def holders(records: Records) -> list[Holder]:
 
 
 def interrupt(holder: Holder, *, patience_s: float = 30.0) -> bool:
-    """Ask a flow of this machine to end, as Ctrl-C does, and if that is not heeded as a shutdown does.
-
-    Returns:
-        Whether it has ended; False for one on another machine, which nobody here can ask.
+    """Ask a flow of this machine to end, as Ctrl-C does, then as a shutdown does; return whether it has ended.
 
     Raises:
         PermissionError: It is another user's.
@@ -189,25 +180,23 @@ def claim(records: Records, run_id: str, key: str) -> Holder | None:
         records.write(name, json.dumps({"run_id": run_id}).encode(), replaces=found.version if found else None)
         return None
 
-    return when_unchanged(take, attempts=50)
+    return when_unchanged(take)
 
 
 def release(records: Records, run_id: str, keys: Iterable[str]) -> None:
     """Give claims back before the run ends; those that are not the run's stay."""
     for key in keys:
-        found = records.read(f"claims/{key}")
+        name = f"claims/{key}"
+        found = records.read(name)
         if found is not None and _owner(found) == run_id:
             with contextlib.suppress(PreconditionFailed):
-                records.write(f"claims/{key}", json.dumps({"run_id": ""}).encode(), replaces=found.version)
+                records.write(name, json.dumps({"run_id": ""}).encode(), replaces=found.version)
 
 
 def sweep(records: Records, *, older_than_s: float) -> int:
-    """Remove what dead runs have left: claims and signs of life that are older and are no living run's.
+    """Remove old claims and signs of life that are no living run's; return how many.
 
     Each is removed only as it was read: who claims a key meanwhile keeps it, and an owner that wakes up finds out.
-
-    Returns:
-        How many went.
     """
 
     def remove_if_dead(name: str) -> bool:
@@ -251,3 +240,47 @@ def _parsed(record: Record | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """A job that was, or was about to be, started on a host.
+
+    Attributes:
+        host: Name of the host.
+        key: Of the job there.
+        run_id: The run that asked last.
+        folder: That run's folder here.
+        trainings: How many the job does.
+        started_at: When that run asked, UTC.
+    """
+
+    host: str
+    key: str
+    run_id: str
+    folder: str
+    trainings: int
+    started_at: str
+
+
+def save_record(record: RemoteRun) -> None:
+    """Write a record; an older one of the same job is replaced."""
+    write_atomically(_path(record.host, record.key), json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+
+
+def remove_record(host: str, key: str) -> None:
+    """Remove a record. Silent if there is none."""
+    _path(host, key).unlink(missing_ok=True)
+
+
+def load_records() -> list[RemoteRun]:
+    """Return all records, oldest first; what is none is passed over."""
+    found = []
+    for path in sorted((state_folder() / "runs").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found.append(RemoteRun(**json.loads(path.read_text("utf-8"))))
+    return sorted(found, key=lambda record: record.started_at)
+
+
+def _path(host: str, key: str) -> Path:
+    return state_folder() / "runs" / f"{host}.{key}.json"

@@ -14,31 +14,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from tasks.artifacts import errors
 from tasks.artifacts.backend import FOLDER_KEYS, Answer, Item
-from tasks.artifacts.errors import (
-    AccessDenied,
-    ArtifactNotFound,
-    NameRefused,
-    PreconditionFailed,
-    StoreFull,
-    StoreRefused,
-    StoreUnavailable,
-)
 from tasks.artifacts.manifest import check_path, check_source, file_chunks, is_same, size_and_sha256
 from tasks.core.files import FileEntry
 
 LOCK_TIMEOUT_S = 60.0
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE}
+_KINDS: dict[type[errors.StoreError], set[int]] = {
+    errors.AccessDenied: {errno.EACCES, errno.EPERM, errno.EROFS},
+    errors.StoreUnavailable: {
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE)
+    },
+}
 
 
 class LocalBackend:
-    """A `Backend` in a folder. What lies there already under its own name is never copied.
-
-    Args:
-        root: The folder; made when something is stored.
-    """
+    """A `Backend` in a folder, made when something is stored. What lies there under its own name is never copied."""
 
     keys = FOLDER_KEYS
     keeps_versions = False
@@ -46,22 +37,21 @@ class LocalBackend:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.place = str(self.root)
-        self._own = self.root / ".store"
-        self._lock_path = self._own / "locks" / ".records"
+        self._trash_folder = self.root / ".store" / "trash"
+        self._lock_path = self.root / ".store" / "locks" / ".records"
 
     def get(self, key: str, offset: int = 0) -> Answer:
         """Open a file; links are not followed."""
-        doing = f"reading {key}"
-        path = self._path(key)
+        path, doing = self._path(key), f"reading {key}"
         with disk_errors(self.place, doing):
             try:
                 found = path.lstat()
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise ArtifactNotFound(key, self.place) from error
-            if stat.S_ISLNK(found.st_mode):
-                raise NameRefused(key, "it is a link")
-            if stat.S_ISDIR(found.st_mode):
-                raise ArtifactNotFound(key, self.place)
+                raise errors.ArtifactNotFound(key, self.place) from error
+        if stat.S_ISLNK(found.st_mode):
+            raise errors.NameRefused(key, "it is a link")
+        if stat.S_ISDIR(found.st_mode):
+            raise errors.ArtifactNotFound(key, self.place)
 
         def chunks() -> Iterator[bytes]:
             with disk_errors(self.place, doing):
@@ -85,7 +75,8 @@ class LocalBackend:
         """Compare and write under a lock, which the system lets go of if its owner dies."""
         path = self._path(key)
         with disk_errors(self.place, f"writing {key}"), self._locked():
-            self._compare(path, key, version)
+            if (_version(path.lstat()) if path.exists() else None) != version:
+                raise errors.PreconditionFailed(key, self.place)
             write_chunks(path, [data])
             return _version(path.lstat())
 
@@ -98,7 +89,7 @@ class LocalBackend:
                     continue
                 with suppress(FileNotFoundError):
                     status = path.lstat()
-                    if path.is_symlink() or not path.is_dir():
+                    if not stat.S_ISDIR(status.st_mode):
                         found.append(Item(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
         return sorted(found, key=lambda item: item.key)
 
@@ -108,14 +99,14 @@ class LocalBackend:
             for key in keys:
                 path = self._path(key.rstrip("/"))
                 if key.endswith("/"):
-                    self._trash(path)
+                    self._remove(path)
                 elif version is None:
                     path.unlink(missing_ok=True)
                 else:
-                    with self._locked():
-                        if path.exists():
-                            self._compare(path, key, version)
-                        path.unlink(missing_ok=True)
+                    with self._locked(), suppress(FileNotFoundError):
+                        if _version(path.lstat()) != version:
+                            raise errors.PreconditionFailed(key, self.place)
+                        path.unlink()
 
     def now(self) -> float:
         """Touch a file and look: on a network file system, too, that is the server's clock."""
@@ -128,29 +119,23 @@ class LocalBackend:
         """Remove temporary files, and what is left of deleted runs."""
         freed = 0
         with disk_errors(self.place, "sweeping"):
-            for path in [*(self._own / "trash").glob("*"), *self.root.rglob(".*.part")]:
+            for path in [*self._trash_folder.glob("*"), *self.root.rglob(".*.part")]:
                 with suppress(FileNotFoundError):
                     if time.time() - path.lstat().st_mtime > older_than_s:
                         freed += sum(item.lstat().st_size for item in (path, *path.rglob("*")) if not item.is_dir())
-                        self._trash(path)
+                        self._remove(path)
         return freed
 
     def _path(self, key: str) -> Path:
         check_path(key)
-        path = self.root / key
-        first = self.root / key.split("/", maxsplit=1)[0]
+        path, first = self.root / key, self.root / key.split("/", maxsplit=1)[0]
         # The names are checked; a link within the tree could still lead out of it.
         if path != first and not path.parent.resolve().is_relative_to(first.resolve()):
-            raise NameRefused(key, f"a link leads it out of {first}")
+            raise errors.NameRefused(key, f"a link leads it out of {first}")
         return path
 
-    def _compare(self, path: Path, key: str, version: str | None) -> None:
-        found = _version(path.lstat()) if path.exists() else None
-        if found != version:
-            raise PreconditionFailed(key, self.place)
-
-    def _trash(self, path: Path) -> None:
-        trash = self._own / "trash" / f"{path.name}-{secrets.token_hex(4)}"
+    def _remove(self, path: Path) -> None:
+        trash = self._trash_folder / f"{path.name}-{secrets.token_hex(4)}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             path.rename(trash)
@@ -168,7 +153,7 @@ class LocalBackend:
                 yield
         except Timeout as error:
             reason = f"another process has held {self._lock_path} for {LOCK_TIMEOUT_S:g} s"
-            raise StoreUnavailable(self.place, "locking", reason) from error
+            raise errors.StoreUnavailable(self.place, "locking", reason) from error
 
 
 @contextmanager
@@ -179,14 +164,11 @@ def disk_errors(place: str, doing: str) -> Iterator[None]:
     except OSError as error:
         evidence = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         if error.errno == errno.ELOOP:
-            raise NameRefused(str(error.filename), "it is a link") from error
-        if error.errno in _FULL:
-            raise StoreFull(place, evidence) from error
-        if error.errno in _REFUSED:
-            raise AccessDenied(place, doing, evidence) from error
-        if error.errno in _PASSING:
-            raise StoreUnavailable(place, doing, evidence) from error
-        raise StoreRefused(place, doing, evidence) from error
+            raise errors.NameRefused(str(error.filename), "it is a link") from error
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise errors.StoreFull(place, evidence) from error
+        kind = next((kind for kind, numbers in _KINDS.items() if error.errno in numbers), errors.StoreRefused)
+        raise kind(place, doing, evidence) from error
 
 
 @contextmanager

@@ -7,9 +7,8 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from itertools import pairwise
-from pathlib import Path
+from datetime import UTC
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, PositiveInt, TypeAdapter
@@ -29,19 +28,14 @@ def check_path(path: str) -> None:
     """Refuse a relative file name that could leave its folder, or confuse a terminal, a log or a temporary name.
 
     Raises:
-        NameRefused: It is absolute, has an empty, `.` or `..` part, a backslash or a character that cannot be shown,
-            or is too long.
+        NameRefused: As `name_fault` says.
     """
     if fault := name_fault(path, MAX_NAME_BYTES):
         raise NameRefused(*fault)
 
 
 def check_plain(name: str) -> str:
-    """Return a run's or a pointer's name, if it is plain.
-
-    Raises:
-        NameRefused: It is not 1 to 128 letters, digits, dots, dashes and underscores.
-    """
+    """Return a run's or a pointer's name, or raise `NameRefused` if it is not plain."""
     if not is_plain_name(name):
         rule = "a run or a pointer is called by 1 to 128 letters, digits, dots, dashes and underscores"
         raise NameRefused(str(name)[:160], f"{rule}, the first a letter or digit")
@@ -54,15 +48,12 @@ def check_tree(paths: Sequence[str]) -> None:
     Raises:
         NameRefused: One is listed twice, is both a file and a folder, or is called as the manifest is.
     """
-    # With "/" sorted before every other character, a folder's first file follows right after a file of its name.
-    ordered = sorted(path.replace("/", "\0") for path in paths)
-    if MANIFEST_NAME in ordered:
-        raise NameRefused(MANIFEST_NAME, "it is the name of the manifest itself")
-    for before, after in pairwise(ordered):
-        if before == after:
-            raise NameRefused(after.replace("\0", "/"), "it is listed twice")
-        if after.startswith(before + "\0"):
-            raise NameRefused(before.replace("\0", "/"), "it is listed as a file and as a folder")
+    folders = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
+    seen = {MANIFEST_NAME: "it is the name of the manifest itself"}
+    for path in paths:
+        if path in folders or path in seen:
+            raise NameRefused(path, seen.get(path, "it is listed as a file and as a folder"))
+        seen[path] = "it is listed twice"
 
 
 def _in_order(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
@@ -106,10 +97,8 @@ class Manifest:
 _ADAPTER = TypeAdapter(Manifest)
 
 
-def build_manifest(
-    folder: Path, run_id: str, *, revision: int = 1, complete: bool = True, published_at: datetime | None = None
-) -> Manifest:
-    """Return the manifest of what lies in a run's folder: path, size and SHA-256 of every file.
+def describe_folder(folder: Path) -> tuple[FileEntry, ...]:
+    """Return path, size and SHA-256 of every file in a run's folder, as its manifest lists them.
 
     Files and folders whose name starts with a dot are left out: temporary ones are called so. So is the folder's own
     `manifest.json`.
@@ -121,18 +110,12 @@ def build_manifest(
     """
     files = tuple(describe_file(folder, path) for path in sorted(_walk(folder, folder)))
     if not files:
-        raise ArtifactNotFound(f"file of the run {run_id}", str(folder), "An empty run is not published.")
-    return Manifest(run_id, revision, complete, published_at or datetime.now(UTC), files)
+        raise ArtifactNotFound(f"file of the run {folder.name}", str(folder), "An empty run is not published.")
+    return files
 
 
 def describe_file(folder: Path, path: str) -> FileEntry:
-    """Return size and digest of one file of a folder.
-
-    Raises:
-        NameRefused: The name is not allowed, or names a link or no plain file.
-        ArtifactNotFound: There is no such file.
-        SourceChanged: It vanished, or became something else, while it was read.
-    """
+    """Return size and digest of one file of a folder; errors as of `describe_folder`."""
     check_path(path)
     try:
         if not stat.S_ISREG((folder / path).lstat().st_mode):
@@ -156,8 +139,7 @@ def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int | None 
     """Return the manifest that the bytes found at a path hold: of that run, and of that revision if its place tells.
 
     Raises:
-        ManifestCorrupted: It is not JSON, lacks something, names a file that is refused, belongs to another run, or
-            does not fit its own digest.
+        ManifestCorrupted: It does not fit its own digest, names a file that is refused, or is another one or none.
     """
     try:
         found: dict[str, Any] = json.loads(data)
@@ -177,11 +159,7 @@ def parse_manifest(data: bytes, path: str, *, run_id: str, revision: int | None 
 
 
 def file_chunks(path: Path, offset: int = 0) -> Iterator[bytes]:
-    """Yield the content of a plain file, from an offset on; links are not followed.
-
-    Raises:
-        OSError: It is missing, a link (`ELOOP`), or cannot be read.
-    """
+    """Yield the content of a plain file, from an offset on; a link raises `ELOOP`."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
         file.seek(offset)
         while chunk := file.read(CHUNK_BYTES):
@@ -198,11 +176,7 @@ def size_and_sha256(chunks: Iterable[bytes]) -> tuple[int, str]:
 
 
 def check_source(file: FileEntry, size: int, sha256: str) -> None:
-    """Refuse what was read of a file if it is not what was said of it.
-
-    Raises:
-        SourceChanged: Size or digest differ.
-    """
+    """Raise `SourceChanged` if what was read of a file is not what was said of it."""
     if (size, sha256) != (file.size, file.sha256):
         raise SourceChanged(file.path, f"{file.size} bytes, {file.sha256}", f"{size} bytes, {sha256}")
 

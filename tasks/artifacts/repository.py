@@ -18,11 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from tasks.artifacts.backend import Records
-from tasks.artifacts.errors import ArtifactNotFound, BadStoreAddress, NameRefused, StoreError
-from tasks.artifacts.leases import running, sweep
+from tasks.artifacts.errors import ArtifactNotFound, BadStoreAddress, StoreError
+from tasks.artifacts.leases import load_records, running, sweep
 from tasks.artifacts.local import LocalBackend, write_chunks
-from tasks.artifacts.manifest import MANIFEST_NAME, check_path, is_same, manifest_bytes
-from tasks.artifacts.remote_records import load_records
+from tasks.artifacts.manifest import MANIFEST_NAME, is_same, manifest_bytes
 from tasks.artifacts.retention import (
     SWEEP_AGE_S,
     PruneDecision,
@@ -44,7 +43,6 @@ LATEST = "latest"
 REPORT_FILES = ("report/",)
 """What may be written again although a run is complete."""
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{6}")
 
 
@@ -217,31 +215,12 @@ def open_place(address: str | Path | None = None) -> ArtifactPlace:
 @lru_cache(maxsize=8)
 def _bucket_place(address: str, settings: S3Settings, cache: Path) -> ArtifactPlace:
     # One client for all who ask: making one takes boto3 most of a second.
-    bucket, prefix = _bucket_and_prefix(address)
     from tasks.artifacts.s3 import S3Backend  # boto3 takes half a second to import
-    from tasks.artifacts.s3_client import S3Address
 
-    parsed = S3Address(bucket, prefix)
+    backend = S3Backend(address, settings)
     # Two endpoints may have buckets of one name.
-    told = hashlib.sha256(json.dumps([settings.endpoint_url, str(parsed)]).encode()).hexdigest()[:16]
-    backend = S3Backend(parsed, settings)
-    return ArtifactPlace(str(parsed), cache / "runs" / told, ArtifactStore(backend), Records(backend), is_local=False)
-
-
-def _bucket_and_prefix(text: str) -> tuple[str, str]:
-    scheme, _, rest = text.partition("://")
-    if scheme != "s3":
-        raise BadStoreAddress(text, f"{scheme.partition(':')[0]}:// is not supported")
-    bucket, _, prefix = rest.partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise BadStoreAddress(text, f"{bucket!r} is not a bucket's name (3 to 63 lower-case letters, digits, dashes)")
-    prefix = prefix.rstrip("/")
-    try:
-        if prefix:
-            check_path(prefix)
-    except NameRefused as error:
-        raise BadStoreAddress(text, f"its prefix is refused: {error}") from error
-    return bucket, prefix
+    told = hashlib.sha256(json.dumps([settings.endpoint_url, address]).encode()).hexdigest()[:16]
+    return ArtifactPlace(address, cache / "runs" / told, ArtifactStore(backend), Records(backend), is_local=False)
 
 
 def open_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, RunLayout]:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import math
 import random
+import re
 import secrets
 import threading
 import time
@@ -23,13 +24,14 @@ from tasks.artifacts.backend import BUCKET_KEYS, Answer, Item, read_small
 from tasks.artifacts.errors import (
     ArtifactNotFound,
     BadStoreAddress,
+    NameRefused,
     PreconditionFailed,
     StoreRefused,
     StoreUnavailable,
 )
 from tasks.artifacts.local import disk_errors
 from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, check_path, check_source
-from tasks.artifacts.s3_client import ConditionRefused, S3Address, connect, s3_errors
+from tasks.artifacts.s3_client import ConditionRefused, connect, s3_errors
 from tasks.core.files import FileEntry
 from tasks.core.retry import retry_transient
 from tasks.settings.models import S3Settings
@@ -40,22 +42,23 @@ LOCK_STALE_S = 900.0
 """All requests of a living writer have ended, or were given up, long before."""
 
 _DIGEST = "jade-sha256"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class S3Backend:
     """A `Backend` in a bucket.
 
     Args:
-        address: Bucket and prefix.
+        address: `s3://bucket/prefix`.
         settings: Endpoint, time limits and attempts.
         client: From `connect` with the same settings; a new one if not given.
     """
 
     keys = BUCKET_KEYS
 
-    def __init__(self, address: S3Address, settings: S3Settings, client: Any = None) -> None:
-        self._bucket, self._settings, self._client = address.bucket, settings, client or connect(settings)
-        self._prefix = f"{address.prefix}/" if address.prefix else ""
+    def __init__(self, address: str, settings: S3Settings, client: Any = None) -> None:
+        self._bucket, self._prefix = _bucket_and_prefix(address)
+        self._settings, self._client = settings, client or connect(settings)
         self.place = f"{address} ({self._client.meta.endpoint_url})"
         self.keeps_versions = False
         self._clock: tuple[float, float] | None = None
@@ -64,7 +67,6 @@ class S3Backend:
 
     def get(self, key: str, offset: int = 0) -> Answer:
         """Ask for an object; its content is read as it is taken."""
-        check_path(key)
         doing = f"reading {key}"
         answer = self._call(doing, "get_object", key, **({"Range": f"bytes={offset}-"} if offset else {}))
         # A server may answer with everything when asked for the rest.
@@ -76,7 +78,6 @@ class S3Backend:
 
     def put(self, key: str, file: FileEntry, source: Path) -> bool:
         """Upload a file's content, checked on both sides, unless it is there."""
-        check_path(key)
         doing = f"storing {file.path} as {key}"
         if self._holds(key, file, doing):
             return False
@@ -86,10 +87,8 @@ class S3Backend:
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str:
         """Write with `If-None-Match` or `If-Match`, after the server has shown that it knows them."""
-        check_path(key)
         with self._trial:
-            if self._etags is None:
-                self._etags = self._try_conditions()
+            self._etags = self._etags or self._try_conditions()
         doing = f"writing {key}"
         if version is not None and self._etags == "unknown":
             return self._replace_locked(doing, key, data, version)
@@ -119,18 +118,13 @@ class S3Backend:
         """Delete objects one by one: of many at once (DeleteObjects), endpoints want different checksums."""
         below = [item.key for key in keys if key.endswith("/") for item in self.list(f"{key}**")]
         wanted = [key for key in keys if not key.endswith("/")] + below
-        condition = {}
-        if version is not None:
-            # Looked at first: endpoints that do not know the condition of a deletion, pass it over.
-            try:
-                if self._call("looking", "head_object", wanted[0])["ETag"] != version:
-                    raise PreconditionFailed(wanted[0], self.place)
-            except ArtifactNotFound:
-                return
-            condition = _condition(version, quoted=self._etags != "bare")
 
         def delete(key: str) -> None:
             try:
+                # Looked at first: endpoints that do not know the condition of a deletion pass it over.
+                if version is not None and self._call("looking", "head_object", key)["ETag"] != version:
+                    raise PreconditionFailed(key, self.place)
+                condition = {} if version is None else _condition(version, quoted=self._etags != "bare")
                 answer = self._call(f"deleting {key}", "delete_object", key, **condition)
             except ConditionRefused as error:
                 raise PreconditionFailed(key, self.place) from error
@@ -154,16 +148,14 @@ class S3Backend:
     def sweep(self, *, older_than_s: float, running: Collection[str]) -> int:
         """Abort multipart uploads that nobody will end; the endpoint does not tell their size.
 
-        Dead writers leave them, and living ones whose request to begin was done but not answered, so that they began
-        another.
+        Dead writers leave them, and living ones that began another since the answer to the first beginning was lost.
         """
         prefix = self.keys.content.partition("{")[0]
         before = self.now() - older_than_s
         for upload in self._pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
-            run_id = upload["Key"].removeprefix(self._prefix + prefix).partition("/")[0]
-            if upload["Initiated"].timestamp() < before and run_id not in running:
+            key = upload["Key"].removeprefix(self._prefix)
+            if upload["Initiated"].timestamp() < before and key.split("/")[1] not in running:
                 with contextlib.suppress(ArtifactNotFound):
-                    key = upload["Key"].removeprefix(self._prefix)
                     self._call("aborting an upload", "abort_multipart_upload", key, UploadId=upload["UploadId"])
         return 0
 
@@ -176,9 +168,8 @@ class S3Backend:
         checksum = found.get("ChecksumSHA256")
         # The checksum of what was sent in parts is one over the parts' checksums: it cannot be compared.
         in_parts = "-" in str(found.get("ETag", "")) or "-" in str(checksum)
-        return found["ContentLength"] == file.size and (
-            checksum is None or in_parts or checksum == _base64(file.sha256)
-        )
+        is_known_to_differ = not in_parts and checksum not in {None, _base64(file.sha256)}
+        return found["ContentLength"] == file.size and not is_known_to_differ
 
     def _upload_whole(self, key: str, file: FileEntry, source: Path, doing: str) -> None:
         with disk_errors(str(source.parent), doing), source.open("rb") as opened:
@@ -190,14 +181,7 @@ class S3Backend:
 
     def _upload_in_parts(self, key: str, file: FileEntry, source: Path, doing: str) -> None:
         part_bytes = max(self._settings.part_bytes, math.ceil(file.size / MOST_PARTS))
-        config = TransferConfig(
-            part_bytes,
-            part_bytes,
-            max_request_concurrency=4,
-            max_submission_concurrency=1,
-            max_in_memory_upload_chunks=4,
-        )
-
+        config = TransferConfig(part_bytes, part_bytes, 4, max_submission_concurrency=1, max_in_memory_upload_chunks=4)
         try:
             with disk_errors(str(source.parent), doing), self._errors(doing), source.open("rb") as opened:
                 checked: Any = _Checked(opened, file)
@@ -209,27 +193,31 @@ class S3Backend:
                 raise StoreUnavailable(self.place, doing, "the endpoint lost the upload") from None
 
     def _put(self, doing: str, key: str, data: bytes, condition: dict[str, str]) -> str:
+        """Write a small object with its digest; return its ETag."""
         digest = hashlib.sha256(data).hexdigest()
         told: dict[str, Any] = {"Metadata": {_DIGEST: digest}, "ChecksumSHA256": _base64(digest)}
-        answer = self._call(doing, "put_object", key, Body=data, **told, **condition)
-        return str(answer["ETag"])
+        return str(self._call(doing, "put_object", key, Body=data, **told, **condition)["ETag"])
+
+    def _is_refused(self, doing: str, key: str, condition: dict[str, str]) -> bool:
+        """Try to write something random under a condition; return whether that forbade it."""
+        try:
+            self._put(doing, key, secrets.token_bytes(8), condition)
+        except ConditionRefused:
+            return True
+        return False
 
     def _replace_locked(self, doing: str, key: str, data: bytes, version: str) -> str:
         """Replace an object where the server knows no `If-Match`: under a lock, an object that only one can make."""
         lock = f"{self.keys.records}locks/{hashlib.sha256(key.encode()).hexdigest()}"
         until = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                self._put(doing, lock, secrets.token_bytes(8), _condition(None))
-                break
-            except ConditionRefused as error:
-                with contextlib.suppress(ArtifactNotFound):
-                    held_since = self._call(doing, "head_object", lock)["LastModified"].timestamp()
-                    if self.now() - held_since > LOCK_STALE_S:
-                        self.delete([lock])
-                if time.monotonic() > until:
-                    reason = f"somebody else has been writing it for {LOCK_TIMEOUT_S:g} s"
-                    raise StoreUnavailable(self.place, doing, reason) from error
+        while self._is_refused(doing, lock, _condition(None)):
+            with contextlib.suppress(ArtifactNotFound):
+                held_since = self._call(doing, "head_object", lock)["LastModified"].timestamp()
+                if self.now() - held_since > LOCK_STALE_S:
+                    self.delete([lock])
+            if time.monotonic() > until:
+                reason = f"somebody else has been writing it for {LOCK_TIMEOUT_S:g} s"
+                raise StoreUnavailable(self.place, doing, reason)
             time.sleep(0.05 + 0.1 * random.random())  # noqa: S311 -- jitter
         try:
             if self._call(doing, "head_object", key)["ETag"] != version:
@@ -247,19 +235,11 @@ class S3Backend:
             BadStoreAddress: It passes conditions over: two who write at once would not learn of each other.
         """
         key, doing = f"{self.keys.records}trial/{secrets.token_hex(8)}", "trying conditional writes"
-
-        def is_refused(condition: dict[str, str]) -> bool:
-            try:
-                self._put(doing, key, secrets.token_bytes(8), condition)
-            except ConditionRefused:
-                return True
-            return False
-
         version = self._put(doing, key, b"first", {})
         try:
-            is_ignored = not is_refused(_condition(None))
+            is_ignored = not self._is_refused(doing, key, _condition(None))
             try:
-                is_ignored = is_ignored or not is_refused(_condition('"00000000000000000000000000000000"'))
+                is_ignored = is_ignored or not self._is_refused(doing, key, _condition(f'"{"0" * 32}"'))
             except BadStoreAddress:  # it says that it does not know If-Match
                 return "unknown"
             if is_ignored:
@@ -268,9 +248,9 @@ class S3Backend:
                     "it overwrites an object although If-None-Match or If-Match forbids it, so that runs that are "
                     "published at once would lose files. Use an endpoint with conditional writes",
                 )
-            if not is_refused(_condition(version)):
+            if not self._is_refused(doing, key, _condition(version)):
                 return "quoted"
-            if not is_refused(_condition(version, quoted=False)):
+            if not self._is_refused(doing, key, _condition(version, quoted=False)):
                 return "bare"
             raise BadStoreAddress(
                 self.place,
@@ -313,6 +293,7 @@ class S3Backend:
     def _call(self, doing: str, method: str, key: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Make a request of the bucket, with a key below the prefix."""
         if key is not None:
+            check_path(key)
             parameters["Key"] = self._prefix + key
         with self._errors(doing):
             answer: dict[str, Any] = getattr(self._client, method)(Bucket=self._bucket, **parameters)
@@ -326,24 +307,35 @@ class S3Backend:
 
 
 class _Checked:
-    """A file as it is uploaded; it raises before its last bytes go if they are not the file's."""
+    """A file as it is uploaded; it raises `SourceChanged` before its last bytes go if they are not the file's."""
 
     def __init__(self, opened: Any, file: FileEntry) -> None:
         self._opened, self._file = opened, file
         self._digest, self._position = hashlib.sha256(), 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes.
-
-        Raises:
-            SourceChanged: The whole is not what was said.
-        """
         data: bytes = self._opened.read(size)
         self._digest.update(data)
         self._position += len(data)
         if self._position >= self._file.size or not data or size < 0:
             check_source(self._file, self._position, self._digest.hexdigest())
         return data
+
+
+def _bucket_and_prefix(address: str) -> tuple[str, str]:
+    scheme, _, rest = address.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3":
+        raise BadStoreAddress(address, f"{scheme.partition(':')[0]}:// is not supported")
+    if not _BUCKET.fullmatch(bucket):
+        rule = "3 to 63 lower-case letters, digits, dashes"
+        raise BadStoreAddress(address, f"{bucket!r} is not a bucket's name ({rule})")
+    try:
+        if prefix:
+            check_path(prefix)
+    except NameRefused as error:
+        raise BadStoreAddress(address, f"its prefix is refused: {error}") from error
+    return bucket, f"{prefix}/" if prefix else ""
 
 
 def _condition(version: str | None, *, quoted: bool = True) -> dict[str, str]:

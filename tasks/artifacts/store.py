@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from tasks.artifacts.backend import Backend, Item, Record, read_small, when_unchanged
@@ -21,13 +22,7 @@ from tasks.artifacts.errors import (
     StoreError,
     StoreUnavailable,
 )
-from tasks.artifacts.manifest import (
-    MAX_MANIFEST_BYTES,
-    Manifest,
-    check_plain,
-    manifest_bytes,
-    parse_manifest,
-)
+from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, check_plain, manifest_bytes, parse_manifest
 from tasks.core.files import FileEntry
 from tasks.core.names import is_plain_name
 
@@ -36,14 +31,7 @@ _POINTER_BYTES = 256
 
 @dataclass(frozen=True)
 class Head:
-    """The newest manifest of a run as it lies in the store.
-
-    Attributes:
-        key: Where.
-        record: What was found there.
-        revision: Its number; 0 where nobody knows it.
-        found: The manifest, or what is wrong with it.
-    """
+    """The newest manifest of a run as it lies in the store: where, its revision (0: not known), and what it says."""
 
     key: str
     record: Record
@@ -51,11 +39,7 @@ class Head:
     found: Manifest | ManifestCorrupted
 
     def manifest(self) -> Manifest:
-        """Return the manifest.
-
-        Raises:
-            ManifestCorrupted: It is not what was written.
-        """
+        """Return the manifest, or raise that it is not what was written."""
         if isinstance(self.found, ManifestCorrupted):
             raise self.found
         return self.found
@@ -71,11 +55,7 @@ class ArtifactStore:
 
     def __init__(self, backend: Backend, *, read_attempts: int = 5) -> None:
         self.backend, self._keys, self._read_attempts = backend, backend.keys, read_attempts
-
-    @property
-    def place(self) -> str:
-        """How messages call it."""
-        return self.backend.place
+        self.place = backend.place
 
     def put(self, run_id: str, file: FileEntry, source: Path) -> bool:
         """Store a file's content for a run, unless it is there. It is no part of the run before the `commit`.
@@ -119,10 +99,8 @@ class ArtifactStore:
             ArtifactNotFound: No such run.
             ManifestCorrupted: It is not what was written.
         """
-        head = self.head(run_id)
-        if head is None:
-            hint = "`jade artifacts list` shows what is published."
-            raise ArtifactNotFound(f"run {run_id}", self.place, hint)
+        if (head := self.head(run_id)) is None:
+            raise ArtifactNotFound(f"run {run_id}", self.place, "`jade artifacts list` shows what is published.")
         return head.manifest()
 
     def head(self, run_id: str) -> Head | None:
@@ -149,8 +127,7 @@ class ArtifactStore:
             ArtifactNotFound: The content is not there.
             ArtifactCorrupted: Size or digest differ; after the last byte.
         """
-        key = self._content_key(run_id, file)
-        where = f"{self.place}: {file.path} of {run_id}"
+        key, where = self._content_key(run_id, file), f"{self.place}: {file.path} of {run_id}"
         digest, position = hashlib.sha256(), 0
         for attempt in range(1, self._read_attempts + 1):
             try:
@@ -184,11 +161,8 @@ class ArtifactStore:
         Raises:
             ArtifactNotFound: The run is not there. The pointer stays where it was.
         """
-        check_plain(name)
         check_plain(run_id)
-        key, absent = f"{self._keys.pointers}{name}", f"{name} stays where it was."
-        if not self._manifests(run_id):
-            raise ArtifactNotFound(f"run {run_id}", self.place, absent)
+        key = f"{self._keys.pointers}{check_plain(name)}"
         before: Record | None = None
 
         def write() -> str:
@@ -196,14 +170,16 @@ class ArtifactStore:
             before = read_small(self.backend, key, _POINTER_BYTES)
             return self.backend.put_if(key, f"{run_id}\n".encode(), before.version if before else None)
 
-        written = when_unchanged(write)
-        # A run that was deleted meanwhile (see `delete`) is pointed to by nothing.
-        if not self._manifests(run_id):
+        if self._manifests(run_id):
+            written = when_unchanged(write)
+            if self._manifests(run_id):
+                return
+            # A run that was deleted meanwhile (see `delete`) is pointed to by nothing.
             if before is None:
                 self.backend.delete([key], version=written)
             else:
                 self.backend.put_if(key, before.content, written)
-            raise ArtifactNotFound(f"run {run_id}", self.place, absent)
+        raise ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
 
     def pointers(self) -> dict[str, str]:
         """Return which run each name stands for.
@@ -214,8 +190,7 @@ class ArtifactStore:
         found = {}
         for item in self.backend.list(f"{self._keys.pointers}*"):
             name = item.key.rpartition("/")[2]
-            record = read_small(self.backend, item.key, _POINTER_BYTES)
-            if record is None:
+            if (record := read_small(self.backend, item.key, _POINTER_BYTES)) is None:
                 continue
             found[name] = record.content.decode("utf-8", "replace").strip()
             if not is_plain_name(found[name]):
@@ -258,24 +233,20 @@ class ArtifactStore:
         # Content is listed before the manifests are: what is committed in between is seen as in use.
         contents = self.backend.list(self._contents("*"))
         before = self.backend.now() - older_than_s
-        by_run: dict[str, list[Item]] = {}
-        for run_id, item in self._manifests("*"):
-            by_run.setdefault(run_id, []).append(item)
-        used, unreadable, left = set(), set(running), []
-        for run_id, manifests in by_run.items():
+        used, spared, left = set(), set(running), list[Item]()
+        for run_id, group in groupby(self._manifests("*"), key=lambda found: found[0]):
             try:
                 used |= {self._content_key(run_id, file) for file in self.manifest(run_id).files}
-                left += [item for item in manifests[:-1] if run_id not in running]
+                left += [item for _, item in list(group)[:-1] if run_id not in running]
             except ManifestCorrupted:
-                unreadable.add(run_id)  # nobody knows what belongs to it
-        left += [item for item in contents if item.key not in used and item.key.split("/")[-2] not in unreadable]
+                spared.add(run_id)  # nobody knows what belongs to it
+        left += [item for item in contents if item.key not in used and item.key.split("/")[-2] not in spared]
         left = [item for item in left if item.modified_s < before]
         self.backend.delete([item.key for item in left])
         return freed + sum(item.size for item in left)
 
     def _content_key(self, run_id: str, file: FileEntry) -> str:
-        check_plain(run_id)
-        return self._keys.content.format(run=run_id, path=file.path, sha256=file.sha256)
+        return self._keys.content.format(run=check_plain(run_id), path=file.path, sha256=file.sha256)
 
     def _contents(self, run_id: str) -> str:
         return self._keys.content.format(run=run_id, path="**", sha256="*")
@@ -285,7 +256,7 @@ class ArtifactStore:
         template = self._keys.manifest.replace("{revision:08d}", "*")
         at = template.split("/").index("{run}")
         found = [(item.key.split("/")[at], item) for item in self.backend.list(template.format(run=run_id))]
-        return [(run, item) for run, item in found if is_plain_name(run) and (self._revision(item.key) != 0)]
+        return [(run, item) for run, item in found if is_plain_name(run) and self._revision(item.key) != 0]
 
     def _revision(self, key: str) -> int | None:
         """Return the revision that a manifest's key names; None if keys name none, 0 if this one is no manifest's."""
@@ -295,6 +266,5 @@ class ArtifactStore:
         return int(number) if number.isdigit() else 0
 
     def _refuse_if_pointed_to(self, run_id: str) -> None:
-        names = tuple(name for name, target in self.pointers().items() if target == run_id)
-        if names:
+        if names := [name for name, target in self.pointers().items() if target == run_id]:
             raise RunProtected(run_id, self.place, ", ".join(names))

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
+import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from jade_model.core.files import sha256_file, write_atomically
 from jade_model.core.job import Training
 from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
 from tasks.artifacts.backend import Record, when_unchanged
-from tasks.artifacts.errors import (
-    ArtifactCorrupted,
-    ArtifactNotFound,
-    ManifestCorrupted,
-    NameRefused,
-)
+from tasks.artifacts.errors import ArtifactCorrupted, ArtifactNotFound, ManifestCorrupted, NameRefused, StoreError
 from tasks.artifacts.manifest import Manifest
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.artifacts.transfer import fetch_file, publish_files
@@ -35,6 +35,17 @@ INDEX_NAME = ".trainings"
 
 UNFINISHED = ".unfinished"
 """Ends the name of an entry for a training that is not finished."""
+
+CHECKPOINT_EVERY_S = 30.0
+"""How often an unfinished training's checkpoint is worth sending to a bucket, at most."""
+
+Note = Callable[[str], None]
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal; results go to standard output, this does not."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
 
 
 @dataclass(frozen=True)
@@ -48,23 +59,16 @@ class _Entry:
 
 
 class KeptTrainings:
-    """Where trainings lie, by run key.
+    """Where a place's trainings lie, by run key.
 
     On this machine small files name the folder of each: among published runs, or among the working copies of a bucket,
     which may hold what could not be published. In a bucket, records do the same for all machines.
-
-    Args:
-        place: Whose.
     """
-
-    every_s = 30.0
-    """How often an unfinished training's checkpoint is worth publishing at most; 0 where nothing has to be sent."""
 
     def __init__(self, place: ArtifactPlace) -> None:
         self._place, self._index = place, place.folder / INDEX_NAME
         self._manifests: dict[str, Manifest] = {}
-        if place.is_local:
-            self.every_s = 0.0
+        self.every_s = 0.0 if place.is_local else CHECKPOINT_EVERY_S
 
     def remember(self, training: Training, layout: RunLayout) -> bool:
         """Publish what a training has left in a run's folder: its newest checkpoint, or all once it is finished.
@@ -76,22 +80,18 @@ class KeptTrainings:
         manifest = _training_manifest(files)
         if manifest.get("run_key") != training.run_key:
             return False
-        unfinished = self._index / f"{training.run_key}{UNFINISHED}"
-        self._index.mkdir(parents=True, exist_ok=True)
-        path = self._index / training.run_key if manifest.get("complete") else unfinished
+        finished = self._index / training.run_key
+        unfinished = finished.with_name(finished.name + UNFINISHED)
+        path = finished if manifest.get("complete") else unfinished
         write_atomically(path, f"{layout.run_id}/{training.output_dir}\n")
-        if manifest.get("complete"):
+        if path == finished:
             unfinished.unlink(missing_ok=True)
         return self._place.is_local or self._publish(training, layout, files)
 
     def is_finished(self, training: Training) -> bool:
         """Whether some run has finished the training, and its files are published or whole on this machine."""
         found = self._entry(training)
-        if found and found.is_complete and self._published(found):
-            return True
-        source = self._source(training.run_key)
-        suffix = files_of(training, self._place.folder).suffix
-        return source is not None and is_done(training, TrainingFiles(source, suffix))
+        return bool(found and found.is_complete and self._published(found)) or self._is_finished_here(training)
 
     def take_over(self, training: Training, layout: RunLayout) -> bool:
         """Bring what is known of a training into a run's folder: the finished one, else its newest checkpoint.
@@ -101,22 +101,25 @@ class KeptTrainings:
         """
         found = self._entry(training)
         wanted = self._published(found) if found else {}
-        if not (found and found.is_complete and wanted) and (self.is_finished(training) or not wanted):
+        if found is None or not wanted or (not found.is_complete and self._is_finished_here(training)):
             is_here = self._copy(training, layout)
             if is_here and not self._place.is_local:
                 self.remember(training, layout)  # for the other machines
             return is_here
-        assert found is not None  # noqa: S101 -- something is wanted
         files = files_of(training, layout.root)
-        names = _names(files)
         try:
             # The manifest last: without it, the rest counts for nothing.
-            for name in sorted(set(wanted) & set(names), key=names.index):
+            for name in (name for name in _names(files) if name in wanted):
                 fetch_file(self._place.store, found.run_id, wanted[name], files.folder / name)
         except (ArtifactCorrupted, ArtifactNotFound):
             shutil.rmtree(files.folder, ignore_errors=True)
             return False
         return True
+
+    def _is_finished_here(self, training: Training) -> bool:
+        source = self._source(training.run_key)
+        suffix = files_of(training, self._place.folder).suffix
+        return source is not None and is_done(training, TrainingFiles(source, suffix))
 
     def _copy(self, training: Training, layout: RunLayout) -> bool:
         source = self._source(training.run_key) or self._source(f"{training.run_key}{UNFINISHED}")
@@ -150,12 +153,12 @@ class KeptTrainings:
             gone = [f"{training.output_dir}/{files.resume.name}"] if is_complete else []
             published = publish_files(self._place.store, snapshot, layout.run_id, paths, remove=gone)
         entry = _Entry(layout.run_id, training.output_dir, is_complete, published.revision)
-        content = json.dumps(dataclasses.asdict(entry)).encode()
 
         def write() -> None:
             before = self._place.records.read(_record(training))
             other = _parsed(before)
             if is_complete or not (other and other.is_complete and self._published(other)):
+                content = json.dumps(dataclasses.asdict(entry)).encode()
                 self._place.records.write(_record(training), content, replaces=before.version if before else None)
 
         when_unchanged(write)
@@ -177,6 +180,60 @@ class KeptTrainings:
         parted = [(*file.path.rpartition("/")[::2], file) for file in manifest.files]
         found = {name: file for folder, name, file in parted if folder == entry.folder}
         return found if MANIFEST_NAME in found else {}
+
+
+class Mirror:
+    """Publishes what a run's trainings leave, the newest of each, off the thread that follows them.
+
+    A training counts only once it is published. A place that does not answer holds up none: what could not be
+    published is tried again with the next checkpoint, and in the end with the whole run.
+
+    Args:
+        kept: Where to.
+        layout: The run.
+        note: Told what could not be published yet.
+    """
+
+    def __init__(self, kept: KeptTrainings, layout: RunLayout, note: Note = say) -> None:
+        self._kept, self._layout, self._note = kept, layout, note
+        self._changed, self._is_closing = threading.Condition(), False
+        self._waiting: dict[str, tuple[float, Training]] = {}  # by run key: from when on, and what
+        self._not_before: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._work, daemon=True, name=f"mirror-{layout.run_id}")
+        self._thread.start()
+
+    def publish(self, training: Training, *, at_once: bool) -> None:
+        """Publish a training's newest checkpoint at once, or once the last publication is old enough."""
+        key = training.run_key
+        with self._changed:
+            due_s, _ = self._waiting.get(key, (self._not_before.get(key, -math.inf), training))
+            self._waiting[key] = (-math.inf if at_once else due_s, training)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Publish what waits, and return when that is done."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (training := self._next()) is not None:
+            try:
+                self._kept.remember(training, self._layout)
+            except StoreError as error:
+                self._note(f"{training.title}: not published yet: {error}")
+
+    def _next(self) -> Training | None:
+        """Wait for a training that is due; None once all is done and this is to end."""
+        with self._changed:
+            while self._waiting or not self._is_closing:
+                due_s, key = min(((due_s, key) for key, (due_s, _) in self._waiting.items()), default=(math.inf, ""))
+                if key and (self._is_closing or due_s <= monotonic()):
+                    self._not_before[key] = monotonic() + self._kept.every_s
+                    return self._waiting.pop(key)[1]
+                self._changed.wait(due_s - monotonic() if key else None)
+        return None
 
 
 def _record(training: Training) -> str:

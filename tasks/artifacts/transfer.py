@@ -18,13 +18,7 @@ from tasks.artifacts.errors import (
     NameRefused,
 )
 from tasks.artifacts.local import disk_errors, write_chunks
-from tasks.artifacts.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    build_manifest,
-    describe_file,
-    size_and_sha256,
-)
+from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, describe_file, describe_folder, size_and_sha256
 from tasks.artifacts.store import ArtifactStore
 from tasks.core.files import FileEntry
 
@@ -34,13 +28,7 @@ _WORKERS = 4
 
 @dataclass(frozen=True)
 class Problem:
-    """One file of a stored run that is not what its manifest says.
-
-    Attributes:
-        path: Of the file, or `manifest.json`.
-        kind: "missing" or "damaged".
-        detail: What was expected, and what was found.
-    """
+    """A file of a stored run, or `manifest.json`, that is "missing" or "damaged"; and what was found instead."""
 
     path: str
     kind: str
@@ -73,7 +61,7 @@ def publish_run(
         SourceChanged: Somebody writes to the folder.
     """
     with disk_errors(str(folder), "reading the run"):
-        files = build_manifest(folder, run_id).files
+        files = describe_folder(folder)
     manifest = _publish(
         store, folder, run_id, files, lambda _: (files, complete), may_be_damaged=True, may_replace=may_replace
     )
@@ -91,9 +79,7 @@ def publish_files(
     remove: Iterable[str] = (),
     may_replace: Sequence[str] = (),
 ) -> Manifest:
-    """Add some files of a folder to a store's run, or replace them; the others stay.
-
-    This is how the checkpoints of a training that goes on are published. Several may do this to one run at once.
+    """Add some files of a folder to a store's run, or replace them; the others stay. Several may do so at once.
 
     A run that is not there yet begins as incomplete.
 
@@ -124,10 +110,7 @@ def fetch_file(store: ArtifactStore, run_id: str, file: FileEntry, into: Path) -
 
 
 def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
-    """Read every byte of a stored run and compare it with the manifest.
-
-    Returns:
-        What is missing or damaged, by path; empty if the run is whole.
+    """Read every byte of a stored run; return what is not as the manifest says, by path.
 
     Raises:
         ArtifactNotFound: There is no such run.

@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jade_model.core.job import Job, Training
-from tasks.artifacts.publisher import Note, say
-from tasks.artifacts.remote_records import load_records
+from tasks.artifacts.leases import load_records
+from tasks.artifacts.training_cache import Note, say
 from tasks.core.errors import RentingCancelled
 from tasks.execution.base import Event, split_done
 from tasks.execution.found_jobs import clear_job, find_ours

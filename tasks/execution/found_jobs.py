@@ -7,8 +7,8 @@ import functools
 from dataclasses import dataclass
 
 from jade_model.core.job import Job
-from tasks.artifacts.publisher import Note
-from tasks.artifacts.remote_records import remove_record
+from tasks.artifacts.leases import remove_record
+from tasks.artifacts.training_cache import Note
 from tasks.core.retry import retry_transient
 from tasks.execution.fetching import remote_trainings, remove_folder
 from tasks.execution.lanes import Station

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.artifacts.publisher import say
+from tasks.artifacts.training_cache import say
 from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.registry import open_registry

@@ -16,8 +16,8 @@ from pathlib import Path
 from time import monotonic
 
 from jade_model.core.job import ARM_MODULE, Job, Training
-from tasks.artifacts.publisher import Note
-from tasks.artifacts.remote_records import RemoteRun, remove_record, save_record
+from tasks.artifacts.leases import RemoteRun, remove_record, save_record
+from tasks.artifacts.training_cache import Note
 from tasks.core.errors import TrainingFailed
 from tasks.core.retry import retry_transient
 from tasks.execution.base import Event, done

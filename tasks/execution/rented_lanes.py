@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jade_model.core.job import Job
-from tasks.artifacts.publisher import Note, say
+from tasks.artifacts.training_cache import Note, say
 from tasks.execution.base import pending_trainings
 from tasks.execution.lanes import Station
 from tasks.execution.placement import Placement

@@ -12,8 +12,7 @@ from typing import TextIO
 from jade_model.core.job import Job, Training, load_job
 from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.leases import Holder, claim, release
-from tasks.artifacts.publisher import Mirror, Note, say
-from tasks.artifacts.training_cache import KeptTrainings
+from tasks.artifacts.training_cache import KeptTrainings, Mirror, Note, say
 from tasks.core.errors import RunError, TrainingsFailed
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event, Executor

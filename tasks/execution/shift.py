@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jade_model.core.job import Job, Training
-from tasks.artifacts.publisher import Note
+from tasks.artifacts.training_cache import Note
 from tasks.core.errors import RunError
 from tasks.core.retry import retry_transient
 from tasks.execution.base import Event

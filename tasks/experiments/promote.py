@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts.publisher import say
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, open_place
+from tasks.artifacts.training_cache import say
 from tasks.core.errors import BadRequest
 from tasks.core.layout import RunLayout
 from tasks.experiments.champion import (

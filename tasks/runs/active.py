@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tasks.artifacts.errors import StoreError
-from tasks.artifacts.leases import Holder, holders, interrupt
-from tasks.artifacts.remote_records import RemoteRun, load_records, remove_record
+from tasks.artifacts.leases import Holder, RemoteRun, holders, interrupt, load_records, remove_record
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.core.errors import RunError, RunNotFound, TaskError
 from tasks.hosts.errors import HostError

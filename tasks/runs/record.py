@@ -22,8 +22,8 @@ from jade_model.core.files import write_atomically
 from jade_model.core.job import code_digest
 from tasks.artifacts.errors import StoreError
 from tasks.artifacts.leases import Heartbeat
-from tasks.artifacts.publisher import say
 from tasks.artifacts.repository import ArtifactPlace, open_place
+from tasks.artifacts.training_cache import say
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 from tasks.core.processes import PROCESS_STARTED

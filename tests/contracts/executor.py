@@ -21,9 +21,8 @@ from jade_model.core.job import Job
 from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
 from tasks.artifacts.leases import Heartbeat
-from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import open_place
-from tasks.artifacts.training_cache import KeptTrainings
+from tasks.artifacts.training_cache import KeptTrainings, Mirror
 from tasks.core.errors import LeaseLost
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event, Executor

@@ -16,7 +16,7 @@ from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 from tasks.artifacts.s3 import S3Backend
-from tasks.artifacts.s3_client import S3Address, connect
+from tasks.artifacts.s3_client import connect
 from tasks.artifacts.store import ArtifactStore
 from tasks.settings.models import S3Settings
 
@@ -25,31 +25,31 @@ from tasks.settings.models import S3Settings
 class Bucket:
     """A bucket, with a client that goes past the store."""
 
-    address: S3Address
+    name: str
     settings: S3Settings
     client: Any
 
     def backend(self, prefix: str = "runs/ours", **changes: Any) -> S3Backend:
         settings = dataclasses.replace(self.settings, **changes)
-        return S3Backend(S3Address(self.address.bucket, prefix), settings, client_for(settings))
+        return S3Backend(f"s3://{self.name}/{prefix}".rstrip("/"), settings, client_for(settings))
 
     def store(self, prefix: str = "runs/ours", **changes: Any) -> ArtifactStore:
         return ArtifactStore(self.backend(prefix, **changes))
 
     def list_keys(self) -> list[str]:
-        listed = self.client.list_objects_v2(Bucket=self.address.bucket).get("Contents", [])
+        listed = self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
         return [item["Key"] for item in listed]
 
     def uploads(self) -> list[str]:
-        listed = self.client.list_multipart_uploads(Bucket=self.address.bucket).get("Uploads", [])
+        listed = self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])
         return [item["Key"] for item in listed]
 
     def content(self, key: str) -> bytes:
-        data: bytes = self.client.get_object(Bucket=self.address.bucket, Key=key)["Body"].read()
+        data: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
         return data
 
     def overwrite(self, key: str, data: bytes) -> None:
-        self.client.put_object(Bucket=self.address.bucket, Key=key, Body=data)
+        self.client.put_object(Bucket=self.name, Key=key, Body=data)
 
 
 @functools.cache
@@ -97,4 +97,4 @@ class WithBucket:
         name = f"bucket-{uuid.uuid4().hex}"
         s3_client().create_bucket(Bucket=name)
         settings = S3Settings(s3_endpoint(), region="us-east-1", path_style=True, part_bytes=5 * 2**20, attempts=4)
-        return Bucket(S3Address(name, ""), settings, s3_client())
+        return Bucket(name, settings, s3_client())

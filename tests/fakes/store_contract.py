@@ -19,7 +19,7 @@ from tasks.artifacts.errors import (
     RunProtected,
     SourceChanged,
 )
-from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, build_manifest, describe_file
+from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, describe_file, describe_folder
 from tasks.artifacts.retention import gather_facts, plan_prune, prune
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
@@ -83,7 +83,7 @@ class SeamContract(WithSource):
     """`ArtifactStore` itself."""
 
     def test_what_is_put_is_invisible_until_it_is_committed(self, store: ArtifactStore, source: Path) -> None:
-        manifest = build_manifest(source, RUN)
+        manifest = Manifest(RUN, 1, True, datetime.now(UTC), describe_folder(source))
         put_all(store, source, manifest)
         assert store.runs() == ()
         with pytest.raises(ArtifactNotFound, match=RUN):

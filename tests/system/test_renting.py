@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
+from tasks.artifacts.leases import RemoteRun, load_records, save_record
 from tasks.artifacts.repository import open_place
 from tasks.hosts.job import JobSpec, start_job
 from tasks.provisioning import deadman

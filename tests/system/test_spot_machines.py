@@ -14,9 +14,8 @@ from helpers.servers import wait_until
 
 from jade_model.core.windows import Windows
 from jade_model.core.worker import files_of
-from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import open_place
-from tasks.artifacts.training_cache import KeptTrainings
+from tasks.artifacts.training_cache import KeptTrainings, Mirror
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event
 from tasks.execution.bundle import job_key

@@ -15,9 +15,8 @@ import pytest
 from jade_model.core.job import load_job
 from jade_model.core.training_files import files_of, is_done
 from tasks.artifacts.errors import AccessDenied, BadStoreAddress, NoSuchBucket
-from tasks.artifacts.publisher import Mirror
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, locate_run, open_place, open_run
-from tasks.artifacts.training_cache import KeptTrainings
+from tasks.artifacts.training_cache import KeptTrainings, Mirror
 from tasks.artifacts.transfer import verify
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
@@ -218,7 +217,7 @@ class TestBucket(WithBucket, PlaceContract):
 
     @pytest.fixture
     def place(self, bucket: Bucket) -> ArtifactPlace:
-        return open_place(f"s3://{bucket.address.bucket}/some/where")
+        return open_place(f"s3://{bucket.name}/some/where")
 
     @pytest.fixture
     def another(self, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: ArtifactPlace) -> Another:

@@ -42,7 +42,7 @@ class TestS3Store(WithBucket, SeamContract, TransferContract):
         def replace(run_id: str, file: FileEntry, data: bytes | None) -> None:
             key = f"runs/ours/blobs/{run_id}/{file.sha256}"
             if data is None:
-                bucket.client.delete_object(Bucket=bucket.address.bucket, Key=key)
+                bucket.client.delete_object(Bucket=bucket.name, Key=key)
             else:
                 bucket.overwrite(key, data)
 

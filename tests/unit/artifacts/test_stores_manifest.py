@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, StoreUserError
 from tasks.artifacts.manifest import (
     Manifest,
-    build_manifest,
     check_path,
     check_tree,
     describe_file,
+    describe_folder,
     manifest_bytes,
     parse_manifest,
 )
@@ -32,7 +32,7 @@ def small_manifest() -> Manifest:
 
 
 def test_a_manifest_lists_what_people_would(tmp_path: Path) -> None:
-    manifest = build_manifest(make_run(tmp_path), "run", published_at=NOW)
+    manifest = Manifest("run", 1, True, NOW, describe_folder(make_run(tmp_path)))
     assert [file.path for file in manifest.files] == [
         "crf/checkpoint_crf_2.pt",
         "crf/history.jsonl",
@@ -46,9 +46,9 @@ def test_a_manifest_lists_what_people_would(tmp_path: Path) -> None:
 
 def test_the_folders_own_manifest_is_not_part_of_it(tmp_path: Path) -> None:
     make_run(tmp_path)
-    first = build_manifest(tmp_path, "run", published_at=NOW)
-    (tmp_path / "manifest.json").write_bytes(manifest_bytes(first))
-    assert build_manifest(tmp_path, "run", published_at=NOW) == first
+    first = describe_folder(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(manifest_bytes(Manifest("run", 1, True, NOW, first)))
+    assert describe_folder(tmp_path) == first
 
 
 def test_written_and_read_it_is_the_same() -> None:

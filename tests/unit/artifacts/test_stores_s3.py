@@ -27,7 +27,6 @@ from tasks.artifacts.manifest import describe_file
 from tasks.artifacts.repository import open_place
 from tasks.artifacts.retention import gather_facts, plan_prune, prune
 from tasks.artifacts.s3 import S3Backend
-from tasks.artifacts.s3_client import S3Address
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
 from tasks.core.errors import RunNotFound
@@ -74,7 +73,7 @@ class TestBucket(WithBucket, WithSource):
         store = bucket.store()
         assert store.put(RUN, file, source / BIG)
         assert not store.put(RUN, file, source / BIG)
-        assert bucket.client.head_object(Bucket=bucket.address.bucket, Key=blob(file))["ETag"].endswith('-2"')
+        assert bucket.client.head_object(Bucket=bucket.name, Key=blob(file))["ETag"].endswith('-2"')
         fetch_file(store, RUN, file, tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == (source / BIG).read_bytes()
         assert bucket.uploads() == []
@@ -90,9 +89,9 @@ class TestBucket(WithBucket, WithSource):
     def test_a_sweep_aborts_uploads_of_dead_writers(self, bucket: Bucket, source: Path) -> None:
         for run in ("dead", "alive"):
             key = f"runs/ours/blobs/{run}/{'0' * 64}"
-            started = bucket.client.create_multipart_upload(Bucket=bucket.address.bucket, Key=key)
+            started = bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key)
             bucket.client.upload_part(
-                Bucket=bucket.address.bucket, Key=key, UploadId=started["UploadId"], PartNumber=1, Body=b"x"
+                Bucket=bucket.name, Key=key, UploadId=started["UploadId"], PartNumber=1, Body=b"x"
             )
         bucket.store().sweep(older_than_s=3600, running=["alive"])
         assert bucket.uploads() == [f"runs/ours/blobs/alive/{'0' * 64}"]
@@ -123,7 +122,7 @@ class TestBucket(WithBucket, WithSource):
         assert verify(store, RUN) == ()
 
     def test_no_such_bucket(self, bucket: Bucket, source: Path) -> None:
-        store = ArtifactStore(S3Backend(S3Address("not-there", ""), bucket.settings, client_for(bucket.settings)))
+        store = ArtifactStore(S3Backend("s3://not-there", bucket.settings, client_for(bucket.settings)))
         file = describe_file(source, "run.json")
         for action in (store.runs, store.pointers, lambda: store.put(RUN, file, source / "run.json")):
             with pytest.raises(NoSuchBucket, match=r"not-there \(http://127") as caught:
@@ -133,11 +132,11 @@ class TestBucket(WithBucket, WithSource):
     def test_no_credentials(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         with pytest.raises(AccessDenied, match="credentials"):
-            S3Backend(bucket.address, bucket.settings).now()
+            S3Backend(f"s3://{bucket.name}", bucket.settings).now()
 
     def test_no_such_profile(self, bucket: Bucket) -> None:
         with pytest.raises(AccessDenied, match="nobody"):
-            S3Backend(bucket.address, S3Settings(profile="nobody"))
+            S3Backend(f"s3://{bucket.name}", S3Settings(profile="nobody"))
 
     @pytest.mark.parametrize(
         ("profile", "message"),
@@ -158,7 +157,7 @@ class TestBucket(WithBucket, WithSource):
         began = time.monotonic()
         settings = replace(bucket.settings, credentials_timeout_s=0.5)
         with pytest.raises(AccessDenied, match=message):
-            S3Backend(bucket.address, settings).now()
+            S3Backend(f"s3://{bucket.name}", settings).now()
         assert time.monotonic() - began < 10
 
     def test_credentials_that_are_to_be_renewed_may_not_hang_either(
@@ -173,16 +172,14 @@ class TestBucket(WithBucket, WithSource):
         script.write_text(f"test -e {once} && exec sleep 60; touch {once}; echo '{json.dumps(told)}'")
         (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {script}\n")
         monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-        backend = S3Backend(bucket.address, replace(bucket.settings, credentials_timeout_s=0.5))
+        backend = S3Backend(f"s3://{bucket.name}", replace(bucket.settings, credentials_timeout_s=0.5))
         with pytest.raises(AccessDenied, match="no credentials came within"):
             backend.now()
 
     def test_a_bucket_that_keeps_versions_is_told_of(self, bucket: Bucket, source: Path) -> None:
         for is_versioned in (False, True):
             if is_versioned:
-                bucket.client.put_bucket_versioning(
-                    Bucket=bucket.address.bucket, VersioningConfiguration={"Status": "Enabled"}
-                )
+                bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
             store = bucket.store()
             publish_files(store, source, RUN, ["run.json"])
             plan = plan_prune(gather_facts(store, lambda _: False), keep_last=0, now=datetime.now(UTC))
@@ -299,7 +296,7 @@ class TestFaults(WithBucket, WithSource):
     ) -> None:
         proxy.faults = [Fault("lose answer", "PUT", "/manifests/")]
         assert publish_run(store, source, RUN) == store.manifest(RUN)
-        assert proxy.count(f"PUT /{bucket.address.bucket}/runs/ours/manifests/") == 2
+        assert proxy.count(f"PUT /{bucket.name}/runs/ours/manifests/") == 2
 
     def test_a_cut_download_asks_for_the_rest_alone(
         self, store: ArtifactStore, proxy: FaultyProxy, bucket: Bucket, source: Path, tmp_path: Path

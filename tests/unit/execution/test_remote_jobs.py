@@ -14,7 +14,7 @@ from jade_model.core.files import sha256_file
 from jade_model.core.job import Job, load_job
 from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
-from tasks.artifacts.remote_records import load_records
+from tasks.artifacts.leases import load_records
 from tasks.core.errors import HostNotReady, TrainingFailed
 from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout

@@ -15,8 +15,8 @@ from helpers.processes import heed_interrupts, processes_of_group
 from flows.cli import run
 from tasks.artifacts.backend import Records
 from tasks.artifacts.errors import StoreUnavailable
+from tasks.artifacts.leases import RemoteRun, load_records, save_record
 from tasks.artifacts.local import LocalBackend
-from tasks.artifacts.remote_records import RemoteRun, load_records, save_record
 from tasks.hosts.job import JobSpec, job_status, start_job
 from tasks.hosts.keys import load_private_key
 from tasks.hosts.ssh import open_host
