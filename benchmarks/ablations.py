@@ -34,9 +34,9 @@ from jade_model.data.groups import group_windows
 from jade_model.data.schema import load_windows
 from jade_model.data.splits import Split, grouped_folds
 from jade_model.scoring.calibration import expected_calibration_error
-from jade_model.scoring.decoding import decode
-from jade_model.scoring.evaluate import Cleanup, choose_decoders
-from jade_model.scoring.metrics import Counts, count, truth_of
+from jade_model.scoring.decoding import Cleanup, decode
+from jade_model.scoring.evaluate import choose_decoders
+from jade_model.scoring.metrics import Counts, count, pooled, truth_of
 from jade_model.scoring.predict import predict, predictor_of
 from jade_model.scoring.predictions import Predictions
 
@@ -192,11 +192,6 @@ def row_of(name: str, results: Sequence[FoldResult]) -> str:
         str(len(results)),
     )
     return f"| {' | '.join(cells)} |"
-
-
-def pooled(parts: Sequence[Counts]) -> Counts:
-    """Put the counts of several folds end to end."""
-    return Counts(np.concatenate([part.bars_N3 for part in parts]), np.concatenate([part.events_NJ3 for part in parts]))
 
 
 @cache

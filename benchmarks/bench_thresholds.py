@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from benchmarks.harness import Measurement, elapsed, interleaved
-from jade_model.scoring.curves import sweep_bars, sweep_events
 from jade_model.scoring.decoding import best_spans
-from jade_model.scoring.metrics import Truth, event_counts_NJ3, f1_of, truth_from_mask
-from jade_model.scoring.thresholds import threshold_grid
+from jade_model.scoring.metrics import Truth, f1_of, span_counts_NJ3, truth_from_mask
+from jade_model.scoring.thresholds import bar_curve, span_curve, threshold_grid
 
 SMALL = (42, 105)
 LARGE = (95_239, 105)
@@ -32,11 +31,11 @@ def bar_f1(shape: tuple[int, int], *, repeat: int) -> Measurement:
     def peer() -> float:
         return max(float(f1_score(labels_I, probability_I >= threshold)) for threshold in threshold_grid())
 
-    exact = sweep_bars(probability_NT, truth.mask_NT).best()
+    exact = bar_curve(probability_NT, truth.mask_NT).best()
     scored = f1_score(labels_I, probability_I >= exact.threshold)
     if abs(scored - exact.f1) >= 1e-12:
         raise AssertionError(f"the sweep's best F1 {exact.f1} is not what scikit-learn finds there, {scored}")
-    ours_s, peer_s = interleaved(lambda: sweep_bars(probability_NT, truth.mask_NT).best(), peer, repeat)
+    ours_s, peer_s = interleaved(lambda: bar_curve(probability_NT, truth.mask_NT).best(), peer, repeat)
     return Measurement(
         f"best bar F1 over all thresholds, {labels_I.size:,} bars",
         ours_s,
@@ -51,9 +50,9 @@ def others() -> list[Measurement]:
     """Curves that score every threshold on the seed's 42 windows, and one-span decoding."""
     probability_NT, truth = predicted_windows(SMALL)
     event_s, one_by_one_s = interleaved(
-        lambda: sweep_events(probability_NT, truth), lambda: events_one_by_one(probability_NT, truth), repeat=3
+        lambda: span_curve(probability_NT, truth), lambda: events_one_by_one(probability_NT, truth), repeat=3
     )
-    curve, slow_D = sweep_events(probability_NT, truth), events_one_by_one(probability_NT, truth)
+    curve, slow_D = span_curve(probability_NT, truth), events_one_by_one(probability_NT, truth)
     if not np.array_equal(curve.f1_D[1:], slow_D):
         raise AssertionError("the event sweep differs from re-evaluating each threshold")
     many_NT, _ = predicted_windows(ONE_SPAN)
@@ -77,7 +76,7 @@ def events_one_by_one(probability_NT: Probabilities, truth: Truth) -> NDArray[np
     scores = []
     for threshold in np.unique(probability_NT)[::-1]:
         marked_NT = probability_NT >= threshold
-        counts = event_counts_NJ3(marked_NT, truth.span_offsets_N1, truth.spans_S2, (0.5,))
+        counts = span_counts_NJ3(marked_NT, truth.span_offsets_N1, truth.spans_S2, (0.5,))
         scores.append(f1_of(counts.sum(axis=(0, 1))))
     return np.array(scores)
 

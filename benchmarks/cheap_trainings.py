@@ -23,7 +23,7 @@ from jade_model.data.groups import Grouping
 from jade_model.data.splits import grouped_folds
 from jade_model.scoring.decoding import DecoderName, decode
 from jade_model.scoring.evaluate import selection_rows
-from jade_model.scoring.metrics import Truth, bar_counts_N3, event_counts_NJ3, truth_of
+from jade_model.scoring.metrics import Truth, bar_counts_N3, span_counts_NJ3, truth_of
 from jade_model.scoring.predict import Predictor, posterior, run_network
 from jade_model.scoring.thresholds import choose_threshold
 from jade_model.statistics.scored_windows import ArmCounts
@@ -44,7 +44,7 @@ class OutOfFold:
     def counts(self, name: str, truth: Truth) -> ArmCounts:
         bars = [bar_counts_N3(marked_NT, truth.mask_NT) for marked_NT in self.marked_SNT]
         events = [
-            event_counts_NJ3(marked_NT, truth.span_offsets_N1, truth.spans_S2, (0.5,))[:, 0]
+            span_counts_NJ3(marked_NT, truth.span_offsets_N1, truth.spans_S2, (0.5,))[:, 0]
             for marked_NT in self.marked_SNT
         ]
         return ArmCounts(name, np.stack(bars), np.stack(events))

@@ -43,7 +43,7 @@ def run(design: Design, rng: np.random.Generator, *, error_rate: float) -> Trial
     is_wrong = False
     for look in range(1, design.num_seeds):
         racing = [
-            ArmCounts(arm.name, arm.bar_counts_SN3[:look], arm.event_counts_SN3[:look])
+            ArmCounts(arm.name, arm.bar_counts_SN3[:look], arm.span_counts_SN3[:look])
             for arm in study.arms
             if arm.name not in stopped
         ]

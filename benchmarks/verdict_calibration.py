@@ -322,9 +322,7 @@ def rerun(index: int) -> Rerun:
         is_scored_SN1 = (scored_by_SN >= 0)[..., None]
         seeds = len(scored_by_SN)
         kept = [
-            ArmCounts(
-                arm.name, arm.bar_counts_SN3[:seeds] * is_scored_SN1, arm.event_counts_SN3[:seeds] * is_scored_SN1
-            )
+            ArmCounts(arm.name, arm.bar_counts_SN3[:seeds] * is_scored_SN1, arm.span_counts_SN3[:seeds] * is_scored_SN1)
             for arm in arms
         ]
         return compare_arms(kept, ScoredWindows(grouping.group_N, scored_by_SN), margin=MARGIN)

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from jade_model.core.config import LOSSES, SPAN_HEADS, Loss
-from jade_model.statistics.verdict import Metric
+from jade_model.scoring.parts import Metric
 from tasks.execution.placement import Placement, Where
 from tasks.provisioning.offers import RentalRequest
 from tasks.settings.models import Tracker

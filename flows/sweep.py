@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.parameters import SweepParameters
 from flows.training_flow import training_flow
-from jade_model.scoring.evaluate import Cleanup
+from jade_model.scoring.decoding import Cleanup
 from tasks.artifacts.repository import open_place
 from tasks.core.layout import RunLayout
 from tasks.execution.placement import check_placement

@@ -20,10 +20,10 @@ from jade_model.data.sample import NAME as SAMPLE
 from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
 from jade_model.data.text.columns import Reading
+from jade_model.scoring.parts import Metric
 from jade_model.scoring.trained import TrainedModel, open_model
 from jade_model.statistics.compare import Comparison
 from jade_model.statistics.given import compare_given
-from jade_model.statistics.verdict import Metric
 
 if TYPE_CHECKING:
     import pandas as pd

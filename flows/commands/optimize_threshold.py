@@ -14,7 +14,7 @@ from flows.commands.common import (
     print_json,
     print_table,
 )
-from jade_model.scoring.evaluate import Cleanup
+from jade_model.scoring.decoding import Cleanup
 from tasks.artifacts.repository import fetch_path
 from tasks.experiments.thresholds import MODES, Grid, optimise_threshold
 

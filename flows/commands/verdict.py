@@ -7,7 +7,7 @@ from typing import get_args
 import click
 
 from flows.commands.common import json_option, print_json, print_table
-from jade_model.statistics.verdict import Metric
+from jade_model.scoring.parts import Metric
 
 
 @click.command("verdict")

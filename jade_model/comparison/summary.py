@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jade_model.comparison import model
 from jade_model.core.checkpoint import Checkpoint
@@ -14,11 +15,10 @@ from jade_model.core.targets import Targets, build_targets
 from jade_model.scoring.calibration import brier, expected_calibration_error, reliability
 from jade_model.scoring.diagnostics import (
     HeadErrors,
+    head_errors,
     histogram,
     loss_course,
-    posterior_errors,
     separation,
-    trained_head_errors,
     type_scores,
 )
 from jade_model.scoring.evaluate import DataEvaluation, FoldEvaluation
@@ -80,8 +80,11 @@ def summarise_probabilities(evaluations: Sequence[DataEvaluation]) -> dict[str, 
     probability_1B = np.concatenate([fold.predictions.probability_NT.ravel() for _, fold in folds])[None]
     truth_1B = np.concatenate([item.truth.mask_NT[fold.rows_M].ravel() for item, fold in folds])[None]
     targets = [build_targets(item.windows.take(fold.rows_M)) for item, fold in folds]
-    trained = _mean_errors(trained_head_errors, folds, targets)
-    read_off = _mean_errors(posterior_errors, folds, targets)
+    predictions = [fold.predictions for _, fold in folds]
+    trained = _mean_errors([(said.pointers_N2, said.countdown_NT) for said in predictions], targets)
+    read_off = _mean_errors(
+        [(said.posterior_pointers_N2, said.posterior_countdown_NT) for said in predictions], targets
+    )
     return {
         "separation": separation(probability_1B, truth_1B),
         "calibration": model.Calibration(
@@ -96,7 +99,7 @@ def summarise_probabilities(evaluations: Sequence[DataEvaluation]) -> dict[str, 
             posterior=model.SpanError(center=read_off.center, length=read_off.length),
         ),
         "countdown_error_bars": model.CountdownErrors(trained_head=trained.countdown, posterior=read_off.countdown),
-        "type": _mean_type_score([fold.predictions for _, fold in folds], targets),
+        "type": _mean_type_score(predictions, targets),
     }
 
 
@@ -115,12 +118,11 @@ def _mean_type_score(predictions: Sequence[Predictions], targets: Sequence[Targe
 
 
 def _mean_errors(
-    errors_of: Callable[[Predictions, Targets], HeadErrors],
-    folds: Sequence[tuple[DataEvaluation, FoldEvaluation]],
-    targets: Sequence[Targets],
+    said: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], targets: Sequence[Targets]
 ) -> HeadErrors:
     """Average over folds, each weighted by its windows with a span; folds without any have nothing to say."""
-    kept = [(fold, target) for (_, fold), target in zip(folds, targets, strict=True) if target.has_span_N.any()]
-    found = [asdict(errors_of(fold.predictions, target)) for fold, target in kept]
+    kept = [(heads, target) for heads, target in zip(said, targets, strict=True) if target.has_span_N.any()]
+    found = [head_errors(*heads, target) for heads, target in kept]
     weights = [int(target.has_span_N.sum()) for _, target in kept]
-    return HeadErrors(**{name: float(np.average([item[name] for item in found], weights=weights)) for name in found[0]})
+    names = ("center", "length", "countdown")
+    return HeadErrors(*(float(np.average([getattr(item, name) for item in found], weights=weights)) for name in names))

@@ -33,6 +33,28 @@ ScalarT = TypeVar("ScalarT", np.float64, np.bool_)
 
 
 @dataclass(frozen=True)
+class Cleanup:
+    """What happens to marked bars after decoding.
+
+    Attributes:
+        min_span_length: Shorter spans are dropped, in bars, at least 1.
+        merge_gap: Gaps up to this many bars are closed; 0 closes none.
+    """
+
+    min_span_length: int = 1
+    merge_gap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_span_length < 1:
+            raise ConfigError(f"min_span_length is {self.min_span_length} bars; it must be at least 1")
+        if self.merge_gap < 0:
+            raise ConfigError(f"merge_gap is {self.merge_gap} bars; it must not be negative")
+
+
+NO_CLEANUP = Cleanup()
+
+
+@dataclass(frozen=True)
 class DecoderChoice:
     """How one model's output becomes marked bars.
 
@@ -42,8 +64,8 @@ class DecoderChoice:
             same where its log odds against "no span" reach the threshold, else nothing. `one_span`: the one
             span of greatest expected gain where that gain reaches the threshold, else nothing.
         threshold: See above (probability, nats, or expected gain); None for `viterbi`, which has none.
-        min_span_length: Shortest span kept, in bars, at least 1.
-        merge_gap: Longest gap closed, in bars; 0 closes none.
+        min_span_length: As in Cleanup.
+        merge_gap: As in Cleanup.
     """
 
     decoder: DecoderName
@@ -60,7 +82,12 @@ class DecoderChoice:
             )
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ConfigError(f"threshold is {self.threshold}; it must be a finite number")
-        check_cleanup(self.min_span_length, self.merge_gap)
+        Cleanup(self.min_span_length, self.merge_gap)
+
+    @property
+    def cleanup(self) -> Cleanup:
+        """What happens to marked bars."""
+        return Cleanup(self.min_span_length, self.merge_gap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +131,12 @@ def decode(predictions: Predictions, choice: DecoderChoice) -> NDArray[np.bool_]
     require_decoder(predictions.loss, choice.decoder)
     match choice.decoder:
         case "threshold" | "marginal":
-            smooth_NT = clean_up(predictions.probability_NT, choice.min_span_length, choice.merge_gap)
+            smooth_NT = clean_up(predictions.probability_NT, choice.cleanup)
             return smooth_NT >= _threshold(choice)
         case "viterbi":
-            return clean_up(predictions.path_NT, choice.min_span_length, choice.merge_gap)
+            return clean_up(predictions.path_NT, choice.cleanup)
         case "score_margin":
-            path_NT = clean_up(predictions.path_NT, choice.min_span_length, choice.merge_gap)
+            path_NT = clean_up(predictions.path_NT, choice.cleanup)
             return path_NT & (predictions.margin_N >= _threshold(choice))[:, None]
         case "one_span":
             spans = best_spans(predictions.probability_NT, choice.min_span_length)
@@ -151,25 +178,23 @@ def best_spans(probability_NT: NDArray[np.float64], min_span_length: int = 1) ->
     return BestSpans(start_N, start_N + length_N, gain_N)
 
 
-def clean_up(values_NT: NDArray[ScalarT], min_span_length: int, merge_gap: int) -> NDArray[ScalarT]:
+def clean_up(values_NT: NDArray[ScalarT], cleanup: Cleanup) -> NDArray[ScalarT]:
     """Close short gaps, then remove short spans; on probabilities, for every threshold at once.
 
     Args:
         values_NT: Marked bars (bool) or probabilities (float64).
-        min_span_length: Shortest span kept, in bars, at least 1.
-        merge_gap: Longest gap closed, in bars; 0 closes none.
+        cleanup: What is closed and removed.
 
     Returns:
         Same shape and dtype; `clean_up(p, ...) >= c` equals `clean_up(p >= c, ...)` for every c.
 
     Raises:
-        ConfigError: A setting is out of range or exceeds the window.
+        ConfigError: min_span_length exceeds the window.
     """
-    check_cleanup(min_span_length, merge_gap)
-    num_bars = values_NT.shape[1]
+    min_span_length, num_bars = cleanup.min_span_length, values_NT.shape[1]
     _check_fits(min_span_length, num_bars)
     # A gap of T bars or more can't lie between two runs.
-    gap = min(merge_gap, num_bars - 1)
+    gap = min(cleanup.merge_gap, num_bars - 1)
     lowest = False if values_NT.dtype == np.bool_ else -np.inf
     margin = max(gap, min_span_length - 1)
     cleaned_NT = np.pad(values_NT, ((0, 0), (margin, margin)), constant_values=lowest)
@@ -186,14 +211,6 @@ def require_decoder(loss: Loss, decoder: DecoderName) -> None:
     """Raise ConfigError unless the loss has the decoder."""
     if decoder not in decoders_of(loss):
         raise ConfigError(f"a {loss} model has no decoder {decoder!r}; choose one of {decoders_of(loss)}")
-
-
-def check_cleanup(min_span_length: int, merge_gap: int) -> None:
-    """Raise ConfigError unless both settings are in range."""
-    if min_span_length < 1:
-        raise ConfigError(f"min_span_length is {min_span_length} bars; it must be at least 1")
-    if merge_gap < 0:
-        raise ConfigError(f"merge_gap is {merge_gap} bars; it must not be negative")
 
 
 def _threshold(choice: DecoderChoice) -> float:

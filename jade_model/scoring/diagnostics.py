@@ -81,22 +81,26 @@ def histogram(probability_NT: NDArray[np.float64], truth_NT: NDArray[np.bool_], 
     return Histogram(edges=edges_P.tolist(), in_span=in_span_K.tolist(), out_of_span=out_of_span_K.tolist())
 
 
-def trained_head_errors(predictions: Predictions, targets: Targets) -> HeadErrors:
-    """Score the heads that were trained for pointers and countdown.
+def head_errors(pointers_N2: NDArray[np.float64], countdown_NT: NDArray[np.float64], targets: Targets) -> HeadErrors:
+    """Score what was said of the span's place: by the trained heads, or as read off the span posterior.
 
     Args:
-        predictions: Of N windows.
+        pointers_N2: As in Predictions.
+        countdown_NT: As in Predictions.
         targets: Of the same windows.
 
     Raises:
         ValueError: The windows' numbers differ, or none has a span.
     """
-    return _head_errors(predictions.pointers_N2, predictions.countdown_NT, targets)
-
-
-def posterior_errors(predictions: Predictions, targets: Targets) -> HeadErrors:
-    """Score pointers and countdown as read off the span posterior; as trained_head_errors otherwise."""
-    return _head_errors(predictions.posterior_pointers_N2, predictions.posterior_countdown_NT, targets)
+    if countdown_NT.shape != targets.countdown_NT.shape:
+        raise ValueError(f"countdowns have shape {countdown_NT.shape}, targets {targets.countdown_NT.shape}")
+    has_span_N = targets.has_span_N
+    if not has_span_N.any():
+        raise ValueError("no window has a span: there are no pointers to be wrong about")
+    num_bars = countdown_NT.shape[1]
+    pointers_2 = np.abs(pointers_N2 - targets.pointers_N2)[has_span_N].mean(axis=0) * num_bars
+    countdown = np.abs(countdown_NT - targets.countdown_NT)[has_span_N].mean()
+    return HeadErrors(center=float(pointers_2[0]), length=float(pointers_2[1]), countdown=float(countdown))
 
 
 def type_scores(predictions: Predictions, targets: Targets) -> TypeScore | None:
@@ -132,18 +136,6 @@ def loss_course(losses: Sequence[float]) -> LossCourse:
     if not best > 0:
         raise ValueError(f"the smallest loss is {best}; fractions of it need a positive one")
     return LossCourse(losses.index(best) + 1, (first - last) / first, (last - best) / best)
-
-
-def _head_errors(pointers_N2: NDArray[np.float64], countdown_NT: NDArray[np.float64], targets: Targets) -> HeadErrors:
-    if countdown_NT.shape != targets.countdown_NT.shape:
-        raise ValueError(f"countdowns have shape {countdown_NT.shape}, targets {targets.countdown_NT.shape}")
-    has_span_N = targets.has_span_N
-    if not has_span_N.any():
-        raise ValueError("no window has a span: there are no pointers to be wrong about")
-    num_bars = countdown_NT.shape[1]
-    pointers_2 = np.abs(pointers_N2 - targets.pointers_N2)[has_span_N].mean(axis=0) * num_bars
-    countdown = np.abs(countdown_NT - targets.countdown_NT)[has_span_N].mean()
-    return HeadErrors(center=float(pointers_2[0]), length=float(pointers_2[1]), countdown=float(countdown))
 
 
 def _by_kind(

@@ -17,24 +17,11 @@ from jade_model.core.windows import Windows
 from jade_model.data.splits import Split
 from jade_model.scoring.baselines import MOVE_UNITS, MoveUnit, choose_move_length, mark_largest_move
 from jade_model.scoring.calibration import fit_temperature
-from jade_model.scoring.decoding import DecoderChoice, DecoderName, decode, decoders_of
+from jade_model.scoring.decoding import Cleanup, DecoderChoice, DecoderName, decode, decoders_of
 from jade_model.scoring.metrics import Counts, Truth, count, truth_of
 from jade_model.scoring.predict import Predictor, posterior, run_network
 from jade_model.scoring.predictions import Predictions
-from jade_model.scoring.thresholds import ThresholdCurve, choose_threshold, sweep
-
-
-@dataclass(frozen=True)
-class Cleanup:
-    """What happens to marked bars after decoding.
-
-    Attributes:
-        min_span_length: Shorter spans are dropped, in bars.
-        merge_gap: Gaps up to this many bars are closed.
-    """
-
-    min_span_length: int = 1
-    merge_gap: int = 0
+from jade_model.scoring.thresholds import ThresholdCurve, choose_threshold, threshold_curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +71,7 @@ class DataEvaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class FoldScore:
+class FoldCounts:
     """What one trained model got right and wrong by one decoder, and no more.
 
     Attributes:
@@ -150,7 +137,7 @@ def evaluate_fold(
         temperature=temperature,
         choices=choices,
         curves={
-            name: sweep(on_selection, truth.take(chosen_on), name, **vars(cleanup))
+            name: threshold_curve(on_selection, truth.take(chosen_on), name, cleanup)
             for name in choices
             if name != "viterbi"
         },
@@ -164,7 +151,7 @@ def evaluate_fold(
 
 def score_fold(
     predictor: Predictor, windows: Windows, truth: Truth, split: Split, decoder: DecoderName, *, cleanup: Cleanup
-) -> FoldScore:
+) -> FoldCounts:
     """Fit temperature and threshold on the selection windows, and score the held-out ones: `evaluate_fold` in short.
 
     Args:
@@ -179,7 +166,7 @@ def score_fold(
     temperature, on_selection, on_scored = _calibrated(predictor, windows, truth, chosen_on, scored)
     choice = _chosen(on_selection, truth.take(chosen_on), decoder, cleanup)
     counts = count(decode(on_scored, choice), truth.take(scored))
-    return FoldScore(split.seed, split.fold, scored, temperature, choice, counts)
+    return FoldCounts(split.seed, split.fold, scored, temperature, choice, counts)
 
 
 def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) -> dict[DecoderName, DecoderChoice]:
@@ -194,8 +181,8 @@ def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) ->
 def _chosen(predictions: Predictions, truth: Truth, name: DecoderName, cleanup: Cleanup) -> DecoderChoice:
     has_empty_window = bool((np.diff(truth.span_offsets_N1) == 0).any())
     if name == "one_span" and not has_empty_window:
-        return DecoderChoice(name, 0.0, **vars(cleanup))
-    return choose_threshold(predictions, truth, name, **vars(cleanup))
+        return DecoderChoice(name, 0.0, cleanup.min_span_length, cleanup.merge_gap)
+    return choose_threshold(predictions, truth, name, cleanup)
 
 
 def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[tuple[Split, Counts]], float]:

@@ -66,27 +66,27 @@ class Counts:
 
     Attributes:
         bars_N3: int64.
-        events_NJ3: At the levels IOU_50_TO_95, int64.
+        spans_NJ3: At the levels IOU_50_TO_95, int64.
     """
 
     bars_N3: NDArray[np.int64]
-    events_NJ3: NDArray[np.int64]
+    spans_NJ3: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.intp]) -> Counts:
         """Return the counts of some windows, in the order given, repetitions included."""
-        return Counts(self.bars_N3[rows], self.events_NJ3[rows])
+        return Counts(self.bars_N3[rows], self.spans_NJ3[rows])
 
     def scores(self) -> Scores:
         """Sum over the windows and turn into scores."""
         bars_3 = self.bars_N3.sum(axis=0)
-        events_J = f1_of(self.events_NJ3.sum(axis=0))
+        spans_J = f1_of(self.spans_NJ3.sum(axis=0))
         return Scores(
             f1=float(f1_of(bars_3)),
             precision=float(precision_of(bars_3)),
             recall=float(recall_of(bars_3)),
             macro_f1=macro_f1(self.bars_N3),
-            span_f1_iou50=float(events_J[0]),
-            span_f1_iou50_95=float(events_J.mean()),
+            span_f1_iou50=float(spans_J[0]),
+            span_f1_iou50_95=float(spans_J.mean()),
         )
 
 
@@ -94,7 +94,7 @@ def pooled(parts: Iterable[Counts]) -> Counts:
     """Return the counts of all parts' windows in one row."""
     listed = list(parts)
     return Counts(
-        np.concatenate([item.bars_N3 for item in listed]), np.concatenate([item.events_NJ3 for item in listed])
+        np.concatenate([item.bars_N3 for item in listed]), np.concatenate([item.spans_NJ3 for item in listed])
     )
 
 
@@ -122,7 +122,7 @@ def count(predicted_NT: NDArray[np.bool_], truth: Truth) -> Counts:
     """
     return Counts(
         bar_counts_N3(predicted_NT, truth.mask_NT),
-        event_counts_NJ3(predicted_NT, truth.span_offsets_N1, truth.spans_S2, IOU_50_TO_95),
+        span_counts_NJ3(predicted_NT, truth.span_offsets_N1, truth.spans_S2, IOU_50_TO_95),
     )
 
 
@@ -148,7 +148,7 @@ def bar_counts_N3(predicted_NT: NDArray[np.bool_], truth_NT: NDArray[np.bool_]) 
     return np.stack([hit_N, marked_N - hit_N, true_N - hit_N], axis=1).astype(np.int64)
 
 
-def event_counts_NJ3(
+def span_counts_NJ3(
     predicted_NT: NDArray[np.bool_],
     span_offsets_N1: NDArray[np.int64],
     spans_S2: NDArray[np.int64],

@@ -5,7 +5,7 @@ Shares are fractions of 1, lengths bars.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Margin = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+Metric = Literal["f1", "span_f1_iou50"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 Interval = Annotated[tuple[Signed, Signed], Field(strict=False)]
 
 

@@ -5,6 +5,7 @@ Legend: N windows, T bars, K span scores a bar.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -55,3 +56,11 @@ class Predictions:
 
 
 _ARRAYS = tuple(item.name for item in fields(Predictions) if item.name not in {"loss", "temperature"})
+
+
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Return one model's predictions of all parts' windows in one row."""
+    if len(parts) == 1:
+        return parts[0]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    return Predictions(loss=parts[0].loss, temperature=parts[0].temperature, **arrays)

@@ -25,8 +25,8 @@ from jade_model.core.targets import fitted_recipe
 from jade_model.core.training_data import PreparedWindows, prepare, take_labels
 from jade_model.core.windows import Windows
 from jade_model.data.splits import Split
-from jade_model.scoring.decoding import DecoderName, decode
-from jade_model.scoring.evaluate import Cleanup, choose_decoders, selection_rows
+from jade_model.scoring.decoding import Cleanup, DecoderName, decode
+from jade_model.scoring.evaluate import choose_decoders, selection_rows
 from jade_model.scoring.metrics import Counts, count, truth_of
 from jade_model.scoring.predictions import Predictions
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jade_model.core.config import require
+from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows
-from jade_model.statistics.verdict import METRICS, Difference, Metric, Verdict, decide, over_datasets
+from jade_model.statistics.verdict import Difference, Verdict, decide, over_datasets
 
 
 @dataclass(frozen=True)

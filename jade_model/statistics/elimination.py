@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jade_model.core.config import require
+from jade_model.scoring.parts import Metric
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
-from jade_model.statistics.verdict import Difference, Metric
+from jade_model.statistics.verdict import Difference
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from jade_model.core.errors import ConfigError, DataError, Violation
 from jade_model.core.windows import Windows
 from jade_model.data.groups import group_windows
 from jade_model.scoring.metrics import count, truth_of
+from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.compare import Comparison, compare_arms
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
-from jade_model.statistics.verdict import METRICS, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,7 +241,7 @@ def _scored(
         seed_R.astype(np.int64),
         fold_R.astype(np.int64),
         found.bars_N3,
-        found.events_NJ3[:, 0],
+        found.spans_NJ3[:, 0],
         says_trainings,
     )
 

@@ -104,13 +104,13 @@ class Pool:
 
     def counts(self, name: str, parts: Iterable[ScoredPart]) -> ArmCounts:
         """Put together what an arm's trainings said; those of other seeds are passed over."""
-        bars_SN3, events_SN3 = self._empty(), self._empty()
+        bars_SN3, spans_SN3 = self._empty(), self._empty()
         for part in parts:
             if part.seed in self.seeds:
                 where = (self.seeds.index(part.seed), self.first_D[part.dataset] + part.rows_M)
                 bars_SN3[where] = part.counts.bars_N3
-                events_SN3[where] = part.counts.events_NJ3[:, 0]
-        return ArmCounts(name, bars_SN3, events_SN3)
+                spans_SN3[where] = part.counts.spans_NJ3[:, 0]
+        return ArmCounts(name, bars_SN3, spans_SN3)
 
     def rule_counts(self) -> ArmCounts:
         """Return the untrained rule's counts."""

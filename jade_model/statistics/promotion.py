@@ -286,5 +286,5 @@ def _gates(judgement: Judgement, promotion: PromotionRule, failed_checks: Sequen
 
 def _arm(name: str, counts: Counts, judged_N: NDArray[np.bool_]) -> ArmCounts:
     bars_N3 = np.where(judged_N[:, None], counts.bars_N3, 0)
-    events_N3 = np.where(judged_N[:, None], counts.events_NJ3[:, 0], 0)
-    return ArmCounts(name, bars_N3[None], events_N3[None])
+    spans_N3 = np.where(judged_N[:, None], counts.spans_NJ3[:, 0], 0)
+    return ArmCounts(name, bars_N3[None], spans_N3[None])

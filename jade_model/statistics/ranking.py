@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.elimination import Elimination
 from jade_model.statistics.pool import RULE, DataSet, Pool, ScoredPart
 from jade_model.statistics.scored_windows import ArmCounts, ArmScore
-from jade_model.statistics.verdict import METRICS, Difference, Metric, outcome_of
+from jade_model.statistics.verdict import Difference, outcome_of
 
 SCHEMA_VERSION = 1
 State = Literal["finished", "stopped", "failed"]

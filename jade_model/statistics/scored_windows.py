@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.scoring.metrics import f1_of
-from jade_model.scoring.parts import Interval
+from jade_model.scoring.parts import METRICS, Interval, Metric
 from jade_model.statistics.intervals import FEWEST_TRAININGS, ROUNDING, Estimates
 from jade_model.statistics.power import Needed, detectable_difference, needed
 from jade_model.statistics.variance import ClusteredF1
-from jade_model.statistics.verdict import METRICS, Difference, Metric, outcome_of
+from jade_model.statistics.verdict import Difference, outcome_of
 
 FEW_GROUPS = 30
 """Below this many groups, intervals come out somewhat too narrow now and then, and a caveat says so."""
@@ -32,16 +32,16 @@ class ArmCounts:
     Attributes:
         name: Of the arm.
         bar_counts_SN3: Bars, int64; 0 where a window was not scored in a seed.
-        event_counts_SN3: Spans matched at IoU 0.5, likewise.
+        span_counts_SN3: Spans matched at IoU 0.5, likewise.
     """
 
     name: str
     bar_counts_SN3: NDArray[np.int64]
-    event_counts_SN3: NDArray[np.int64]
+    span_counts_SN3: NDArray[np.int64]
 
     def counts(self, metric: Metric) -> NDArray[np.int64]:
         """Return the counts that the metric is made of, [S, N, 3]."""
-        return self.bar_counts_SN3 if metric == "f1" else self.event_counts_SN3
+        return self.bar_counts_SN3 if metric == "f1" else self.span_counts_SN3
 
 
 @dataclass(frozen=True)

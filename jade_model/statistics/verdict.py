@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, assert_never, get_args
+from typing import Annotated, Literal, Self, assert_never
 
 import numpy as np
 from pydantic import Field, model_validator
 from scipy import special
 
-from jade_model.scoring.parts import AtLeastOne, Interval, Margin, NonNegative, Part, Share, Signed
+from jade_model.scoring.parts import AtLeastOne, Interval, Margin, Metric, NonNegative, Part, Share, Signed
 from jade_model.statistics.intervals import Lack
 
-Metric = Literal["f1", "span_f1_iou50"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 Outcome = Literal["winner", "equivalent", "undecided"]
 
 FEWEST_DATASETS = 6

@@ -23,8 +23,8 @@ from jade_model.core.job import Job, Training, load_job
 from jade_model.core.training_files import files_of
 from jade_model.core.windows import Windows, load_arrays
 from jade_model.data.splits import Split, group_windows
-from jade_model.scoring.decoding import DecoderName, decoders_of
-from jade_model.scoring.evaluate import Cleanup, DataEvaluation, FoldEvaluation, evaluate_fold, evaluate_rule
+from jade_model.scoring.decoding import Cleanup, DecoderName, decoders_of
+from jade_model.scoring.evaluate import DataEvaluation, FoldEvaluation, evaluate_fold, evaluate_rule
 from jade_model.scoring.gallery import compose_gallery
 from jade_model.scoring.metrics import truth_of
 from jade_model.scoring.predict import Predictor, predict, predictor_of, untrained_predictor

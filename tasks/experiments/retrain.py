@@ -226,8 +226,8 @@ def _joined(num_windows: int, parts: Iterable[tuple[NDArray[np.intp], Counts]]) 
     events: NDArray[np.int64] | None = None
     for rows, counts in parts:
         if events is None:
-            events = np.zeros((num_windows, *counts.events_NJ3.shape[1:]), dtype=np.int64)
-        bars_N3[rows], events[rows] = counts.bars_N3, counts.events_NJ3
+            events = np.zeros((num_windows, *counts.spans_NJ3.shape[1:]), dtype=np.int64)
+        bars_N3[rows], events[rows] = counts.bars_N3, counts.spans_NJ3
     return Counts(bars_N3, np.zeros((num_windows, 1, 3), dtype=np.int64) if events is None else events)
 
 

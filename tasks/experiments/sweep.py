@@ -20,14 +20,14 @@ from jade_model.core.job import Job, Training
 from jade_model.core.training_files import files_of
 from jade_model.core.windows import Windows
 from jade_model.data.splits import group_windows
-from jade_model.scoring.decoding import decoders_of
-from jade_model.scoring.evaluate import Cleanup, FoldScore, evaluate_rule, score_fold
+from jade_model.scoring.decoding import Cleanup, decoders_of
+from jade_model.scoring.evaluate import FoldCounts, evaluate_rule, score_fold
 from jade_model.scoring.metrics import truth_of
+from jade_model.scoring.parts import Metric
 from jade_model.scoring.predict import predictor_of
 from jade_model.statistics.elimination import Elimination, StoppingRule, eliminate
 from jade_model.statistics.pool import DataSet, Pool, ScoredPart, verdict_decoder
 from jade_model.statistics.ranking import SCHEMA_VERSION, RaceArm, rank
-from jade_model.statistics.verdict import Metric
 from tasks.core.errors import BadRequest, TrainingsFailed
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event, checkpoint_of
@@ -105,7 +105,7 @@ class Sweep:
         self._data = [_data_set(item, plan) for item in windows]
         self._truth = [truth_of(item.windows) for item in self._data]
         self._done: set[str] = set()
-        self._scores: dict[str, FoldScore] = {}
+        self._scores: dict[str, FoldCounts] = {}
         self._failed: dict[str, Event] = {}
         self._stopped: dict[str, Elimination] = {}
         self._looks = 0
@@ -256,7 +256,7 @@ class Sweep:
     def _log(self) -> Path:
         return self.layout.root / "units.jsonl"
 
-    def _score(self, training: Training) -> FoldScore:
+    def _score(self, training: Training) -> FoldCounts:
         index = next(d for d, item in enumerate(self._data) if item.windows.name == training.dataset)
         item = self._data[index]
         split = next(split for split in item.splits if (split.seed, split.fold) == (training.seed, training.fold))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from jade_model.core.files import atomic_path
 from jade_model.core.job import Training
-from jade_model.scoring.evaluate import FoldScore
+from jade_model.scoring.evaluate import FoldCounts
 from tasks.execution.base import Event
 
 
@@ -32,7 +32,7 @@ class UnitRow:
 
     training: Training
     settings: Mapping[str, Any]
-    score: FoldScore | None
+    score: FoldCounts | None
     failed: Event | None
 
 

@@ -17,12 +17,12 @@ from jade_model.data.schema import load_windows
 from jade_model.data.splits import group_windows
 from jade_model.scoring.baselines import all_positive_scores
 from jade_model.scoring.calibration import fit_temperature
-from jade_model.scoring.decoding import DecoderName, decode, decoders_of
+from jade_model.scoring.decoding import Cleanup, DecoderName, decode, decoders_of
 from jade_model.scoring.diagnostics import separation
-from jade_model.scoring.evaluate import Cleanup, choose_decoders
+from jade_model.scoring.evaluate import choose_decoders
 from jade_model.scoring.metrics import Counts, Truth, count, pooled, truth_of
 from jade_model.scoring.predict import Predictor, load_predictor, posterior, run_network, untrained_predictor
-from jade_model.scoring.thresholds import sweep, threshold_grid
+from jade_model.scoring.thresholds import threshold_curve, threshold_grid
 from tasks.core.errors import BadRequest
 
 MOST_NAMED = 6
@@ -180,8 +180,8 @@ def _grid(
     predictions = posterior(run_network(predictor, windows.bars_NT4[rows]), 1.0)
     decoder = next(name for name in decoders_of(predictions.loss) if name in {"threshold", "marginal"})
     thresholds = threshold_grid(grid.minimum, grid.maximum, grid.step)
-    bars = sweep(predictions, truth, decoder, **vars(cleanup)).at(thresholds)
-    spans = sweep(predictions, truth, decoder, objective="event_f1", **vars(cleanup)).at(thresholds)
+    bars = threshold_curve(predictions, truth, decoder, cleanup).at(thresholds)
+    spans = threshold_curve(predictions, truth, decoder, cleanup, metric="span_f1_iou50").at(thresholds)
     columns = {
         "threshold": bars.threshold_D,
         "precision": bars.precision_D,

@@ -22,9 +22,8 @@ from jade_model.core.windows import Windows
 from jade_model.data.sample import sample_windows
 from jade_model.data.splits import Split, group_windows, grouped_folds
 from jade_model.report import markdown_for_artifact
-from jade_model.scoring.decoding import decode
+from jade_model.scoring.decoding import Cleanup, decode
 from jade_model.scoring.evaluate import (
-    Cleanup,
     DataEvaluation,
     FoldEvaluation,
     choose_decoders,

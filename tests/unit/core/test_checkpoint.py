@@ -13,10 +13,8 @@ from helpers.training_windows import random_windows, rows, shortened
 from jade_model.core.checkpoint import build_model, load_checkpoint, model_of, save_checkpoint
 from jade_model.core.config import ModelConfig
 from jade_model.core.errors import CheckpointError
-from jade_model.core.network import JadeCompact
 from jade_model.core.recipes import recipe
 from jade_model.core.train import prepare, train
-from jade_model.scoring.original import load_original
 
 
 @pytest.fixture(scope="module")
@@ -149,52 +147,3 @@ def test_a_seed_gives_the_same_weights_and_leaves_torchs_generator_alone():
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), drawn)
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
-
-
-ORIGINAL_NAMES = {
-    "pooled": "shared.0", "type_head": "cls_head.1", "pointer_head": "ptr_head.1", "span_head": "span_mask.1",
-    "countdown_head": "countdown.1",
-}  # fmt: skip
-
-
-def original_state(loss):
-    model = JadeCompact(ModelConfig(), loss=loss, num_features=12)
-    state = {}
-    for name, value in model.state_dict().items():
-        module, _, leaf = name.rpartition(".")
-        if name == "log_sigma":
-            state |= {
-                f"log_sigma_{task}": value[i].clone() for i, task in enumerate(("ptr", "type", "span", "countdown"))
-            }
-        elif module == "lstm":
-            state[f"encoder.{leaf}"] = value
-        else:
-            state[f"{ORIGINAL_NAMES.get(module, module)}.{leaf}"] = value
-    return model.eval(), state
-
-
-@pytest.mark.parametrize("loss", ["soft_span", "crf"])
-@pytest.mark.parametrize("key", [None, "model_state_dict", "state_dict", "model"])
-def test_the_originals_state_dicts_are_read_under_their_own_names(loss, key, tmp_path):
-    model, state = original_state(loss)
-    torch.save(state if key is None else {key: state, "epoch": 50}, tmp_path / "c.pt")
-    loaded = load_original(tmp_path / "c.pt")
-    assert loaded.loss == loss
-    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
-
-
-def test_an_original_with_tensors_missing_or_left_over_is_refused_by_name(tmp_path):
-    _, state = original_state("soft_span")
-    del state["ptr_head.1.bias"]
-    state["extra.weight"] = torch.zeros(5)
-    torch.save(state, tmp_path / "c.pt")
-    with pytest.raises(
-        CheckpointError, match=r"missing or ambiguous: pointer_head.bias \(2,\); unexpected: extra.weight \(5,\)"
-    ):
-        load_original(tmp_path / "c.pt")
-
-
-def test_a_state_dict_of_another_network_is_refused(tmp_path):
-    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "c.pt")
-    with pytest.raises(CheckpointError, match="weight_ih_l0"):
-        load_original(tmp_path / "c.pt")

@@ -76,7 +76,7 @@ def test_a_further_arm_is_a_head_and_a_line_in_the_registry(hinge: str, small_wi
         assert decoders_of(loss) == SPAN_HEADS[loss].decoders
         marked_NT = decode(one.take(scored), DecoderChoice("one_span", 0.1))
         found = count(marked_NT, truth)
-        counts.append(ArmCounts(loss, found.bars_N3[None], found.events_NJ3[None, :, 0]))
+        counts.append(ArmCounts(loss, found.bars_N3[None], found.spans_NJ3[None, :, 0]))
     groups = group_windows(small_windows).group_N[scored]
     compared = compare_arms(counts, ScoredWindows(groups, np.zeros((1, len(scored)), dtype=np.int64)))
     assert {item.arm for item in compared.scores} == {hinge, "soft_span"}

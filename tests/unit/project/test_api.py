@@ -20,8 +20,8 @@ from jade_model import api
 from jade_model.core.errors import CheckpointError, ConfigError, DataError
 from jade_model.core.job import load_job
 from jade_model.core.windows import Windows
+from jade_model.scoring.parts import METRICS
 from jade_model.statistics.compare import Comparison
-from jade_model.statistics.verdict import METRICS
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 

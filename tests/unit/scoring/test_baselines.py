@@ -14,7 +14,7 @@ from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
 from jade_model.data.splits import group_windows, grouped_folds
 from jade_model.scoring.baselines import MoveUnit, all_positive_scores, choose_move_length, mark_largest_move
-from jade_model.scoring.evaluate import Cleanup
+from jade_model.scoring.decoding import Cleanup
 from jade_model.scoring.metrics import Counts, Truth, count, spans_from_mask, truth_from_mask, truth_of
 from jade_model.scoring.span_score import evaluate_span_score
 
@@ -149,7 +149,7 @@ def test_the_score_of_whole_spans_learns_in_seconds_and_the_same_again() -> None
     assert np.array_equal(scored[0][1].bars_N3, again[0][1].bars_N3)
     assert sorted(np.concatenate([split.test_rows for split, _ in scored]).tolist()) == list(range(windows.num_windows))
     bars_N3 = np.concatenate([counts.bars_N3 for _, counts in scored])
-    events_NJ3 = np.concatenate([counts.events_NJ3 for _, counts in scored])
-    f1 = Counts(bars_N3, events_NJ3).scores().f1
+    spans_NJ3 = np.concatenate([counts.spans_NJ3 for _, counts in scored])
+    f1 = Counts(bars_N3, spans_NJ3).scores().f1
     assert f1 > 3 * all_positive_scores([truth_of(windows)]).f1
     assert 80 < num_parameters < 150

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jade_model.core.config import LOSSES, Loss
 from jade_model.core.errors import CheckpointError, ConfigError
 from jade_model.scoring.decoding import (
+    Cleanup,
     DecoderChoice,
     DecoderName,
     best_spans,
@@ -71,21 +72,22 @@ def test_cleaning_probabilities_and_thresholding_commute(
 ) -> None:
     min_span_length = min(min_span_length, probability.shape[1])
     expected = [cleaned(row, min_span_length, merge_gap) for row in (probability >= cutoff).tolist()]
-    from_mask = clean_up(probability >= cutoff, min_span_length, merge_gap)
+    cleanup = Cleanup(min_span_length, merge_gap)
+    from_mask = clean_up(probability >= cutoff, cleanup)
     np.testing.assert_array_equal(from_mask, expected)
-    np.testing.assert_array_equal(clean_up(probability, min_span_length, merge_gap) >= cutoff, expected)
+    np.testing.assert_array_equal(clean_up(probability, cleanup) >= cutoff, expected)
     assert from_mask.dtype == np.bool_
 
 
 def test_gaps_at_the_edge_stay_open_and_gaps_close_before_short_runs_go() -> None:
     row = np.array([[False, True, False, True, False, False, True, False]])
-    np.testing.assert_array_equal(clean_up(row, 3, 1), [[False, True, True, True, False, False, False, False]])
+    np.testing.assert_array_equal(clean_up(row, Cleanup(3, 1)), [[False, True, True, True, False, False, False, False]])
 
 
 @pytest.mark.parametrize("merge_gap", [9, 10, 500])
 def test_a_gap_closes_up_to_its_exact_length_however_long(merge_gap: int) -> None:
     row = np.array([[True] + [False] * 10 + [True, False]])
-    closed = clean_up(row, 1, merge_gap)
+    closed = clean_up(row, Cleanup(1, merge_gap))
     assert closed[0, :12].all() == (merge_gap >= 10)
     assert not closed[0, 12]
 

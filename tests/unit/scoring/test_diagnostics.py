@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from jade_model.core.targets import Targets
 from jade_model.scoring.diagnostics import (
     LossCourse,
+    head_errors,
     histogram,
     loss_course,
-    posterior_errors,
     separation,
-    trained_head_errors,
     type_scores,
 )
 from jade_model.scoring.parts import Separation
@@ -93,23 +92,22 @@ def test_head_errors_are_in_bars_and_only_over_windows_with_a_span() -> None:
     predictions = predictions_of(targets, bars_off=3.0, type_probability=np.eye(3))
     predictions.pointers_N2[1] += 7
     predictions.countdown_NT[1] += 7
-    trained = trained_head_errors(predictions, targets)
+    trained = head_errors(predictions.pointers_N2, predictions.countdown_NT, targets)
     assert (trained.center, trained.length, trained.countdown) == pytest.approx((3, 6, 1.5), rel=1e-5)
-    posterior = posterior_errors(predictions, targets)
+    posterior = head_errors(predictions.posterior_pointers_N2, predictions.posterior_countdown_NT, targets)
     assert (posterior.center, posterior.length, posterior.countdown) == (0, 0, 0)
 
 
 def test_head_errors_need_a_span() -> None:
     targets = targets_of([None, None], [0, 0])
     with pytest.raises(ValueError, match="no window has a span"):
-        posterior_errors(predictions_of(targets, bars_off=0, type_probability=np.zeros((2, 3))), targets)
+        head_errors(np.zeros((2, 2)), np.zeros((2, NUM_BARS)), targets)
 
 
 def test_head_errors_refuse_other_windows() -> None:
-    targets, others = targets_of([(1, 2)], [0]), targets_of([(1, 2), (3, 5)], [0, 0])
-    predictions = predictions_of(targets, bars_off=0, type_probability=np.zeros((1, 3)))
+    others = targets_of([(1, 2), (3, 5)], [0, 0])
     with pytest.raises(ValueError, match="countdowns have shape"):
-        trained_head_errors(predictions, others)
+        head_errors(np.zeros((1, 2)), np.zeros((1, NUM_BARS)), others)
 
 
 def test_type_accuracy_ignores_windows_without_a_type() -> None:

@@ -14,7 +14,8 @@ from jade_model.comparison.files import parse_comparison, read_comparison
 from jade_model.core.recipes import recipe
 from jade_model.core.windows import Windows
 from jade_model.data.splits import Split, group_windows, grouped_folds, holdout_split, seed_split
-from jade_model.scoring.evaluate import Cleanup, evaluate_fold, selection_rows
+from jade_model.scoring.decoding import Cleanup
+from jade_model.scoring.evaluate import evaluate_fold, selection_rows
 from jade_model.scoring.predict import predict, untrained_predictor
 from tasks.core.layout import RunLayout
 

@@ -17,11 +17,11 @@ from jade_model.scoring.metrics import (
     Truth,
     bar_counts_N3,
     count,
-    event_counts_NJ3,
     f1_of,
     macro_f1,
     precision_of,
     recall_of,
+    span_counts_NJ3,
     spans_from_mask,
     truth_from_mask,
 )
@@ -105,7 +105,7 @@ def test_bars_are_counted_like_one_by_one(case: tuple[MaskT, Truth]) -> None:
 @given(masks_and_truths())
 def test_spans_are_counted_like_the_largest_one_to_one_matching(case: tuple[MaskT, Truth]) -> None:
     predicted, truth = case
-    counts = event_counts_NJ3(predicted, truth.span_offsets_N1, truth.spans_S2, IOU_50_TO_95)
+    counts = span_counts_NJ3(predicted, truth.span_offsets_N1, truth.spans_S2, IOU_50_TO_95)
     for row in range(truth.num_windows):
         marked = runs_of(predicted[row].tolist())
         own = truth.spans_S2[truth.span_offsets_N1[row] : truth.span_offsets_N1[row + 1]]
@@ -118,28 +118,28 @@ def test_spans_are_counted_like_the_largest_one_to_one_matching(case: tuple[Mask
 def test_an_iou_of_exactly_one_half_counts_as_found() -> None:
     predicted = np.array([[True, True, True, True, False]])
     truth = truth_from_mask(np.array([[False, False, True, True, False]]))
-    counts = event_counts_NJ3(predicted, truth.span_offsets_N1, truth.spans_S2, (0.5, 0.55))
+    counts = span_counts_NJ3(predicted, truth.span_offsets_N1, truth.spans_S2, (0.5, 0.55))
     assert counts.tolist() == [[[1, 0, 0], [0, 1, 1]]]
 
 
 def test_a_run_that_fills_two_touching_spans_of_equal_length_finds_one_of_them() -> None:
     predicted = np.array([[True, True, True, True]])
     truth = Truth(predicted, np.array([0, 2]), np.array([[0, 2], [2, 4]]))
-    assert event_counts_NJ3(predicted, truth.span_offsets_N1, truth.spans_S2, (0.5,)).tolist() == [[[1, 0, 1]]]
+    assert span_counts_NJ3(predicted, truth.span_offsets_N1, truth.spans_S2, (0.5,)).tolist() == [[[1, 0, 1]]]
 
 
 @pytest.mark.parametrize("ious", [(), (0.49,), (0.5, 1.01)])
 def test_an_iou_below_one_half_is_refused(ious: tuple[float, ...]) -> None:
     truth = truth_from_mask(np.ones((1, 3), dtype=bool))
     with pytest.raises(ValueError, match="IoU"):
-        event_counts_NJ3(truth.mask_NT, truth.span_offsets_N1, truth.spans_S2, ious)
+        span_counts_NJ3(truth.mask_NT, truth.span_offsets_N1, truth.spans_S2, ious)
 
 
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         bar_counts_N3(np.ones((2, 3), dtype=bool), np.ones((3, 2), dtype=bool))
     with pytest.raises(ValueError, match="2 windows were predicted, 1 are labelled"):
-        event_counts_NJ3(np.ones((2, 3), dtype=bool), np.array([0, 1]), np.array([[0, 1]]), (0.5,))
+        span_counts_NJ3(np.ones((2, 3), dtype=bool), np.array([0, 1]), np.array([[0, 1]]), (0.5,))
 
 
 def test_scores_agree_with_scikit_learn() -> None:
@@ -191,7 +191,7 @@ def test_taking_rows_and_counting_commute(case: tuple[MaskT, Truth]) -> None:
     direct = count(predicted, truth).take(rows)
     again = count(predicted[rows], truth.take(rows))
     np.testing.assert_array_equal(direct.bars_N3, again.bars_N3)
-    np.testing.assert_array_equal(direct.events_NJ3, again.events_NJ3)
+    np.testing.assert_array_equal(direct.spans_NJ3, again.spans_NJ3)
 
 
 def test_windows_without_any_span_are_counted() -> None:

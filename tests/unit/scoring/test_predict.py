@@ -15,8 +15,16 @@ from jade_model.core.features import mirror_bars
 from jade_model.core.recipes import recipe
 from jade_model.core.targets import build_targets
 from jade_model.core.train import prepare, train
-from jade_model.scoring.predict import Predictor, load_predictor, posterior, predict, run_network, untrained_predictor
-from jade_model.scoring.span_posterior import posterior_countdown, posterior_pointers
+from jade_model.scoring.predict import (
+    Predictor,
+    load_predictor,
+    posterior,
+    posterior_countdown,
+    posterior_pointers,
+    predict,
+    run_network,
+    untrained_predictor,
+)
 
 
 def fresh(loss, *, seed=0):

@@ -1,4 +1,4 @@
-"""Sweeps against re-evaluation at every threshold."""
+"""Curves against re-evaluation at every threshold."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from numpy.typing import NDArray
 from jade_model.core.config import Loss
 from jade_model.core.errors import ConfigError
 from jade_model.scoring.components import components
-from jade_model.scoring.decoding import DecoderName, clean_up, decode, decoders_of
+from jade_model.scoring.decoding import Cleanup, DecoderName, clean_up, decode, decoders_of
 from jade_model.scoring.metrics import (
     Truth,
     bar_counts_N3,
-    event_counts_NJ3,
     f1_of,
     precision_of,
     recall_of,
+    span_counts_NJ3,
     spans_from_mask,
     truth_from_mask,
 )
+from jade_model.scoring.parts import Metric
 from jade_model.scoring.predictions import Predictions
 from jade_model.scoring.thresholds import (
-    CSV_COLUMNS,
-    Objective,
     ThresholdCurve,
+    bar_curve,
     choose_threshold,
-    csv_rows,
-    sweep,
-    sweep_bars,
-    sweep_events,
+    span_curve,
+    threshold_curve,
     threshold_grid,
 )
 
@@ -84,26 +82,26 @@ def predictions_of(loss: Loss, probability: Probabilities, seed: int = 0) -> Pre
     )
 
 
-def slow_f1(marked: NDArray[np.bool_], truth: Truth, objective: Objective) -> float:
-    match objective:
+def slow_f1(marked: NDArray[np.bool_], truth: Truth, metric: Metric) -> float:
+    match metric:
         case "f1":
             return float(f1_of(bar_counts_N3(marked, truth.mask_NT).sum(axis=0)))
-        case "event_f1":
-            counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,))
+        case "span_f1_iou50":
+            counts = span_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,))
             return float(f1_of(counts.sum(axis=(0, 1))))
 
 
 def assert_is_exact(curve: ThresholdCurve, probability: Probabilities) -> None:
-    """The sweep holds every distinct value once, descending, below one point that marks nothing."""
+    """The curve holds every distinct value once, descending, below one point that marks nothing."""
     distinct = np.unique(probability)[::-1]
     np.testing.assert_array_equal(curve.threshold_D[1:], distinct)
     assert curve.threshold_D[0] == np.nextafter(distinct[0], np.inf)
 
 
 @given(cases())
-def test_bar_sweep_equals_reevaluating_every_threshold(case: tuple[Probabilities, Truth]) -> None:
+def test_bar_curve_equals_reevaluating_every_threshold(case: tuple[Probabilities, Truth]) -> None:
     probability, truth = case
-    curve = sweep_bars(probability, truth.mask_NT)
+    curve = bar_curve(probability, truth.mask_NT)
     assert_is_exact(curve, probability)
     for index, threshold in enumerate(curve.threshold_D):
         counts = bar_counts_N3(probability >= threshold, truth.mask_NT).sum(axis=0)
@@ -113,13 +111,13 @@ def test_bar_sweep_equals_reevaluating_every_threshold(case: tuple[Probabilities
 
 
 @given(cases())
-def test_event_sweep_equals_reevaluating_every_threshold(case: tuple[Probabilities, Truth]) -> None:
+def test_span_curve_equals_reevaluating_every_threshold(case: tuple[Probabilities, Truth]) -> None:
     probability, truth = case
-    curve = sweep_events(probability, truth)
+    curve = span_curve(probability, truth)
     assert_is_exact(curve, probability)
     for index, threshold in enumerate(curve.threshold_D):
         marked = probability >= threshold
-        counts = event_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,)).sum(axis=(0, 1))
+        counts = span_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,)).sum(axis=(0, 1))
         assert curve.f1_D[index] == f1_of(counts)
         assert curve.precision_D[index] == precision_of(counts)
         assert curve.recall_D[index] == recall_of(counts)
@@ -152,19 +150,19 @@ def test_nan_of_either_sign_is_refused(nan: float) -> None:
     probability[0, 1] = nan
     truth = probability > 0.5
     with pytest.raises(ValueError, match="not a number"):
-        sweep_bars(probability, truth)
+        bar_curve(probability, truth)
     with pytest.raises(ValueError, match="not a number"):
-        sweep_events(probability, truth_from_mask(truth))
+        span_curve(probability, truth_from_mask(truth))
 
 
-def test_the_sweep_of_bars_agrees_with_scikit_learns_curve() -> None:
+def test_the_curve_of_bars_agrees_with_scikit_learns_curve() -> None:
     from sklearn.metrics import precision_recall_curve
 
     rng = np.random.default_rng(11)
     truth = rng.random((60, 40)) < 0.1
     probability = np.asarray(np.round(rng.random((60, 40)) * 0.7 + 0.3 * truth, 3), dtype=np.float64)
     precision, recall, thresholds = precision_recall_curve(truth.ravel(), probability.ravel())
-    curve = sweep_bars(probability, truth)
+    curve = bar_curve(probability, truth)
     # scikit-learn ascends and ends with a point that marks nothing, of precision 1.
     np.testing.assert_array_equal(curve.threshold_D[1:], thresholds[::-1])
     np.testing.assert_allclose(curve.precision_D[1:], precision[-2::-1], rtol=1e-15)
@@ -177,12 +175,12 @@ def test_the_sweep_of_bars_agrees_with_scikit_learns_curve() -> None:
 @given(
     cases(),
     st.sampled_from(["soft_span", "crf"]),
-    st.sampled_from(["f1", "event_f1"]),
+    st.sampled_from(["f1", "span_f1_iou50"]),
     st.integers(1, 3),
     st.integers(0, 3),
 )
 def test_the_chosen_threshold_is_as_good_as_any(
-    case: tuple[Probabilities, Truth], loss: Loss, objective: Objective, min_span_length: int, merge_gap: int
+    case: tuple[Probabilities, Truth], loss: Loss, metric: Metric, min_span_length: int, merge_gap: int
 ) -> None:
     probability, truth = case
     min_span_length = min(min_span_length, probability.shape[1])
@@ -190,14 +188,14 @@ def test_the_chosen_threshold_is_as_good_as_any(
     for decoder in decoders_of(loss):
         if decoder == "viterbi":
             continue
-        settings = {"objective": objective, "min_span_length": min_span_length, "merge_gap": merge_gap}
+        settings = {"metric": metric, "cleanup": Cleanup(min_span_length, merge_gap)}
         choice = choose_threshold(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
-        curve = sweep(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
-        reached = slow_f1(decode(predictions, choice), truth, objective)
+        curve = threshold_curve(predictions, truth, decoder, **settings)  # type: ignore[arg-type]
+        reached = slow_f1(decode(predictions, choice), truth, metric)
         assert reached == pytest.approx(curve.f1_D.max(), abs=2e-12)
         for threshold, f1 in zip(curve.threshold_D, curve.f1_D, strict=True):
             tried = type(choice)(decoder, float(threshold), min_span_length, merge_gap)
-            assert slow_f1(decode(predictions, tried), truth, objective) == pytest.approx(f1, abs=2e-12)
+            assert slow_f1(decode(predictions, tried), truth, metric) == pytest.approx(f1, abs=2e-12)
 
 
 def test_a_threshold_lies_half_way_to_the_next_smaller_value() -> None:
@@ -229,18 +227,18 @@ def test_an_infinite_margin_gets_a_finite_threshold() -> None:
     for labels in (truth, truth.take(np.array([0, 2, 2]))):
         path = np.ones((3, 2), dtype=bool)
         predictions = dataclasses.replace(predictions_of("crf", path * 0.9), path_NT=path, margin_N=margin)
-        choice = choose_threshold(predictions, labels, "score_margin", objective="event_f1")
-        expected = sweep(predictions, labels, "score_margin", objective="event_f1").f1_D.max()
-        assert slow_f1(decode(predictions, choice), labels, "event_f1") == expected
+        choice = choose_threshold(predictions, labels, "score_margin", metric="span_f1_iou50")
+        expected = threshold_curve(predictions, labels, "score_margin", metric="span_f1_iou50").f1_D.max()
+        assert slow_f1(decode(predictions, choice), labels, "span_f1_iou50") == expected
 
 
 def test_where_nothing_is_labelled_nothing_is_marked() -> None:
     probability = np.random.default_rng(0).random((3, 8))
     truth = truth_from_mask(np.zeros((3, 8), dtype=bool))
-    for objective in ("f1", "event_f1"):
+    for metric in ("f1", "span_f1_iou50"):
         predictions = predictions_of("soft_span", probability)
         for decoder in ("threshold", "one_span"):
-            choice = choose_threshold(predictions, truth, decoder, objective=objective)
+            choice = choose_threshold(predictions, truth, decoder, metric=metric)
             assert not decode(predictions, choice).any()
 
 
@@ -252,9 +250,9 @@ def test_of_equally_good_thresholds_the_largest_is_best() -> None:
 def test_viterbi_has_no_threshold() -> None:
     predictions = predictions_of("crf", np.full((2, 5), 0.7))
     truth = truth_from_mask(np.ones((2, 5), dtype=bool))
-    assert choose_threshold(predictions, truth, "viterbi", min_span_length=2).threshold is None
+    assert choose_threshold(predictions, truth, "viterbi", Cleanup(2)).threshold is None
     with pytest.raises(ConfigError, match="no threshold"):
-        sweep(predictions, truth, "viterbi")
+        threshold_curve(predictions, truth, "viterbi")
 
 
 @given(cases(), st.lists(st.floats(-0.5, 1.5), min_size=1, max_size=6))
@@ -262,7 +260,7 @@ def test_a_curve_knows_every_threshold_between_its_points(
     case: tuple[Probabilities, Truth], thresholds: list[float]
 ) -> None:
     probability, truth = case
-    at = sweep_bars(probability, truth.mask_NT).at(np.array(thresholds))
+    at = bar_curve(probability, truth.mask_NT).at(np.array(thresholds))
     np.testing.assert_array_equal(at.threshold_D, thresholds)
     for threshold, f1 in zip(thresholds, at.f1_D, strict=True):
         assert f1 == slow_f1(probability >= threshold, truth, "f1")
@@ -280,21 +278,9 @@ def test_an_empty_or_endless_grid_is_refused(grid: tuple[float, float, float]) -
         threshold_grid(*grid)
 
 
-def test_rows_for_a_file_ascend_and_hold_both_levels() -> None:
-    probability = np.array([[0.1, 0.8, 0.6, 0.2]])
-    truth = truth_from_mask(np.array([[False, True, True, False]]))
-    bars, spans = sweep_bars(probability, truth.mask_NT), sweep_events(probability, truth)
-    rows = list(csv_rows(bars, spans))
-    assert len(CSV_COLUMNS) == len(rows[0])
-    assert rows[2] == (0.6, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    assert rows[0] == (0.1, 0.5, 1.0, 2 / 3, 1.0, 1.0, 1.0)
-    with pytest.raises(ValueError, match="different thresholds"):
-        list(csv_rows(bars, sweep_events(probability + 0.01, truth)))
-
-
 def test_a_thinned_curve_keeps_its_ends_and_its_best() -> None:
     rng = np.random.default_rng(2)
-    curve = sweep_bars(rng.random((20, 50)), rng.random((20, 50)) < 0.1)
+    curve = bar_curve(rng.random((20, 50)), rng.random((20, 50)) < 0.1)
     thin = curve.thinned(50)
     assert thin.threshold_D.size <= 50
     assert thin.best().f1 == curve.best().f1
@@ -310,17 +296,17 @@ def test_no_windows_other_shapes_and_nan_are_refused(decoder: DecoderName) -> No
     with pytest.raises(ValueError, match="shape"):
         choose_threshold(predictions_of("soft_span", np.zeros((2, 4))), truth, decoder)
     wrong = predictions_of("soft_span", np.array([[0.1, np.nan, 0.2, 0.3]]))
-    for objective in ("f1", "event_f1"):
+    for metric in ("f1", "span_f1_iou50"):
         with pytest.raises(ValueError, match="not a number"):
-            choose_threshold(wrong, truth, decoder, objective=objective)
+            choose_threshold(wrong, truth, decoder, metric=metric)
 
 
-def test_sweeps_of_cleaned_probabilities_equal_cleaning_every_mask() -> None:
+def test_curves_of_cleaned_probabilities_equal_cleaning_every_mask() -> None:
     rng = np.random.default_rng(8)
     probability, truth = rng.random((10, 40)), truth_from_mask(rng.random((10, 40)) < 0.2)
-    curve = sweep(predictions_of("soft_span", probability), truth, "threshold", min_span_length=3, merge_gap=2)
+    curve = threshold_curve(predictions_of("soft_span", probability), truth, "threshold", Cleanup(3, 2))
     for threshold in np.unique(probability)[::17]:
-        marked = clean_up(probability >= threshold, 3, 2)
+        marked = clean_up(probability >= threshold, Cleanup(3, 2))
         assert curve.at(np.array([threshold])).f1_D[0] == slow_f1(marked, truth, "f1")
 
 
@@ -328,7 +314,7 @@ def test_a_threshold_is_finite_whatever_the_scores() -> None:
     truth = np.array([[True, True, False]])
     for scores in ([np.inf, np.inf, -np.inf], [1.0, 1.0, -np.inf], [-np.inf, -np.inf, -np.inf], [np.inf, 2.0, 1.0]):
         probability = np.array([scores])
-        best = sweep_bars(probability, truth).best()
+        best = bar_curve(probability, truth).best()
         assert np.isfinite(best.chosen) or best.threshold == -np.inf
         marked = probability >= best.chosen
         assert marked.tolist() == (probability >= best.threshold).tolist()

@@ -64,7 +64,7 @@ def test_a_score_is_the_micro_f1_of_each_seed_averaged_over_seeds() -> None:
     scores = {(s.arm, s.metric): s.value for s in ScoredWindows(group_N, fold_SN).scores(arms)}
     for arm in arms:
         assert scores[arm.name, "f1"] == pytest.approx(f1_of(arm.bar_counts_SN3.sum(axis=1)).mean())
-        assert scores[arm.name, "span_f1_iou50"] == pytest.approx(f1_of(arm.event_counts_SN3.sum(axis=1)).mean())
+        assert scores[arm.name, "span_f1_iou50"] == pytest.approx(f1_of(arm.span_counts_SN3.sum(axis=1)).mean())
 
 
 def test_with_equal_windows_the_standard_error_is_that_of_a_mean() -> None:
@@ -80,9 +80,7 @@ def test_with_equal_windows_the_standard_error_is_that_of_a_mean() -> None:
 
 def test_windows_of_one_group_count_as_one_observation() -> None:
     arms, group_N, fold_SN = study(np.random.default_rng(2), (0.5, 0.5))
-    twice = [
-        ArmCounts(a.name, *(np.repeat(c, 2, axis=1) for c in (a.bar_counts_SN3, a.event_counts_SN3))) for a in arms
-    ]
+    twice = [ArmCounts(a.name, *(np.repeat(c, 2, axis=1) for c in (a.bar_counts_SN3, a.span_counts_SN3))) for a in arms]
     once = ScoredWindows(group_N, fold_SN).scores(arms)
     doubled = ScoredWindows(np.repeat(group_N, 2), np.repeat(fold_SN, 2, axis=1)).scores(twice)
     for a, b in zip(once, doubled, strict=True):
@@ -118,7 +116,7 @@ def test_where_all_groups_agree_the_interval_still_has_a_width(kept: tuple[int, 
 def test_windows_that_nobody_scored_change_nothing() -> None:
     arms, group_N, fold_SN = study(np.random.default_rng(4), (0.5, 1.0))
     longer = [
-        ArmCounts(a.name, *(np.pad(c, ((0, 0), (0, 40), (0, 0))) for c in (a.bar_counts_SN3, a.event_counts_SN3)))
+        ArmCounts(a.name, *(np.pad(c, ((0, 0), (0, 40), (0, 0))) for c in (a.bar_counts_SN3, a.span_counts_SN3)))
         for a in arms
     ]
     unscored = np.full((len(fold_SN), 40), -1)
@@ -219,7 +217,7 @@ def test_swapping_two_arms_mirrors_everything() -> None:
 @pytest.mark.parametrize(("num_groups", "outcome"), [(10, "undecided"), (60, "undecided"), (150, "equivalent")])
 def test_a_copy_of_an_arm_is_equivalent_to_it_once_enough_groups_agree(num_groups: int, outcome: Outcome) -> None:
     arms, group_N, fold_SN = study(np.random.default_rng(9), (0.5,), num_groups=num_groups)
-    copy = ArmCounts("copy", arms[0].bar_counts_SN3, arms[0].event_counts_SN3)
+    copy = ArmCounts("copy", arms[0].bar_counts_SN3, arms[0].span_counts_SN3)
     comparison = compare_arms([*arms, copy], ScoredWindows(group_N, fold_SN))
     assert (comparison.verdict.outcome, comparison.verdict.difference) == (outcome, 0)
     assert comparison.differences[0].adjusted_p_value == 1
@@ -292,7 +290,7 @@ def test_a_group_that_outweighs_all_others_gives_no_verdict() -> None:
     heavy = [
         ArmCounts(arm.name, *(np.where(group_N[:, None] == 0, 60, 1) * counts for counts in both))
         for arm in arms
-        for both in [(arm.bar_counts_SN3, arm.event_counts_SN3)]
+        for both in [(arm.bar_counts_SN3, arm.span_counts_SN3)]
     ]
     verdict = compare_arms(heavy, ScoredWindows(group_N, fold_SN)).verdict
     assert (verdict.outcome, verdict.lack) == ("undecided", "groups")
@@ -472,8 +470,8 @@ def test_an_arm_that_does_not_beat_the_rule_is_called_so() -> None:
 
 def test_a_baseline_of_one_seed_stands_for_all() -> None:
     arms, group_N, fold_SN = study(np.random.default_rng(13), (0.5, 1.0, 0.7))
-    rule = ArmCounts("rule", arms[2].bar_counts_SN3[:1], arms[2].event_counts_SN3[:1])
-    full = ArmCounts("rule", *(np.repeat(c, 2, axis=0) for c in (rule.bar_counts_SN3, rule.event_counts_SN3)))
+    rule = ArmCounts("rule", arms[2].bar_counts_SN3[:1], arms[2].span_counts_SN3[:1])
+    full = ArmCounts("rule", *(np.repeat(c, 2, axis=0) for c in (rule.bar_counts_SN3, rule.span_counts_SN3)))
     windows = ScoredWindows(group_N, fold_SN)
     assert compare_arms(arms[:2], windows, baseline=rule) == compare_arms(arms[:2], windows, baseline=full)
 
@@ -498,7 +496,7 @@ def over_sets(shifts: list[float]) -> Comparison:
     return compare_arms(arms, ScoredWindows(group_N, fold_SN, dataset_N=dataset_N, dataset_names=names))
 
 
-FIELDS = ("bar_counts_SN3", "event_counts_SN3")
+FIELDS = ("bar_counts_SN3", "span_counts_SN3")
 
 
 def test_data_sets_that_disagree_are_named_and_no_more_is_claimed_than_these() -> None:

@@ -22,7 +22,7 @@ def sweeps(design: Design, number: int, *, error_rate: float) -> list[list[str]]
         for look in range(1, design.num_seeds):
             windows = ScoredWindows(study.group_N, study.training_SN[:look])
             racing = [
-                ArmCounts(arm.name, arm.bar_counts_SN3[:look], arm.event_counts_SN3[:look])
+                ArmCounts(arm.name, arm.bar_counts_SN3[:look], arm.span_counts_SN3[:look])
                 for arm in study.arms
                 if arm.name not in stopped
             ]
