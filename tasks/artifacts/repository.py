@@ -43,7 +43,7 @@ LATEST = "latest"
 REPORT_FILES = ("report/",)
 """What may be written again although a run is complete."""
 
-_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{6}")
+_IN_BUCKET = re.compile(r"(?P<address>\w+://.+?)/(?P<run>\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{6})(/(?P<path>.*))?")
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,30 @@ class ArtifactPlace:
             below: Of a bucket, fetch only what lies below this path of the run.
 
         Raises:
-            RunNotFound: None or several fit.
+            RunNotFound: None or several fit, or nothing lies below the path.
             ArtifactCorrupted, StoreError: What the bucket has is not whole, or it does not answer.
         """
-        run_id = self.find(name)
+        return self.bring(self.find(name), below=below)
+
+    def bring(self, run_id: str, *, below: str = "") -> RunLayout:
+        """Return the run of that very name as `find_run` does; of one that goes on, only add what is missing here."""
+        root = self.folder / run_id
         if self.is_local:
-            return RunLayout((self.folder / run_id).resolve())
-        self._fetch(run_id, below)
+            return RunLayout(root.resolve())
+        manifest = self.store.manifest(run_id)
+        wanted = [file for file in manifest.files if not below or file.path.startswith(below.rstrip("/") + "/")]
+        if below and not wanted:
+            raise RunNotFound(f"the run {run_id} in {self.address} has nothing below {below!r}")
+        for file in wanted:
+            path = root / file.path
+            if not (is_same(path, file) if manifest.complete else path.is_file()):
+                fetch_file(self.store, run_id, file, path)
+        if not below and manifest.complete:
+            write_chunks(root / MANIFEST_NAME, [manifest_bytes(manifest)])
         return self.layout(run_id)
 
     def find(self, name: str) -> str:
-        """Return the name of the run that is meant, as in `find_run`; nothing is fetched.
-
-        Raises:
-            RunNotFound: None or several fit.
-        """
+        """Return the name of the run that is meant, as in `find_run`; nothing is fetched."""
         pointed = self.store.pointers().get(name)
         if self.is_local:
             runs = sorted(path.parent.name for path in self.folder.glob("*/run.json"))
@@ -108,9 +117,8 @@ class ArtifactPlace:
 
     def is_running(self, run_id: str) -> bool:
         """Whether a flow is at the run now, or a host may still train what it asked for."""
-        if any(record.run_id == run_id for record in load_records()):
-            return True
-        return running(self.records, run_id) is not None
+        is_asked_for = any(record.run_id == run_id for record in load_records())
+        return is_asked_for or running(self.records, run_id) is not None
 
     def publish_begin(self, layout: RunLayout) -> None:
         """Let others see that the run goes on. A folder shows that by itself."""
@@ -129,9 +137,9 @@ class ArtifactPlace:
             if is_complete or self.is_local:
                 pointer = LATEST if is_complete else None
                 publish_run(self.store, layout.root, layout.run_id, complete=is_complete, pointer=pointer)
-                return
-            told = (layout.run_json, layout.failed_json, layout.remote_log)
-            publish_files(self.store, layout.root, layout.run_id, [path.name for path in told if path.is_file()])
+            else:
+                told = (layout.run_json, layout.failed_json, layout.remote_log)
+                publish_files(self.store, layout.root, layout.run_id, [path.name for path in told if path.is_file()])
         except StoreError as error:
             again = "the same command on this machine takes its trainings over"
             error.args = (f"{error} All that the run left lies in {layout.root}; {again}.",)
@@ -143,19 +151,18 @@ class ArtifactPlace:
             before = self.store.manifest(layout.run_id)
         except ArtifactNotFound:
             return
-        now = [path.relative_to(layout.root).as_posix() for path in layout.report.rglob("*") if path.is_file()]
-        now = [path for path in now if not any(part.startswith(".") for part in path.split("/"))]
+        found = (path.relative_to(layout.root).as_posix() for path in layout.report.rglob("*") if path.is_file())
+        now = [path for path in found if "/." not in path]
         gone = {file.path for file in before.files if file.path.startswith(REPORT_FILES)} - set(now)
         publish_files(self.store, layout.root, layout.run_id, now, remove=gone, may_replace=REPORT_FILES)
 
     def facts(self) -> tuple[RunFacts, ...]:
         """Return what is known about every run; in a folder, also of those that ended without being published."""
         published = gather_facts(self.store, self.is_running)
-        if not self.is_local:
-            return published
         known = {run.run_id for run in published}
-        left = [path.parent for path in self.folder.glob("*/run.json") if path.parent.name not in known]
-        return published + tuple(self._unpublished(folder) for folder in sorted(left) if is_plain_name(folder.name))
+        here = (path.parent for path in self.folder.glob("*/run.json") if self.is_local)
+        left = [folder for folder in here if folder.name not in known and is_plain_name(folder.name)]
+        return published + tuple(map(self._unpublished, sorted(left)))
 
     def prune(
         self, *, keep_last: int | None, keep_days: float | None, dry_run: bool = False
@@ -178,20 +185,6 @@ class ArtifactPlace:
         changed = datetime.fromtimestamp((folder / "run.json").stat().st_mtime, UTC)
         size = sum(item.st_size for item in files)
         return RunFacts(folder.name, changed, size, (), self.is_running(folder.name), files=len(files))
-
-    def _fetch(self, run_id: str, below: str) -> None:
-        """Make the working copy what is published; of a run that goes on, only add what is missing here."""
-        manifest = self.store.manifest(run_id)
-        root = self.folder / run_id
-        wanted = [file for file in manifest.files if not below or file.path.startswith(below.rstrip("/") + "/")]
-        if below and not wanted:
-            raise RunNotFound(f"the run {run_id} in {self.address} has nothing below {below!r}")
-        for file in wanted:
-            path = root / file.path
-            if not (is_same(path, file) if manifest.complete else path.is_file()):
-                fetch_file(self.store, run_id, file, path)
-        if not below and manifest.complete:
-            write_chunks(root / MANIFEST_NAME, [manifest_bytes(manifest)])
 
 
 def open_place(address: str | Path | None = None) -> ArtifactPlace:
@@ -230,27 +223,23 @@ def open_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, RunLayout
         name: A run's folder, `s3://bucket/prefix/RUN`, or what `find_run` takes.
         artifacts: Where it is looked for if the name does not say; None for what the settings say.
     """
-    place, run = _named(name, artifacts)
-    return place, place.find_run(run)
+    place, run_id = locate_run(name, artifacts)
+    return place, place.bring(run_id)
 
 
 def locate_run(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
     """Return the name of a run that a user names as for `open_run`, and the place that keeps it; nothing is fetched."""
-    place, run = _named(name, artifacts)
-    return place, place.find(run)
-
-
-def _named(name: str, artifacts: str | None) -> tuple[ArtifactPlace, str]:
-    """Return the place of a run that a user names, and its name there."""
     if "://" in name:
         address, _, run = name.rstrip("/").rpartition("/")
         if not is_plain_name(run) or address.endswith(":/"):
             raise BadStoreAddress(name, "it must end in a run's name")
-        return open_place(address), run
-    if (Path(name) / "run.json").is_file():
+        place = open_place(address)
+    elif (Path(name) / "run.json").is_file():
         folder = Path(name).resolve()
-        return open_place(folder.parent), folder.name
-    return open_place(artifacts), name
+        place, run = open_place(folder.parent), folder.name
+    else:
+        place, run = open_place(artifacts), name
+    return place, place.find(run)
 
 
 def fetch_path(name: str, artifacts: str | None) -> Path:
@@ -266,14 +255,17 @@ def fetch_path(name: str, artifacts: str | None) -> Path:
     here = Path(name).expanduser()
     if "://" not in name and here.exists():
         return here
+    run, _, path = name.strip("/").partition("/")
     if "://" in name:
-        address, run, path = _split_path(name)
-        place = open_place(address)
-    else:
-        run, _, path = name.strip("/").partition("/")
-        place = open_place(artifacts)
-        if not is_plain_name(run):
-            raise RunNotFound(f"there is no {name}, and no run's name stands at its beginning")
+        if (parts := _IN_BUCKET.fullmatch(name)) is None:
+            raise RunNotFound(
+                f"{name} names no run. Write s3://bucket/prefix/RUN/path with the run's whole name, or RUN/path "
+                "together with --artifacts s3://bucket/prefix."
+            )
+        artifacts, run, path = parts["address"], parts["run"], parts["path"] or ""
+    place = open_place(artifacts)
+    if not is_plain_name(run):
+        raise RunNotFound(f"there is no {name}, and no run's name stands at its beginning")
     if ".." in path.split("/"):
         raise RunNotFound(f"{name} leads out of its run")
     # Ensembles and settings lie beside a checkpoint: of a file, its folder is fetched.
@@ -286,15 +278,3 @@ def fetch_path(name: str, artifacts: str | None) -> Path:
     if not found.exists():
         raise RunNotFound(f"the run {root.name} in {place.address} has no {path}")
     return found
-
-
-def _split_path(text: str) -> tuple[str, str, str]:
-    """Return store, run and path of `s3://bucket/prefix/RUN/path`."""
-    parts = text.removeprefix("s3://").split("/")
-    at = next((index for index, part in enumerate(parts) if index and _RUN_ID.fullmatch(part)), None)
-    if at is None:
-        raise RunNotFound(
-            f"{text} names no run. Write s3://bucket/prefix/RUN/path with the run's whole name, or RUN/path together "
-            "with --artifacts s3://bucket/prefix."
-        )
-    return "s3://" + "/".join(parts[:at]), parts[at], "/".join(parts[at + 1 :])

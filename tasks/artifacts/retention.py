@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from tasks.artifacts.errors import ManifestCorrupted, RunProtected, StoreUserError
 from tasks.artifacts.store import ArtifactStore
@@ -75,13 +75,12 @@ def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tup
     pointers = store.pointers()
 
     def look(run_id: str) -> RunFacts:
-        facts = RunFacts(run_id, None, 0, tuple(sorted(n for n, to in pointers.items() if to == run_id)))
-        facts = replace(facts, is_running=is_running(run_id))
-        with suppress(ManifestCorrupted):
+        known = tuple(sorted(name for name, to in pointers.items() if to == run_id)), is_running(run_id)
+        try:
             found = store.manifest(run_id)
-            facts = replace(facts, published_at=found.published_at, size=found.size, files=len(found.files))
-            return replace(facts, is_complete=found.complete)
-        return facts
+        except ManifestCorrupted:
+            return RunFacts(run_id, None, 0, *known)
+        return RunFacts(run_id, found.published_at, found.size, *known, found.complete, len(found.files))
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         return tuple(pool.map(look, store.runs()))
@@ -90,13 +89,10 @@ def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tup
 def plan_prune(
     runs: Sequence[RunFacts], *, keep_last: int | None = None, keep_days: float | None = None, now: datetime
 ) -> tuple[PruneDecision, ...]:
-    """Decide which runs go: those that no rule keeps.
+    """Decide which runs go: those that no rule keeps; one decision a run, the newest first.
 
     Kept are the newest `keep_last`, those published within `keep_days`, whatever is pointed to or running, and what
     cannot be read, for it may be anything.
-
-    Returns:
-        One decision a run, the newest first.
 
     Raises:
         StoreUserError: Neither rule is given.
@@ -107,10 +103,6 @@ def plan_prune(
         raise StoreUserError(f"Say what to keep: {rules}.")
     if (keep_last or 0) < 0 or (keep_days or 0) < 0:
         raise ValueError(f"keep_last {keep_last} and keep_days {keep_days} must not be negative")
-    # The newest first; what cannot be read comes last, by name.
-    dated = sorted(((run.published_at, run.run_id, run) for run in runs if run.published_at), reverse=True)
-    unreadable = sorted((run for run in runs if run.published_at is None), key=lambda run: run.run_id)
-    ordered = [*(run for _, _, run in dated), *unreadable]
 
     def reason_to_keep(run: RunFacts, place: int) -> str:
         if run.is_running:
@@ -125,6 +117,8 @@ def plan_prune(
             return f"it is not older than {keep_days:g} days"
         return ""
 
+    never = datetime.min.replace(tzinfo=UTC)
+    ordered = sorted(runs, key=lambda run: (run.published_at or never, run.run_id), reverse=True)
     reasons = [(run, reason_to_keep(run, place)) for place, run in enumerate(ordered)]
     return tuple(
         PruneDecision(run.run_id, run.size, not reason, reason or "no rule keeps it") for run, reason in reasons
@@ -143,15 +137,15 @@ def prune(
 
     Before each deletion it is asked again whether the run is running or pointed to by now.
     """
-    due = [decision for decision in plan if decision.delete]
-    if dry_run:
-        return PruneOutcome(tuple(decision for decision in due if not is_running(decision.run_id)))
     gone = []
-    for decision in due:
-        if not is_running(decision.run_id):
+    for decision in plan:
+        if decision.delete and not is_running(decision.run_id):
             with suppress(RunProtected):
-                store.delete(decision.run_id)
+                if not dry_run:
+                    store.delete(decision.run_id)
                 gone.append(decision)
+    if dry_run:
+        return PruneOutcome(tuple(gone))
     running = [decision.run_id for decision in plan if is_running(decision.run_id)]
     swept_bytes = store.sweep(older_than_s=sweep_age_s, running=running)
     return PruneOutcome(tuple(gone), swept_bytes, versions_remain=store.backend.keeps_versions)

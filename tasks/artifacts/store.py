@@ -26,6 +26,9 @@ from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, check_plain, 
 from tasks.core.files import FileEntry
 from tasks.core.names import is_plain_name
 
+READ_ATTEMPTS = 5
+"""For a file's content; each goes on where the one before was cut off."""
+
 _POINTER_BYTES = 256
 
 
@@ -46,26 +49,13 @@ class Head:
 
 
 class ArtifactStore:
-    """The published runs of a place, and the names that stand for them. Every call may raise a `StoreError`.
+    """The published runs of a place, and the names that stand for them. Every call may raise a `StoreError`."""
 
-    Args:
-        backend: What keeps the bytes.
-        read_attempts: For a file's content, the first included; each goes on where the one before was cut off.
-    """
-
-    def __init__(self, backend: Backend, *, read_attempts: int = 5) -> None:
-        self.backend, self._keys, self._read_attempts = backend, backend.keys, read_attempts
-        self.place = backend.place
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.place, self._keys = backend, backend.place, backend.keys
 
     def put(self, run_id: str, file: FileEntry, source: Path) -> bool:
-        """Store a file's content for a run, unless it is there. It is no part of the run before the `commit`.
-
-        Returns:
-            Whether anything had to be stored.
-
-        Raises:
-            SourceChanged: `source` is not what `file` says.
-        """
+        """Store a file's content for a run, which it is no part of before the `commit`, as `Backend.put` does."""
         return self.backend.put(self._content_key(run_id, file), file, source)
 
     def commit(self, manifest: Manifest, replaces: Head | None) -> None:
@@ -129,7 +119,7 @@ class ArtifactStore:
         """
         key, where = self._content_key(run_id, file), f"{self.place}: {file.path} of {run_id}"
         digest, position = hashlib.sha256(), 0
-        for attempt in range(1, self._read_attempts + 1):
+        for attempt in range(1, READ_ATTEMPTS + 1):
             try:
                 answer = self.backend.get(key, position)
                 if answer.size != file.size:
@@ -145,7 +135,7 @@ class ArtifactStore:
                 reason = f"the answer ended after {position} of {file.size} bytes"
                 raise StoreUnavailable(self.place, f"reading {file.path} of {run_id}", reason)
             except StoreError as error:
-                if not error.is_transient or attempt == self._read_attempts:
+                if not error.is_transient or attempt == READ_ATTEMPTS:
                     raise
             time.sleep(0.1 * attempt)
         if digest.hexdigest() != file.sha256:

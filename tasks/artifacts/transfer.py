@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,13 +36,7 @@ class Problem:
 
 
 def publish_run(
-    store: ArtifactStore,
-    folder: Path,
-    run_id: str,
-    *,
-    complete: bool = True,
-    may_replace: Sequence[str] = (),
-    pointer: str | None = None,
+    store: ArtifactStore, folder: Path, run_id: str, *, complete: bool = True, pointer: str | None = None
 ) -> Manifest:
     """Make a store's run exactly what lies in a folder. Doing it again, after a cut or not, does no harm.
 
@@ -53,18 +47,15 @@ def publish_run(
         folder: The run's folder. It may be the run's own place in a store on this disk: then nothing is copied.
         run_id: The run's name.
         complete: Whether the run has ended well. From then on its files stay as they are.
-        may_replace: Files, or folders ending in "/", that may change or vanish although the run is complete.
         pointer: A name that shall stand for this run in the end, such as `latest`.
 
     Raises:
-        AlreadyPublished: The run is complete there, and other files than `may_replace` would change or vanish.
+        AlreadyPublished: The run is complete there, and files would change or vanish.
         SourceChanged: Somebody writes to the folder.
     """
     with disk_errors(str(folder), "reading the run"):
         files = describe_folder(folder)
-    manifest = _publish(
-        store, folder, run_id, files, lambda _: (files, complete), may_be_damaged=True, may_replace=may_replace
-    )
+    manifest = _publish(store, folder, run_id, files, remove=None, complete=complete)
     if pointer is not None:
         store.point(pointer, run_id)
     return manifest
@@ -76,27 +67,29 @@ def publish_files(
     run_id: str,
     paths: Iterable[str],
     *,
-    remove: Iterable[str] = (),
+    remove: Collection[str] = (),
     may_replace: Sequence[str] = (),
 ) -> Manifest:
     """Add some files of a folder to a store's run, or replace them; the others stay. Several may do so at once.
 
     A run that is not there yet begins as incomplete.
 
+    Args:
+        store: Where to.
+        folder: Has the files.
+        run_id: The run's name.
+        paths: Of the files, in the folder and in the run.
+        remove: Files that the run shall not have any more.
+        may_replace: Files, or folders ending in "/", that may change or vanish although the run is complete.
+
     Raises:
+        AlreadyPublished: The run is complete there, and other files than `may_replace` would change or vanish.
         ArtifactNotFound: The folder has no such file.
         ManifestCorrupted: Nobody knows what the run consists of; `publish_run` would tell.
     """
     with disk_errors(str(folder), "reading files"):
         files = tuple(describe_file(folder, path) for path in paths)
-    removed = frozenset(remove)
-
-    def merged(current: Manifest | None) -> tuple[tuple[FileEntry, ...], bool]:
-        by_path = {file.path: file for file in (*(current.files if current else ()), *files)}
-        kept = tuple(by_path[path] for path in sorted(by_path) if path not in removed)
-        return kept, current is not None and current.complete
-
-    return _publish(store, folder, run_id, files, merged, may_be_damaged=False, may_replace=may_replace)
+    return _publish(store, folder, run_id, files, remove=remove, may_replace=may_replace)
 
 
 def fetch_file(store: ArtifactStore, run_id: str, file: FileEntry, into: Path) -> None:
@@ -146,45 +139,41 @@ def _publish(
     folder: Path,
     run_id: str,
     files: tuple[FileEntry, ...],
-    wanted: Callable[[Manifest | None], tuple[tuple[FileEntry, ...], bool]],
     *,
-    may_be_damaged: bool,
-    may_replace: Sequence[str],
+    remove: Collection[str] | None,
+    complete: bool = False,
+    may_replace: Sequence[str] = (),
 ) -> Manifest:
     """Put the files, then commit; begin again where somebody else committed meanwhile.
 
-    `wanted` says, from what the run is now, which files it shall have and whether it is complete.
+    Of the other files that the run has, those in `remove` go; None: all of them do, whatever they are.
     """
-
-    def publish() -> Manifest:
-        head = store.head(run_id)
-        is_lost = head is not None and may_be_damaged and isinstance(head.found, ManifestCorrupted)
-        current = None if head is None or is_lost else head.manifest()
-        new_files, complete = wanted(current)
-        if current is not None and current.complete:
-            _refuse_changes(store, current, new_files, may_replace)
-            complete = True
-        stored = _for_each(files, lambda file: store.put(run_id, file, folder / file.path))
-        if current is not None and not any(stored) and (current.files, current.complete) == (new_files, complete):
-            return current
-        manifest = Manifest(run_id, (head.revision if head else 0) + 1, complete, datetime.now(UTC), new_files)
-        store.commit(manifest, head)
-        return manifest
-
-    return when_unchanged(publish)
-
-
-def _refuse_changes(
-    store: ArtifactStore, current: Manifest, wanted: tuple[FileEntry, ...], may_replace: Sequence[str]
-) -> None:
-    by_path = {file.path: file for file in wanted}
 
     def may_change(path: str) -> bool:
         return any(path == name or (name.endswith("/") and path.startswith(name)) for name in may_replace)
 
-    changed = tuple(f.path for f in current.files if by_path.get(f.path) != f and not may_change(f.path))
-    if changed:
-        raise AlreadyPublished(current.run_id, store.place, changed)
+    def publish() -> Manifest:
+        head = store.head(run_id)
+        is_lost = head is not None and remove is None and isinstance(head.found, ManifestCorrupted)
+        current = None if head is None or is_lost else head.manifest()
+        before = current.files if current is not None else ()
+        wanted = {file.path: file for file in (*(before if remove is not None else ()), *files)}
+        wanted = {path: file for path, file in sorted(wanted.items()) if path not in (remove or ())}
+        is_complete = complete or (current is not None and current.complete)
+        if current is not None and current.complete:
+            changed = [file.path for file in before if wanted.get(file.path) != file and not may_change(file.path)]
+            if changed:
+                raise AlreadyPublished(run_id, store.place, tuple(changed))
+        stored = _for_each(files, lambda file: store.put(run_id, file, folder / file.path))
+        manifest = Manifest(
+            run_id, (head.revision if head else 0) + 1, is_complete, datetime.now(UTC), tuple(wanted.values())
+        )
+        if current is not None and not any(stored) and (before, current.complete) == (manifest.files, is_complete):
+            return current
+        store.commit(manifest, head)
+        return manifest
+
+    return when_unchanged(publish)
 
 
 def _for_each(files: Sequence[FileEntry], action: Callable[[FileEntry], T]) -> list[T]:

@@ -230,10 +230,10 @@ class TransferContract(WithSource):
         published = publish_run(store, source, RUN)
         (source / WEIGHTS).write_bytes(b"other weights")
         with pytest.raises(AlreadyPublished, match=r"checkpoint_crf_2\.pt") as caught:
-            publish_run(store, source, RUN, may_replace=["report/", "run.json"])
+            publish_run(store, source, RUN)
         assert caught.value.paths == (WEIGHTS,)
         with pytest.raises(AlreadyPublished):
-            publish_files(store, source, RUN, [WEIGHTS])
+            publish_files(store, source, RUN, [WEIGHTS], may_replace=["report/", "run.json"])
         with pytest.raises(AlreadyPublished):
             publish_files(store, source, RUN, [], remove=["job.json"])
         assert store.manifest(RUN) == published

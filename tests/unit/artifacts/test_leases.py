@@ -144,15 +144,18 @@ def test_an_owner_that_was_only_asleep_learns_that_it_was_taken_for_dead(records
     assert late == lost
 
 
-def test_an_owner_that_reaches_nobody_gives_up_by_its_own_clock(records: Cuttable) -> None:
-    heartbeat = Heartbeat(records, "first", beat_every_s=0.05, lost_after_s=0.3)
+def test_an_owner_that_reaches_nobody_gives_up_by_its_own_clock(
+    records: Cuttable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert leases.LOST_AFTER_S < leases.STALE_AFTER_S
+    monkeypatch.setattr(leases, "LOST_AFTER_S", 0.3)
+    heartbeat = Heartbeat(records, "first", beat_every_s=0.05)
     heartbeat.start()
     lost: list[LeaseLost] = []
     heartbeat.when_lost(lost.append)
     records.is_cut = True
     wait_until(lambda: bool(lost))
     assert "the cable is out" in str(lost[0])
-    assert leases.LOST_AFTER_S < leases.STALE_AFTER_S
 
 
 def test_a_short_outage_costs_nothing(records: Cuttable) -> None:

@@ -337,7 +337,8 @@ class TestFaults(WithBucket, WithSource):
     ) -> None:
         file = add_big_file(source)
         bucket.store().put(RUN, file, source / BIG)
-        store = ArtifactStore(bucket.backend(endpoint_url=proxy.url), read_attempts=1)
+        store = bucket.store(endpoint_url=proxy.url)
+        monkeypatch.setattr("tasks.artifacts.store.READ_ATTEMPTS", 1)
         clock = itertools.count(0, 100)  # each piece comes within the read limit, all of them too late
         monkeypatch.setattr("tasks.artifacts.s3.time", SimpleNamespace(monotonic=lambda: next(clock)))
         with pytest.raises(StoreUnavailable, match=r"only \d+ bytes came in 220 s"):
