@@ -29,8 +29,7 @@ class Keys:
     Attributes:
         manifest: Of a run; with `{revision}` where each revision stays under a key of its own.
         content: Of a file, by its path in the run or by its digest.
-        pointers: What the keys of pointers begin with.
-        records: What the keys of records begin with.
+        pointers: What the keys of pointers begin with; `records` likewise.
     """
 
     manifest: str

@@ -58,20 +58,14 @@ class Heartbeat:
     """Says that a run goes on, and on which host for people, until it is stopped or this process dies."""
 
     def __init__(
-        self,
-        records: Records,
-        run_id: str,
-        *,
-        host: str = "local",
-        beat_every_s: float = BEAT_EVERY_S,
-        lost_after_s: float = LOST_AFTER_S,
+        self, records: Records, run_id: str, *, host: str = "local", beat_every_s: float = BEAT_EVERY_S
     ) -> None:
         self.records, self.run_id, self._name = records, run_id, f"running/{run_id}"
         process = {"table": process_table(), "id": os.getpid(), "started": start_ticks(os.getpid())}
         known = process if process["table"] and process["started"] else None
         self._told = {"run_id": run_id, "machine": socket.gethostname(), "host": host, "process": known}
         self._told["nonce"] = self._nonce = secrets.token_hex(8)
-        self._beat_every_s, self._lost_after_s = beat_every_s, lost_after_s
+        self._beat_every_s = beat_every_s
         self._beats, self._version, self._last_beat = 0, "", time.monotonic()
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._lost: LeaseLost | None = None
@@ -118,7 +112,7 @@ class Heartbeat:
                     self._version = found.version
             except StoreError as error:
                 silent_s = time.monotonic() - self._last_beat
-                if silent_s > self._lost_after_s:
+                if silent_s > LOST_AFTER_S:
                     return self._lose(f"no sign of life reached the artifacts for {silent_s:.0f} s: {error}")
         return None
 
@@ -244,16 +238,7 @@ def _parsed(record: Record | None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RemoteRun:
-    """A job that was, or was about to be, started on a host.
-
-    Attributes:
-        host: Name of the host.
-        key: Of the job there.
-        run_id: The run that asked last.
-        folder: That run's folder here.
-        trainings: How many the job does.
-        started_at: When that run asked, UTC.
-    """
+    """A job of so many trainings, by its key on a host; the run that asked for it last, its folder here, when (UTC)."""
 
     host: str
     key: str
@@ -269,7 +254,7 @@ def save_record(record: RemoteRun) -> None:
 
 
 def remove_record(host: str, key: str) -> None:
-    """Remove a record. Silent if there is none."""
+    """Remove a record; silent if there is none."""
     _path(host, key).unlink(missing_ok=True)
 
 

@@ -20,13 +20,11 @@ class RunFacts:
     """What is known about a stored run.
 
     Attributes:
-        run_id: Its name.
         published_at: When its newest manifest was made, with a time zone; None if that cannot be read.
-        size: Bytes of its files.
+        size: Bytes of its files, of which there are `files`.
         pointers: Names that stand for it: it is promoted, or the latest.
         is_running: Whether somebody trains it now.
         is_complete: Whether it ended well and is published as a whole.
-        files: How many it has.
     """
 
     run_id: str
@@ -53,7 +51,6 @@ class PruneOutcome:
     """What pruning did, or would do.
 
     Attributes:
-        deleted: The runs that went.
         swept_bytes: What dead writers had left; 0 in a dry run, which does not look.
         swept_leases: Claims and signs of life of dead runs that went; 0 likewise.
         versions_remain: Whether the store keeps versions of what was deleted: the space is not free yet.
@@ -99,8 +96,9 @@ def plan_prune(
         ValueError: One is negative.
     """
     if keep_last is None and keep_days is None:
-        rules = "the newest N runs (--keep-last), runs of the last D days (--keep-days)"
-        raise StoreUserError(f"Say what to keep: {rules}.")
+        raise StoreUserError(
+            "Say what to keep: the newest N runs (--keep-last), runs of the last D days (--keep-days)."
+        )
     if (keep_last or 0) < 0 or (keep_days or 0) < 0:
         raise ValueError(f"keep_last {keep_last} and keep_days {keep_days} must not be negative")
 
@@ -118,11 +116,11 @@ def plan_prune(
         return ""
 
     never = datetime.min.replace(tzinfo=UTC)
-    ordered = sorted(runs, key=lambda run: (run.published_at or never, run.run_id), reverse=True)
-    reasons = [(run, reason_to_keep(run, place)) for place, run in enumerate(ordered)]
-    return tuple(
-        PruneDecision(run.run_id, run.size, not reason, reason or "no rule keeps it") for run, reason in reasons
-    )
+    plan = []
+    for place, run in enumerate(sorted(runs, key=lambda run: (run.published_at or never, run.run_id), reverse=True)):
+        reason = reason_to_keep(run, place)
+        plan.append(PruneDecision(run.run_id, run.size, not reason, reason or "no rule keeps it"))
+    return tuple(plan)
 
 
 def prune(

@@ -20,15 +20,8 @@ from typing import Any, Literal
 
 from s3transfer.manager import TransferConfig, TransferManager
 
+from tasks.artifacts import errors
 from tasks.artifacts.backend import BUCKET_KEYS, Answer, Item, read_small
-from tasks.artifacts.errors import (
-    ArtifactNotFound,
-    BadStoreAddress,
-    NameRefused,
-    PreconditionFailed,
-    StoreRefused,
-    StoreUnavailable,
-)
 from tasks.artifacts.local import disk_errors
 from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, check_path, check_source
 from tasks.artifacts.s3_client import ConditionRefused, connect, s3_errors
@@ -95,15 +88,15 @@ class S3Backend:
         condition = _condition(version, quoted=self._etags == "quoted")
         try:
             return retry_transient(lambda: self._put(doing, key, data, condition), attempts=2, pause_s=0.2)
-        except (ConditionRefused, ArtifactNotFound) as error:
+        except (ConditionRefused, errors.ArtifactNotFound) as error:
             # The answer to our own first attempt may have been lost.
             found = read_small(self, key, MAX_MANIFEST_BYTES)
             if found is not None and found.content == data:
                 return found.version
             if found is not None and found.version == version:
                 reason = "it answers 412 although nobody changed the object"
-                raise StoreUnavailable(self.place, doing, reason) from error
-            raise PreconditionFailed(key, self.place) from error
+                raise errors.StoreUnavailable(self.place, doing, reason) from error
+            raise errors.PreconditionFailed(key, self.place) from error
 
     def list(self, pattern: str) -> list[Item]:
         """Page through what begins as the pattern does."""
@@ -123,12 +116,12 @@ class S3Backend:
             try:
                 # Looked at first: endpoints that do not know the condition of a deletion pass it over.
                 if version is not None and self._call("looking", "head_object", key)["ETag"] != version:
-                    raise PreconditionFailed(key, self.place)
+                    raise errors.PreconditionFailed(key, self.place)
                 condition = {} if version is None else _condition(version, quoted=self._etags != "bare")
                 answer = self._call(f"deleting {key}", "delete_object", key, **condition)
             except ConditionRefused as error:
-                raise PreconditionFailed(key, self.place) from error
-            except ArtifactNotFound:
+                raise errors.PreconditionFailed(key, self.place) from error
+            except errors.ArtifactNotFound:
                 return  # somebody else removed it, or we did and the answer was lost
             if answer.get("DeleteMarker") or answer.get("VersionId"):
                 self.keeps_versions = True
@@ -141,7 +134,7 @@ class S3Backend:
         if self._clock is None:
             self._call("reading the clock", "head_bucket")
         if self._clock is None:
-            raise StoreRefused(self.place, "reading the clock", "its answers have no usable date")
+            raise errors.StoreRefused(self.place, "reading the clock", "its answers have no usable date")
         date, heard_at = self._clock
         return date + time.monotonic() - heard_at
 
@@ -155,7 +148,7 @@ class S3Backend:
         for upload in self._pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
             key = upload["Key"].removeprefix(self._prefix)
             if upload["Initiated"].timestamp() < before and key.split("/")[1] not in running:
-                with contextlib.suppress(ArtifactNotFound):
+                with contextlib.suppress(errors.ArtifactNotFound):
                     self._call("aborting an upload", "abort_multipart_upload", key, UploadId=upload["UploadId"])
         return 0
 
@@ -163,7 +156,7 @@ class S3Backend:
         """Whether the content is stored, as far as can be told without reading it."""
         try:
             found = self._call(doing, "head_object", key, ChecksumMode="ENABLED")
-        except ArtifactNotFound:
+        except errors.ArtifactNotFound:
             return False
         checksum = found.get("ChecksumSHA256")
         # The checksum of what was sent in parts is one over the parts' checksums: it cannot be compared.
@@ -177,7 +170,7 @@ class S3Backend:
         answer = self._call(doing, "put_object", key, Body=data, ChecksumSHA256=_base64(file.sha256))
         if answer.get("ChecksumSHA256") not in {None, _base64(file.sha256)}:
             self.delete([key])
-            raise StoreUnavailable(self.place, doing, f"it tells the checksum {answer['ChecksumSHA256']}")
+            raise errors.StoreUnavailable(self.place, doing, f"it tells the checksum {answer['ChecksumSHA256']}")
 
     def _upload_in_parts(self, key: str, file: FileEntry, source: Path, doing: str) -> None:
         part_bytes = max(self._settings.part_bytes, math.ceil(file.size / MOST_PARTS))
@@ -187,10 +180,10 @@ class S3Backend:
                 checked: Any = _Checked(opened, file)
                 with TransferManager(self._client, config) as manager:
                     manager.upload(checked, self._bucket, self._prefix + key).result()
-        except ArtifactNotFound:
+        except errors.ArtifactNotFound:
             # Where the answer to the completion was lost, asking again finds no upload: it is completed.
             if not self._holds(key, file, doing):
-                raise StoreUnavailable(self.place, doing, "the endpoint lost the upload") from None
+                raise errors.StoreUnavailable(self.place, doing, "the endpoint lost the upload") from None
 
     def _put(self, doing: str, key: str, data: bytes, condition: dict[str, str]) -> str:
         """Write a small object with its digest; return its ETag."""
@@ -211,20 +204,20 @@ class S3Backend:
         lock = f"{self.keys.records}locks/{hashlib.sha256(key.encode()).hexdigest()}"
         until = time.monotonic() + LOCK_TIMEOUT_S
         while self._is_refused(doing, lock, _condition(None)):
-            with contextlib.suppress(ArtifactNotFound):
+            with contextlib.suppress(errors.ArtifactNotFound):
                 held_since = self._call(doing, "head_object", lock)["LastModified"].timestamp()
                 if self.now() - held_since > LOCK_STALE_S:
                     self.delete([lock])
             if time.monotonic() > until:
                 reason = f"somebody else has been writing it for {LOCK_TIMEOUT_S:g} s"
-                raise StoreUnavailable(self.place, doing, reason)
+                raise errors.StoreUnavailable(self.place, doing, reason)
             time.sleep(0.05 + 0.1 * random.random())  # noqa: S311 -- jitter
         try:
             if self._call(doing, "head_object", key)["ETag"] != version:
-                raise PreconditionFailed(key, self.place)
+                raise errors.PreconditionFailed(key, self.place)
             return self._put(doing, key, data, {})
-        except ArtifactNotFound as error:
-            raise PreconditionFailed(key, self.place) from error
+        except errors.ArtifactNotFound as error:
+            raise errors.PreconditionFailed(key, self.place) from error
         finally:
             self.delete([lock])
 
@@ -240,10 +233,10 @@ class S3Backend:
             is_ignored = not self._is_refused(doing, key, _condition(None))
             try:
                 is_ignored = is_ignored or not self._is_refused(doing, key, _condition(f'"{"0" * 32}"'))
-            except BadStoreAddress:  # it says that it does not know If-Match
+            except errors.BadStoreAddress:  # it says that it does not know If-Match
                 return "unknown"
             if is_ignored:
-                raise BadStoreAddress(
+                raise errors.BadStoreAddress(
                     self.place,
                     "it overwrites an object although If-None-Match or If-Match forbids it, so that runs that are "
                     "published at once would lose files. Use an endpoint with conditional writes",
@@ -252,7 +245,7 @@ class S3Backend:
                 return "quoted"
             if not self._is_refused(doing, key, _condition(version, quoted=False)):
                 return "bare"
-            raise BadStoreAddress(
+            raise errors.BadStoreAddress(
                 self.place,
                 f"it refuses If-Match with the very ETag that it gave, {version}, with quotation marks and without",
             )
@@ -272,7 +265,7 @@ class S3Backend:
                     return
                 position += len(piece)
                 if time.monotonic() > deadline:
-                    raise StoreUnavailable(self.place, doing, f"only {position} bytes came in {limit_s:.0f} s")
+                    raise errors.StoreUnavailable(self.place, doing, f"only {position} bytes came in {limit_s:.0f} s")
                 if fresh := piece[max(0, skip - (position - len(piece))) :]:
                     yield fresh
 
@@ -326,15 +319,15 @@ def _bucket_and_prefix(address: str) -> tuple[str, str]:
     scheme, _, rest = address.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3":
-        raise BadStoreAddress(address, f"{scheme.partition(':')[0]}:// is not supported")
+        raise errors.BadStoreAddress(address, f"{scheme.partition(':')[0]}:// is not supported")
     if not _BUCKET.fullmatch(bucket):
         rule = "3 to 63 lower-case letters, digits, dashes"
-        raise BadStoreAddress(address, f"{bucket!r} is not a bucket's name ({rule})")
+        raise errors.BadStoreAddress(address, f"{bucket!r} is not a bucket's name ({rule})")
     try:
         if prefix:
             check_path(prefix)
-    except NameRefused as error:
-        raise BadStoreAddress(address, f"its prefix is refused: {error}") from error
+    except errors.NameRefused as error:
+        raise errors.BadStoreAddress(address, f"its prefix is refused: {error}") from error
     return bucket, f"{prefix}/" if prefix else ""
 
 

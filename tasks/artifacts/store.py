@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from tasks.artifacts import errors
 from tasks.artifacts.backend import Backend, Item, Record, read_small, when_unchanged
-from tasks.artifacts.errors import (
-    ArtifactCorrupted,
-    ArtifactNotFound,
-    ManifestCorrupted,
-    PreconditionFailed,
-    RunProtected,
-    StoreError,
-    StoreUnavailable,
-)
 from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, check_plain, manifest_bytes, parse_manifest
 from tasks.core.files import FileEntry
 from tasks.core.names import is_plain_name
@@ -39,11 +31,11 @@ class Head:
     key: str
     record: Record
     revision: int
-    found: Manifest | ManifestCorrupted
+    found: Manifest | errors.ManifestCorrupted
 
     def manifest(self) -> Manifest:
         """Return the manifest, or raise that it is not what was written."""
-        if isinstance(self.found, ManifestCorrupted):
+        if isinstance(self.found, errors.ManifestCorrupted):
             raise self.found
         return self.found
 
@@ -73,14 +65,15 @@ class ArtifactStore:
         found = {item.key: item.size for item in self.backend.list(self._contents(run_id))}
         for file in manifest.files:
             if found.get(self._content_key(run_id, file)) != file.size:
-                raise ArtifactNotFound(f"content for {file.path} of the run {run_id}", self.place, "It was never put.")
+                what = f"content for {file.path} of the run {run_id}"
+                raise errors.ArtifactNotFound(what, self.place, "It was never put.")
         key = self._keys.manifest.format(run=run_id, revision=manifest.revision)
         version = replaces.record.version if replaces and replaces.key == key else None
         try:
             self.backend.put_if(key, manifest_bytes(manifest), version)
-        except PreconditionFailed as error:
+        except errors.PreconditionFailed as error:
             told = f"It happened while revision {manifest.revision} was written."
-            raise PreconditionFailed(f"the run {run_id}", self.place, told) from error
+            raise errors.PreconditionFailed(f"the run {run_id}", self.place, told) from error
 
     def manifest(self, run_id: str) -> Manifest:
         """Return the run's newest manifest.
@@ -90,7 +83,7 @@ class ArtifactStore:
             ManifestCorrupted: It is not what was written.
         """
         if (head := self.head(run_id)) is None:
-            raise ArtifactNotFound(f"run {run_id}", self.place, "`jade artifacts list` shows what is published.")
+            raise errors.ArtifactNotFound(f"run {run_id}", self.place, "`jade artifacts list` shows what is published.")
         return head.manifest()
 
     def head(self, run_id: str) -> Head | None:
@@ -104,7 +97,7 @@ class ArtifactStore:
         told = self._revision(key)
         try:
             found = parse_manifest(record.content, f"{self.place}: {key}", run_id=run_id, revision=told)
-        except ManifestCorrupted as error:
+        except errors.ManifestCorrupted as error:
             return Head(key, record, told or 0, error)
         return Head(key, record, found.revision, found)
 
@@ -123,23 +116,23 @@ class ArtifactStore:
             try:
                 answer = self.backend.get(key, position)
                 if answer.size != file.size:
-                    raise ArtifactCorrupted(where, f"{file.size} bytes", f"{answer.size} bytes")
+                    raise errors.ArtifactCorrupted(where, f"{file.size} bytes", f"{answer.size} bytes")
                 for chunk in answer.chunks:
                     position += len(chunk)
                     if position > file.size:
-                        raise ArtifactCorrupted(where, f"{file.size} bytes", "more")
+                        raise errors.ArtifactCorrupted(where, f"{file.size} bytes", "more")
                     digest.update(chunk)
                     yield chunk
                 if position == file.size:
                     break
                 reason = f"the answer ended after {position} of {file.size} bytes"
-                raise StoreUnavailable(self.place, f"reading {file.path} of {run_id}", reason)
-            except StoreError as error:
+                raise errors.StoreUnavailable(self.place, f"reading {file.path} of {run_id}", reason)
+            except errors.StoreError as error:
                 if not error.is_transient or attempt == READ_ATTEMPTS:
                     raise
             time.sleep(0.1 * attempt)
         if digest.hexdigest() != file.sha256:
-            raise ArtifactCorrupted(where, file.sha256, digest.hexdigest())
+            raise errors.ArtifactCorrupted(where, file.sha256, digest.hexdigest())
 
     def runs(self) -> tuple[str, ...]:
         """Return the names of all runs that have a manifest, sorted."""
@@ -169,7 +162,7 @@ class ArtifactStore:
                 self.backend.delete([key], version=written)
             else:
                 self.backend.put_if(key, before.content, written)
-        raise ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
+        raise errors.ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
 
     def pointers(self) -> dict[str, str]:
         """Return which run each name stands for.
@@ -184,7 +177,7 @@ class ArtifactStore:
                 continue
             found[name] = record.content.decode("utf-8", "replace").strip()
             if not is_plain_name(found[name]):
-                raise ArtifactCorrupted(f"the pointer {name} in {self.place}", "a run's name", repr(found[name]))
+                raise errors.ArtifactCorrupted(f"the pointer {name} in {self.place}", "a run's name", repr(found[name]))
         return found
 
     def delete(self, run_id: str) -> None:
@@ -201,7 +194,7 @@ class ArtifactStore:
             self.backend.delete([item.key])
         try:
             self._refuse_if_pointed_to(run_id)
-        except RunProtected:
+        except errors.RunProtected:
             if head is not None:  # somebody let a name stand for it meanwhile
                 self.backend.put_if(head.key, head.record.content, None)
             raise
@@ -228,7 +221,7 @@ class ArtifactStore:
             try:
                 used |= {self._content_key(run_id, file) for file in self.manifest(run_id).files}
                 left += [item for _, item in list(group)[:-1] if run_id not in running]
-            except ManifestCorrupted:
+            except errors.ManifestCorrupted:
                 spared.add(run_id)  # nobody knows what belongs to it
         left += [item for item in contents if item.key not in used and item.key.split("/")[-2] not in spared]
         left = [item for item in left if item.modified_s < before]
@@ -257,4 +250,4 @@ class ArtifactStore:
 
     def _refuse_if_pointed_to(self, run_id: str) -> None:
         if names := [name for name, target in self.pointers().items() if target == run_id]:
-            raise RunProtected(run_id, self.place, ", ".join(names))
+            raise errors.RunProtected(run_id, self.place, ", ".join(names))

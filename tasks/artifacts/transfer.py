@@ -9,14 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from tasks.artifacts import errors
 from tasks.artifacts.backend import when_unchanged
-from tasks.artifacts.errors import (
-    AlreadyPublished,
-    ArtifactCorrupted,
-    ArtifactNotFound,
-    ManifestCorrupted,
-    NameRefused,
-)
 from tasks.artifacts.local import disk_errors, write_chunks
 from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, describe_file, describe_folder, size_and_sha256
 from tasks.artifacts.store import ArtifactStore
@@ -111,15 +105,15 @@ def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
     """
     try:
         manifest = store.manifest(run_id)
-    except ManifestCorrupted as error:
+    except errors.ManifestCorrupted as error:
         return (Problem(MANIFEST_NAME, "damaged", str(error)),)
 
     def check(file: FileEntry) -> Problem | None:
         try:
             _twice(lambda: size_and_sha256(store.read(run_id, file)))
-        except (ArtifactNotFound, NameRefused) as error:
+        except (errors.ArtifactNotFound, errors.NameRefused) as error:
             return Problem(file.path, "missing", str(error))
-        except ArtifactCorrupted as error:
+        except errors.ArtifactCorrupted as error:
             return Problem(file.path, "damaged", str(error))
         return None
 
@@ -130,7 +124,7 @@ def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
 def _twice(read: Callable[[], object]) -> None:
     try:
         read()
-    except ArtifactCorrupted:
+    except errors.ArtifactCorrupted:
         read()  # the damage may have happened on the way
 
 
@@ -154,7 +148,7 @@ def _publish(
 
     def publish() -> Manifest:
         head = store.head(run_id)
-        is_lost = head is not None and remove is None and isinstance(head.found, ManifestCorrupted)
+        is_lost = head is not None and remove is None and isinstance(head.found, errors.ManifestCorrupted)
         current = None if head is None or is_lost else head.manifest()
         before = current.files if current is not None else ()
         wanted = {file.path: file for file in (*(before if remove is not None else ()), *files)}
@@ -163,7 +157,7 @@ def _publish(
         if current is not None and current.complete:
             changed = [file.path for file in before if wanted.get(file.path) != file and not may_change(file.path)]
             if changed:
-                raise AlreadyPublished(run_id, store.place, tuple(changed))
+                raise errors.AlreadyPublished(run_id, store.place, tuple(changed))
         stored = _for_each(files, lambda file: store.put(run_id, file, folder / file.path))
         manifest = Manifest(
             run_id, (head.revision if head else 0) + 1, is_complete, datetime.now(UTC), tuple(wanted.values())
