@@ -13,6 +13,7 @@ from flows.commands.common import FunctionT
 from flows.parameters import fields_of
 from jade_model.data.sample import NAME as SAMPLE
 from tasks.execution.placement import check_placement
+from tasks.runs.tracking import tracks
 from tasks.settings.load import load_settings
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -77,7 +78,7 @@ def parameters_of(
 
     Raises:
         click.UsageError: A value is refused; every one is named with its flag or key.
-        BadRequest, HostError: As `check_placement`.
+        BadRequest, HostError: As `check_placement` and `tracks`.
     """
     paths = {path[-1]: path for path, *_ in _leaves(model)}
     said = {name: value for name, value in flags.items() if value not in (None, ())}
@@ -95,6 +96,7 @@ def parameters_of(
         problems = [_problem(problem, set(said), file, sorted(paths)) for problem in error.errors()]
         raise click.UsageError("; ".join(problems)) from error
     check_placement(parameters.trains_on)  # type: ignore[attr-defined]
+    tracks(getattr(parameters, "track", None))
     return parameters
 
 

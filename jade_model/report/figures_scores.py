@@ -212,9 +212,10 @@ def trend(facts: Facts) -> FigureFile | None:
     axes.legend(loc="lower left", ncols=len(facts.styles), bbox_to_anchor=(0, 1.0), borderaxespad=0.1)
     axes.margins(y=0.1)
     axes.set_ylabel(metric_name("f1"))
-    when = {point.run_id: moment(point.created_at)[:10] for point in points}
+    when = {point.run_id: moment(point.created_at) for point in points}
+    shown = 10 if len({when[run][:10] for run in runs}) == len(runs) else 16
     step = -(-len(runs) // 8)
-    axes.set_xticks(range(0, len(runs), step), [for_figure(when[run]) for run in runs[::step]])
+    axes.set_xticks(range(0, len(runs), step), [for_figure(when[run][:shown]) for run in runs[::step]])
     few_ticks(axes, y=5)
     caption = (
         "F1 with its interval, comparison by comparison. Dotted: below it, the newest point (after ten, the weighted "

@@ -44,8 +44,8 @@ TOLERANCE = 1e-5
 NUM_TRIED = 100
 
 NEEDS = (
-    "--format onnx needs optional packages ({missing} is missing): python -m pip install 'jade-expansions[export]' "
-    "(onnx, onnxscript, onnxruntime); --format torch does without"
+    "--format onnx needs optional packages ({missing} is missing): `pip install 'jade-expansions[export]'` "
+    "(in a checkout: `.venv/bin/pip install -c constraints.txt -e '.[export]'`); --format torch does without"
 )
 
 

@@ -112,7 +112,8 @@ class ArtifactPlace:
         if len(fitting) != 1:
             known = ", ".join(runs[-5:]) or "none"
             problem = "no run" if not fitting else f"{len(fitting)} runs"
-            raise RunNotFound(f"{problem} called {name!r} in {self.address}; the newest there: {known}")
+            hint = ". `jade retrain` makes the first champion" if name == "champion" else ""
+            raise RunNotFound(f"{problem} called {name!r} in {self.address}; the newest there: {known}{hint}")
         return fitting[0]
 
     def is_running(self, run_id: str) -> bool:

@@ -49,8 +49,8 @@ TAG = "dask-train"
 """On every training: a limit of this tag holds over all flows."""
 
 MISSING = (
-    "--host dask needs an optional package: python -m pip install 'jade-expansions[dask]' (or prefect-dask); "
-    "every other host does without"
+    "--host dask needs an optional package: `pip install 'jade-expansions[dask]'` (in a checkout: "
+    "`.venv/bin/pip install -c constraints.txt -e '.[dask]'`); every other host does without"
 )
 CHECKPOINT_WITHIN_S = 30.0
 LOOPBACK = ("127.", "localhost", "[::1]")

@@ -67,9 +67,9 @@ def champion_markdown(place: ArtifactPlace) -> str:
         parts.append(judged(challenger).paragraph("", ""))
     parts.append("## History")
     rows = [_row(entry, judged(entry.run_id)) for entry in reversed(entries[-SHOWN:])]
-    parts.append(
-        "\n".join(["| | when (UTC) | how | by | run | arm | F1 | data | its card says |", "|---" * 9 + "|", *rows])
-    )
+    # Prefect never wraps a cell: the table holds what a page is wide enough for, words follow below.
+    parts.append("\n".join(["| | when (UTC) | run | how | arm | F1 |", "|---" * 6 + "|", *rows]))
+    parts.append("\n".join(_said(entry, judged(entry.run_id)) for entry in reversed(entries[-SHOWN:])))
     if len(entries) > SHOWN:
         parts.append(f"{len(entries) - SHOWN} earlier changes: `jade champion --history`.")
     return "\n\n".join(parts) + "\n"
@@ -81,6 +81,7 @@ class _Judged:
 
     link: str
     arm: str
+    recipe: str
     f1: str
     data: str
     reason: str
@@ -93,32 +94,37 @@ class _Judged:
         try:
             return cls(
                 link,
-                f"{card['model']['arm']} ({card['model']['recipe']})",
+                card["model"]["arm"],
+                card["model"]["recipe"],
                 _f1(card["judgement"]),
                 ", ".join(f"{plain(item['name'])}, {item['num_windows']} windows" for item in card["data"]),
                 plain(card["decision"]["reason"]),
             )
         except (KeyError, TypeError, ValueError):
-            return cls(link, NOTHING, NOTHING, NOTHING, plain(card.get("decision", {}).get("reason", NOTHING)))
+            reason = plain(card.get("decision", {}).get("reason", NOTHING))
+            return cls(link, NOTHING, NOTHING, NOTHING, NOTHING, reason)
 
     def paragraph(self, since: str, how: str) -> str:
         said = f"Its card says: {self.reason}."
-        return f"**{self.link}**{since}: {self.arm}, F1 {self.f1}, trained on {self.data}. {how} {said}"
+        made = f"{self.arm} ({self.recipe}), F1 {self.f1}, trained on {self.data}."
+        return " ".join(part for part in (f"**{self.link}**{since}:", made, how, said) if part)
 
 
 def _row(entry: HistoryEntry, run: _Judged) -> str:
     cells = (
         f"{entry.number}",
         f"{entry.at:%Y-%m-%d %H:%M}",
-        _HOW[entry.kind],
-        plain(entry.by) or NOTHING,
         run.link,
+        f"{_HOW[entry.kind]}{_by(entry)}",
         run.arm,
         run.f1,
-        run.data,
-        run.reason,
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _said(entry: HistoryEntry, run: _Judged) -> str:
+    made = "" if run.data == NOTHING else f" ({run.recipe}, trained on {run.data})"
+    return f"* {entry.number}: {run.reason}{made}"
 
 
 def _by(entry: HistoryEntry) -> str:

@@ -149,7 +149,9 @@ def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def trend_table(trend: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a comparison, the newest first, for the UI: F1, what was expected, duration and cost.
+    """Return one row a comparison, the newest first, for the UI: F1, duration and cost, and what was expected.
+
+    A page shows some six columns; the rest is scrolled to.
 
     Args:
         trend: As `read_trend` returns it.
@@ -163,8 +165,7 @@ def trend_table(trend: Mapping[str, Any]) -> list[dict[str, Any]]:
             "began (UTC)": f"{datetime.fromisoformat(points[0].created_at):%Y-%m-%d %H:%M}",
             "comparison": run_link(run_id, night.get("flow_run_id")),
         }
-        for point in points:
-            row |= {f"F1 of {point.arm}": _score(point), f"expected of {point.arm}": _expected(night, point.arm)}
+        row |= {f"F1 of {point.arm}": _score(point, night) for point in points}
         cost = points[0].cost_usd
         rows.append(
             {
@@ -172,24 +173,25 @@ def trend_table(trend: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "took": NOTHING if night.get("seconds") is None else duration(night["seconds"]),
                 "training, all together": duration(sum(training)) if training else NOTHING,
                 "cost, USD": NOTHING if cost is None else f"{cost:.2f}",
+                **{f"expected of {point.arm}": _expected(night, point.arm) for point in points},
             }
         )
     return rows
 
 
-def _score(point: TrendPoint) -> str:
+def _score(point: TrendPoint, night: Mapping[str, Any]) -> str:
+    fell = " fell" if point.arm in night.get("fell", ()) else ""
     if point.confidence_interval is None:
-        return f"{point.f1:.3f}"
+        return f"{point.f1:.3f}{fell}"
     low, high = point.confidence_interval
-    return f"{point.f1:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{point.f1:.3f} [{low:.3f}, {high:.3f}]{fell}"
 
 
 def _expected(night: Mapping[str, Any], arm: str) -> str:
     band = night.get("expected", {}).get(arm)
     if band is None:
         return NOTHING
-    fell = " **fell**" if arm in night["fell"] else ""
-    return f"{band[0]:.3f}, at least {band[1]:.3f}{fell}"
+    return f"{band[0]:.3f}, at least {band[1]:.3f}"
 
 
 def _arm_row(name: str, arm: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 import os
 import re
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "jade"
+TRAINS = {"mlflow.experimentKind": "custom_model_development"}
+"""Of an experiment: its page shows runs and their charts; without it, MLflow's shows traces and judges of prompts."""
 RUN_TAG, KIND_TAG, TRAINING_TAG, TOLD_TAG = "jade.run", "jade.kind", "jade.training", "jade.told"
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
@@ -44,17 +47,7 @@ _DEFAULTS = {
 }
 """MLflow's own are two minutes and seven tries; and it tells terminals what it does."""
 
-_PER_EPOCH = (
-    "train_loss",
-    "validation_loss",
-    "train_losses",
-    "validation_losses",
-    "sigma",
-    "task_weight",
-    "learning_rate",
-    "gradient_norm",
-    "seconds",
-)
+_PER_EPOCH = ("train_losses", "validation_losses", "sigma", "task_weight", "learning_rate", "gradient_norm", "seconds")
 
 
 class TrackingError(RunError):
@@ -83,6 +76,8 @@ def open_client() -> MlflowClient:
         os.environ.setdefault(name, value)
     # Of MLflow's own types, as they are imported.
     warnings.filterwarnings("ignore", message=".*Any type hint is inferred", category=UserWarning)
+    # Bars may have any of several columns for their times, which no signature of MLflow's can say.
+    logging.getLogger("mlflow.pyfunc").addFilter(lambda entry: "infer model signature" not in entry.getMessage())
     from mlflow import MlflowClient
 
     return MlflowClient()
@@ -149,17 +144,20 @@ class Teller:
         experiment = self._experiment()
         known = list(self._known(experiment))
         parents = [run for run in known if run.data.tags.get(KIND_TAG) == "run"]
+        command = " ".join(map(str, self._record.get("command", [])))
         tags = {
             **self._tags("run"),
-            "mlflow.runName": self._layout.run_id,
-            "mlflow.source.name": " ".join(map(str, self._record.get("command", []))) or "jade",
+            # Prefect's own program runs what a worker starts.
+            "mlflow.source.name": f"flow {self._record['flow']}" if command == "engine.py" else command or "jade",
             "jade.folder": self._link,
         }
         if parents:
             self._parent = parents[0].info.run_id
         else:
             started = _milliseconds(self._record["started_at"])
-            self._parent = self._client.create_run(experiment, started, tags, self._layout.run_id).info.run_id
+            # Lists show the first twenty characters of a name.
+            moment, _, name = self._layout.run_id.partition("-")
+            self._parent = self._client.create_run(experiment, started, tags, f"{name} {moment}").info.run_id
             self._log(self._parent, params=dict(_texts(self._record.get("parameters", {}))))
         for run in known:
             if key := run.data.tags.get(TRAINING_TAG):
@@ -178,7 +176,7 @@ class Teller:
             metrics=[
                 Metric(name, value, moment, int(record["epoch"]))
                 for record in records
-                for name, value in _numbers({key: record.get(key) for key in _PER_EPOCH})
+                for name, value in _numbers(_of_epoch(record))
             ],
         )
 
@@ -192,7 +190,7 @@ class Teller:
             return  # a sweep has trainings that never come to it
         child = self._child(training)
         lines = files.history.read_text("utf-8").splitlines() if files.history.is_file() else []
-        known = {metric.step for metric in self._client.get_metric_history(child, "train_loss")}
+        known = {metric.step for metric in self._client.get_metric_history(child, "loss/train")}
         self.epochs(training, [entry for line in lines if (entry := json.loads(line))["epoch"] not in known])
         if finished:
             path = f"{self._link}/{files.last.relative_to(self._layout.root).as_posix()}"
@@ -209,7 +207,7 @@ class Teller:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name))
+                return str(self._client.create_experiment(name, tags=TRAINS))
             except Exception:
                 # Two runs may begin at once.
                 found = self._client.get_experiment_by_name(name)
@@ -269,15 +267,13 @@ class Teller:
         if layout.comparison_json.is_file():
             comparison = read_comparison(layout.comparison_json)
             numbers, verdict = dict(_comparison_numbers(comparison)), comparison["verdict"]
-            tags = {
-                "jade.verdict": verdict["outcome"],
-                "jade.winner": verdict["winner"] or "",
-                "mlflow.note.content": f"{verdict['reason']}\n\n{self._link}",
-            }
-        for path, part in ((layout.sweep_json, "ranking"), (layout.card_json, "judgement")):
+            tags = {"jade.verdict": verdict["outcome"], "mlflow.note.content": f"{verdict['reason']}\n\n{self._link}"}
+            if verdict["winner"]:
+                tags["jade.winner"] = verdict["winner"]
+        for path, numbers_of in ((layout.sweep_json, _ranking_numbers), (layout.card_json, _judgement_numbers)):
             if path.is_file():
                 content = json.loads(path.read_text("utf-8"))
-                numbers |= dict(_numbers({part: _named(content.get(part))}))
+                numbers |= dict(numbers_of(content))
                 said = content.get("verdict") or content.get("decision") or {}
                 tags["mlflow.note.content"] = f"{said.get('reason', '')}\n\n{self._link}"
         moment = _milliseconds(self._record.get("finished_at") or self._record["started_at"])
@@ -313,6 +309,12 @@ def short(error: BaseException) -> str:
     return re.sub(r"//[^/@\s]*@", "//***@", text)[:300]
 
 
+def _of_epoch(record: Mapping[str, Any]) -> dict[str, Any]:
+    # The first section of a page of charts; without a section, the totals would come last of all.
+    totals = {"train": record.get("train_loss"), "validation": record.get("validation_loss")}
+    return {"loss": totals} | {key: record.get(key) for key in _PER_EPOCH}
+
+
 def _comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     verdict = comparison["verdict"]
     # One decoder, or `crf: marginal, soft_span: one_span`.
@@ -321,28 +323,41 @@ def _comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, fl
         decoders = arm["summary"]["decoders"]
         used = judged.get(name, verdict.get("decoder"))
         used = used if used in decoders else arm["summary"]["best_decoder"]
-        intervals = {"confidence_interval": "f1", "span_confidence_interval": "span_f1_iou50"}
-        scores = {
-            intervals.get(key, key) + ("_interval" if key in intervals else ""): value
-            for key, value in decoders[used].items()
-            if not key.startswith("per_")
-        }
-        yield from _numbers({name: scores | {"calibration": arm["summary"].get("calibration")}})
-    yield from _numbers({"baseline": comparison["baselines"]})
+        yield from _numbers({name: _scores(decoders[used]) | {"calibration": arm["summary"].get("calibration")}})
+    for name, rule in comparison["baselines"].items():
+        yield from _numbers({f"baseline/{name}": _scores(rule or {})})
     for item in comparison["differences"]:
         if item["dataset"] is None:
-            name = f"difference/{item['first']}-{item['second']}/{item['metric']}"
-            kept = ("difference", "confidence_interval", "p_value", "adjusted_p_value", "detectable_difference")
-            yield from _numbers({name: {key: item.get(key) for key in kept}})
+            yield from _numbers({f"difference/{item['first']}-{item['second']}/{item['metric']}": _difference(item)})
     kept = ("difference", "confidence_interval", "margin", "detectable_difference", "groups_needed")
     yield from _numbers({"verdict": {key: verdict.get(key) for key in kept}})
 
 
-def _named(items: Any) -> Any:
-    """Return entries of a list by their names: MLflow has names, not places."""
-    if isinstance(items, list):
-        return {str(item.get("arm") or item.get("name") or at): item for at, item in enumerate(items)}
-    return items
+def _scores(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Name intervals after what they are of."""
+    intervals = {"confidence_interval": "f1_interval", "span_confidence_interval": "span_f1_iou50_interval"}
+    return {intervals.get(key, key): value for key, value in numbers.items() if not key.startswith("per_")}
+
+
+def _ranking_numbers(sweep: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    # MLflow has names, not places.
+    for entry in sweep.get("ranking") or ():
+        yield from _numbers({f"ranking/{entry['arm']}": entry})
+
+
+def _judgement_numbers(card: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    judgement = card.get("judgement") or {}
+    yield from _numbers({"judgement": {key: value for key, value in judgement.items() if not isinstance(value, list)}})
+    for item in (*judgement.get("scores", ()), *judgement.get("differences", ())):
+        about = f"judgement/{item['arm']}" if "arm" in item else f"difference/{item['first']}-{item['second']}"
+        name, metric = f"{about}/{item['dataset']}" if item["dataset"] else about, item["metric"]
+        scores = {metric: item.get("value"), f"{metric}_interval": item["confidence_interval"]}
+        yield from _numbers({name: scores if "arm" in item else {metric: _difference(item)}})
+
+
+def _difference(item: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("difference", "confidence_interval", "p_value", "adjusted_p_value", "detectable_difference")
+    return {key: item.get(key) for key in kept}
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

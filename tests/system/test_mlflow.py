@@ -63,7 +63,7 @@ def runs_of(run_id: str, kind: str) -> list[Any]:
 
 
 def steps(run: Any) -> list[int]:
-    return sorted(metric.step for metric in open_client().get_metric_history(run.info.run_id, "train_loss"))
+    return sorted(metric.step for metric in open_client().get_metric_history(run.info.run_id, "loss/train"))
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float = 120) -> None:
@@ -87,12 +87,18 @@ def test_a_finished_run_is_told_with_its_verdict_and_one_child_a_training_and_ag
     comparison = json.loads(layout.comparison_json.read_text())
     verdict, scores = comparison["verdict"], comparison["arms"]["crf"]["summary"]["decoders"]["one_span"]
     assert parent.info.status == "FINISHED"
-    assert parent.info.run_name == layout.run_id
+    moment, _, name = layout.run_id.partition("-")
+    assert parent.info.run_name == f"{name} {moment}", "lists show a name's beginning alone"
+    experiment = open_client().get_experiment_by_name("jade")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development", "its page shows charts"
     assert parent.data.tags["jade.verdict"] == verdict["outcome"]
     assert verdict["reason"] in parent.data.tags["mlflow.note.content"]
     assert parent.data.params == {"data": "['small.parquet']", "epochs": "2"}
     assert parent.data.metrics["crf/f1"] == scores["f1"]
     assert [parent.data.metrics[f"crf/f1_{end}"] for end in ("low", "high")] == scores["confidence_interval"]
+    rule = comparison["baselines"]["largest_move"]
+    told = [parent.data.metrics[f"baseline/largest_move/{name}"] for name in ("f1", "f1_low", "f1_high")]
+    assert told == [rule["f1"], *rule["confidence_interval"]]
     told = [parent.data.metrics[f"verdict/{end}"] for end in ("low", "high")]
     assert told == verdict["confidence_interval"]
     paths = {item.path for item in open_client().list_artifacts(parent.info.run_id)}
@@ -120,7 +126,16 @@ def test_the_champion_is_a_registered_model_that_gives_spans_for_bars(
     client = open_client()
     version = client.get_model_version_by_alias("jade", "champion")
     assert version.tags["jade.run"] == layout.run_id
-    assert [run.info.run_id for run in runs_of(layout.run_id, "run")] == [version.run_id]
+    (run,) = runs_of(layout.run_id, "run")
+    assert run.info.run_id == version.run_id
+    for score in card["judgement"]["scores"]:
+        stem = "/".join(part for part in ("judgement", score["arm"], score["dataset"], score["metric"]) if part)
+        told = [run.data.metrics[f"{stem}{end}"] for end in ("", "_low", "_high")]
+        assert told == [score["value"], *score["confidence_interval"]]
+    for item in card["judgement"]["differences"]:
+        pair = f"{item['first']}-{item['second']}"
+        stem = "/".join(part for part in ("difference", pair, item["dataset"], item["metric"]) if part)
+        assert run.data.metrics[f"{stem}/difference"] == item["difference"]
     frame = pd.DataFrame(small_windows.bars_NT4[0], columns=["open", "high", "low", "close"])
     bars = frame.set_index(pd.date_range("2024-01-02 14:30", periods=len(frame), freq="min", tz="UTC"))
     code = (

@@ -76,14 +76,15 @@ def test_the_trend_shows_scores_expectations_times_and_costs_night_by_night() ->
     assert newest == {
         "began (UTC)": "2026-11-24 02:00",
         "comparison": "[night-4](/runs/flow-run/f4)",
-        "F1 of crf": "0.600 [0.580, 0.620]",
-        "expected of crf": "0.700, at least 0.650 **fell**",
+        "F1 of crf": "0.600 [0.580, 0.620] fell",
         "F1 of soft_span": "0.600 [0.580, 0.620]",
-        "expected of soft_span": "–",
         "took": "5 min 0 s",
         "training, all together": "3 min 0 s",
         "cost, USD": "0.40",
+        "expected of crf": "0.700, at least 0.650",
+        "expected of soft_span": "–",
     }
+    assert list(newest)[2:4] == ["F1 of crf", "F1 of soft_span"], "what a page shows without being scrolled"
     assert (earlier["comparison"], earlier["took"], earlier["expected of crf"]) == ("night-3", "–", "–")
 
 
@@ -141,13 +142,19 @@ def test_the_champions_page_tells_who_why_since_when_and_links_the_runs(tmp_path
         assert words in now
     assert f"[{third}](/runs/flow-run/flow-3)" in challenger
     assert "it is worse" in challenger
-    newest, oldest = history.strip().splitlines()[-2:]
+    rows, said = history.strip().split("\n\n")[1:]
+    newest, oldest = rows.splitlines()[2:]
     assert newest.startswith("| 2 | ")
-    assert "| ann-at-desk |" in newest
+    assert f"| [{second}](/runs/flow-run/flow-2) | promoted **by force** by ann-at-desk | crf | 0.710 [" in newest
     assert oldest.startswith("| 1 | ")
-    assert f"| promoted | – | [{first}](/runs/flow-run/flow-1) | – |" in oldest
+    assert f"| [{first}](/runs/flow-run/flow-1) | promoted | – | – |" in oldest
+    assert "fails the gate" not in rows, "a table's cells are as wide as what is in them"
+    assert said.splitlines() == [
+        "* 2: it fails the gate: calibration (jade_crf, trained on btc\\|usd, 40 windows)",
+        "* 1: –",
+    ]
     roll_back_champion(place)
-    assert f"| rolled back to | {person()} | " in champion_markdown(place)
+    assert f"| rolled back to by {person()} | " in champion_markdown(place)
 
 
 def test_a_champions_page_that_fails_is_logged_and_stops_nothing(

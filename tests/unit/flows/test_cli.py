@@ -66,6 +66,7 @@ def test_every_command_explains_itself_and_speaks_json(name: str, capsys: pytest
         (["train"], "--loss"),
         (["validate", "nowhere.parquet"], "nowhere.parquet"),
         (["report", "nowhere"], "no run called 'nowhere'"),
+        (["export", "--model-path", "champion"], "`jade retrain` makes the first champion"),
         (["predict", "--model-path", "nowhere.pt", "--data-path", "x.parquet"], "nowhere.pt"),
         (["window", "nowhere.csv", "out.parquet"], "nowhere.csv"),
     ],
@@ -78,6 +79,16 @@ def test_bad_usage_and_input_exit_with_2_and_say_why_on_standard_error(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", ["compare", "retrain"])
+def test_tracking_without_mlflow_is_refused_before_a_server_starts(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run([command, "--track", "mlflow"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: tracking needs MLflow")
 
 
 def test_an_error_is_json_where_json_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
