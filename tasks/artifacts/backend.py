@@ -52,29 +52,20 @@ BUCKET_KEYS = Keys("manifests/{run}/{revision:08d}.json", "blobs/{run}/{sha256}"
 
 @dataclass(frozen=True)
 class Item:
-    """An object as it is listed: key, size in bytes, and when it was written by the store's clock (`Backend.now`)."""
+    """An object as it is listed or read.
+
+    Attributes:
+        key: Its key.
+        size: Bytes of the whole object.
+        modified_s: When it was written, by the store's clock (`Backend.now`).
+        version: What `put_if` takes, and means nothing else; empty where it is only listed, as is the next.
+        sha256: What the writer says of the content; empty if that is not known.
+    """
 
     key: str
     size: int
     modified_s: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An object as it is read.
-
-    Attributes:
-        version: What `put_if` takes; means nothing else.
-        size: Bytes of the whole object.
-        modified_s: As in `Item`.
-        chunks: Its content from where it was asked for. A cut raises `StoreUnavailable`, or reads like an end.
-        sha256: What the writer says of the content; empty if that is not known.
-    """
-
-    version: str
-    size: int
-    modified_s: float
-    chunks: Iterator[bytes]
+    version: str = ""
     sha256: str = ""
 
 
@@ -87,8 +78,11 @@ class Backend(Protocol):
     keeps_versions: bool
     """Whether a deletion is known to have left an older version behind, so that no space became free."""
 
-    def get(self, key: str, offset: int = 0) -> Answer:
-        """Return an object, or raise `ArtifactNotFound`."""
+    def get(self, key: str, offset: int = 0) -> tuple[Item, Iterator[bytes]]:
+        """Return an object and its content from the offset on, or raise `ArtifactNotFound`.
+
+        A cut of the content raises `StoreUnavailable`, or reads like an end.
+        """
         ...
 
     def put(self, key: str, file: FileEntry, source: Path) -> bool:
@@ -132,7 +126,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """A small document as it was read; version and time as in `Answer`."""
+    """A small document as it was read; version and time as in `Item`."""
 
     content: bytes
     version: str
@@ -147,15 +141,16 @@ def read_small(backend: Backend, key: str, max_bytes: int) -> Record | None:
     """
 
     def read() -> Record:
-        answer, content = backend.get(key), b""
-        for chunk in answer.chunks:
+        found, chunks = backend.get(key)
+        content = b""
+        for chunk in chunks:
             content += chunk
             if len(content) > max_bytes:
-                return Record(content[: max_bytes + 1], answer.version, answer.modified_s)
+                return Record(content[: max_bytes + 1], found.version, found.modified_s)
         # Not every store gives a digest back, and a cut answer may read like a short one.
-        if len(content) != answer.size or answer.sha256 not in {"", size_and_sha256([content])[1]}:
+        if len(content) != found.size or found.sha256 not in {"", size_and_sha256([content])[1]}:
             raise StoreUnavailable(backend.place, f"reading {key}", "what came is not what was written")
-        return Record(content, answer.version, answer.modified_s)
+        return Record(content, found.version, found.modified_s)
 
     try:
         return retry_transient(read, attempts=4, pause_s=0.2)

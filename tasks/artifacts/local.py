@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tasks.artifacts import errors
-from tasks.artifacts.backend import FOLDER_KEYS, Answer, Item
+from tasks.artifacts.backend import FOLDER_KEYS, Item
 from tasks.artifacts.manifest import check_path, check_source, file_chunks, is_same, size_and_sha256
 from tasks.core.files import FileEntry
 
@@ -40,7 +40,7 @@ class LocalBackend:
         self._trash_folder = self.root / ".store" / "trash"
         self._lock_path = self.root / ".store" / "locks" / ".records"
 
-    def get(self, key: str, offset: int = 0) -> Answer:
+    def get(self, key: str, offset: int = 0) -> tuple[Item, Iterator[bytes]]:
         """Open a file; links are not followed."""
         path, doing = self._path(key), f"reading {key}"
         with disk_errors(self.place, doing):
@@ -57,7 +57,7 @@ class LocalBackend:
             with disk_errors(self.place, doing):
                 yield from file_chunks(path, offset)
 
-        return Answer(_version(found), found.st_size, found.st_mtime, chunks())
+        return Item(key, found.st_size, found.st_mtime, _version(found)), chunks()
 
     def put(self, key: str, file: FileEntry, source: Path) -> bool:
         """Copy a file in, unless it lies there."""

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from s3transfer.manager import TransferConfig, TransferManager
 
 from tasks.artifacts import errors
-from tasks.artifacts.backend import BUCKET_KEYS, Answer, Item, read_small
+from tasks.artifacts.backend import BUCKET_KEYS, Item, read_small
 from tasks.artifacts.local import disk_errors
 from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, check_path, check_source
 from tasks.artifacts.s3_client import ConditionRefused, connect, s3_errors
@@ -58,7 +58,7 @@ class S3Backend:
         self._trial = threading.Lock()
         self._etags: Literal["quoted", "bare", "unknown"] | None = None
 
-    def get(self, key: str, offset: int = 0) -> Answer:
+    def get(self, key: str, offset: int = 0) -> tuple[Item, Iterator[bytes]]:
         """Ask for an object; its content is read as it is taken."""
         doing = f"reading {key}"
         answer = self._call(doing, "get_object", key, **({"Range": f"bytes={offset}-"} if offset else {}))
@@ -67,7 +67,7 @@ class S3Backend:
         size = start + answer["ContentLength"]
         chunks = self._chunks(answer["Body"], size - start, offset - start, doing)
         told = answer["Metadata"].get(_DIGEST, "")
-        return Answer(answer["ETag"], size, answer["LastModified"].timestamp(), chunks, told)
+        return Item(key, size, answer["LastModified"].timestamp(), answer["ETag"], told), chunks
 
     def put(self, key: str, file: FileEntry, source: Path) -> bool:
         """Upload a file's content, checked on both sides, unless it is there."""

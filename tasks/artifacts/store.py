@@ -114,10 +114,10 @@ class ArtifactStore:
         digest, position = hashlib.sha256(), 0
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
-                answer = self.backend.get(key, position)
-                if answer.size != file.size:
-                    raise errors.ArtifactCorrupted(where, f"{file.size} bytes", f"{answer.size} bytes")
-                for chunk in answer.chunks:
+                found, chunks = self.backend.get(key, position)
+                if found.size != file.size:
+                    raise errors.ArtifactCorrupted(where, f"{file.size} bytes", f"{found.size} bytes")
+                for chunk in chunks:
                     position += len(chunk)
                     if position > file.size:
                         raise errors.ArtifactCorrupted(where, f"{file.size} bytes", "more")
