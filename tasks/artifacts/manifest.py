@@ -25,11 +25,7 @@ CHUNK_BYTES = 2**20
 
 
 def check_path(path: str) -> None:
-    """Refuse a relative file name that could leave its folder, or confuse a terminal, a log or a temporary name.
-
-    Raises:
-        NameRefused: As `name_fault` says.
-    """
+    """Raise `NameRefused` for a file name that could leave its folder, or confuse a terminal, a log or a shell."""
     if fault := name_fault(path, MAX_NAME_BYTES):
         raise NameRefused(*fault)
 
@@ -43,11 +39,7 @@ def check_plain(name: str) -> str:
 
 
 def check_tree(paths: Sequence[str]) -> None:
-    """Refuse a list of checked paths that cannot all be files of one run.
-
-    Raises:
-        NameRefused: One is listed twice, is both a file and a folder, or is called as the manifest is.
-    """
+    """Raise `NameRefused` if one path is listed twice, is a file and a folder, or is called as the manifest is."""
     folders = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
     seen = {MANIFEST_NAME: "it is the name of the manifest itself"}
     for path in paths:
@@ -71,7 +63,6 @@ class Manifest:
     """What a run consists of.
 
     Attributes:
-        run_id: The run's name.
         revision: 1 for the first, then one more each time.
         complete: False while the run goes on, or where it ended early.
         published_at: When this revision was made, UTC, whole seconds.

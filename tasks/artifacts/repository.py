@@ -129,10 +129,8 @@ class ArtifactPlace:
     def publish_end(self, layout: RunLayout, *, is_complete: bool) -> None:
         """Publish all that the run left; one that ended well is what `latest` stands for, from the very last step on.
 
-        Of a run that failed, a bucket gets what tells why; its checkpoints were published as they appeared.
-
-        Raises:
-            StoreError: As the store says, and where the run lies; what was published before stays.
+        Of a run that failed, a bucket gets what tells why; its checkpoints were published as they appeared. A
+        `StoreError` says where the run lies; what was published before stays.
         """
         try:
             if is_complete or self.is_local:
@@ -168,11 +166,7 @@ class ArtifactPlace:
     def prune(
         self, *, keep_last: int | None, keep_days: float | None, dry_run: bool = False
     ) -> tuple[Sequence[PruneDecision], PruneOutcome]:
-        """Delete the runs that no rule keeps, what dead ones left, and working copies of what went.
-
-        Returns:
-            What was decided of each run, and what went, or would go in a dry run.
-        """
+        """Delete the runs that no rule keeps, what dead ones left, and working copies; return plan and outcome."""
         plan = plan_prune(self.facts(), keep_last=keep_last, keep_days=keep_days, now=datetime.now(UTC))
         outcome = prune(self.store, plan, self.is_running, dry_run=dry_run)
         if not dry_run:
@@ -189,13 +183,10 @@ class ArtifactPlace:
 
 
 def open_place(address: str | Path | None = None) -> ArtifactPlace:
-    """Return a place for runs; nothing is asked of it yet.
-
-    Args:
-        address: A folder or `s3://bucket/prefix`; None for what the settings say.
+    """Return a place for runs, a folder or `s3://bucket/prefix`; nothing is asked of it yet.
 
     Raises:
-        BadStoreAddress, SettingsError: It is neither, or the settings make no sense.
+        BadStoreAddress, SettingsError: It is neither, or the settings, which name it if nothing does, make no sense.
     """
     settings = load_settings()
     text = str(address or settings.artifacts)

@@ -51,11 +51,7 @@ class ArtifactStore:
         return self.backend.put(self._content_key(run_id, file), file, source)
 
     def commit(self, manifest: Manifest, replaces: Head | None) -> None:
-        """Make a manifest the run's, in one step. Silent if exactly it is the run's already.
-
-        Args:
-            manifest: With the revision after the one that it replaces.
-            replaces: What `head` gave.
+        """Make a manifest the run's, in one step, instead of what `head` gave. Silent if it is that already.
 
         Raises:
             PreconditionFailed: Somebody else wrote since.
@@ -76,12 +72,7 @@ class ArtifactStore:
             raise errors.PreconditionFailed(f"the run {run_id}", self.place, told) from error
 
     def manifest(self, run_id: str) -> Manifest:
-        """Return the run's newest manifest.
-
-        Raises:
-            ArtifactNotFound: No such run.
-            ManifestCorrupted: It is not what was written.
-        """
+        """Return the run's newest manifest, or raise `ArtifactNotFound` or `ManifestCorrupted`."""
         if (head := self.head(run_id)) is None:
             raise errors.ArtifactNotFound(f"run {run_id}", self.place, "`jade artifacts list` shows what is published.")
         return head.manifest()
@@ -165,11 +156,7 @@ class ArtifactStore:
         raise errors.ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
 
     def pointers(self) -> dict[str, str]:
-        """Return which run each name stands for.
-
-        Raises:
-            ArtifactCorrupted: One holds no run's name.
-        """
+        """Return which run each name stands for; one that holds no run's name raises `ArtifactCorrupted`."""
         found = {}
         for item in self.backend.list(f"{self._keys.pointers}*"):
             name = item.key.rpartition("/")[2]
@@ -181,7 +168,7 @@ class ArtifactStore:
         return found
 
     def delete(self, run_id: str) -> None:
-        """Remove a run. Silent if it is already gone. It first stops being listed, then its content goes.
+        """Remove a run: it first stops being listed, then its content goes. Silent if it is already gone.
 
         Raises:
             RunProtected: A pointer stands on it.
@@ -203,9 +190,7 @@ class ArtifactStore:
     def sweep(self, *, older_than_s: float, running: Collection[str] = ()) -> int:
         """Remove what dead writers left: unfinished writes, content and manifests that newer ones superseded.
 
-        Args:
-            older_than_s: What is younger stays, since its writer may live. By the store's clock.
-            running: Runs that are not touched whatever their age.
+        What is younger, by the store's clock, stays, since its writer may live; so does all of running runs.
 
         Returns:
             Bytes freed, of what the store tells the size.
