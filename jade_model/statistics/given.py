@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 COUNTS = ("tp", "fp", "fn")
 SPAN_COUNTS = ("span_tp", "span_fp", "span_fn")
 SPANS = ("window_id", "expansion_start", "expansion_end")
-_KEYS = ("dataset", "group", "window")
+_KEYS = ["dataset", "group", "window"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Arm:
-    """One arm's counts, each row of a window (or group) in one seed; `keys` are dataset, group and window."""
+    """One arm's counts, in rows with dataset, group, window (may be empty), seed, fold, and counts."""
 
     name: str
     source: str
-    keys: list[tuple[str, str, str]]
-    seed_R: NDArray[np.int64]
-    fold_R: NDArray[np.int64]
-    counts_R3: NDArray[np.int64]
-    span_counts_R3: NDArray[np.int64] | None
+    rows: pd.DataFrame
     says_trainings: bool
+
+    def by_seed(self, column: str, fill: int) -> pd.DataFrame:
+        """Return a column as a table of windows by seeds, both ascending."""
+        return self.rows.set_index([*_KEYS, "seed"])[column].unstack("seed", fill_value=fill)
 
 
 def compare_given(
@@ -71,31 +71,38 @@ def compare_given(
     if len(arms) < 2:
         raise ConfigError(f"a comparison needs two arms at least; got {', '.join(arm.name for arm in arms) or 'none'}")
     first = arms[0]
-    metrics: tuple[Metric, ...] = METRICS if all(arm.span_counts_R3 is not None for arm in arms) else ("f1",)
-    if metric not in metrics:
-        lacking = next(arm for arm in arms if arm.span_counts_R3 is None)
+    lacking = next((arm for arm in arms if SPAN_COUNTS[0] not in arm.rows), None)
+    metrics: tuple[Metric, ...] = METRICS if lacking is None else ("f1",)
+    if lacking is not None and metric not in metrics:
         expected = f"columns {', '.join(SPAN_COUNTS)} for the metric {metric}"
-        raise DataError([Violation(lacking.source, None, None, "counts of bars alone", expected)])
-    keys = sorted(set(first.keys))
-    seeds = sorted(set(first.seed_R.tolist()))
-    datasets = sorted({key[0] for key in keys})
-    group_of = {pair: number for number, pair in enumerate(sorted({key[:2] for key in keys}))}
-    training_SN = _trainings(first, keys, seeds, datasets)
+        raise _refused(lacking.source, "counts of bars alone", expected)
+    _check_once(first)
+    fold_NS = first.by_seed("fold", -1)
     for arm in arms[1:]:
-        _check_same(first, arm, training_SN, keys, seeds, datasets)
+        _check_same(first, fold_NS, arm)
+    datasets = fold_NS.index.get_level_values("dataset")
+    dataset_N, dataset_names = datasets.factorize(sort=True)
+    number_NS = dataset_N[:, None] * (1 + int(fold_NS.to_numpy().max())) + fold_NS.to_numpy()
     scored = ScoredWindows(
-        np.array([group_of[key[:2]] for key in keys], dtype=np.int64),
-        training_SN,
-        dataset_N=np.array([datasets.index(key[0]) for key in keys], dtype=np.int64),
-        dataset_names=datasets,
+        fold_NS.groupby(level=["dataset", "group"]).ngroup().to_numpy().astype(np.int64),
+        np.where(fold_NS < 0, -1, number_NS).T,
+        dataset_N=dataset_N.astype(np.int64),
+        dataset_names=list(dataset_names),
         given_models=not first.says_trainings,
     )
     caveat = (
         "Nothing says which training each prediction is from (columns seed and fold): the verdict is about these very "
         "models, not about what training them again would give."
     )
+
+    # Where an arm has no counts of spans, nobody's are looked at.
+    spans = SPAN_COUNTS if lacking is None else COUNTS
+
+    def counts(arm: _Arm, columns: Sequence[str]) -> NDArray[np.int64]:
+        return np.stack([arm.by_seed(column, 0).to_numpy().T for column in columns], axis=2)
+
     return compare_arms(
-        [_counts_of(arm, keys, seeds) for arm in arms],
+        [ArmCounts(arm.name, counts(arm, COUNTS), counts(arm, spans)) for arm in arms],
         scored,
         metric=metric,
         margin=margin,
@@ -117,9 +124,9 @@ def _arms_of(
     has = set(map(str, frame.columns))
     if not (is_counts := set(COUNTS) | {"group"} <= has) and not set(SPANS) <= has:
         expected = f"columns group, {', '.join(COUNTS)}; or {', '.join(SPANS)} with labels"
-        raise DataError([Violation(source, None, None, f"columns {', '.join(sorted(has))}", expected)])
+        raise _refused(source, f"columns {', '.join(sorted(has))}", expected)
     if frame.empty:
-        raise DataError([Violation(source, None, None, "no rows", "one at least")])
+        raise _refused(source, "no rows", "one at least")
     parts = [(str(arm), part) for arm, part in frame.groupby("arm", sort=False)] if "arm" in has else [(name, frame)]
     if is_counts:
         return [_of_counts(arm, source, part) for arm, part in parts]
@@ -131,14 +138,14 @@ def _read(path: Path) -> pd.DataFrame:
 
     expected = "a CSV or Parquet file of predictions, or a run's predictions/ARM.npz"
     if not path.is_file():
-        raise DataError([Violation(str(path), None, None, "no such file", expected)])
+        raise _refused(str(path), "no such file", expected)
     try:
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)
         text = dict.fromkeys(("arm", "window_id", *_KEYS), str)
         return pd.read_csv(path, dtype=text)
     except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError([Violation(str(path), None, None, f"what cannot be read: {error}", expected)]) from error
+        raise _refused(str(path), f"what cannot be read: {error}", expected) from error
 
 
 def _needed(
@@ -150,21 +157,15 @@ def _needed(
 
 
 def _of_counts(name: str, source: str, frame: pd.DataFrame) -> _Arm:
+    import pandas as pd
+
     spans = [column for column in SPAN_COUNTS if column in frame]
     if spans and len(spans) < len(SPAN_COUNTS):
         expected = f"all of {', '.join(SPAN_COUNTS)}, or none"
-        raise DataError([Violation(source, None, None, f"only {', '.join(spans)}", expected)])
-    keys = [[*map(str, frame[column])] if column in frame else [""] * len(frame) for column in _KEYS]
-    return _Arm(
-        name,
-        source,
-        list(zip(*keys, strict=True)),
-        _whole(frame, "seed", source),
-        _whole(frame, "fold", source),
-        np.stack([_whole(frame, column, source) for column in COUNTS], axis=1),
-        np.stack([_whole(frame, column, source) for column in SPAN_COUNTS], axis=1) if spans else None,
-        says_trainings="seed" in frame or "fold" in frame,
-    )
+        raise _refused(source, f"only {', '.join(spans)}", expected)
+    rows: dict[str, Any] = {column: [*map(str, frame[column])] if column in frame else "" for column in _KEYS}
+    rows |= {column: _whole(frame, column, source) for column in ("seed", "fold", *COUNTS, *spans)}
+    return _Arm(name, source, pd.DataFrame(rows), says_trainings="seed" in frame or "fold" in frame)
 
 
 def _of_spans(name: str, source: str, frame: pd.DataFrame, labels: Windows, group_N: NDArray[np.int64]) -> _Arm:
@@ -173,7 +174,7 @@ def _of_spans(name: str, source: str, frame: pd.DataFrame, labels: Windows, grou
     unknown = [window_id for window_id in dict.fromkeys(ids) if window_id not in row_of]
     if unknown:
         found = f"{len(unknown)} windows such as {unknown[0]!r}"
-        raise DataError([Violation(source, None, "window_id", found, f"windows of {labels.path}")])
+        raise _refused(source, found, f"windows of {labels.path}", column="window_id")
     row_R = np.array([row_of[window_id] for window_id in ids])
     seed_R, fold_R = _whole(frame, "seed", source), _whole(frame, "fold", source)
     has_R = frame["expansion_start"].notna().to_numpy() & frame["expansion_end"].notna().to_numpy()
@@ -184,7 +185,8 @@ def _of_spans(name: str, source: str, frame: pd.DataFrame, labels: Windows, grou
         at = int(np.flatnonzero(wrong_S)[0])
         found = f"a span from {start_S[at]} to {last_S[at]}"
         expected = f"bars 0 to {labels.window_length - 1}, both inclusive"
-        raise DataError([Violation(source, int(np.flatnonzero(has_R)[at]), "expansion_end", found, expected)])
+        row = int(np.flatnonzero(has_R)[at])
+        raise _refused(source, found, expected, row=row, column="expansion_end")
     # A window has as many rows as spans: one row of the result for each window and seed.
     (seed_U, row_U), at_R = np.unique(np.stack([seed_R, row_R]), axis=1, return_inverse=True)
     marked_UT = np.zeros((len(row_U), labels.window_length), dtype=bool)
@@ -195,7 +197,7 @@ def _of_spans(name: str, source: str, frame: pd.DataFrame, labels: Windows, grou
     if (fold_U[at_R] != fold_R).any():
         at = int(np.flatnonzero(fold_U[at_R] != fold_R)[0])
         found = f"{ids[at]} in several folds of seed {seed_R[at]}"
-        raise DataError([Violation(source, at, "fold", found, "each window once a seed")])
+        raise _refused(source, found, "each window once a seed", row=at, column="fold")
     told = "seed" in frame or "fold" in frame
     return _scored(name, source, (row_U, seed_U, fold_U), marked_UT, labels, group_N, says_trainings=told)
 
@@ -209,14 +211,14 @@ def _of_run(name: str, path: Path, labels: Windows, group_N: NDArray[np.int64]) 
             marked_RT = arrays["predicted"].astype(bool)
             named = sorted(set(arrays["dataset"].tolist()))
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError([Violation(str(path), None, None, f"what cannot be read: {error}", expected)]) from error
+        raise _refused(str(path), f"what cannot be read: {error}", expected) from error
     if len(named) > 1:
         found = f"predictions of {len(named)} data sets: {', '.join(named)}"
-        raise DataError([Violation(str(path), None, "dataset", found, "those of one, whose labels are given")])
+        raise _refused(str(path), found, "those of one, whose labels are given", column="dataset")
     row_of = {str(window_id): row for row, window_id in enumerate(labels.window_id_N)}
     if marked_RT.shape[1] != labels.window_length or not set(ids) <= set(row_of):
         found = f"windows of {marked_RT.shape[1]} bars such as {ids[0]!r}"
-        raise DataError([Violation(str(path), None, "window_id", found, f"windows of {labels.path}")])
+        raise _refused(str(path), found, f"windows of {labels.path}", column="window_id")
     places = np.array([row_of[window_id] for window_id in ids]), seed_R, fold_R
     return _scored(name, str(path), places, marked_RT, labels, group_N, says_trainings=True)
 
@@ -231,19 +233,22 @@ def _scored(
     *,
     says_trainings: bool,
 ) -> _Arm:
+    import pandas as pd
+
     row_R, seed_R, fold_R = places
     found = count(marked_RT, truth_of(labels).take(row_R))
-    keys = [(labels.name, str(group_N[row]), str(labels.window_id_N[row])) for row in row_R.tolist()]
-    return _Arm(
-        name,
-        source,
-        keys,
-        seed_R.astype(np.int64),
-        fold_R.astype(np.int64),
-        found.bars_N3,
-        found.spans_NJ3[:, 0],
-        says_trainings,
+    rows = pd.DataFrame(
+        {
+            "dataset": labels.name,
+            "group": group_N[row_R].astype(str),
+            "window": labels.window_id_N[row_R].astype(str),
+            "seed": seed_R.astype(np.int64),
+            "fold": fold_R.astype(np.int64),
+            **dict(zip(COUNTS, found.bars_N3.T, strict=True)),
+            **dict(zip(SPAN_COUNTS, found.spans_NJ3[:, 0].T, strict=True)),
+        }
     )
+    return _Arm(name, source, rows, says_trainings)
 
 
 def _whole(frame: pd.DataFrame, column: str, source: str) -> NDArray[np.int64]:
@@ -256,67 +261,43 @@ def _whole(frame: pd.DataFrame, column: str, source: str) -> NDArray[np.int64]:
     wrong = ~(np.isfinite(values) & (values >= 0) & (values == np.floor(values)))
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])
-        raise DataError([Violation(source, at, column, repr(frame[column].iloc[at]), "a whole number from 0 on")])
+        raise _refused(source, repr(frame[column].iloc[at]), "a whole number from 0 on", row=at, column=column)
     return values.astype(np.int64)
 
 
-def _trainings(
-    arm: _Arm, keys: Sequence[tuple[str, str, str]], seeds: Sequence[int], datasets: Sequence[str]
-) -> NDArray[np.int64]:
-    """Return which training scored what, [S, N], -1 where none did.
-
-    Raises:
-        DataError: A window, or a group without windows, stands twice in a seed.
-    """
-    column = {key: at for at, key in enumerate(keys)}
-    training_SN = np.full((len(seeds), len(keys)), -1, dtype=np.int64)
-    num_folds = int(arm.fold_R.max()) + 1
-    for at, (key, seed, fold) in enumerate(zip(arm.keys, arm.seed_R.tolist(), arm.fold_R.tolist(), strict=True)):
-        place = seeds.index(seed), column[key]
-        if training_SN[place] >= 0:
-            what = f"{'window ' + key[2] if key[2] else 'group ' + key[1]} twice for {arm.name}, seed {seed}"
-            raise DataError(
-                [Violation(arm.source, at, None, what, "each once a seed (a column window tells rows apart)")]
-            )
-        training_SN[place] = datasets.index(key[0]) * num_folds + fold
-    return training_SN
-
-
-def _check_same(
-    first: _Arm,
-    arm: _Arm,
-    training_SN: NDArray[np.int64],
-    keys: Sequence[tuple[str, str, str]],
-    seeds: Sequence[int],
-    datasets: Sequence[str],
-) -> None:
-    """Refuse an arm that was not scored on the same windows, in the same seeds and folds, as the first one."""
-    expected = f"the same as {first.name} ({first.source}): arms are compared window by window"
-    extra = sorted(set(arm.keys) ^ set(keys))
-    if extra:
-        which = "only there" if extra[0] in set(arm.keys) else "missing"
-        name = " ".join(part for part in extra[0] if part)
-        found = f"{arm.name}: {len(extra)} windows or groups differ, such as {name} ({which})"
-        raise DataError([Violation(arm.source, None, None, found, expected)])
-    if sorted(set(arm.seed_R.tolist())) != list(seeds) or arm.says_trainings != first.says_trainings:
-        found = f"{arm.name}: seeds {', '.join(map(str, sorted(set(arm.seed_R.tolist()))))}"
-        found += "" if arm.says_trainings else " (no column seed or fold)"
-        raise DataError([Violation(arm.source, None, "seed", found, expected)])
-    if not np.array_equal(_trainings(arm, keys, seeds, datasets), training_SN):
-        raise DataError(
-            [Violation(arm.source, None, "fold", f"{arm.name}: other folds or seeds of a window", expected)]
+def _check_once(arm: _Arm) -> None:
+    """Refuse an arm in which a window, or a group without windows, stands twice in a seed."""
+    twice = arm.rows[arm.rows.duplicated([*_KEYS, "seed"])]
+    if not twice.empty:
+        row = twice.iloc[0]
+        what = f"window {row['window']}" if row["window"] else f"group {row['group']}"
+        raise _refused(
+            arm.source,
+            f"{what} twice for {arm.name}, seed {row['seed']}",
+            "each once a seed (a column window tells rows apart)",
+            row=int(twice.index[0]),
         )
 
 
-def _counts_of(arm: _Arm, keys: Sequence[tuple[str, str, str]], seeds: Sequence[int]) -> ArmCounts:
-    column = {key: at for at, key in enumerate(keys)}
-    where = (
-        np.array([seeds.index(seed) for seed in arm.seed_R.tolist()]),
-        np.array([column[key] for key in arm.keys]),
-    )
-    bars_SN3 = np.zeros((len(seeds), len(keys), 3), dtype=np.int64)
-    spans_SN3 = np.zeros_like(bars_SN3)
-    bars_SN3[where] = arm.counts_R3
-    if arm.span_counts_R3 is not None:
-        spans_SN3[where] = arm.span_counts_R3
-    return ArmCounts(arm.name, bars_SN3, spans_SN3)
+def _check_same(first: _Arm, fold_NS: pd.DataFrame, arm: _Arm) -> None:
+    """Refuse an arm that was not scored on the same windows, in the same seeds and folds, as the first one."""
+    expected = f"the same as {first.name} ({first.source}): arms are compared window by window"
+    keys, seeds = {*zip(*(arm.rows[key] for key in _KEYS), strict=True)}, sorted(set(arm.rows["seed"]))
+    extra = sorted(keys ^ {*fold_NS.index})
+    if extra:
+        which = "only there" if extra[0] in keys else "missing"
+        name = " ".join(part for part in extra[0] if part)
+        found = f"{arm.name}: {len(extra)} windows or groups differ, such as {name} ({which})"
+        raise _refused(arm.source, found, expected)
+    if seeds != [*fold_NS.columns] or arm.says_trainings != first.says_trainings:
+        found = f"{arm.name}: seeds {', '.join(map(str, seeds))}"
+        raise _refused(
+            arm.source, found + ("" if arm.says_trainings else " (no column seed or fold)"), expected, column="seed"
+        )
+    _check_once(arm)
+    if not arm.by_seed("fold", -1).equals(fold_NS):
+        raise _refused(arm.source, f"{arm.name}: other folds or seeds of a window", expected, column="fold")
+
+
+def _refused(source: str, found: str, expected: str, *, row: int | None = None, column: str | None = None) -> DataError:
+    return DataError([Violation(source, row, column, found, expected)])

@@ -1,6 +1,6 @@
 """What is known of an estimate: its standard error, and how wide an interval that takes.
 
-Legend: B draws, P estimates, U units, X as many as P or, where one stands for all, 1.
+Legend: B draws, P estimates, U units (groups, trainings or cells), X as many as P or, where one stands for all, 1.
 """
 
 from __future__ import annotations
@@ -35,6 +35,30 @@ _NUM_DRAWS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
+class Component:
+    """What units of one kind say of P contrasts.
+
+    Attributes:
+        part_PU: Each unit's part in the contrast's error.
+        degrees_P: Of the sum of their squares.
+        design_degrees: What they would be if all units varied alike, whatever was found.
+        num_units: Those with any weight.
+        effective: As many units of equal weight would weigh as evenly.
+    """
+
+    part_PU: FloatArray
+    degrees_P: FloatArray
+    design_degrees: float
+    num_units: int
+    effective: float
+
+    @cached_property
+    def variance_P(self) -> FloatArray:
+        """Sum of the squares, [P]."""
+        return np.asarray((self.part_PU**2).sum(axis=1), dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
 class Estimates:
     """P linear combinations of arms' F1s with what is known of their uncertainty.
 
@@ -43,16 +67,11 @@ class Estimates:
         standard_error_P: Of the value, groups and trainings together; 1 where nothing is known.
         degrees_P: Degrees of freedom of the standard error.
         training_share_P: Share of the variance that is training noise, [0, 1].
-        part_PU: Each group's part in the error: what correlates the P estimates.
+        groups: What groups say of it; their parts are what correlates the P estimates.
+        trainings: What trainings say of it.
+        cell_variance_P: What the groups' variance would be if nothing of it were their own.
         few_telling_P: Whether fewer than FEWEST_GROUPS groups tell anything of the value.
         lack: What there is too little of for any verdict, or None.
-        num_groups: Groups with any labelled or marked bar.
-        effective_groups: As many groups of equal weight would weigh as evenly.
-        num_trainings: Trainings of an arm.
-        group_variance_P: Part of the variance that groups make.
-        cell_variance_P: What it would be if nothing of it were the groups' own.
-        group_degrees_P: Degrees of freedom of the groups' variance.
-        training_degrees_P: Likewise of the trainings'.
         num_seeds: Seeds that scored anything.
     """
 
@@ -60,16 +79,11 @@ class Estimates:
     standard_error_P: FloatArray
     degrees_P: FloatArray
     training_share_P: FloatArray
-    part_PU: FloatArray
+    groups: Component
+    trainings: Component
+    cell_variance_P: FloatArray
     few_telling_P: NDArray[np.bool_]
     lack: Lack | None
-    num_groups: int
-    effective_groups: float
-    num_trainings: int
-    group_variance_P: FloatArray
-    cell_variance_P: FloatArray
-    group_degrees_P: FloatArray
-    training_degrees_P: FloatArray
     num_seeds: int
 
     def refused(self) -> Estimates:
@@ -84,7 +98,7 @@ class Estimates:
         More groups lessen the first two, more seeds the last two. One seed does not tell the first two apart: they are
         taken to be the groups' own, so that seeds are not promised too much.
         """
-        group, cell, seeds = float(self.group_variance_P[row]), float(self.cell_variance_P[row]), self.num_seeds
+        group, cell, seeds = float(self.groups.variance_P[row]), float(self.cell_variance_P[row]), self.num_seeds
         own = group if seeds == 1 else min(group, max(0.0, (group - cell) * seeds / (seeds - 1)))
         trainings = float(self.training_share_P[row])
         of_groups = own / group if group > 0 else 1.0
@@ -132,10 +146,8 @@ class Estimates:
     @cached_property
     def _largest_B(self) -> FloatArray:
         """Draws of the largest of P correlated normal numbers, by size, the largest first."""
-        length_P = np.sqrt((self.part_PU**2).sum(axis=1))
-        unit_PU = np.divide(
-            self.part_PU, length_P[:, None], out=np.zeros_like(self.part_PU), where=length_P[:, None] > 0
-        )
+        part_PU, length_P = self.groups.part_PU, np.sqrt(self.groups.variance_P)
+        unit_PU = np.divide(part_PU, length_P[:, None], out=np.zeros_like(part_PU), where=length_P[:, None] > 0)
         # In an order and with signs of their own, so that the answer does not hang on how the arms are listed.
         unit_PU = unit_PU[np.argsort(length_P, kind="stable")]
         unit_PU *= np.where(np.take_along_axis(unit_PU, np.abs(unit_PU).argmax(axis=1)[:, None], axis=1) < 0, -1, 1)

@@ -63,7 +63,7 @@ def needed(estimates: Estimates, row: int, quantile: float, margin: float) -> Ne
     times_K = np.geomspace(1.0, _MOST, _STEPS)
     size = abs(float(estimates.value_P[row]))
     found: list[int | None] = []
-    for present, more in ((estimates.num_groups, "groups"), (estimates.num_seeds, "seeds")):
+    for present, more in ((estimates.groups.num_units, "groups"), (estimates.num_seeds, "seeds")):
         error_K, degrees_K = _projected(estimates, row, times_K, more_seeds=more == "seeds")
         chance_K = chance_to_decide(size, error_K, student_quantile(quantile, degrees_K), margin)
         enough = np.flatnonzero(chance_K >= POWER)
@@ -93,11 +93,11 @@ def _projected(
     estimates: Estimates, row: int, times_K: NDArray[np.float64], *, more_seeds: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return standard errors and degrees of freedom of designs with so many times the groups, or the seeds."""
-    group, cell = float(estimates.group_variance_P[row]), float(estimates.cell_variance_P[row])
+    group, cell = float(estimates.groups.variance_P[row]), float(estimates.cell_variance_P[row])
     variance = float(estimates.standard_error_P[row]) ** 2
     excess = max(0.0, variance - group)
-    group_degrees = float(estimates.group_degrees_P[row])
-    training_degrees = max(float(estimates.training_degrees_P[row]), 0.0)
+    group_degrees = float(estimates.groups.degrees_P[row])
+    training_degrees = max(float(estimates.trainings.degrees_P[row]), 0.0)
     # Folds in proportion to the groups are more trainings, as more seeds are.
     training_degrees_K = times_K * (training_degrees + 1) - 1
     if more_seeds:

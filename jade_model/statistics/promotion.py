@@ -82,11 +82,6 @@ class Judgement:
     caveats: tuple[str, ...]
     since_anchor: Difference | None = None
 
-    def score(self, arm: str, part: str | None = None) -> ArmScore | None:
-        """Return the bar F1 of an arm: over all windows, or one part."""
-        found = (item for item in self.scores if (item.arm, item.metric, item.dataset) == (arm, "f1", part))
-        return next(found, None)
-
     @property
     def challenger(self) -> ArmScore:
         """The challenger's bar F1 over all windows."""
@@ -166,34 +161,25 @@ def judge(
     )
     arms = [_arm(CHALLENGER, challenger, judged_N), *([] if champion is None else [_arm(CHAMPION, champion, judged_N)])]
     baseline = _arm(RULE, rule, judged_N)
-    num_unjudged = int((~judged_N).sum())
+    margin, confidence = promotion.margin, promotion.confidence
     if champion is not None:
-        compared = compare_arms(
-            arms, windows, baseline=baseline, margin=promotion.margin, confidence=promotion.confidence
-        )
+        compared = compare_arms(arms, windows, baseline=baseline, margin=margin, confidence=confidence)
         scores, differences = compared.scores, compared.differences
     else:
-        scores = tuple(windows.scores([*arms, baseline], confidence=promotion.confidence))
-        differences = tuple(
-            windows.differences([*arms, baseline], [(0, 1)], margin=promotion.margin, confidence=promotion.confidence)
-        )
+        scores = tuple(windows.scores([*arms, baseline], confidence=confidence))
+        differences = tuple(windows.differences([*arms, baseline], [(0, 1)], margin=margin, confidence=confidence))
     since_anchor = None
     if anchor is not None:
         counts, fresh_N = anchor
         since = ScoredWindows(grouping.group_N, np.where(fresh_N, training_N, -1)[None], given_models=True)
-        (since_anchor,) = since.differences(
-            [_arm(CHALLENGER, challenger, fresh_N), _arm(ANCHOR, counts, fresh_N)],
-            [(0, 1)],
-            margin=promotion.margin,
-            confidence=promotion.confidence,
-            metrics=("f1",),
-        )
+        challenged = [_arm(CHALLENGER, challenger, fresh_N), _arm(ANCHOR, counts, fresh_N)]
+        (since_anchor,) = since.differences(challenged, [(0, 1)], metrics=("f1",), margin=margin, confidence=confidence)
     return Judgement(
-        tuple(scores),
-        tuple(differences),
+        scores,
+        differences,
         all_positive_f1,
         calibration_error,
-        num_unjudged,
+        int((~judged_N).sum()),
         tuple(windows.caveats()),
         since_anchor,
     )
@@ -215,21 +201,21 @@ def decide_promotion(judgement: Judgement, promotion: PromotionRule, *, failed_c
     broken = [gate for gate in gates if not gate.passed]
     difference = judgement.difference()
     against_best = judgement.since_anchor or difference
-    is_best = against_best is None or against_best.better == CHALLENGER
     if broken:
         told = "; ".join(f"{gate.name} (found {gate.found}; expected {gate.expected})" for gate in broken)
         failed = "it fails the gate" if len(broken) == 1 else f"it fails {len(broken)} gates"
-        return Decision(promote=False, reason=f"{failed}: {told}", gates=gates, is_best=is_best)
-    if difference is None:
-        return Decision(
-            promote=True, reason="there is no champion yet, and it passes every gate", gates=gates, is_best=is_best
-        )
-    low, high = difference.confidence_interval
-    shown = f"the F1 difference is {difference.difference:+.3f} ({low:+.3f} to {high:+.3f})"
-    if difference.better == CHALLENGER:
-        return Decision(promote=True, reason=f"it is better than the champion: {shown}", gates=gates, is_best=is_best)
-    reason = f"it is not worse than the champion by {promotion.margin:g} or more: {shown}"
-    return Decision(promote=True, reason=reason, gates=gates, is_best=is_best)
+        reason = f"{failed}: {told}"
+    elif difference is None:
+        reason = "there is no champion yet, and it passes every gate"
+    else:
+        low, high = difference.confidence_interval
+        shown = f"the F1 difference is {difference.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        if difference.better == CHALLENGER:
+            reason = f"it is better than the champion: {shown}"
+        else:
+            reason = f"it is not worse than the champion by {promotion.margin:g} or more: {shown}"
+    is_best = against_best is None or against_best.better == CHALLENGER
+    return Decision(promote=not broken, reason=reason, gates=gates, is_best=is_best)
 
 
 def _gates(judgement: Judgement, promotion: PromotionRule, failed_checks: Sequence[str]) -> tuple[Gate, ...]:
@@ -251,36 +237,27 @@ def _gates(judgement: Judgement, promotion: PromotionRule, failed_checks: Sequen
             f"at most {promotion.max_calibration_error:g}",
         ),
     ]
+
+    def against(name: str, difference: Difference, *, whole: bool = True) -> None:
+        """Ask that the interval, or with `whole` all of it, lies above minus the margin."""
+        low, high = difference.confidence_interval
+        gates.append(
+            Gate(
+                name,
+                (low if whole else high) > -promotion.margin,
+                f"F1 difference {difference.difference:+.3f} ({low:+.3f} to {high:+.3f})",
+                f"the whole interval above {-promotion.margin:g}"
+                if whole
+                else f"not the whole interval below {-promotion.margin:g}",
+            )
+        )
+
     together, on_holdout = judgement.difference(), judgement.difference(PARTS[1])
     if together is not None and on_holdout is not None:
-        low, high = together.confidence_interval
-        gates.append(
-            Gate(
-                "not worse than the champion",
-                low > -promotion.margin,
-                f"F1 difference {together.difference:+.3f} ({low:+.3f} to {high:+.3f})",
-                f"the whole interval above {-promotion.margin:g}",
-            )
-        )
-        low, high = on_holdout.confidence_interval
-        gates.append(
-            Gate(
-                "nothing against it on the hold-out",
-                high > -promotion.margin,
-                f"F1 difference {on_holdout.difference:+.3f} ({low:+.3f} to {high:+.3f})",
-                f"not the whole interval below {-promotion.margin:g}",
-            )
-        )
+        against("not worse than the champion", together)
+        against("nothing against it on the hold-out", on_holdout, whole=False)
     if judgement.since_anchor is not None:
-        low, high = judgement.since_anchor.confidence_interval
-        gates.append(
-            Gate(
-                "not worse than the best champion so far",
-                low > -promotion.margin,
-                f"F1 difference {judgement.since_anchor.difference:+.3f} ({low:+.3f} to {high:+.3f})",
-                f"the whole interval above {-promotion.margin:g}",
-            )
-        )
+        against("not worse than the best champion so far", judgement.since_anchor)
     return tuple(gates)
 
 

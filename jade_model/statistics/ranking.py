@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from pydantic_core import to_jsonable_python
 
 from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.compare import compare_arms
@@ -71,12 +72,13 @@ def rank(
     """
     finished = [arm for arm in arms if arm.state == "finished"]
     entries: dict[str, dict[str, Any]] = {}
-    verdict: dict[str, Any] = {"outcome": "undecided", "best": None, "equals": [], "reason": _nothing(arms)}
+    nothing = f"None of the {len(arms)} arms has all of its trainings: there is nothing to rank."
+    verdict: dict[str, Any] = {"outcome": "undecided", "best": None, "equals": [], "reason": nothing}
     baseline: dict[str, Any] = {}
     if finished:
         pool = Pool(data, finished[0].seeds)
-        counts = [pool.counts(arm.name, arm.parts) for arm in finished]
         failed = [arm.name for arm in arms if arm.state == "failed"]
+        counts = [pool.counts(arm.name, arm.parts) for arm in finished]
         verdict, entries, baseline = _judge(pool, counts, failed, metric=metric, margin=margin, confidence=confidence)
     for arm in arms:
         if arm.state == "stopped":
@@ -233,17 +235,6 @@ def _entry(arm: RaceArm, place: int, scores: Mapping[str, Any]) -> dict[str, Any
         "state": arm.state,
         "num_seeds": len(arm.seeds),
         **scores,
-        "stopped": None
-        if stopped is None
-        else {
-            "better": stopped.better,
-            "difference": stopped.difference,
-            "confidence_interval": list(stopped.confidence_interval),
-            "look": stopped.look,
-        },
+        "stopped": None if stopped is None else {k: v for k, v in to_jsonable_python(stopped).items() if k != "arm"},
         "failures": list(arm.failures),
     }
-
-
-def _nothing(arms: Sequence[RaceArm]) -> str:
-    return f"None of the {len(arms)} arms has all of its trainings: there is nothing to rank."

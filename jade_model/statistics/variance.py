@@ -14,13 +14,11 @@ weight, or those that the data sets' own variances make (Satterthwaite), if thos
 taken to have the largest share that the data do not exclude (at 90 %): few trainings that happen to agree say little.
 
 Legend: A arms, S seeds, N windows, X scored windows of all seeds in one row, U units (groups, trainings or cells),
-H homes (data sets, those with a single unit joined), P contrasts; 2 is (2 tp, 2 tp + fp + fn), 3 is (tp, fp, fn).
+H homes (data sets, those with a single unit joined), P contrasts; 3 is (tp, fp, fn);
+an F1 is `above` = 2 tp over `below` = 2 tp + fp + fn.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +29,7 @@ from jade_model.statistics.intervals import (
     FEWEST_GROUPS,
     FEWEST_TRAININGS,
     ROUNDING,
+    Component,
     Estimates,
     Lack,
     degrees_of_sum,
@@ -39,147 +38,70 @@ from jade_model.statistics.intervals import (
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_MOST_UNEVEN = 0.5
+"""Degrees of freedom that folds of unequal size may cost: 3 folds of 70, 68 and 68 windows are still 3 folds."""
 _LARGEST_SHARE = 0.99  # of a unit in its home: beyond, nothing is left to hold it against
 
 
-class ClusteredF1:
-    """F1s of arms on the same windows, with what is known of their errors."""
+class Design:
+    """The scored windows of one data set, or of all, and the units that they belong to.
 
-    def __init__(
-        self,
-        group_N: IntArray,
-        *,
-        dataset_N: IntArray,
-        training_SN: IntArray,
-        given_models: bool = False,
-    ) -> None:
-        """Keep the design.
-
-        Args:
-            group_N: Windows of one group share bars; unique over the data sets.
-            dataset_N: Data sets are strata: each keeps its number of groups and its weight.
-            training_SN: Which training scored window n in seed s; any numbers, unique within the seed; -1
-                where the window was not scored. Windows of one fold share a training; trainings are taken to
-                be independent, so folds of one seed must not start from the same weights.
-            given_models: Whether the question is about these very models, so that other trainings don't matter.
-
-        Raises:
-            ValueError: The shapes differ, or no window was scored.
-        """
-        if dataset_N.shape != group_N.shape or training_SN.ndim != 2 or training_SN.shape[1:] != group_N.shape:
-            raise ValueError(
-                f"shapes differ: group_N {group_N.shape}, dataset_N {dataset_N.shape}, "
-                f"training_SN {training_SN.shape}; expected [N], [N] and [S, N]"
-            )
-        self.scored_SN = training_SN >= 0
-        if not self.scored_SN.any():
-            raise ValueError("no window was scored: training_SN is -1 everywhere")
-        self.dataset_N = dataset_N
-        self.given_models = given_models
-        self._group_N, self._training_SN = group_N, training_SN
-        self.num_groups = len(np.unique(group_N[self.scored_SN.any(axis=0)]))
-        self._views: dict[int | None, _View] = {}
-
-    def f1(self, counts_ASN3: IntArray, contrasts_PA: FloatArray, dataset: int | None = None) -> Estimates:
-        """Estimate linear combinations of the arms' F1s.
-
-        An arm's F1 is micro-averaged over the windows of one seed, and then averaged over seeds: what one
-        training of the recipe can be expected to score, which is what a user gets. (Counts pooled over
-        seeds would be the score of no model that anybody has, and would let a seed that marks much count
-        for more.)
-
-        Args:
-            counts_ASN3: (tp, fp, fn), 0 where a window was not scored.
-            contrasts_PA: Weights of the arms; a row of 1 and -1 is a difference.
-            dataset: Windows of this data set only; None pools all.
-
-        Returns:
-            Estimates of the P combinations.
-
-        Raises:
-            ValueError: The data set has no scored window, or the counts' shape is not [A, S, N, 3].
-        """
-        if counts_ASN3.shape[1:] != (*self.scored_SN.shape, 3):
-            raise ValueError(
-                f"counts have shape {counts_ASN3.shape}; expected [A, S, N, 3] with S, N {self.scored_SN.shape}"
-            )
-        view = self._view(dataset)
-        terms_AX2 = _terms(counts_ASN3[:, view.seed_X, view.row_X])
-        return _estimate(view, terms_AX2, contrasts_PA, given_models=self.given_models)
-
-    def _view(self, dataset: int | None) -> _View:
-        if dataset not in self._views:
-            in_view_N = np.ones(len(self.dataset_N), dtype=bool) if dataset is None else self.dataset_N == dataset
-            if not (self.scored_SN & in_view_N).any():
-                raise ValueError(f"data set {dataset} has no scored window")
-            self._views[dataset] = _View(self._group_N, self.dataset_N, self._training_SN, self.scored_SN & in_view_N)
-        return self._views[dataset]
-
-
-class _View:
-    """The scored windows of one data set, or of all, and the units that they belong to."""
+    Args:
+        group_N: Windows of one group share bars; unique over the data sets.
+        dataset_N: Data sets are strata: each keeps its number of groups and its weight.
+        training_SN: Which training scored window n in seed s; any numbers, unique within the seed. Windows of one fold
+            share a training; trainings are taken to be independent, so folds of one seed must not start from the same
+            weights.
+        scored_SN: Which windows count; one at least.
+    """
 
     def __init__(
         self, group_N: IntArray, dataset_N: IntArray, training_SN: IntArray, scored_SN: NDArray[np.bool_]
     ) -> None:
-        self.seed_X, self.row_X = np.nonzero(scored_SN)
-        seed_X = np.unique(self.seed_X, return_inverse=True)[1]
-        self.seed_index_X, self.num_seeds = seed_X, int(seed_X.max()) + 1
+        self.scored_at_X, self.row_X = np.nonzero(scored_SN)
+        self.seed_X = _numbered(self.scored_at_X)
+        self.num_seeds = int(self.seed_X.max()) + 1
         dataset_X, group_X = dataset_N[self.row_X], group_N[self.row_X]
-        training_X = _numbered(seed_X, training_SN[scored_SN])
         self.group_X = _numbered(group_X)
-        self.training_X = training_X
-        self.cell_X = _numbered(training_X, group_X)
+        self.training_X = _numbered(self.seed_X, training_SN[scored_SN])
+        self.cell_X = _numbered(self.training_X, group_X)
         # A group that spans data sets lives where its first window is.
         self.dataset_of_group_U = _first(dataset_X, self.group_X)
-        self.dataset_of_training_U = _first(dataset_X, training_X)
-        if np.any(self.dataset_of_training_U[training_X] != dataset_X):
+        self.dataset_of_training_U = _first(dataset_X, self.training_X)
+        if np.any(self.dataset_of_training_U[self.training_X] != dataset_X):
             # Trainings over several data sets at once spread round one common mean.
             self.dataset_of_training_U = np.zeros_like(self.dataset_of_training_U)
 
 
-MOST_UNEVEN = 0.5
-"""Degrees of freedom that folds of unequal size may cost: 3 folds of 70, 68 and 68 windows are still 3 folds."""
+def estimate(design: Design, counts_ASN3: IntArray, contrasts_PA: FloatArray, *, given_models: bool) -> Estimates:
+    """Estimate linear combinations of the arms' F1s.
 
+    An arm's F1 is micro-averaged over the windows of one seed, and then averaged over seeds: what one training of the
+    recipe can be expected to score, which is what a user gets. (Counts pooled over seeds would be the score of no model
+    that anybody has, and would let a seed that marks much count for more.)
 
-@dataclass(frozen=True, eq=False)
-class _Component:
-    """What units of one kind say of P contrasts.
-
-    Attributes:
-        part_PU: Each unit's part in the contrast's error.
-        degrees_P: Of the sum of their squares.
-        design_degrees: What they would be if all units varied alike, whatever was found.
-        num_units: Those with any weight.
-        effective: As many units of equal weight would weigh as evenly.
+    Args:
+        design: Of the windows.
+        counts_ASN3: (tp, fp, fn), 0 where a window was not scored.
+        contrasts_PA: Weights of the arms; a row of 1 and -1 is a difference.
+        given_models: Whether the question is about these very models, so that other trainings don't matter.
     """
-
-    part_PU: FloatArray
-    degrees_P: FloatArray
-    design_degrees: float
-    num_units: int
-    effective: float
-
-    @property
-    def variance_P(self) -> FloatArray:
-        return np.asarray((self.part_PU**2).sum(axis=1), dtype=np.float64)
-
-
-def _estimate(view: _View, terms_AX2: FloatArray, contrasts_PA: FloatArray, *, given_models: bool) -> Estimates:
-    above_AX, below_AX = terms_AX2[..., 0], terms_AX2[..., 1]
-    totals_AS2 = np.stack([_sums(terms, view.seed_index_X, view.num_seeds) for terms in (above_AX, below_AX)], axis=-1)
-    value_P = contrasts_PA @ _ratio(totals_AS2).mean(axis=1)
-    scale_AX = 1 / np.maximum(totals_AS2[:, view.seed_index_X, 1], 1) / view.num_seeds
+    counts_AX3 = counts_ASN3[:, design.scored_at_X, design.row_X]
+    above_AX = 2 * counts_AX3[..., 0].astype(np.float64)
+    below_AX = above_AX + counts_AX3[..., 1] + counts_AX3[..., 2]
+    above_AS, below_AS = (_sums(terms_AX, design.seed_X, design.num_seeds) for terms_AX in (above_AX, below_AX))
+    value_P = contrasts_PA @ _ratio(above_AS, below_AS).mean(axis=1)
+    scale_AX = 1 / np.maximum(below_AS[:, design.seed_X], 1) / design.num_seeds
     parts = (above_AX * scale_AX, below_AX * scale_AX)
-    groups = _component(*parts, view.group_X, view.dataset_of_group_U, contrasts_PA, power=1.0)
-    trainings = _component(*parts, view.training_X, view.dataset_of_training_U, contrasts_PA, power=0.5)
-    cell_home_U = _first(view.dataset_of_training_U[view.training_X], view.cell_X)
-    cells = _component(*parts, view.cell_X, cell_home_U, contrasts_PA, power=0.5)
+    groups = _component(*parts, design.group_X, design.dataset_of_group_U, contrasts_PA, power=1.0)
+    trainings = _component(*parts, design.training_X, design.dataset_of_training_U, contrasts_PA, power=0.5)
+    cell_home_U = _first(design.dataset_of_training_U[design.training_X], design.cell_X)
+    cells = _component(*parts, design.cell_X, cell_home_U, contrasts_PA, power=0.5)
     group_P, training_P, cell_P = groups.variance_P, trainings.variance_P, cells.variance_P
     lack: Lack | None = None
     if groups.num_units < FEWEST_GROUPS or groups.design_degrees < FEWEST_DEGREES:
         lack = "groups"
-    elif not given_models and trainings.design_degrees < FEWEST_TRAININGS - 1 - MOST_UNEVEN:
+    elif not given_models and trainings.design_degrees < FEWEST_TRAININGS - 1 - _MOST_UNEVEN:
         lack = "trainings"
     if given_models:
         excess_P, degrees_P = np.zeros_like(group_P), groups.degrees_P
@@ -191,7 +113,7 @@ def _estimate(view: _View, terms_AX2: FloatArray, contrasts_PA: FloatArray, *, g
         degrees_P = degrees_of_sum(group_P, groups.degrees_P, excess_P, training_P, trainings.degrees_P)
     total_P = np.where(group_P + excess_P < ROUNDING**2, 0.0, group_P + excess_P)
     share_P = np.divide(excess_P, total_P, out=np.zeros_like(total_P), where=total_P > 0)
-    telling_P = _telling_groups(view, terms_AX2, contrasts_PA)
+    telling_P = _telling_groups(design, above_AX, below_AX, contrasts_PA)
     # With few groups that tell anything, what they show is no measure of what they might: the rule of three.
     unseen_P = _upper_rate(telling_P, groups.effective)
     quantile_P = special.stdtrit(degrees_P, 0.975)
@@ -204,17 +126,12 @@ def _estimate(view: _View, terms_AX2: FloatArray, contrasts_PA: FloatArray, *, g
         standard_error_P=error_P,
         degrees_P=degrees_P,
         training_share_P=share_P,
-        part_PU=groups.part_PU,
+        groups=groups,
+        trainings=trainings,
+        cell_variance_P=cell_P,
         few_telling_P=few_P,
         lack=lack,
-        num_groups=groups.num_units,
-        effective_groups=groups.effective,
-        num_trainings=trainings.num_units,
-        group_variance_P=group_P,
-        cell_variance_P=cell_P,
-        group_degrees_P=groups.degrees_P,
-        training_degrees_P=trainings.degrees_P,
-        num_seeds=view.num_seeds,
+        num_seeds=design.num_seeds,
     )
 
 
@@ -226,7 +143,7 @@ def _component(
     contrasts_PA: FloatArray,
     *,
     power: float,
-) -> _Component:
+) -> Component:
     """Return what the units' residuals say, each over (1 - its share in its home) to the power."""
     num_units = len(dataset_U)
     above_AU, below_AU = _sums(above_AX, unit_X, num_units), _sums(below_AX, unit_X, num_units)
@@ -235,13 +152,13 @@ def _component(
     home_U = _homes(dataset_U, is_weighty_U)
     num_homes = int(home_U.max()) + 1
     above_AH, below_AH = _sums(above_AU, home_U, num_homes), _sums(below_AU, home_U, num_homes)
-    residual_AU = above_AU - _ratio(np.stack([above_AH, below_AH], axis=-1))[:, home_U] * below_AU
+    residual_AU = above_AU - _ratio(above_AH, below_AH)[:, home_U] * below_AU
     weight_H = np.bincount(home_U, weight_U, num_homes)
     share_U = np.divide(weight_U, weight_H[home_U], out=np.zeros_like(weight_U), where=is_weighty_U)
     share_U = np.minimum(share_U, _LARGEST_SHARE)
     part_PU = contrasts_PA @ (residual_AU / (1 - share_U) ** power)
     total = weight_U.sum()
-    return _Component(
+    return Component(
         part_PU,
         *_degrees(part_PU, weight_U, share_U, home_U, num_homes, power),
         int(is_weighty_U.sum()),
@@ -292,26 +209,22 @@ def _degrees(
     return np.where(doubt_P > 0, np.maximum(1.0, np.minimum(alike, found_P - 2)), alike), alike
 
 
-def _telling_groups(view: _View, terms_AX2: FloatArray, contrasts_PA: FloatArray) -> IntArray:
+def _telling_groups(design: Design, above_AX: FloatArray, below_AX: FloatArray, contrasts_PA: FloatArray) -> IntArray:
     """Return how many groups a contrast rests on, [P].
 
     Of a difference, those in which its arms differ; of a score, the fewer of those with something found and those with
     something wrong.
     """
-    num_groups = len(view.dataset_of_group_U)
-    above_AU = _sums(terms_AX2[..., 0], view.group_X, num_groups)
-    wrong_AU = _sums(terms_AX2[..., 1] - terms_AX2[..., 0], view.group_X, num_groups)
+    num_groups = len(design.dataset_of_group_U)
+    above_AU, wrong_AU = (_sums(terms_AX, design.group_X, num_groups) for terms_AX in (above_AX, below_AX - above_AX))
     found = np.empty(len(contrasts_PA), dtype=np.int64)
     for row, weights_A in enumerate(contrasts_PA):
         used = np.flatnonzero(weights_A)
         if abs(weights_A.sum()) > ROUNDING:
             found[row] = min((above_AU[used] > 0).any(axis=0).sum(), (wrong_AU[used] > 0).any(axis=0).sum())
         else:
-            differ_U = np.zeros(num_groups, dtype=bool)
-            for terms_AX in (terms_AX2[used, :, 0], terms_AX2[used, :, 1]):
-                differs_X = (terms_AX != terms_AX[:1]).any(axis=0)
-                differ_U[view.group_X[differs_X]] = True
-            found[row] = differ_U.sum()
+            differs_AX = (above_AX[used] != above_AX[used[0]]) | (below_AX[used] != below_AX[used[0]])
+            found[row] = len(np.unique(design.group_X[differs_AX.any(axis=0)]))
     return found
 
 
@@ -341,13 +254,6 @@ def _sums(value_AX: FloatArray, unit_X: IntArray, num_units: int) -> FloatArray:
     return np.stack([np.bincount(unit_X, row, num_units) for row in value_AX])
 
 
-def _terms(counts_K3: NDArray[Any]) -> FloatArray:
-    """Return F1's numerator and denominator in the last axis."""
-    twice = 2.0 * counts_K3[..., 0]
-    return np.stack([twice, twice + counts_K3[..., 1] + counts_K3[..., 2]], axis=-1)
-
-
-def _ratio(terms_K2: FloatArray) -> FloatArray:
+def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     """Return F1, and 1 where nothing was labelled and nothing marked."""
-    above, below = terms_K2[..., 0], terms_K2[..., 1]
     return np.divide(above, below, out=np.ones_like(above), where=below > 0)
