@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tasks.artifacts.errors import ArtifactNotFound, PreconditionFailed, StoreUnavailable
+from tasks.artifacts.errors import ArtifactCorrupted, ArtifactNotFound, PreconditionFailed, StoreUnavailable
 from tasks.artifacts.manifest import check_path, size_and_sha256
 from tasks.core.files import FileEntry
 from tasks.core.retry import retry_transient
@@ -171,20 +171,26 @@ def when_unchanged(write: Callable[[], T], *, attempts: int = 50) -> T:
 
 
 class Records:
-    """Small documents that several writers agree over: who trains what, and where a training lies."""
+    """Small documents that several writers agree over: who trains what, where a training lies, what a name stands for.
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend, self._prefix = backend, backend.keys.records
+    Args:
+        backend: Of the place.
+        prefix: What their keys begin with; None for `Keys.records`.
+    """
+
+    def __init__(self, backend: Backend, prefix: str | None = None) -> None:
+        self._backend, self._prefix = backend, prefix or backend.keys.records
 
     def read(self, name: str) -> Record | None:
         """Return a record, or None where there is none.
 
         Raises:
             NameRefused: The name is no relative path.
+            ArtifactCorrupted: It is larger than any that is written.
         """
         found = read_small(self._backend, self._key(name), MAX_RECORD_BYTES)
-        if found is not None:
-            _check_size(name, found.content)
+        if found is not None and len(found.content) > MAX_RECORD_BYTES:
+            raise ArtifactCorrupted(f"{name} in {self._backend.place}", f"at most {MAX_RECORD_BYTES} bytes", "more")
         return found
 
     def age_s(self, record: Record) -> float:
@@ -193,24 +199,21 @@ class Records:
 
     def write(self, name: str, content: bytes, *, replaces: str | None) -> str:
         """Write a record of at most MAX_RECORD_BYTES as `Backend.put_if` does; return its new version."""
-        _check_size(name, content)
+        if len(content) > MAX_RECORD_BYTES:
+            raise ValueError(f"the record {name} is larger than {MAX_RECORD_BYTES} bytes")
         return self._backend.put_if(self._key(name), content, replaces)
 
     def remove(self, name: str, *, version: str | None = None) -> None:
         """Remove a record as `Backend.delete` does."""
         self._backend.delete([self._key(name)], version=version)
 
-    def names(self, folder: str, *, older_than_s: float = -math.inf) -> tuple[str, ...]:
+    def names(self, folder: str = "", *, older_than_s: float = -math.inf) -> tuple[str, ...]:
         """Return the records of a folder, those that were written longer ago than that by the store's clock."""
-        found = self._backend.list(self._key(f"{folder}/*"))
-        now = self._backend.now() if found else 0.0
+        found = self._backend.list(self._key(f"{folder}/*" if folder else "*"))
+        # Who only reads a folder must not touch anything in it, as asking for the time does.
+        now = self._backend.now() if found and older_than_s > -math.inf else 0.0
         return tuple(item.key.removeprefix(self._prefix) for item in found if now - item.modified_s > older_than_s)
 
     def _key(self, name: str) -> str:
         check_path(name)
         return self._prefix + name
-
-
-def _check_size(name: str, content: bytes) -> None:
-    if len(content) > MAX_RECORD_BYTES:
-        raise ValueError(f"the record {name} is larger than {MAX_RECORD_BYTES} bytes")

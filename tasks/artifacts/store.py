@@ -13,15 +13,13 @@ from itertools import groupby
 from pathlib import Path
 
 from tasks.artifacts import errors
-from tasks.artifacts.backend import Backend, Item, Record, read_small, when_unchanged
+from tasks.artifacts.backend import Backend, Item, Record, Records, read_small, when_unchanged
 from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, check_plain, manifest_bytes, parse_manifest
 from tasks.core.files import FileEntry
 from tasks.core.names import is_plain_name
 
 READ_ATTEMPTS = 5
 """For a file's content; each goes on where the one before was cut off."""
-
-_POINTER_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class ArtifactStore:
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.place, self._keys = backend, backend.place, backend.keys
+        self._pointers = Records(backend, self._keys.pointers)
 
     def put(self, run_id: str, file: FileEntry, source: Path) -> bool:
         """Store a file's content for a run, which it is no part of before the `commit`, as `Backend.put` does."""
@@ -136,13 +135,13 @@ class ArtifactStore:
             ArtifactNotFound: The run is not there. The pointer stays where it was.
         """
         check_plain(run_id)
-        key = f"{self._keys.pointers}{check_plain(name)}"
+        check_plain(name)
         before: Record | None = None
 
         def write() -> str:
             nonlocal before
-            before = read_small(self.backend, key, _POINTER_BYTES)
-            return self.backend.put_if(key, f"{run_id}\n".encode(), before.version if before else None)
+            before = self._pointers.read(name)
+            return self._pointers.write(name, f"{run_id}\n".encode(), replaces=before.version if before else None)
 
         if self._manifests(run_id):
             written = when_unchanged(write)
@@ -150,17 +149,16 @@ class ArtifactStore:
                 return
             # A run that was deleted meanwhile (see `delete`) is pointed to by nothing.
             if before is None:
-                self.backend.delete([key], version=written)
+                self._pointers.remove(name, version=written)
             else:
-                self.backend.put_if(key, before.content, written)
+                self._pointers.write(name, before.content, replaces=written)
         raise errors.ArtifactNotFound(f"run {run_id}", self.place, f"{name} stays where it was.")
 
     def pointers(self) -> dict[str, str]:
         """Return which run each name stands for; one that holds no run's name raises `ArtifactCorrupted`."""
         found = {}
-        for item in self.backend.list(f"{self._keys.pointers}*"):
-            name = item.key.rpartition("/")[2]
-            if (record := read_small(self.backend, item.key, _POINTER_BYTES)) is None:
+        for name in self._pointers.names():
+            if (record := self._pointers.read(name)) is None:
                 continue
             found[name] = record.content.decode("utf-8", "replace").strip()
             if not is_plain_name(found[name]):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,13 @@ class TestFolder(WithSource):
         (tmp_path / ".store/pointers/latest").write_text("../../etc")
         with pytest.raises(ArtifactCorrupted, match="the pointer latest"):
             store.pointers()
+
+    def test_who_only_reads_changes_nothing(self, source: Path, tmp_path: Path) -> None:
+        store = ArtifactStore(LocalBackend(tmp_path))
+        publish_run(store, source, RUN, pointer="latest")
+        shutil.rmtree(tmp_path / ".store/locks")
+        assert (store.runs(), store.pointers(), verify(store, RUN)) == ((RUN,), {"latest": RUN}, ())
+        assert not (tmp_path / ".store/locks").exists()
 
     def test_a_file_is_no_store(self, source: Path) -> None:
         with pytest.raises(StoreRefused, match=r"run\.json refused"):
