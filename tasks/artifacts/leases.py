@@ -33,6 +33,7 @@ from jade_model.core.files import write_atomically
 from tasks.artifacts.backend import Record, Records, when_unchanged
 from tasks.artifacts.errors import PreconditionFailed, StoreError
 from tasks.core.errors import LeaseLost
+from tasks.core.names import is_plain_name
 from tasks.core.processes import process_table, start_ticks
 from tasks.settings.load import state_folder
 
@@ -212,7 +213,8 @@ def sweep(records: Records, *, older_than_s: float) -> int:
 
 
 def _owner(record: Record | None) -> str:
-    return str(_parsed(record).get("run_id", ""))
+    owner = str(_parsed(record).get("run_id", ""))
+    return owner if is_plain_name(owner) else ""
 
 
 def _living(records: Records, beat: Record | None) -> Holder | None:

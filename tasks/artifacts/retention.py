@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tasks.artifacts.errors import ManifestCorrupted, RunProtected, StoreUserError
+from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, RunProtected, StoreUserError
 from tasks.artifacts.store import ArtifactStore
 
 SWEEP_AGE_S = 24 * 3600.0
@@ -71,16 +71,18 @@ def gather_facts(store: ArtifactStore, is_running: Callable[[str], bool]) -> tup
     """Return what is known about each run of a store; whether one is running is asked from several threads."""
     pointers = store.pointers()
 
-    def look(run_id: str) -> RunFacts:
+    def look(run_id: str) -> RunFacts | None:
         known = tuple(sorted(name for name, to in pointers.items() if to == run_id)), is_running(run_id)
         try:
             found = store.manifest(run_id)
         except ManifestCorrupted:
             return RunFacts(run_id, None, 0, *known)
+        except ArtifactNotFound:
+            return None  # somebody has deleted it meanwhile
         return RunFacts(run_id, found.published_at, found.size, *known, found.complete, len(found.files))
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return tuple(pool.map(look, store.runs()))
+        return tuple(facts for facts in pool.map(look, store.runs()) if facts is not None)
 
 
 def plan_prune(

@@ -201,11 +201,12 @@ class ArtifactStore:
         before = self.backend.now() - older_than_s
         used, spared, left = set(), set(running), list[Item]()
         for run_id, group in groupby(self._manifests("*"), key=lambda found: found[0]):
-            try:
-                used |= {self._content_key(run_id, file) for file in self.manifest(run_id).files}
+            head = self.head(run_id)
+            if head is None or isinstance(head.found, errors.ManifestCorrupted):
+                spared.add(run_id)  # nobody knows what belongs to it, or somebody deletes it just now
+            else:
+                used |= {self._content_key(run_id, file) for file in head.found.files}
                 left += [item for _, item in list(group)[:-1] if run_id not in running]
-            except errors.ManifestCorrupted:
-                spared.add(run_id)  # nobody knows what belongs to it
         left += [item for item in contents if item.key not in used and item.key.split("/")[-2] not in spared]
         left = [item for item in left if item.modified_s < before]
         self.backend.delete([item.key for item in left])

@@ -356,6 +356,13 @@ class TransferContract(WithSource):
         assert outcome.freed_bytes == facts[0].size
         assert store.runs() == ("run0", "run1", "run3", "run4", "run5")
 
+    def test_a_run_that_somebody_deletes_meanwhile_is_not_told_of(
+        self, store: ArtifactStore, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish_files(store, source, RUN, ["run.json"])
+        monkeypatch.setattr(store, "runs", lambda: ("deleted", RUN))
+        assert [facts.run_id for facts in gather_facts(store, lambda _: False)] == [RUN]
+
     def test_a_run_that_starts_between_plan_and_deletion_stays(self, store: ArtifactStore, source: Path) -> None:
         publish_files(store, source, RUN, ["run.json"])
         plan = plan_prune(gather_facts(store, lambda _: False), keep_last=0, now=datetime.now(UTC))

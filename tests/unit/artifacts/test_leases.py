@@ -205,7 +205,7 @@ def test_a_claim_that_is_taken_while_it_is_swept_stays(
     assert claim(records, "second", KEY) is not None
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"run_id": "gone"}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"run_id": "gone"}', b'{"run_id": "../up"}'])
 def test_a_claim_that_names_no_living_run_is_free(records: Records, content: bytes) -> None:
     records.write(f"claims/{KEY}", content, replaces=None)
     assert claim(records, "second", KEY) is None

@@ -109,6 +109,14 @@ class TestBucket(WithBucket, WithSource):
         assert not store.put("alive", describe_file(source, "left"), source / "left")
         assert verify(store, RUN) == ()
 
+    def test_a_sweep_leaves_to_another_what_that_deletes_meanwhile(self, bucket: Bucket, source: Path) -> None:
+        store = bucket.store()
+        publish_run(store, source, RUN)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "head", lambda _: None)
+            assert store.sweep(older_than_s=-2) == 0
+        assert verify(store, RUN) == ()
+
     def test_a_sweep_takes_what_newer_revisions_replaced(self, bucket: Bucket, source: Path) -> None:
         store = bucket.store()
         for epoch in range(3):
