@@ -144,8 +144,8 @@ from tasks.artifacts.local import LocalBackend
 from tasks.artifacts.backend import Records
 heartbeat = Heartbeat(Records(LocalBackend(Path(sys.argv[1]))), "20260101T000000Z-compare-abcdef")
 heartbeat.start()
-print("begun", flush=True)
 try:
+    print("begun", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     heartbeat.stop()
