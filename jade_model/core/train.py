@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ParamSpec
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from jade_model.core.checkpoint import Checkpoint, current_versions
 from jade_model.core.config import SPAN_HEADS, TASKS, Recipe, TrainingConfig
 from jade_model.core.errors import CaptureFailed, DataError, TrainingDiverged, Violation
 from jade_model.core.features import feature_set
-from jade_model.core.losses import sigmas, task_weights
+from jade_model.core.losses import Labels, sigmas, task_weights
 from jade_model.core.schedule import learning_rate_at
 from jade_model.core.step import STEP_VALUES, CapturedStep, Step
 from jade_model.core.train_state import (
@@ -83,7 +84,7 @@ class EpochRecord:
 OnEpoch = Callable[[EpochRecord, Callable[[], Checkpoint]], None]
 
 
-def train(
+def steps_of_training(
     recipe: Recipe,
     data: PreparedWindows,
     *,
@@ -96,8 +97,11 @@ def train(
     capture: bool = True,
     resume: Checkpoint | None = None,
     on_epoch: OnEpoch | None = None,
-) -> Checkpoint:
+) -> Generator[None, None, Checkpoint]:
     """Train one model from a seed, or go on from a checkpoint of the same training.
+
+    Pauses after each step, and before an epoch's numbers are waited for: several trainings can so share one thread, and
+    on a GPU each fills the gaps that the others leave. `train` does not pause.
 
     On the CPU, with one thread, the same arguments give the same weights bit for bit, interrupted or not. A GPU
     starts from the same weights and draws other dropout; without dropout it sees the same batches.
@@ -124,45 +128,6 @@ def train(
         DataError: There is no window to fit.
         TrainingDiverged: A loss or gradient stopped being finite.
     """
-    steps = steps_of_training(
-        recipe,
-        data,
-        train_rows=train_rows,
-        validation_rows=validation_rows,
-        seed=seed,
-        fold=fold,
-        run_key=run_key,
-        device=device,
-        capture=capture,
-        resume=resume,
-        on_epoch=on_epoch,
-    )
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            checkpoint: Checkpoint = end.value
-            return checkpoint
-
-
-def steps_of_training(
-    recipe: Recipe,
-    data: PreparedWindows,
-    *,
-    train_rows: NDArray[np.intp],
-    validation_rows: NDArray[np.intp],
-    seed: int,
-    fold: int = 0,
-    run_key: str = "",
-    device: str = "cpu",
-    capture: bool = True,
-    resume: Checkpoint | None = None,
-    on_epoch: OnEpoch | None = None,
-) -> Generator[None, None, Checkpoint]:
-    """Train as train() does, pausing after each step, and before an epoch's numbers are waited for.
-
-    Several trainings can so share one thread: on a GPU each fills the gaps that the others leave.
-    """
     if len(train_rows) == 0:
         raise DataError([Violation(data.name, None, None, "no training windows", "a split that leaves some")])
     config = recipe.training
@@ -178,21 +143,13 @@ def steps_of_training(
             restore_state(state, resume, recipe, seed=seed, run_key=run_key)
         return state
 
-    state = new_state()
     x_VNTF, labels = data.x_VNTF.to(on), labels_to(data.labels, on)
     # Both views are rows of one array: mirroring a window is then an addition to its row number.
     x_RTF = x_VNTF.flatten(0, 1)
     steps_per_epoch = -(-len(train_rows) // config.batch_size)
-    take_step = Step(state, x_RTF, labels, config)
-    if capture:
-        last = len(train_rows) - (steps_per_epoch - 1) * config.batch_size
-        sizes = [last] if steps_per_epoch == 1 else [config.batch_size, last]
-        try:
-            take_step = CapturedStep(state, x_RTF, labels, config, sizes=sizes)
-        except CaptureFailed as error:
-            warnings.warn(f"no CUDA graph of the training step, it runs launch by launch: {error}", stacklevel=2)
-            state = new_state()
-            take_step = Step(state, x_RTF, labels, config)
+    last = len(train_rows) - (steps_per_epoch - 1) * config.batch_size
+    sizes = [last] if steps_per_epoch == 1 else [config.batch_size, last]
+    state, take_step = _first_step(new_state, x_RTF, labels, config, sizes if capture else [])
     validation_rows_on_device = torch.as_tensor(validation_rows, dtype=torch.int64, device=on)
 
     def snapshot() -> Checkpoint:
@@ -253,6 +210,21 @@ def steps_of_training(
     return snapshot()
 
 
+def _first_step(
+    new_state: Callable[[], TrainState], x_RTF: Tensor, labels: Labels, config: TrainingConfig, captured: list[int]
+) -> tuple[TrainState, Step]:
+    """Return a state and what takes its steps, recorded as CUDA graphs for batches of the sizes given."""
+    if captured:
+        try:
+            state = new_state()
+            return state, CapturedStep(state, x_RTF, labels, config, sizes=captured)
+        except CaptureFailed as error:
+            warnings.warn(f"no CUDA graph of the training step, it runs launch by launch: {error}", stacklevel=3)
+    # Recording has moved the state.
+    state = new_state()
+    return state, Step(state, x_RTF, labels, config)
+
+
 def _batches(
     train_rows: NDArray[np.intp], data: PreparedWindows, state: TrainState, config: TrainingConfig
 ) -> Iterator[Tensor]:
@@ -284,3 +256,23 @@ def _finite_means(step_values: Tensor, epoch: int) -> dict[str, float]:
         step = int(finite.logical_not().nonzero()[0])
         raise TrainingDiverged(epoch, step, dict(zip(STEP_VALUES, values[step].tolist(), strict=True)))
     return dict(zip(STEP_VALUES, values.double().mean(0).tolist(), strict=True))
+
+
+P = ParamSpec("P")
+
+
+def _without_pauses(steps_of: Callable[P, Generator[None, None, Checkpoint]]) -> Callable[P, Checkpoint]:
+    def train(*args: P.args, **kwargs: P.kwargs) -> Checkpoint:
+        """Train as `steps_of_training` does, from beginning to end; return the last epoch's checkpoint."""
+        steps = steps_of(*args, **kwargs)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                checkpoint: Checkpoint = end.value
+                return checkpoint
+
+    return train
+
+
+train = _without_pauses(steps_of_training)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -146,8 +147,13 @@ class _Writer:
         self.log: TextIO
         self.history: TextIO
 
-    def open_logs(self) -> _OpenLogs:
-        return _OpenLogs(self)
+    @contextmanager
+    def open_logs(self) -> Iterator[None]:
+        with (
+            self.files.log.open("a", encoding="utf-8", buffering=1) as self.log,
+            self.files.history.open("a", encoding="utf-8", buffering=1) as self.history,
+        ):
+            yield
 
     def on_epoch(self, record: EpochRecord, snapshot: Callable[[], Checkpoint]) -> None:
         config = self.training.recipe.training
@@ -185,21 +191,6 @@ class _Writer:
             ],
         }
         write_atomically(self.files.manifest, json.dumps(content, indent=2) + "\n")
-
-
-class _OpenLogs:
-    """Log and history, open line-buffered for the time of a training."""
-
-    def __init__(self, writer: _Writer) -> None:
-        self.writer = writer
-
-    def __enter__(self) -> None:
-        self.writer.log = self.writer.files.log.open("a", encoding="utf-8", buffering=1)
-        self.writer.history = self.writer.files.history.open("a", encoding="utf-8", buffering=1)
-
-    def __exit__(self, *_: object) -> None:
-        self.writer.log.close()
-        self.writer.history.close()
 
 
 def log_line(record: EpochRecord) -> str:
