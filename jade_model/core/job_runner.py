@@ -3,7 +3,7 @@
 A step of this model fills a small part of a GPU, and two processes take turns on it: only streams of one process run
 at the same time. On a CPU it is the other way round, for a step keeps one core busy.
 
-An importable module of its own: a spawned process can't find functions that live in a package's `__main__`.
+An importable module of its own: another process can't find functions that live in a package's `__main__`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import warnings
 from collections import deque
 from collections.abc import Sequence
@@ -92,8 +93,12 @@ def run_all(tasks: Sequence[Task], workers: int, emit: Emitter) -> int:
         return run_together(tasks, workers)
     # Children read these when they load their libraries: one thread each, none spinning while it waits.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    # One process imports torch, and those that train are forked from it: no other thread runs in it. It listens at a
+    # path below the folder for temporary files, and no path of a socket is longer than some hundred characters.
+    context = multiprocessing.get_context("forkserver" if len(tempfile.gettempdir()) < 60 else "spawn")
+    context.set_forkserver_preload(["jade_model.core.worker"])
     exit_code = 0
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = {pool.submit(run_together, [task], 1): task.training for task in tasks}
         for future in as_completed(futures):
             try:

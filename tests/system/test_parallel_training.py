@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,15 @@ from tasks.core.layout import RunLayout
 pytestmark = pytest.mark.system
 
 
-def test_parallel_processes_give_what_one_gives(small_run: RunLayout, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scratch", ["t", 2 * "longer than the path of a socket may be "], ids=["usual", "long"])
+def test_parallel_processes_give_what_one_gives(small_run: RunLayout, tmp_path: Path, scratch: str) -> None:
+    (tmp_path / scratch).mkdir()
     for name in ("arrays", "splits"):
         shutil.copytree(small_run.root / name, tmp_path / name)
     shutil.copy(small_run.job_json, tmp_path / "job.json")
     command = [sys.executable, "-m", "jade_model", "train", str(tmp_path / "job.json"), "--workers", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    env = os.environ | {"TMPDIR": str(tmp_path / scratch)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Epoch 2/2: train_loss=" in done.stdout
     trainings = load_job(small_run.job_json).trainings
