@@ -76,7 +76,7 @@ def events_one_by_one(probability_NT: Probabilities, truth: Truth) -> NDArray[np
     scores = []
     for threshold in np.unique(probability_NT)[::-1]:
         marked_NT = probability_NT >= threshold
-        counts = span_counts_NJ3(marked_NT, truth.span_offsets_N1, truth.spans_S2, (0.5,))
+        counts = span_counts_NJ3(marked_NT, truth, (0.5,))
         scores.append(f1_of(counts.sum(axis=(0, 1))))
     return np.array(scores)
 

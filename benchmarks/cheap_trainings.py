@@ -43,10 +43,7 @@ class OutOfFold:
 
     def counts(self, name: str, truth: Truth) -> ArmCounts:
         bars = [bar_counts_N3(marked_NT, truth.mask_NT) for marked_NT in self.marked_SNT]
-        events = [
-            span_counts_NJ3(marked_NT, truth.span_offsets_N1, truth.spans_S2, (0.5,))[:, 0]
-            for marked_NT in self.marked_SNT
-        ]
+        events = [span_counts_NJ3(marked_NT, truth, (0.5,))[:, 0] for marked_NT in self.marked_SNT]
         return ArmCounts(name, np.stack(bars), np.stack(events))
 
 

@@ -25,7 +25,7 @@ from jade_model.data.groups import Grouping, group_windows
 from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
 from jade_model.scoring.metrics import truth_of
-from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.scored_windows import ScoredWindows
 
 LOSSES: tuple[Loss, ...] = ("soft_span", "crf", "single_span")
@@ -116,7 +116,7 @@ def _scored(grouping: Grouping, fold_SN: NDArray[np.int64]) -> ScoredWindows:
     return ScoredWindows(grouping.group_N, fold_SN)
 
 
-def _show(noise: str, against: str, arms: Sequence[str], comparison: Comparison) -> None:
+def _show(noise: str, against: str, arms: Sequence[str], comparison: ComparedArms) -> None:
     cells = []
     for arm in arms:
         score = comparison.score(arm)

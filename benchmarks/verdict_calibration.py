@@ -29,7 +29,7 @@ from simulated_counts import Design, Study, draw, planted, true_scores
 from jade_model.data.groups import group_windows
 from jade_model.data.sample import sample_windows
 from jade_model.scoring.metrics import truth_of
-from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.power import needed
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 from jade_model.statistics.verdict import Difference, Outcome
@@ -262,9 +262,9 @@ def _needed_rows(comparisons: int) -> Iterator[list[str]]:
 class Rerun:
     """One recipe against itself: the comparisons that one set of trainings allows."""
 
-    all_trainings: Comparison
-    one_seed: Comparison
-    one_training: Comparison
+    all_trainings: ComparedArms
+    one_seed: ComparedArms
+    one_training: ComparedArms
 
 
 def trained(comparisons: int, jobs: int) -> None:
@@ -282,7 +282,7 @@ def trained(comparisons: int, jobs: int) -> None:
         f"base windows of its own and with {per_comparison} trainings of its own, so that they are independent; "
         f"{minutes:.0f} minutes on {jobs} process{'es' if jobs > 1 else ''}.\n"
     )
-    views: dict[str, Callable[[Rerun], Comparison]] = {
+    views: dict[str, Callable[[Rerun], ComparedArms]] = {
         f"{TRAINED_SEEDS} seeds x {TRAINED_FOLDS} folds": lambda item: item.all_trainings,
         f"1 seed x {TRAINED_FOLDS} folds": lambda item: item.one_seed,
         "1 training, one fold scored": lambda item: item.one_training,
@@ -318,7 +318,7 @@ def rerun(index: int) -> Rerun:
     assert np.array_equal(a.fold_SN, b.fold_SN)
     arms = [a.counts("a", truth), b.counts("b", truth)]
 
-    def compared(scored_by_SN: NDArray[np.int64]) -> Comparison:
+    def compared(scored_by_SN: NDArray[np.int64]) -> ComparedArms:
         is_scored_SN1 = (scored_by_SN >= 0)[..., None]
         seeds = len(scored_by_SN)
         kept = [
@@ -331,7 +331,7 @@ def rerun(index: int) -> Rerun:
     return Rerun(compared(a.fold_SN), compared(one_seed_SN), compared(np.where(one_seed_SN == 0, 0, -1)))
 
 
-def _rerun_row(name: str, comparisons: Sequence[Comparison]) -> list[str]:
+def _rerun_row(name: str, comparisons: Sequence[ComparedArms]) -> list[str]:
     firsts = [item.differences[0] for item in comparisons]
     error = np.sqrt(np.mean([item.standard_error**2 for item in firsts]))
     outcomes = [item.verdict.outcome for item in comparisons]

@@ -22,7 +22,7 @@ from jade_model.data.schema import load_windows
 from jade_model.data.text.columns import Reading
 from jade_model.scoring.parts import Metric
 from jade_model.scoring.trained import TrainedModel, open_model
-from jade_model.statistics.compare import Comparison
+from jade_model.statistics.compare import ComparedArms
 from jade_model.statistics.given import compare_given
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def compare_arms(
     metric: Metric = "f1",
     margin: float = 0.03,
     confidence: float = 0.95,
-) -> Comparison:
+) -> ComparedArms:
     """Say which of several models is better, whoever made their predictions, with intervals and tests.
 
     Each table, or its CSV or Parquet file, holds one of two things:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def command(
         min_span_length or chosen.min_span_length,
         chosen.merge_gap if merge_gap is None else merge_gap,
     )
-    model = model.decoding_by(choice)
+    model = replace(model, choice=choice)
     if bars is None:
         numbers = predict_file(model, str(data_path), target)
     else:

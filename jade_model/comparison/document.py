@@ -20,7 +20,7 @@ from jade_model.scoring.decoding import DecoderName
 from jade_model.scoring.evaluate import DataEvaluation
 from jade_model.scoring.metrics import pooled, truth_of
 from jade_model.scoring.parts import Score, Scores
-from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.pool import RULE, SPAN_SCORE, DataSet, Pool, ScoredPart, verdict_decoder
 from jade_model.statistics.scored_windows import ArmCounts
 
@@ -80,7 +80,7 @@ def compose_comparison(
         schema_version=model.SCHEMA_VERSION,
         **run,
         settings=asked,
-        data=[_data_set(item, arms) for item in data],
+        data=[_data_entry(item, arms) for item in data],
         arms={arm.name: _arm(arm, pool, judged[arm.name], asked.confidence) for arm in arms},
         baselines=model.Baselines(**baselines),
         differences=list(compared.differences),
@@ -106,11 +106,11 @@ def _judged_decoder(arm: EvaluatedArm, data: Sequence[DataSet], wanted: str) -> 
             return next(name for name in available if name == wanted)
 
 
-def _data_set(item: DataSet, arms: Sequence[EvaluatedArm]) -> model.DataSet:
+def _data_entry(item: DataSet, arms: Sequence[EvaluatedArm]) -> model.DataEntry:
     windows, split = item.windows, item.splits[0]
     feature_sets = dict.fromkeys(arm.trainings[0].checkpoint.recipe.feature_set for arm in arms)
     labels = {name: int((windows.type_N == index).sum()) for index, name in enumerate(TYPE_NAMES)}
-    return model.DataSet(
+    return model.DataEntry(
         name=windows.name,
         path=windows.path,
         sha256=windows.sha256,
@@ -207,7 +207,7 @@ def _mean_scores(
     return Scores(**{name: float(np.mean([getattr(item, name) for item in of_seeds])) for name in Scores.model_fields})
 
 
-def _baselines(data: Sequence[DataSet], compared: Comparison) -> dict[str, Any]:
+def _baselines(data: Sequence[DataSet], compared: ComparedArms) -> dict[str, Any]:
     rule, spans = compared.score(RULE), compared.score(RULE, "span_f1_iou50")
     everything = all_positive_scores([truth_of(item.windows) for item in data])
     return {

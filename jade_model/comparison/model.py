@@ -57,7 +57,7 @@ class Settings(Part):
     decoder: str = Field(description="`auto`, or the decoder that all arms were made to use")
 
 
-class DataSet(Part):
+class DataEntry(Part):
     """One data set."""
 
     name: str = Field(description="short name; what runs[].dataset and differences[].dataset refer to")
@@ -297,7 +297,7 @@ class Comparison(Part):
     run_id: str = Field(min_length=1, description="name of the run's folder")
     created_at: str = Field(description="UTC, ISO 8601", json_schema_extra={"format": "date-time"})
     settings: Settings = Field(description="what was asked for")
-    data: list[DataSet] = Field(min_length=1, description="data sets, in the order given")
+    data: list[DataEntry] = Field(min_length=1, description="data sets, in the order given")
     arms: dict[str, Arm] = Field(min_length=1, description="name -> arm, in the order in which differences are taken")
     baselines: Baselines = Field(description="what needs no training, or hardly any")
     differences: list[Difference] = Field(

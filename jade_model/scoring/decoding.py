@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar, assert_never, get_args
+from typing import Literal, TypeVar, assert_never, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,20 +129,36 @@ def decode(predictions: Predictions, choice: DecoderChoice) -> NDArray[np.bool_]
         ConfigError: The model's loss has no such decoder, or min_span_length exceeds the window.
     """
     require_decoder(predictions.loss, choice.decoder)
+    threshold = -math.inf if choice.threshold is None else choice.threshold
     match choice.decoder:
         case "threshold" | "marginal":
-            smooth_NT = clean_up(predictions.probability_NT, choice.cleanup)
-            return smooth_NT >= _threshold(choice)
+            return clean_up(predictions.probability_NT, choice.cleanup) >= threshold
         case "viterbi":
             return clean_up(predictions.path_NT, choice.cleanup)
-        case "score_margin":
-            path_NT = clean_up(predictions.path_NT, choice.cleanup)
-            return path_NT & (predictions.margin_N >= _threshold(choice))[:, None]
-        case "one_span":
-            spans = best_spans(predictions.probability_NT, choice.min_span_length)
-            return spans.mask(predictions.probability_NT.shape[1]) & (spans.gain_N >= _threshold(choice))[:, None]
+        case "score_margin" | "one_span":
+            score_N, marked_NT = window_scores(predictions, choice.decoder, choice.cleanup)
+            return marked_NT & (score_N >= threshold)[:, None]
         case _:
             assert_never(choice.decoder)
+
+
+def window_scores(
+    predictions: Predictions, decoder: Literal["score_margin", "one_span"], cleanup: Cleanup
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what a decoder that takes windows whole, or not at all, compares with its threshold, and what it marks.
+
+    Args:
+        predictions: Of N windows.
+        decoder: Which.
+        cleanup: What happens to marked bars; one span needs no gap closed.
+
+    Returns:
+        A score of each window, and its marked bars if it is taken, bool [N, T].
+    """
+    if decoder == "score_margin":
+        return predictions.margin_N, clean_up(predictions.path_NT, cleanup)
+    spans = best_spans(predictions.probability_NT, cleanup.min_span_length)
+    return spans.gain_N, spans.mask(predictions.probability_NT.shape[1])
 
 
 def best_spans(probability_NT: NDArray[np.float64], min_span_length: int = 1) -> BestSpans:
@@ -211,11 +227,6 @@ def require_decoder(loss: Loss, decoder: DecoderName) -> None:
     """Raise ConfigError unless the loss has the decoder."""
     if decoder not in decoders_of(loss):
         raise ConfigError(f"a {loss} model has no decoder {decoder!r}; choose one of {decoders_of(loss)}")
-
-
-def _threshold(choice: DecoderChoice) -> float:
-    assert choice.threshold is not None  # noqa: S101 - DecoderChoice sees to it
-    return choice.threshold
 
 
 def _check_fits(min_span_length: int, num_bars: int) -> None:

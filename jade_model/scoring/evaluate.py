@@ -126,25 +126,22 @@ def evaluate_fold(
     started = time.monotonic()
     truth = truth_of(windows)
     chosen_on, scored = selection_rows(split), np.sort(split.test_rows)
+    known, scored_truth = truth.take(chosen_on), truth.take(scored)
     temperature, on_selection, on_scored = _calibrated(predictor, windows, truth, chosen_on, scored)
-    choices = choose_decoders(on_selection, truth.take(chosen_on), cleanup)
+    choices = choose_decoders(on_selection, known, cleanup)
     predicted = {name: decode(on_scored, choice) for name, choice in choices.items()}
-    scored_truth = truth.take(scored)
+    before_choices, before = choose_decoders(untrained.take(chosen_on), known, cleanup), untrained.take(scored)
     return FoldEvaluation(
         seed=split.seed,
         fold=split.fold,
         rows_M=scored,
         temperature=temperature,
         choices=choices,
-        curves={
-            name: threshold_curve(on_selection, truth.take(chosen_on), name, cleanup)
-            for name in choices
-            if name != "viterbi"
-        },
+        curves={name: threshold_curve(on_selection, known, name, cleanup) for name in choices if name != "viterbi"},
         predictions=on_scored,
         predicted=predicted,
         counts={name: count(mask_MT, scored_truth) for name, mask_MT in predicted.items()},
-        untrained=_untrained_counts(untrained, truth, chosen_on, scored, cleanup),
+        untrained={name: count(decode(before, choice), scored_truth) for name, choice in before_choices.items()},
         seconds=time.monotonic() - started,
     )
 
@@ -226,11 +223,3 @@ def _calibrated(
     )
     on_scored = posterior(run_network(predictor, windows.bars_NT4[scored]), temperature)
     return temperature, posterior(output, temperature), on_scored
-
-
-def _untrained_counts(
-    untrained: Predictions, truth: Truth, chosen_on: NDArray[np.intp], scored: NDArray[np.intp], cleanup: Cleanup
-) -> dict[DecoderName, Counts]:
-    choices = choose_decoders(untrained.take(chosen_on), truth.take(chosen_on), cleanup)
-    on_scored, scored_truth = untrained.take(scored), truth.take(scored)
-    return {name: count(decode(on_scored, choice), scored_truth) for name, choice in choices.items()}

@@ -45,11 +45,6 @@ class Truth:
     span_offsets_N1: NDArray[np.int64]
     spans_S2: NDArray[np.int64]
 
-    @property
-    def num_windows(self) -> int:
-        """N."""
-        return int(self.mask_NT.shape[0])
-
     def take(self, rows: NDArray[np.intp]) -> Truth:
         """Return the labels of some windows, in the order given, repetitions included."""
         rows = np.asarray(rows, dtype=np.intp)
@@ -72,10 +67,6 @@ class Counts:
     bars_N3: NDArray[np.int64]
     spans_NJ3: NDArray[np.int64]
 
-    def take(self, rows: NDArray[np.intp]) -> Counts:
-        """Return the counts of some windows, in the order given, repetitions included."""
-        return Counts(self.bars_N3[rows], self.spans_NJ3[rows])
-
     def scores(self) -> Scores:
         """Sum over the windows and turn into scores."""
         bars_3 = self.bars_N3.sum(axis=0)
@@ -84,7 +75,7 @@ class Counts:
             f1=float(f1_of(bars_3)),
             precision=float(precision_of(bars_3)),
             recall=float(recall_of(bars_3)),
-            macro_f1=macro_f1(self.bars_N3),
+            macro_f1=float(f1_of(self.bars_N3).mean()),
             span_f1_iou50=float(spans_J[0]),
             span_f1_iou50_95=float(spans_J.mean()),
         )
@@ -122,7 +113,7 @@ def count(predicted_NT: NDArray[np.bool_], truth: Truth) -> Counts:
     """
     return Counts(
         bar_counts_N3(predicted_NT, truth.mask_NT),
-        span_counts_NJ3(predicted_NT, truth.span_offsets_N1, truth.spans_S2, IOU_50_TO_95),
+        span_counts_NJ3(predicted_NT, truth, IOU_50_TO_95),
     )
 
 
@@ -148,19 +139,13 @@ def bar_counts_N3(predicted_NT: NDArray[np.bool_], truth_NT: NDArray[np.bool_]) 
     return np.stack([hit_N, marked_N - hit_N, true_N - hit_N], axis=1).astype(np.int64)
 
 
-def span_counts_NJ3(
-    predicted_NT: NDArray[np.bool_],
-    span_offsets_N1: NDArray[np.int64],
-    spans_S2: NDArray[np.int64],
-    ious_J: tuple[float, ...],
-) -> NDArray[np.int64]:
+def span_counts_NJ3(predicted_NT: NDArray[np.bool_], truth: Truth, ious_J: tuple[float, ...]) -> NDArray[np.int64]:
     """Count spans for every window and level of IoU; a predicted span is a maximal run of marked bars.
 
     Args:
         predicted_NT: Marked bars, bool.
-        span_offsets_N1: Where each row's labelled spans begin in spans_S2, int64 [N + 1].
-        spans_S2: Labelled spans, half-open, disjoint within a row, int64.
-        ious_J: Smallest intersection over union that counts as found, each in [0.5, 1].
+        truth: The same windows' labels.
+        ious_J: Smallest intersection over union that counts as found, each in [0.5, 1], where matching is unambiguous.
 
     Returns:
         (true positives, false positives, false negatives), int64 [N, J, 3].
@@ -168,14 +153,14 @@ def span_counts_NJ3(
     Raises:
         ValueError: An IoU is out of range, or the windows' numbers differ.
     """
-    num_windows = predicted_NT.shape[0]
-    if span_offsets_N1.shape != (num_windows + 1,):
-        raise ValueError(f"{num_windows} windows were predicted, {span_offsets_N1.shape[0] - 1} are labelled")
-    check_ious(ious_J)
+    num_windows, true_N = predicted_NT.shape[0], np.diff(truth.span_offsets_N1)
+    if len(true_N) != num_windows:
+        raise ValueError(f"{num_windows} windows were predicted, {len(true_N)} are labelled")
+    if not ious_J or not all(0.5 <= iou <= 1 for iou in ious_J):
+        raise ValueError(f"IoU levels are {ious_J}; each must lie in [0.5, 1], and there must be one")
     rows_P, starts_P, ends_P = spans_from_mask(predicted_NT)
-    iou_P = best_ious(rows_P, starts_P, ends_P, span_offsets_N1, spans_S2)
+    iou_P = best_ious(rows_P, starts_P, ends_P, truth)
     marked_N = np.bincount(rows_P, minlength=num_windows)
-    true_N = np.diff(span_offsets_N1)
     counts_NJ3 = np.empty((num_windows, len(ious_J), 3), dtype=np.int64)
     for level, iou in enumerate(ious_J):
         # A ratio of whole numbers and the decimal of the same value round to the same float.
@@ -190,8 +175,7 @@ def best_ious(
     rows_P: NDArray[np.int64],
     starts_P: NDArray[np.int64],
     ends_P: NDArray[np.int64],
-    span_offsets_N1: NDArray[np.int64],
-    spans_S2: NDArray[np.int64],
+    truth: Truth,
 ) -> NDArray[np.float64]:
     """Return each span's IoU with the labelled span that covers its middle.
 
@@ -203,18 +187,18 @@ def best_ious(
         rows_P: Window of each span, int64.
         starts_P: First bar, int64.
         ends_P: Bar after the last one, greater than the start, int64.
-        span_offsets_N1: As in Truth.
-        spans_S2: As in Truth.
+        truth: The windows' labels.
 
     Returns:
         Intersection over union, float64 [P].
     """
-    best_P = np.zeros(rows_P.shape[0])
+    best_P, spans_S2 = np.zeros(rows_P.shape[0]), truth.spans_S2
     if spans_S2.shape[0] == 0 or rows_P.shape[0] == 0:
         return best_P
     # One axis for all windows, with room between them, on which labelled spans ascend.
     width = int(max(spans_S2.max(), ends_P.max())) + 1
-    shifts_S = np.repeat(np.arange(span_offsets_N1.shape[0] - 1), np.diff(span_offsets_N1)) * width
+    spans_N = np.diff(truth.span_offsets_N1)
+    shifts_S = np.repeat(np.arange(len(spans_N)), spans_N) * width
     true_starts_S, true_ends_S = spans_S2[:, 0] + shifts_S, spans_S2[:, 1] + shifts_S
     starts_P, ends_P = starts_P + rows_P * width, ends_P + rows_P * width
     for middle_P in ((starts_P + ends_P - 1) // 2, (starts_P + ends_P) // 2):
@@ -225,13 +209,6 @@ def best_ious(
         union_P = (ends_P - starts_P) + (end_P - start_P) - shared_P
         np.maximum(best_P, shared_P / union_P, out=best_P)
     return best_P
-
-
-def check_ious(ious_J: tuple[float, ...]) -> None:
-    """Raise ValueError unless all levels of IoU lie in [0.5, 1], where matching is unambiguous."""
-    wrong = [iou for iou in ious_J if not 0.5 <= iou <= 1]
-    if wrong or not ious_J:
-        raise ValueError(f"IoU levels are {ious_J}; each must lie in [0.5, 1], and there must be one")
 
 
 def spans_from_mask(
@@ -269,11 +246,6 @@ def recall_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the share of what is true that was marked, of counts [..., 3], shape [...]."""
     hit, vain, missed = counts[..., 0], counts[..., 1], counts[..., 2]
     return _ratio(hit, hit + missed, hit + vain + missed == 0)
-
-
-def macro_f1(counts_N3: NDArray[np.int64]) -> float:
-    """Return the mean over windows of each window's F1; 1 for one without a span that was left unmarked."""
-    return float(f1_of(counts_N3).mean())
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64], nothing: NDArray[np.bool_]) -> NDArray[np.float64]:

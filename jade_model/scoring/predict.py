@@ -49,16 +49,14 @@ class Predictor:
             raise ConfigError(f"an ensemble's models share one loss; these were trained with {', '.join(losses)}")
 
 
-def load_predictor(
-    paths: Path | Sequence[Path], *, feature_set_name: str | None = None, device: str = "cpu"
-) -> Predictor:
+def load_predictor(paths: Path | Sequence[Path], *, device: str = "cpu") -> Predictor:
     """Read one checkpoint, or the members of an ensemble.
 
     Raises:
         CheckpointError: A file is not a checkpoint, or the members differ in loss or features.
     """
     listed = [paths] if isinstance(paths, Path) else list(paths)
-    checkpoints = [load_checkpoint(path, feature_set_name=feature_set_name) for path in listed]
+    checkpoints = [load_checkpoint(path) for path in listed]
     kinds = {(item.recipe.loss, item.recipe.feature_set) for item in checkpoints}
     if len(kinds) != 1:
         raise CheckpointError(f"the members of an ensemble share loss and feature set; found {sorted(kinds)}")

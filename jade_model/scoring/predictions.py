@@ -44,11 +44,6 @@ class Predictions:
     posterior_pointers_N2: NDArray[np.float64]
     posterior_countdown_NT: NDArray[np.float64]
 
-    @property
-    def num_windows(self) -> int:
-        """N."""
-        return int(self.probability_NT.shape[0])
-
     def take(self, rows: NDArray[np.intp]) -> Predictions:
         """Return the predictions of some windows, in the order given."""
         arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}

@@ -22,9 +22,9 @@ from jade_model.scoring.decoding import (
     Cleanup,
     DecoderChoice,
     DecoderName,
-    best_spans,
     clean_up,
     require_decoder,
+    window_scores,
 )
 from jade_model.scoring.metrics import (
     Truth,
@@ -161,7 +161,7 @@ def span_curve(probability_NT: NDArray[np.float64], truth: Truth) -> ThresholdCu
     if np.isnan(value_D[-1]):
         raise ValueError("a probability is not a number")
     runs = components(level.reshape(probability_NT.shape).astype(np.int64, copy=False))
-    iou_C = best_ious(runs.row_C, runs.start_C, runs.end_C, truth.span_offsets_N1, truth.spans_S2)
+    iou_C = best_ious(runs.row_C, runs.start_C, runs.end_C, truth)
     is_hit_C = iou_C >= IOU
     marked_D = _standing(runs.birth_C, runs.death_C, value_D.size)
     hit_D = _standing(runs.birth_C[is_hit_C], runs.death_C[is_hit_C], value_D.size)
@@ -193,7 +193,7 @@ def window_curve(
     if metric == "f1":
         counts_N3 = bar_counts_N3(predicted_NT, truth.mask_NT)
     else:
-        counts_N3 = span_counts_NJ3(predicted_NT, truth.span_offsets_N1, truth.spans_S2, (IOU,))[:, 0]
+        counts_N3 = span_counts_NJ3(predicted_NT, truth, (IOU,))[:, 0]
     hit_D = np.cumsum(counts_N3[order, 0])[last_D]
     marked_D = np.cumsum(counts_N3[order, 0] + counts_N3[order, 1])[last_D]
     return _curve_of_counts(value_I[last_D], hit_D, marked_D, int((counts_N3[:, 0] + counts_N3[:, 2]).sum()))
@@ -244,13 +244,8 @@ def threshold_curve(
         case "threshold" | "marginal":
             smooth_NT = clean_up(predictions.probability_NT, cleanup)
             return bar_curve(smooth_NT, truth.mask_NT) if metric == "f1" else span_curve(smooth_NT, truth)
-        case "score_margin":
-            path_NT = clean_up(predictions.path_NT, cleanup)
-            return window_curve(predictions.margin_N, path_NT, truth, metric=metric)
-        case "one_span":
-            spans = best_spans(predictions.probability_NT, cleanup.min_span_length)
-            mask_NT = spans.mask(predictions.probability_NT.shape[1])
-            return window_curve(spans.gain_N, mask_NT, truth, metric=metric)
+        case "score_margin" | "one_span":
+            return window_curve(*window_scores(predictions, decoder, cleanup), truth, metric=metric)
         case "viterbi":
             raise ConfigError("viterbi has no threshold to choose")
         case _:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,10 +128,6 @@ class TrainedModel:
     def window_length(self) -> int:
         """T of the windows that it was trained on, in bars."""
         return load_checkpoint(self.checkpoints[0]).window_length
-
-    def decoding_by(self, choice: DecoderChoice) -> TrainedModel:
-        """Return the model with another decoder or threshold."""
-        return replace(self, choice=choice)
 
     def predict(self, data: Windows | pd.DataFrame, *, instrument: str = "") -> pd.DataFrame:
         """Find spans in windows, or in bars.

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from jade_model.core.config import require
 from jade_model.scoring.parts import METRICS, Metric
-from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows
+from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows, score_of
 from jade_model.statistics.verdict import Difference, Verdict, decide, over_datasets
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedArms:
     """Everything that can be said about the arms.
 
     Attributes:
@@ -38,10 +38,7 @@ class Comparison:
         Raises:
             KeyError: There is none.
         """
-        for score in self.scores:
-            if (score.arm, score.metric, score.dataset) == (arm, metric, dataset):
-                return score
-        raise KeyError((arm, metric, dataset))
+        return score_of(self.scores, arm, metric, dataset)
 
 
 def compare_arms(
@@ -54,7 +51,7 @@ def compare_arms(
     confidence: float = 0.95,
     caveats: Sequence[str] = (),
     metrics: Sequence[Metric] = METRICS,
-) -> Comparison:
+) -> ComparedArms:
     """Compare arms that were scored on the same windows.
 
     Args:
@@ -111,4 +108,4 @@ def compare_arms(
     told = windows.what_decides(arms, order.index(verdict.first), order.index(verdict.second), metric)
     over, said = over_datasets(verdict, each, confidence)
     more = {"what_decides": told, "over_datasets": over, "caveats": [*said, *verdict.caveats]}
-    return Comparison(tuple(scores), (*between, *against), verdict.model_copy(update=more))
+    return ComparedArms(tuple(scores), (*between, *against), verdict.model_copy(update=more))

@@ -18,7 +18,7 @@ from jade_model.core.windows import Windows
 from jade_model.data.groups import group_windows
 from jade_model.scoring.metrics import count, truth_of
 from jade_model.scoring.parts import METRICS, Metric
-from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def compare_given(
     metric: Metric = "f1",
     margin: float = 0.03,
     confidence: float = 0.95,
-) -> Comparison:
+) -> ComparedArms:
     """Compare anyone's predictions as arms.
 
     Args:

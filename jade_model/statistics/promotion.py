@@ -21,7 +21,7 @@ from jade_model.data.groups import Grouping
 from jade_model.data.retraining import HOLDOUT, Roles
 from jade_model.scoring.metrics import Counts
 from jade_model.statistics.compare import compare_arms
-from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows
+from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows, score_of
 from jade_model.statistics.verdict import Difference
 
 PARTS = ("out of fold", "hold-out")
@@ -85,7 +85,7 @@ class Judgement:
     @property
     def challenger(self) -> ArmScore:
         """The challenger's bar F1 over all windows."""
-        return next(item for item in self.scores if (item.arm, item.metric, item.dataset) == (CHALLENGER, "f1", None))
+        return score_of(self.scores, CHALLENGER)
 
     def difference(self, part: str | None = None) -> Difference | None:
         """Return challenger minus champion in bar F1; None without a champion."""

@@ -20,7 +20,7 @@ from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.elimination import Elimination
 from jade_model.statistics.pool import RULE, DataSet, Pool, ScoredPart
-from jade_model.statistics.scored_windows import ArmCounts, ArmScore
+from jade_model.statistics.scored_windows import ArmCounts, ArmScore, score_of
 from jade_model.statistics.verdict import Difference, outcome_of
 
 SCHEMA_VERSION = 1
@@ -213,7 +213,7 @@ def _against(best: str, item: Difference) -> dict[str, Any]:
 def _scored(scores: Sequence[ArmScore], name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for metric in METRICS:
-        score = next(item for item in scores if (item.arm, item.metric, item.dataset) == (name, metric, None))
+        score = score_of(scores, name, metric)
         found[metric] = score.value
         found[f"{metric}_interval"] = list(score.confidence_interval)
     return found

@@ -6,7 +6,7 @@ Legend: A arms, P pairs, S seeds, N windows; 3 is (tp, fp, fn).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,18 @@ class ArmScore:
     confidence_interval: Interval
     standard_error: float
     training_share: float
+
+
+def score_of(scores: Iterable[ArmScore], arm: str, metric: Metric = "f1", dataset: str | None = None) -> ArmScore:
+    """Return one arm's score.
+
+    Raises:
+        KeyError: There is none.
+    """
+    for score in scores:
+        if (score.arm, score.metric, score.dataset) == (arm, metric, dataset):
+            return score
+    raise KeyError((arm, metric, dataset))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jade_model.core.errors import CheckpointError, ConfigError, DataError
 from jade_model.core.job import load_job
 from jade_model.core.windows import Windows
 from jade_model.scoring.parts import METRICS
-from jade_model.statistics.compare import Comparison
+from jade_model.statistics.compare import ComparedArms
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
 
@@ -128,7 +128,7 @@ def counts(*, better: float = 0.0, groups: int = 60, seeds: int = 1) -> pd.DataF
 def test_a_verdict_on_counts_is_that_of_a_comparison(tmp_path: Path) -> None:
     counts(better=0.9, seeds=3).to_csv(tmp_path / "new.csv", index=False)
     counts(seeds=3).to_csv(tmp_path / "old.csv", index=False)
-    compared: Comparison = jade_model.compare_arms(tmp_path / "new.csv", tmp_path / "old.csv")
+    compared: ComparedArms = jade_model.compare_arms(tmp_path / "new.csv", tmp_path / "old.csv")
     assert (compared.verdict.outcome, compared.verdict.winner) == ("winner", "new")
     assert not any("very models" in caveat for caveat in compared.verdict.caveats)
     alone = jade_model.compare_arms({"a": counts().drop(columns="seed"), "b": counts().drop(columns="seed")})

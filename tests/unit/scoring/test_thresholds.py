@@ -87,7 +87,7 @@ def slow_f1(marked: NDArray[np.bool_], truth: Truth, metric: Metric) -> float:
         case "f1":
             return float(f1_of(bar_counts_N3(marked, truth.mask_NT).sum(axis=0)))
         case "span_f1_iou50":
-            counts = span_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,))
+            counts = span_counts_NJ3(marked, truth, (0.5,))
             return float(f1_of(counts.sum(axis=(0, 1))))
 
 
@@ -117,7 +117,7 @@ def test_span_curve_equals_reevaluating_every_threshold(case: tuple[Probabilitie
     assert_is_exact(curve, probability)
     for index, threshold in enumerate(curve.threshold_D):
         marked = probability >= threshold
-        counts = span_counts_NJ3(marked, truth.span_offsets_N1, truth.spans_S2, (0.5,)).sum(axis=(0, 1))
+        counts = span_counts_NJ3(marked, truth, (0.5,)).sum(axis=(0, 1))
         assert curve.f1_D[index] == f1_of(counts)
         assert curve.precision_D[index] == precision_of(counts)
         assert curve.recall_D[index] == recall_of(counts)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from jade_model.core.errors import ConfigError
 from jade_model.scoring.metrics import f1_of
-from jade_model.statistics.compare import Comparison, compare_arms
+from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.power import chance_to_decide, detectable_difference
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 from jade_model.statistics.verdict import Difference, Outcome, decide, outcome_of
@@ -49,7 +49,7 @@ def study(
     return arms, group_N, fold_SN
 
 
-def compared(*skills: float, seed: int = 0, baseline: bool = False, **options: Any) -> Comparison:
+def compared(*skills: float, seed: int = 0, baseline: bool = False, **options: Any) -> ComparedArms:
     arms, group_N, fold_SN = study(np.random.default_rng(seed), skills, **options)
     *arms, rule = arms if baseline else [*arms, arms[0]]
     windows = ScoredWindows(group_N, fold_SN)
@@ -479,7 +479,7 @@ def test_a_baseline_of_one_seed_stands_for_all() -> None:
 # --- several data sets, and what decides
 
 
-def over_sets(shifts: list[float]) -> Comparison:
+def over_sets(shifts: list[float]) -> ComparedArms:
     """Compare arms on data sets in which the second is better by so much."""
     rng = np.random.default_rng(4)
     drawn = [study(rng, (0.5, 0.5 + shift), num_groups=30) for shift in shifts]
