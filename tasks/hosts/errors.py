@@ -5,6 +5,8 @@ Those who rent machines out have a branch of their own in tasks/provisioning.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tasks.core.errors import EvidencedError
 
 TAIL_CHARACTERS = 4000
@@ -102,45 +104,46 @@ class NameRefused(HostError):
     text = "The file name {name!r} is refused: {reason}"
 
 
+_JOB = "The job {{folder}} on {{host}} {}.\nThe end of its log:\n{{log_tail}}"
+
+
 class JobError(HostError):
     """A detached job did not end well; `log_tail` is the end of what it wrote."""
 
     host: str
     folder: str
-    text = "The job {folder} on {host} did not end well.\nThe end of its log:\n{log_tail}"
+    text = _JOB.format("did not end well")
 
-    def __init__(self, host: str, folder: str, log_tail: str, **evidence: int) -> None:
-        super().__init__(folder, host, *evidence.values(), log_tail[-TAIL_CHARACTERS:])
+    def __init__(self, host: str, folder: str, *evidence: Any) -> None:
+        *others, log_tail = evidence
+        super().__init__(folder, host, *others, log_tail[-TAIL_CHARACTERS:])
 
 
 class JobFailed(JobError):
     """The job ended by itself with a status other than 0."""
 
     exit_status: int
-    text = "The job {folder} on {host} ended with status {exit_status}.\nThe end of its log:\n{log_tail}"
-
-    def __init__(self, host: str, folder: str, exit_status: int, log_tail: str) -> None:
-        super().__init__(host, folder, log_tail, exit_status=exit_status)
+    text = _JOB.format("ended with status {exit_status}")
 
 
 class JobTimedOut(JobError):
     """The host ended the job at its time limit."""
 
-    text = "The job {folder} on {host} reached its time limit and was ended there.\nThe end of its log:\n{log_tail}"
+    text = _JOB.format("reached its time limit and was ended there")
 
 
 class JobStopped(JobError):
     """Somebody asked the job to stop, and it has."""
 
     was_asked_for = True
-    text = "The job {folder} on {host} was stopped on request.\nThe end of its log:\n{log_tail}"
+    text = _JOB.format("was stopped on request")
 
 
 class JobLost(JobError):
     """The job's processes are gone and left no exit code: killed from outside, or the host went down."""
 
     is_transient = True
-    text = (
-        "The job {folder} on {host} is gone without an exit code: killed from outside (memory?), or the host "
-        "restarted. A new attempt goes on from the last checkpoint.\nThe end of its log:\n{log_tail}"
+    text = _JOB.format(
+        "is gone without an exit code: killed from outside (memory?), or the host restarted. A new attempt goes on "
+        "from the last checkpoint"
     )

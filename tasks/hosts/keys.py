@@ -18,18 +18,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import paramiko
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    SSHCertificate,
-    SSHCertificateType,
-    load_pem_private_key,
-    load_ssh_private_key,
-    load_ssh_public_identity,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, SSHCertificate, SSHCertificateType
+from paramiko.pkey import PublicBlob
 
 from tasks.core.names import HostAddress, check_pins
 from tasks.hosts.errors import HostKeyMismatch, HostUserError
@@ -42,6 +38,11 @@ KEY_FAMILIES: dict[str, tuple[str, ...]] = {
     "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
 }
 """A key's type as files name it -> the signature algorithms that a server may prove it with."""
+_KINDS: tuple[tuple[type, type[paramiko.PKey]], ...] = (
+    (rsa.RSAPrivateKey, paramiko.RSAKey),
+    (ec.EllipticCurvePrivateKey, paramiko.ECDSAKey),
+    (ed25519.Ed25519PrivateKey, paramiko.Ed25519Key),
+)
 
 
 def fingerprint(key_blob: bytes) -> str:
@@ -50,22 +51,14 @@ def fingerprint(key_blob: bytes) -> str:
 
 
 def fingerprint_of_line(line: str) -> str:
-    """The fingerprint of a public key's line, `ssh-ed25519 AAAA... comment`.
-
-    Raises:
-        ValueError: It is no such line.
-    """
-    kind, _, rest = line.strip().partition(" ")
-    with contextlib.suppress(binascii.Error, IndexError):
-        blob = base64.b64decode(rest.split()[0], validate=True)
-        # The blob begins with its own type, which must be the one that the line claims.
-        if kind in KEY_FAMILIES and blob[4 : 4 + len(kind)] == kind.encode():
-            return fingerprint(blob)
-    raise ValueError(f"not a public key: {line[:80]!r}")
+    """The fingerprint of a public key's line, `ssh-ed25519 AAAA... comment`; a ValueError if it is none."""
+    key = PublicBlob.from_string(line.strip())
+    if key.key_type not in KEY_FAMILIES:
+        raise ValueError(f"not a public key: {line[:80]!r}")
+    return fingerprint(key.key_blob)
 
 
-@dataclass(frozen=True)
-class KnownKey:
+class KnownKey(NamedTuple):
     """One line of a known-hosts file that speaks of a host.
 
     Attributes:
@@ -81,7 +74,7 @@ class KnownKey:
     key_blob: bytes
     marker: str
     source: Path
-    has_port: bool = True
+    has_port: bool
 
 
 def known_keys(file: Path, address: HostAddress) -> Iterator[KnownKey]:
@@ -89,23 +82,17 @@ def known_keys(file: Path, address: HostAddress) -> Iterator[KnownKey]:
 
     Lines that make no sense are passed over, as OpenSSH does.
     """
-    if not file.is_file():
-        return
-    with_port = _name_of(address)
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in file.read_text("utf-8", "replace").splitlines() if file.is_file() else ():
         # sshd(8), SSH_KNOWN_HOSTS FILE FORMAT
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
         if len(fields) < 3 or fields[0].startswith("#") or marker not in {"", "@revoked", "@cert-authority"}:
             continue
         hosts, key_type, encoded = fields[:3]
-        has_port = _speaks_of(hosts, with_port)
+        has_port = _speaks_of(hosts, _name_of(address))
         if has_port or _speaks_of(hosts, address.host):
-            try:
-                key_blob = base64.b64decode(encoded, validate=True)
-            except binascii.Error:
-                continue
-            yield KnownKey(key_type, key_blob, marker, file, has_port)
+            with contextlib.suppress(binascii.Error):
+                yield KnownKey(key_type, base64.b64decode(encoded, validate=True), marker, file, has_port)
 
 
 def _name_of(address: HostAddress) -> str:
@@ -117,15 +104,10 @@ def _speaks_of(hosts: str, wanted: str) -> bool:
         with contextlib.suppress(binascii.Error, AssertionError):  # what makes no sense speaks of nobody
             return paramiko.HostKeys.hash_host(wanted, hosts) == hosts
         return False
-    is_meant = False
-    for pattern in hosts.lower().split(","):
-        # Only * and ? are wild there; fnmatch would read the brackets around a host with a port as a set.
-        plain = pattern.removeprefix("!").replace("[", "[[]")
-        if fnmatch.fnmatchcase(wanted.lower(), plain):
-            if pattern.startswith("!"):
-                return False
-            is_meant = True
-    return is_meant
+    # Only * and ? are wild there; fnmatch would read the brackets around a host with a port as a set.
+    patterns = hosts.lower().replace("[", "[[]").split(",")
+    meant = [pattern for pattern in patterns if fnmatch.fnmatchcase(wanted.lower(), pattern.removeprefix("!"))]
+    return bool(meant) and not any(pattern.startswith("!") for pattern in meant)
 
 
 @dataclass(frozen=True)
@@ -161,8 +143,8 @@ class HostTrust:
 
     def wants_certificate(self, address: HostAddress) -> bool:
         """Whether the server should show a certificate: a file names an authority for it, and no key of its own."""
-        known = self.known(address)
-        return not self.pins and {key.marker for key in known if key.marker != "@revoked"} == {"@cert-authority"}
+        markers = {key.marker for key in self.known(address)}
+        return not self.pins and markers - {"@revoked"} == {"@cert-authority"}
 
     def check(self, address: HostAddress, key: paramiko.PKey) -> None:
         """Return if the key, or the certificate that came with it, is the right one; a first use is remembered.
@@ -171,44 +153,49 @@ class HostTrust:
             HostKeyMismatch: Another one is pinned or known, or this one is revoked.
             HostUserError: No pin and no file speaks of the host, or its certificate does not count.
         """
-        key_type, key_blob, found = key.get_name(), key.asbytes(), fingerprint(key.asbytes())
+        key_blob, found, why = key.asbytes(), fingerprint(key.asbytes()), ""
         if self.pins:
             if found not in self.pins:
                 raise HostKeyMismatch(str(address), self.pins, (found,), "the pin")
             return
         known = self.known(address)
-        if any(line.marker == "@revoked" and line.key_blob == key_blob for line in known):
+        markers = {line.marker for line in known if line.key_blob == key_blob}
+        if "@revoked" in markers:
             raise HostKeyMismatch(str(address), ("any other: this one is revoked",), (found,), "the known-hosts file")
-        own = [line for line in known if not line.marker]
-        if any(line.key_blob == key_blob for line in own):
+        if "" in markers:
             return
-        certificate_fault = ""
         if key.public_blob is not None:
             authorities = {line.key_blob for line in known if line.marker == "@cert-authority"}
-            certificate_fault = _certificate_fault(key.public_blob.key_blob, address.host, authorities)
-            if not certificate_fault:
+            fault = _certificate_fault(key.public_blob.key_blob, address.host, authorities)
+            if not fault:
                 return
-        if expected := tuple(dict.fromkeys(fingerprint(line.key_blob) for line in own if line.has_port)):
-            sources = " and ".join(dict.fromkeys(str(line.source) for line in own if line.has_port))
+            why = f" Its certificate does not count: {fault}."
+        if others := [line for line in known if not line.marker and line.has_port]:
+            expected = tuple(dict.fromkeys(fingerprint(line.key_blob) for line in others))
+            sources = " and ".join(dict.fromkeys(str(line.source) for line in others))
             raise HostKeyMismatch(str(address), expected, (found,), sources)
         if not self.trust_first_use or self.own_file is None:
-            why = f" Its certificate does not count: {certificate_fault}." if certificate_fault else ""
             raise HostUserError(
-                f"The host key of {address} is unknown: {key_type} {found}.{why} Nothing was sent. "
+                f"The host key of {address} is unknown: {key.get_name()} {found}.{why} Nothing was sent. "
                 "Compare it with what the host's console or provider shows, then pin it "
                 f"(--fingerprint {found}) or accept it by name with --trust-first-use."
             )
-        remember(self.own_file, address, key_type, key_blob)
+        self.own_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One write in append mode: two processes that meet the same host at once leave two whole lines.
+        descriptor = os.open(self.own_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            file.write(f"{_name_of(address)} {key.get_name()} {key.get_base64()}\n".encode())
+            os.fsync(descriptor)
 
 
 def _certificate_fault(certificate: bytes, host: str, authorities: set[bytes]) -> str:
     """Why a host's certificate does not count; empty if it does."""
-    key_type = paramiko.Message(certificate).get_text()
+    line = f"{paramiko.Message(certificate).get_text()} {base64.b64encode(certificate).decode()}"
     try:
-        read = load_ssh_public_identity(f"{key_type} {base64.b64encode(certificate).decode()}".encode())
+        read = serialization.load_ssh_public_identity(line.encode())
         if not isinstance(read, SSHCertificate) or read.type is not SSHCertificateType.HOST:
             return "it is none of a host"
-        signer = read.signature_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        signer = read.signature_key().public_bytes(Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         if base64.b64decode(signer.split()[1]) not in authorities:
             return "no known-hosts file names its authority for this host"
         read.verify_cert_signature()
@@ -222,63 +209,36 @@ def _certificate_fault(certificate: bytes, host: str, authorities: set[bytes]) -
     return "it has options that are not known here" if read.critical_options else ""
 
 
-def remember(file: Path, address: HostAddress, key_type: str, key_blob: bytes) -> None:
-    """Append a key to a known-hosts file, which is made, readable by its owner only, if need be."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    line = f"{_name_of(address)} {key_type} {base64.b64encode(key_blob).decode()}\n"
-    # One write in append mode: two processes that meet the same host at once leave two whole lines.
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def load_private_key(path: Path) -> paramiko.PKey:
     """A private key of any kind and format that OpenSSH reads, but DSA, with the certificate beside it, if any.
 
     Raises:
         HostUserError: It is missing, unreadable, no private key, or a passphrase locks it, which nobody is asked for.
     """
-    path = path.expanduser()
+    path, data = path.expanduser(), b""
     try:
         data = path.read_bytes()
-        key = _parsed(data, path)
+        is_openssh = b"BEGIN OPENSSH PRIVATE KEY" in data
+        loaded = (serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key)(data, None)
+        # paramiko reads fewer formats than cryptography does.
+        text = loaded.private_bytes(
+            Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        ).decode()
+        key = next(wrapper for kind, wrapper in _KINDS if isinstance(loaded, kind)).from_private_key(io.StringIO(text))
         certificate = path.with_name(f"{path.name}-cert.pub")
         if certificate.is_file():
             key.load_certificate(str(certificate))
     except OSError as error:
         raise HostUserError(f"Cannot use the private key {path}: {error.strerror or error}.") from error
-    except (ValueError, UnsupportedAlgorithm, paramiko.SSHException) as error:
-        if data.split(None, 1)[:1] and data.split(None, 1)[0].decode("utf-8", "replace").startswith(("ssh-", "ecdsa-")):
-            reason = "it is a public key. Give the private key's file"
-        else:
-            reason = "it is not a private key that can be read, or of a kind that only an SSH agent can use"
-        raise HostUserError(f"Cannot use the private key {path}: {reason}.") from error
-    return key
-
-
-def _parsed(data: bytes, path: Path) -> paramiko.PKey:
-    load = load_ssh_private_key if b"BEGIN OPENSSH PRIVATE KEY" in data else load_pem_private_key
-    try:
-        loaded = load(data, None)
-    except TypeError as error:  # so it says that it wants a passphrase
+    except TypeError as error:  # so cryptography says that it wants a passphrase
         unlock = f"Unlock it once with: ssh-add {path}"
         raise HostUserError(f"A passphrase protects the private key {path}. {unlock}") from error
-    kinds: tuple[tuple[type, type[paramiko.PKey]], ...] = (
-        (rsa.RSAPrivateKey, paramiko.RSAKey),
-        (ec.EllipticCurvePrivateKey, paramiko.ECDSAKey),
-        (ed25519.Ed25519PrivateKey, paramiko.Ed25519Key),
-    )
-    for kind, wrapper in kinds:
-        if isinstance(loaded, kind):
-            # paramiko reads fewer formats than cryptography does.
-            text = loaded.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-            ).decode()
-            return wrapper.from_private_key(io.StringIO(text))
-    raise ValueError(f"{type(loaded).__name__} is of no use here")
+    except (ValueError, StopIteration, UnsupportedAlgorithm, paramiko.SSHException) as error:
+        reason = "it is not a private key that can be read, or of a kind that only an SSH agent can use"
+        if data.lstrip().startswith((b"ssh-", b"ecdsa-")):
+            reason = "it is a public key. Give the private key's file"
+        raise HostUserError(f"Cannot use the private key {path}: {reason}.") from error
+    return key
 
 
 def public_blob(key_file: Path) -> bytes | None:
@@ -288,17 +248,14 @@ def public_blob(key_file: Path) -> bytes | None:
     """
     path = key_file.expanduser()
     for file in (path.with_name(path.name + ".pub"), path):
-        try:
+        with contextlib.suppress(OSError, ValueError, paramiko.SSHException):
             text = file.read_text("ascii")
-            if "BEGIN OPENSSH PRIVATE KEY" in text:
-                message = paramiko.Message(base64.b64decode("".join(text.strip().splitlines()[1:-1])))
-                message.get_bytes(len(b"openssh-key-v1\0"))
-                for _ in ("cipher", "key derivation", "its options"):
-                    message.get_string()
-                message.get_int()
-                return message.get_binary()
-            if text.startswith(("ssh-", "ecdsa-", "sk-")):
-                return base64.b64decode(text.split()[1])
-        except (OSError, IndexError, ValueError, paramiko.SSHException):
-            continue
+            if "BEGIN OPENSSH PRIVATE KEY" not in text:
+                return PublicBlob.from_string(text).key_blob
+            message = paramiko.Message(base64.b64decode("".join(text.strip().splitlines()[1:-1])))
+            message.get_bytes(len(b"openssh-key-v1\0"))
+            for _ in ("cipher", "key derivation", "its options"):
+                message.get_string()
+            message.get_int()
+            return message.get_binary()
     return None

@@ -12,9 +12,10 @@ from time import monotonic
 import paramiko
 
 from tasks.core.files import FileEntry
+from tasks.core.retry import retry_transient
 from tasks.hosts import transfer
 from tasks.hosts.access import CONNECT_S, SshAccess, access_of
-from tasks.hosts.connection import ATTEMPT_S, Transport, connect
+from tasks.hosts.connection import ATTEMPT_S, BROKEN, Transport, connect
 from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUserError
 from tasks.hosts.host import CommandResult
 from tasks.hosts.keys import fingerprint
@@ -24,7 +25,6 @@ from tasks.settings.load import Settings
 START_S = 60.0
 """How long an account's start-up files may take until a command begins."""
 _SHELL = "exec sh"
-_BROKEN = (paramiko.SSHException, EOFError, OSError)
 _GRACE_S = 5.0
 _REFUSED_S = 5.0
 _SETTLE_S = 1.0
@@ -48,7 +48,6 @@ class SshHost:
         self._lock, self._changed, self._opening = threading.Lock(), threading.Condition(), threading.Lock()
         self._connection: Transport | None = None
         self._channels: set[paramiko.Channel] = set()
-        self._max_channels = math.inf
 
     @property
     def host_key_fingerprint(self) -> str:
@@ -81,15 +80,15 @@ class SshHost:
             HostUserError: The server runs no commands; with what it said.
         """
         try:
-            return SshStream(self, command, timeout_s, takes_input=takes_input)
-        except _NothingRan:
             # A channel that closed on the way looks like a refusal: no is asked twice.
-            try:
-                return SshStream(self, command, timeout_s, takes_input=takes_input)
-            except _NothingRan as refusal:
-                raise HostUserError(
-                    f"{self.name} runs no commands: {refusal} To train there takes a shell."
-                ) from refusal
+            return retry_transient(
+                lambda: SshStream(self, command, timeout_s, takes_input=takes_input),
+                attempts=2,
+                pause_s=0.0,
+                only=_NothingRan,
+            )
+        except _NothingRan as refusal:
+            raise HostUserError(f"{self.name} runs no commands: {refusal} To train there takes a shell.") from refusal
 
     def _connected(self) -> Transport:
         with self._lock:
@@ -111,7 +110,7 @@ class SshHost:
         """
         deadline = monotonic() + timeout_s
         num_broken, refused_since, reason = 0, math.inf, "no session became free"
-        while self._wait_for_session(deadline):
+        while monotonic() < deadline and num_broken < 2:
             transport = self._connected()
             try:
                 with self._opening:  # paramiko would tell one thread of another's refusal
@@ -119,35 +118,23 @@ class SshHost:
             except paramiko.ChannelException as error:
                 reason = f"no further session: {error.text}"
                 with self._changed:
-                    self._max_channels = len(self._channels) or self._max_channels
+                    self._channels = {channel for channel in self._channels if not channel.closed}
                     # A server may notice late that the last one has ended.
                     refused_since = math.inf if self._channels else min(refused_since, monotonic())
-                    self._changed.wait(0.1)
+                    self._changed.wait(1.0 if self._channels else 0.1)
                 if monotonic() - refused_since > _REFUSED_S:
                     raise HostUserError(
                         f"{self.access.address} opens no session ({error.text}). Its sshd_config may say MaxSessions 0."
                     ) from error
-            except _BROKEN as error:
+            except BROKEN as error:
                 # An idle connection may have died unnoticed; nothing was sent yet, so try a new one.
                 transport.close()
                 num_broken, reason = num_broken + 1, str(error) or type(error).__name__
-                if num_broken > 1:
-                    break
             else:
                 with self._changed:
                     self._channels.add(channel)
                 return channel, transport
         raise ConnectionLost(str(self.access.address), doing, reason)
-
-    def _wait_for_session(self, deadline: float) -> bool:
-        """Wait until the server may open one more session; False if it is too late."""
-        with self._changed:
-            while (left_s := deadline - monotonic()) > 0:
-                self._channels = {channel for channel in self._channels if not channel.closed}
-                if len(self._channels) < self._max_channels:
-                    return True
-                self._changed.wait(min(left_s, 1.0))
-        return False
 
     def close_channel(self, channel: paramiko.Channel) -> None:
         """Close a session."""
@@ -160,18 +147,19 @@ class SshHost:
 class _NothingRan(Exception):
     """The server refused a command, or its session ended before the command began; says how."""
 
+    is_transient = True
+
 
 class SshStream:
     """A command on an exec channel; its program goes by standard input, so that no login shell needs to quote it."""
 
     def __init__(self, host: SshHost, command: str, timeout_s: float, *, takes_input: bool) -> None:
         self._host, self._command, self._timeout_s = host, command, timeout_s
-        self._deadline = monotonic() + timeout_s
+        deadline = monotonic() + timeout_s
         self._channel, self._transport = host.open_channel(command, timeout_s)
         self._expired: CommandTimedOut | None = None
-        self._group = ""
+        self._group = self._broken = ""
         self._early = b""
-        self._broken = ""
         self._stderr = Tail()
         self._stderr_reader = threading.Thread(target=self._collect_stderr, daemon=True)
         self._stderr_reader.start()
@@ -179,7 +167,7 @@ class SshStream:
         self._watchdog = _started_timer(min(timeout_s, START_S), self._expire, _START_UP_FILES)
         try:
             self._begin(program_of(command), takes_input=takes_input)
-        except _BROKEN as error:
+        except BROKEN as error:
             self._watchdog.cancel()
             self._transport.join(timeout=_SETTLE_S)
             self._raise_if_over(str(error))
@@ -187,7 +175,7 @@ class SshStream:
             self.close()
             raise _NothingRan(said) from error
         self._watchdog.cancel()
-        self._watchdog = _started_timer(self._deadline - monotonic(), self._expire)
+        self._watchdog = _started_timer(deadline - monotonic(), self._expire)
 
     def _begin(self, program: bytes, *, takes_input: bool) -> None:
         self._channel.exec_command(_SHELL)
@@ -196,20 +184,15 @@ class SshStream:
             self._channel.sendall(program)
             if not takes_input:
                 self._channel.shutdown_write()
-        self._await_mark()
-
-    def _await_mark(self) -> None:
-        head = b""
         while True:
-            noise, mark, rest = head.partition(MARK)
+            noise, mark, rest = self._early.partition(MARK)
             if mark and b"\n" in rest:
                 group, _, self._early = rest.partition(b"\n")
                 self._group = group.decode("ascii", "replace")
                 return
             chunk = self._channel.recv(_MAX_NOISE_BYTES)
-            head += chunk
+            self._early += chunk
             if not chunk or len(noise) > _MAX_NOISE_BYTES:
-                self._early = head
                 raise EOFError("the session ended before the command began")
 
     def _what_was_said(self) -> str:
@@ -236,7 +219,7 @@ class SshStream:
     def _sending(self) -> Iterator[None]:
         try:
             yield
-        except _BROKEN as error:
+        except BROKEN as error:
             self._raise_if_over(str(error))
             raise BrokenPipeError(str(error)) from error
 
@@ -247,7 +230,7 @@ class SshStream:
             return data
         try:
             return self._channel.recv(max_bytes)
-        except _BROKEN as error:
+        except BROKEN as error:
             self._broken = str(error) or type(error).__name__
             return b""
 
@@ -292,7 +275,7 @@ class SshStream:
         try:
             while chunk := self._channel.recv_stderr(2**15):
                 self._stderr.add(chunk)
-        except _BROKEN:
+        except BROKEN:
             return
 
     def _expire(self, hint: str = "") -> None:
@@ -313,27 +296,23 @@ class SshStream:
             self.close()
             if not has_ended and self._group.isdigit():
                 self._kill_group()
-        except (*_BROKEN, HostError):
+        except (*BROKEN, HostError):
             # It does not even open a session: the network is gone, not just the command slow.
             self._transport.close()
 
     def _kill_group(self) -> None:
-        beside = None
-        try:
-            killer = self._transport.open_session(timeout=_GRACE_S / 2)
-        except paramiko.ChannelException:
-            # The server allows so many sessions a connection, and ours counts until its command has ended.
-            beside = connect(self._host.access)
-            killer = beside.open_session(timeout=_GRACE_S / 2)
-        try:
+        with contextlib.ExitStack() as beside:
+            try:
+                killer = self._transport.open_session(timeout=_GRACE_S / 2)
+            except paramiko.ChannelException:
+                # The server allows so many sessions a connection, and ours counts until its command has ended.
+                other = beside.enter_context(contextlib.closing(connect(self._host.access)))
+                killer = other.open_session(timeout=_GRACE_S / 2)
             killer.exec_command(_SHELL)
             killer.sendall(program_of(f"kill -KILL -{self._group} || kill -KILL {self._group}"))
             killer.shutdown_write()
             killer.status_event.wait(_GRACE_S / 2)
             killer.close()
-        finally:
-            if beside is not None:
-                beside.close()
 
 
 def _started_timer(limit_s: float, action: Callable[..., None], *values: str) -> threading.Timer:

@@ -253,7 +253,7 @@ class TestLogin:
     def test_an_agent_that_never_answers_is_not_asked_in_vain_nor_waited_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tasks.hosts.login.AGENT_S", 300.0)
+        monkeypatch.setattr("tasks.hosts.connection.AGENT_S", 300.0)
         monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
         monkeypatch.setenv("HOME", str(tmp_path))
         with socket.socket(socket.AF_UNIX) as agent, server(tmp_path / "sshd") as (_, sshd):
@@ -264,7 +264,7 @@ class TestLogin:
             assert host.run("echo in", timeout_s=60).text == "in\n"
             host.close()
             assert time.monotonic() - started < 200, "a key that opens by itself needs no agent"
-            monkeypatch.setattr("tasks.hosts.login.AGENT_S", 1.0)
+            monkeypatch.setattr("tasks.hosts.connection.AGENT_S", 1.0)
             (tmp_path / ".ssh").mkdir()
             shutil.copy(sshd.user_key, tmp_path / ".ssh" / "id_ed25519")
             host = SshHost(access_to(sshd, use_agent=True, key_file=None))
