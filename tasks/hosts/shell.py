@@ -16,12 +16,9 @@ from tasks.hosts.host import CommandResult
 MAX_OUTPUT_BYTES = 64 * 2**20
 MAX_STDERR_BYTES = 64 * 2**10
 MAX_LINE_BYTES = 64 * 2**10
-CHUNK_BYTES = (
-    2**15 - 64
-)  # what paramiko puts into a packet of OpenSSH's; of more, the rest would go as a packet of its own
-
+# What paramiko puts into a packet of OpenSSH's; of more, the rest would go as a packet of its own.
+CHUNK_BYTES = 2**15 - 64
 NOT_PLAIN = "jade: not a plain file: "
-NOT_PLAIN_STATUS = 65
 
 SHELL_FUNCTIONS = (files("tasks.hosts") / "functions.sh").read_text("utf-8")
 """POSIX sh functions that scripts for a host share."""
@@ -49,15 +46,13 @@ def program_of(command: str) -> bytes:
 
 
 class CommandStream(Protocol):
-    """A running command. Its whole life is bounded by the time that `Shell.open` was given."""
+    """A running command. Its whole life is bounded by the time that `Shell.open` was given.
+
+    Each of these raises CommandTimedOut or ConnectionLost where that is so, but for `read` and `abort`.
+    """
 
     def write(self, data: bytes) -> None:
-        """Send all of `data` to standard input.
-
-        Raises:
-            BrokenPipeError: The command no longer reads; `finish` knows why.
-            CommandTimedOut, ConnectionLost: As they say.
-        """
+        """Send all of `data` to standard input; BrokenPipeError: nobody reads it any more, and `finish` knows why."""
         ...
 
     def end_input(self) -> None:
@@ -69,11 +64,7 @@ class CommandStream(Protocol):
         ...
 
     def finish(self) -> tuple[int, str]:
-        """Wait for the end; returns exit status (-1: a signal) and the end of standard error.
-
-        Raises:
-            CommandTimedOut, ConnectionLost: As they say.
-        """
+        """Wait for the end; returns exit status (-1: a signal) and the end of standard error."""
         ...
 
     def abort(self) -> None:
@@ -154,36 +145,17 @@ def assigned(**values: str | int) -> str:
 
 
 @contextlib.contextmanager
-def opened(shell: Shell, command: str, *, timeout_s: float, takes_input: bool = True) -> Iterator[CommandStream]:
-    """A stream that is aborted when the block is left by an error."""
-    stream = shell.open(command, timeout_s=timeout_s, takes_input=takes_input)
+def opened(shell: Shell, command: str, *, timeout_s: float, stdin: bytes | None = None) -> Iterator[CommandStream]:
+    """A stream that is aborted when the block is left by an error; `stdin` is sent to it, None: the caller writes."""
+    stream = shell.open(command, timeout_s=timeout_s, takes_input=stdin != b"")
     try:
+        if stdin:
+            # Beside the reading: a command that answers before it has read all must not block both sides.
+            threading.Thread(target=_feed, args=(stream, stdin), daemon=True).start()
         yield stream
     except BaseException:
         stream.abort()
         raise
-
-
-def run_over(shell: Shell, command: str, *, timeout_s: float, stdin: bytes, check: bool) -> CommandResult:
-    """Run a command to its end, as `Host.run`."""
-    output = bytearray()
-    with opened(shell, command, timeout_s=timeout_s, takes_input=bool(stdin)) as stream:
-        # Beside the reading: a command that answers before it has read all must not block both sides.
-        feeder = threading.Thread(target=_feed, args=(stream, stdin), daemon=True)
-        feeder.start()
-        while chunk := stream.read(CHUNK_BYTES):
-            output += chunk
-            if len(output) > MAX_OUTPUT_BYTES:
-                raise HostError(
-                    f"On {shell.name}, this wrote more than {MAX_OUTPUT_BYTES} bytes and was ended: "
-                    f"{shown_command(command)}"
-                )
-        exit_status, stderr = stream.finish()
-        feeder.join()
-    result = CommandResult(command, exit_status, bytes(output), stderr)
-    if check and exit_status != 0:
-        raise failure_of(shell.name, result)
-    return result
 
 
 def _feed(stream: CommandStream, data: bytes) -> None:
@@ -195,28 +167,44 @@ def _feed(stream: CommandStream, data: bytes) -> None:
         stream.end_input()
 
 
-_NO_SPACE = re.compile(r"No space left on device|(echo|printf): I/O error|Disk quota exceeded")
-_NO_PERMISSION = re.compile(r"Permission denied|Operation not permitted|Read-only file system")
-_NO_FILE = re.compile(r"no such file|can't cd to|directory nonexistent", re.IGNORECASE)
+def run_over(shell: Shell, command: str, *, timeout_s: float, stdin: bytes, check: bool) -> CommandResult:
+    """Run a command to its end, as `Host.run`."""
+    output = bytearray()
+    with opened(shell, command, timeout_s=timeout_s, stdin=stdin) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            output += chunk
+            if len(output) > MAX_OUTPUT_BYTES:
+                raise HostError(
+                    f"On {shell.name}, this wrote more than {MAX_OUTPUT_BYTES} bytes and was ended: "
+                    f"{shown_command(command)}"
+                )
+        return result_of(shell, command, stream, bytes(output), check=check)
 
 
-def no_space(host: str, evidence: str) -> HostUserError:
-    """The error for a full disk or quota."""
-    return HostUserError(f"No space left on {host}: {evidence}. Free some, or choose a folder on another disk.")
+def result_of(
+    shell: Shell, command: str, stream: CommandStream, stdout: bytes = b"", *, check: bool = True
+) -> CommandResult:
+    """Wait for a command's end; the most telling error is raised where its status is not 0 and `check` says so."""
+    exit_status, stderr = stream.finish()
+    said = "; ".join(stderr.splitlines()[-3:])
+    if check and exit_status != 0:
+        for pattern, advice in _TELLING.items():
+            if re.search(pattern, stderr):
+                raise HostUserError(advice.format(shell.name, said))
+        if re.search(r"(?i)no such file|can't cd to|directory nonexistent", stderr):
+            raise RemoteFileMissing(shell.name, said)
+        if name := re.search(f"{NOT_PLAIN}(.*)", stderr):
+            raise NameRefused(name[1], f"it is a link or no plain file on {shell.name}")
+        raise CommandFailed(shell.name, command, exit_status, stderr)
+    return CommandResult(command, exit_status, stdout, stderr)
 
 
-def failure_of(host: str, result: CommandResult) -> HostError:
-    """The most telling error for a command that ended with a status other than 0."""
-    last_lines = "; ".join(result.stderr.splitlines()[-3:])
-    if _NO_SPACE.search(result.stderr):
-        return no_space(host, last_lines)
-    if _NO_PERMISSION.search(result.stderr):
-        return HostUserError(f"No permission on {host}: {last_lines}. Choose another folder or fix its owner.")
-    if "jade: needs " in result.stderr:
-        return HostUserError(f"A program is missing on {host}: {last_lines}. Install it there, or use another image.")
-    if _NO_FILE.search(result.stderr):
-        return RemoteFileMissing(host, last_lines)
-    if result.exit_status == NOT_PLAIN_STATUS and NOT_PLAIN in result.stderr:
-        name = result.stderr.partition(NOT_PLAIN)[2].splitlines()[0]
-        return NameRefused(name, f"it is a link or no plain file on {host}")
-    return CommandFailed(host, result.command, result.exit_status, result.stderr)
+NO_SPACE = "No space left on {}: {}. Free some, or choose a folder on another disk."
+_TELLING = {
+    r"No space left on device|(echo|printf): I/O error|Disk quota exceeded": NO_SPACE,
+    r"Permission denied|Operation not permitted|Read-only file system": (
+        "No permission on {}: {}. Choose another folder or fix its owner."
+    ),
+    "jade: needs ": "A program is missing on {}: {}. Install it there, or use another image.",
+}
+"""What standard error says -> what the person who called can do."""

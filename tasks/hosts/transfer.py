@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import shlex
 import tarfile
@@ -17,26 +16,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from time import monotonic
-from typing import IO, NoReturn, Self
+from typing import IO, NoReturn, cast
 
 from tasks.core.files import FileEntry
-from tasks.hosts.errors import CommandTimedOut, NameRefused, TransferCorrupted
-from tasks.hosts.host import CommandResult
+from tasks.hosts.errors import CommandTimedOut, HostUserError, NameRefused, TransferCorrupted
 from tasks.hosts.shell import (
     CHUNK_BYTES,
+    NO_SPACE,
     NOT_PLAIN,
-    NOT_PLAIN_STATUS,
     CommandStream,
     Shell,
     assigned,
-    failure_of,
-    no_space,
     opened,
+    result_of,
     run_over,
 )
 
 SMALL_BYTES = 8 * 2**20
-_BATCH_NAME_BYTES = 32_000
 _READ_BYTES = 2**21  # all that paramiko buffers: of less, it would move the rest to the front each time
 SYNC_BYTES = 2**26
 """So much is brought to the disk while more comes: at the end, all would take a third of the time of its way here."""
@@ -50,7 +46,7 @@ else echo 'jade: needs sha256sum, shasum or openssl' >&2; exit 127; fi
 if command -v openssl >/dev/null 2>&1; then digest_large() {{ openssl dgst -sha256 -r; }}
 else digest_large() {{ digest_small; }}; fi
 digest() {{ if [ "$1" -gt {SMALL_BYTES} ]; then digest_large; else digest_small; fi; }}
-not_plain() {{ echo "{NOT_PLAIN}$1" >&2; exit {NOT_PLAIN_STATUS}; }}
+not_plain() {{ echo "{NOT_PLAIN}$1" >&2; exit 1; }}
 """
 
 # Input: folders to make, an empty line, then size, name and part's name of each file on a line of its own.
@@ -80,13 +76,12 @@ while IFS= read -r size && IFS= read -r name && IFS= read -r part && IFS= read -
 done
 """
 
-# Positional parameters, a pair for each file: bytes to leave out, name.
+# Input: bytes to leave out and name of each file on a line of its own. Output: what is left of them.
 _SEND = """
 cd -- "$folder" || exit 1
-while [ $# -gt 0 ]; do
-  if [ -L "$2" ] || { [ -e "$2" ] && [ ! -f "$2" ]; }; then not_plain "$2"; fi
-  if [ "$1" -gt 0 ]; then tail -c "+$(($1 + 1))" < "$2" || exit 1; else cat < "$2" || exit 1; fi
-  shift 2
+while IFS= read -r start && IFS= read -r name; do
+  if [ -L "$name" ] || { [ -e "$name" ] && [ ! -f "$name" ]; }; then not_plain "$name"; fi
+  if [ "$start" -gt 0 ]; then tail -c "+$((start + 1))" < "./$name" || exit 1; else cat < "./$name" || exit 1; fi
 done
 """
 
@@ -99,11 +94,7 @@ class _Transfer:
         self._doing, self._timeout_s, self._deadline = doing, timeout_s, monotonic() + timeout_s
 
     def left_s(self) -> float:
-        """Seconds left.
-
-        Raises:
-            CommandTimedOut: None are.
-        """
+        """Seconds left; a CommandTimedOut if none are."""
         left = self._deadline - monotonic()
         if left <= 0:
             raise CommandTimedOut(self.shell.name, self._doing, self._timeout_s)
@@ -113,28 +104,31 @@ class _Transfer:
         """A script that has the folder in $folder and knows `digest` and `not_plain`."""
         return f"# jade: {what} in {shlex.quote(self.folder)}\n{assigned(folder=self.folder)}{_DIGEST}{body}"
 
-    def ask(self, what: str, body: str, lines: Sequence[str], num_expected: int) -> list[str]:
+    def ask(self, what: str, body: str, lines: Sequence[object], num_expected: int) -> list[str]:
         """Run a script that reads lines and answers with as many as expected."""
         if not num_expected:
             return []
-        data = "".join(line + "\n" for line in lines).encode()
-        result = run_over(self.shell, self.script(what, body), timeout_s=self.left_s(), stdin=data, check=True)
+        script, timeout_s = self.script(what, body), self.left_s()
+        result = run_over(self.shell, script, timeout_s=timeout_s, stdin=_joined(lines), check=True)
         answer = result.text.splitlines()
         if len(answer) != num_expected:
             raise TransferCorrupted(self.shell.name, f"{num_expected} lines of answer", repr(result.text[-500:]))
         return answer
 
     @contextlib.contextmanager
-    def sending(self, command: str) -> Iterator[CommandStream]:
-        """A stream to write to; on leaving, the command has ended well or its error is raised."""
+    def sending(self, what: str, program: str) -> Iterator[CommandStream]:
+        """A stream to write to; on leaving, the program has ended well in the folder or its error is raised."""
+        command = f"# jade: receive a {what}\nexport LC_ALL=C; cd -- {shlex.quote(self.folder)} && {program}"
         with opened(self.shell, command, timeout_s=self.left_s()) as stream:
             # A command that closes its input early says why with its status, and better than the pipe can.
             with contextlib.suppress(BrokenPipeError):
                 yield stream
                 stream.end_input()
-            exit_status, stderr = stream.finish()
-        if exit_status != 0:
-            raise failure_of(self.shell.name, CommandResult(command, exit_status, b"", stderr))
+            result_of(self.shell, command, stream)
+
+
+def _joined(lines: Sequence[object]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def part_name(entry: FileEntry) -> str:
@@ -144,109 +138,6 @@ def part_name(entry: FileEntry) -> str:
     """
     path = PurePosixPath(entry.path)
     return str(path.with_name(f".{path.name[:60]}.{entry.sha256[:16]}.part"))
-
-
-class IncomingFile:
-    """Takes the bytes of one file; what an earlier, cut transfer left is kept and counted in `num_there`."""
-
-    def __init__(self, entry: FileEntry, into: Path) -> None:
-        self.entry = entry
-        self.num_there = 0
-        self._target = into / entry.path
-        self._part = into / part_name(entry)
-        self._digest = hashlib.sha256()
-        self._file: IO[bytes] | None = None
-        self._num_unsynced = 0
-        self._syncing: Future[None] | None = None
-        self._syncer: ThreadPoolExecutor | None = None
-
-    def is_here(self) -> bool:
-        """Whether the file is here already under its name, and whole."""
-        if self._target.is_symlink() or not self._target.is_file():
-            return False
-        if self._target.stat().st_size != self.entry.size:
-            return False
-        with self._target.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == self.entry.sha256
-
-    def num_resumable(self) -> int:
-        """Bytes that an earlier call left; what cannot be a part of this file is removed."""
-        if self._part.is_symlink() or (self._part.exists() and self._part.stat().st_size > self.entry.size):
-            self._part.unlink()
-        return self._part.stat().st_size if self._part.exists() else 0
-
-    def __enter__(self) -> Self:
-        self._part.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._part.open("a+b", buffering=0)
-        self._file.seek(0)
-        while chunk := self._file.read(_READ_BYTES):
-            self._digest.update(chunk)
-            self.num_there += len(chunk)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._syncer is not None:
-            self._syncer.shutdown()
-        if self._file is not None:
-            self._file.close()
-
-    def receive(self, read: Callable[[int], bytes]) -> bool:
-        """Read what is missing, and give the file its name; False if the stream ended before.
-
-        Raises:
-            TransferCorrupted: The digest differs; the part is removed.
-            HostUserError: There is no space here.
-        """
-        while self.num_there < self.entry.size:
-            chunk = read(min(_READ_BYTES, self.entry.size - self.num_there))
-            if not chunk:
-                return False
-            self._write(chunk)
-        self._publish()
-        return True
-
-    def _write(self, data: bytes) -> None:
-        assert self._file is not None, "used outside its with block"  # noqa: S101
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError as problem:
-            if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise no_space("this machine", f"{self._target}: {problem.strerror}") from problem
-            raise
-        self._digest.update(data)
-        self.num_there += len(data)
-        self._num_unsynced += len(data)
-        if self._num_unsynced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
-            self._raise_if_not_synced()
-            self._syncer = self._syncer or ThreadPoolExecutor(1, "sync")
-            self._syncing = self._syncer.submit(os.fsync, self._file.fileno())
-            self._num_unsynced = 0
-
-    def _raise_if_not_synced(self) -> None:
-        # A disk's error is told once: to this, and not again to the fsync at the end.
-        if self._syncing is not None:
-            self._syncing.result()
-
-    def _publish(self) -> None:
-        assert self._file is not None, "used outside its with block"  # noqa: S101
-        found = self._digest.hexdigest()
-        if found != self.entry.sha256:
-            self.discard(self.entry.sha256, found)
-        self._raise_if_not_synced()
-        os.fsync(self._file.fileno())
-        self._part.replace(self._target)
-        folder = os.open(self._target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def discard(self, expected: str, found: str) -> NoReturn:
-        """Remove the part and say what was wrong with it."""
-        self._part.unlink(missing_ok=True)
-        raise TransferCorrupted(str(self._target), expected, found)
 
 
 def describe_files(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
@@ -268,50 +159,37 @@ def describe_files(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
 def put_files(shell: Shell, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
     """Copy files into a folder of a host, as `Host.put`."""
     entries = describe_files(files)
-    transfer = _Transfer(shell, folder, f"copying {len(files)} files to {folder}", timeout_s)
-    lines = [*sorted({str(PurePosixPath(entry.path).parent) for entry in entries}), ""]
+    way = _Transfer(shell, folder, f"copying {len(files)} files to {folder}", timeout_s)
+    lines: list[object] = [*sorted({str(PurePosixPath(entry.path).parent) for entry in entries}), ""]
     for entry in entries:
-        lines += [str(entry.size), entry.path, part_name(entry)]
-    missing: list[tuple[FileEntry, int]] = []
-    for entry, line in zip(entries, transfer.ask("look for files", _SURVEY, lines, len(entries)), strict=True):
-        found, partial = line.split()
-        if found == entry.sha256:
-            continue
-        # A part that is too long was never ours. A small file goes again whole: a tar cannot append.
-        can_resume = entry.size > SMALL_BYTES and int(partial) <= entry.size
-        missing.append((entry, int(partial) if can_resume else 0))
-    small = [entry for entry, _ in missing if entry.size <= SMALL_BYTES]
-    if small:
-        _send_as_tar(transfer, small, files)
-    for entry, start in missing:
+        lines += [entry.size, entry.path, part_name(entry)]
+    answers = map(str.split, way.ask("look for files", _SURVEY, lines, len(entries)))
+    missing = {
+        entry: int(num_there)
+        for entry, (found, num_there) in zip(entries, answers, strict=True)
+        if found != entry.sha256
+    }
+    # A small file goes again whole: a tar cannot append.
+    if small := [entry for entry in missing if entry.size <= SMALL_BYTES]:
+        _send_as_tar(way, small, files)
+    for entry, num_there in missing.items():
         if entry.size > SMALL_BYTES:
-            _send_rest(transfer, entry, files[entry.path], start)
-    lines = [text for entry, _ in missing for text in (str(entry.size), entry.path, part_name(entry), entry.sha256)]
-    answer = transfer.ask("verify files", _PUBLISH, lines, len(missing))
-    for (entry, _), line in zip(missing, answer, strict=True):
+            # A part that is too long was never ours.
+            _send_rest(way, entry, files[entry.path], num_there if num_there <= entry.size else 0)
+    lines = [line for entry in missing for line in (entry.size, entry.path, part_name(entry), entry.sha256)]
+    answer = way.ask("verify files", _PUBLISH, lines, len(missing))
+    for entry, line in zip(missing, answer, strict=True):
         if line != "ok":
             raise TransferCorrupted(f"{shell.name}:{folder}/{entry.path}", entry.sha256, line)
     return entries
 
 
-class _Sink(io.RawIOBase):
-    """A command's input as a file that tarfile can write to."""
-
-    def __init__(self, stream: CommandStream) -> None:
-        self._stream = stream
-
-    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # tarfile gives it nothing but bytes
-        self._stream.write(data)
-        return len(data)
-
-
-def _send_as_tar(transfer: _Transfer, entries: Sequence[FileEntry], files: Mapping[str, Path]) -> None:
+def _send_as_tar(way: _Transfer, entries: Sequence[FileEntry], files: Mapping[str, Path]) -> None:
     # -o: as root, tar would otherwise give the files to whichever account has our number there.
-    command = f"# jade: receive a tar\nexport LC_ALL=C; cd -- {shlex.quote(transfer.folder)} && tar -xof -"
-    with transfer.sending(command) as stream:
-        archive = tarfile.open(  # noqa: SIM115 -- closing it after an error would write to a broken pipe
-            fileobj=_Sink(stream), mode="w|", format=tarfile.GNU_FORMAT, bufsize=CHUNK_BYTES
-        )
+    with way.sending("tar", "tar -xof -") as stream:
+        sink = cast("IO[bytes]", stream)  # a tar that is written as a stream only writes
+        # Closing it after an error would write to a broken pipe.
+        archive = tarfile.open(fileobj=sink, mode="w|", format=tarfile.GNU_FORMAT, bufsize=CHUNK_BYTES)  # noqa: SIM115
         for entry in entries:
             member = tarfile.TarInfo(part_name(entry))
             member.size, member.mode = entry.size, 0o644
@@ -320,10 +198,9 @@ def _send_as_tar(transfer: _Transfer, entries: Sequence[FileEntry], files: Mappi
         archive.close()
 
 
-def _send_rest(transfer: _Transfer, entry: FileEntry, source_file: Path, start: int) -> None:
-    redirect = f"{'>>' if start else '>'} {shlex.quote('./' + part_name(entry))}"
-    command = f"# jade: receive a file\nexport LC_ALL=C; cd -- {shlex.quote(transfer.folder)} && cat {redirect}"
-    with transfer.sending(command) as stream, source_file.open("rb", buffering=0) as source:
+def _send_rest(way: _Transfer, entry: FileEntry, source_file: Path, start: int) -> None:
+    program = f"cat {'>>' if start else '>'} {shlex.quote('./' + part_name(entry))}"
+    with way.sending("file", program) as stream, source_file.open("rb", buffering=0) as source:
         source.seek(start)
         while chunk := source.read(CHUNK_BYTES):
             stream.write(chunk)
@@ -331,48 +208,102 @@ def _send_rest(transfer: _Transfer, entry: FileEntry, source_file: Path, start: 
 
 def get_files(shell: Shell, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
     """Fetch the files of a manifest, as `Host.get`."""
-    transfer = _Transfer(shell, folder, f"fetching {len(entries)} files from {folder}", timeout_s)
-    batch: list[IncomingFile] = []
-    num_name_bytes = 0
-    for file in _incoming_files(entries, into):
-        if file.is_here():
-            continue
-        if num_name_bytes > _BATCH_NAME_BYTES:
-            _fetch(transfer, batch)
-            batch, num_name_bytes = [], 0
-        batch.append(file)
-        num_name_bytes += len(file.entry.path.encode())
-    if batch:
-        _fetch(transfer, batch)
-
-
-def _incoming_files(entries: Sequence[FileEntry], into: Path) -> list[IncomingFile]:
+    way = _Transfer(shell, folder, f"fetching {len(entries)} files from {folder}", timeout_s)
     into.mkdir(parents=True, exist_ok=True)
-    inside, seen = into.resolve(), set[str]()
+    seen = set[str]()
     for entry in entries:
         if entry.path in seen:
             raise NameRefused(entry.path, "it is listed twice")
-        if not (into / entry.path).parent.resolve().is_relative_to(inside):
+        if not (into / entry.path).parent.resolve().is_relative_to(into.resolve()):
             raise NameRefused(entry.path, f"a link in {into} leads out of it")
         seen.add(entry.path)
-    return [IncomingFile(entry, into) for entry in entries]
-
-
-def _fetch(transfer: _Transfer, files: Sequence[IncomingFile]) -> None:
-    wanted = " ".join(f"{file.num_resumable()} {shlex.quote('./' + file.entry.path)}" for file in files)
-    script = transfer.script("send files", f"set -- {wanted}\n{_SEND}")
-    where = f"{transfer.shell.name}:{transfer.folder}"
-    cut_short: IncomingFile | None = None
-    with opened(transfer.shell, script, timeout_s=transfer.left_s(), takes_input=False) as stream:
-        for file in files:
-            with file:
-                if not file.receive(stream.read):
-                    cut_short = file
-                    break
+    missing = [entry for entry in entries if not _is_here(entry, into)]
+    if not missing:
+        return
+    script = way.script("send files", _SEND)
+    wanted = _joined([line for entry in missing for line in (_num_resumable(entry, into), entry.path)])
+    with opened(shell, script, timeout_s=way.left_s(), stdin=wanted) as stream:
+        cut_short = next((entry for entry in missing if not receive_file(entry, into, stream.read)), None)
         if cut_short is None and stream.read(1):
-            raise TransferCorrupted(where, "the manifest's bytes", "more")
-        exit_status, stderr = stream.finish()
-    if exit_status != 0:
-        raise failure_of(transfer.shell.name, CommandResult(script, exit_status, b"", stderr))
+            raise TransferCorrupted(f"{shell.name}:{folder}", "the manifest's bytes", "more")
+        result_of(shell, script, stream)
     if cut_short is not None:
-        cut_short.discard(f"{cut_short.entry.size} bytes", f"{cut_short.num_there} bytes")
+        _refuse(cut_short, into, f"{cut_short.size} bytes", f"{_num_resumable(cut_short, into)} bytes")
+
+
+def _is_here(entry: FileEntry, into: Path) -> bool:
+    """Whether the file is here already under its name, and whole."""
+    path = into / entry.path
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size:
+        return False
+    return describe_files({entry.path: path}) == (entry,)
+
+
+def _num_resumable(entry: FileEntry, into: Path) -> int:
+    """Bytes that an earlier call left; what cannot be a part of this file is removed."""
+    part = into / part_name(entry)
+    if part.is_symlink() or (part.exists() and part.stat().st_size > entry.size):
+        part.unlink()
+    return part.stat().st_size if part.exists() else 0
+
+
+def receive_file(entry: FileEntry, into: Path, read: Callable[[int], bytes]) -> bool:
+    """Add to what an earlier, cut transfer left what is missing, and give the file its name.
+
+    Args:
+        entry: Which file.
+        into: Folder that it lies below.
+        read: Gives the bytes that are missing, at most as many as asked for; none at the end.
+
+    Returns:
+        False if the stream ended before.
+
+    Raises:
+        TransferCorrupted: The digest differs; the part is removed.
+        HostUserError: There is no space here.
+    """
+    target, part = into / entry.path, into / part_name(entry)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    syncing: Future[None] | None = None
+    try:
+        with ThreadPoolExecutor(1, "sync") as syncer, part.open("a+b", buffering=0) as file:
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256")
+            num_there = num_synced = file.tell()
+            while num_there < entry.size:
+                chunk = memoryview(read(min(_READ_BYTES, entry.size - num_there)))
+                if not chunk:
+                    return False
+                digest.update(chunk)
+                num_there += len(chunk)
+                while chunk:
+                    chunk = chunk[file.write(chunk) :]
+                if num_there - num_synced >= SYNC_BYTES and (syncing is None or syncing.done()):
+                    _raise_if_failed(syncing)
+                    syncing, num_synced = syncer.submit(os.fsync, file.fileno()), num_there
+            if digest.hexdigest() != entry.sha256:
+                _refuse(entry, into, entry.sha256, digest.hexdigest())
+            _raise_if_failed(syncing)
+            os.fsync(file.fileno())
+    except OSError as problem:
+        if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise HostUserError(NO_SPACE.format("this machine", f"{target}: {problem.strerror}")) from problem
+        raise
+    part.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def _raise_if_failed(syncing: Future[None] | None) -> None:
+    # A disk's error is told once: to this, and not again to the fsync at the end.
+    if syncing is not None:
+        syncing.result()
+
+
+def _refuse(entry: FileEntry, into: Path, expected: str, found: str) -> NoReturn:
+    (into / part_name(entry)).unlink(missing_ok=True)
+    raise TransferCorrupted(str(into / entry.path), expected, found)

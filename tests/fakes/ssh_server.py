@@ -187,7 +187,8 @@ class _Session(paramiko.ServerInterface):
             back = threading.Thread(target=_pump, args=(onward.recv, channel.sendall), daemon=True)
             back.start()
             _pump(channel.recv, onward.sendall)
-        channel.close()
+        with contextlib.suppress(EOFError, OSError):  # the connection may be gone before
+            channel.close()
 
     def _serve(self, channel: paramiko.Channel, command: str) -> None:
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.core.files import FileEntry
 from tasks.hosts import transfer
-from tasks.hosts.transfer import IncomingFile, part_name
+from tasks.hosts.transfer import part_name, receive_file
 
 DATA = bytes(range(256)) * 64
 
@@ -25,8 +25,8 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> FileEntry:
     return FileEntry("runs/model.pt", len(DATA), hashlib.sha256(DATA).hexdigest())
 
 
-def receive(file: IncomingFile) -> None:
-    assert file.receive(io.BytesIO(DATA).read)
+def receive(entry: FileEntry, into: Path) -> None:
+    assert receive_file(entry, into, io.BytesIO(DATA).read)
 
 
 def test_a_file_arrives_whole_and_was_synced_while_it_came(
@@ -40,8 +40,7 @@ def test_a_file_arrives_whole_and_was_synced_while_it_came(
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
-    with IncomingFile(entry, tmp_path) as file:
-        receive(file)
+    receive(entry, tmp_path)
     assert (tmp_path / entry.path).read_bytes() == DATA
     assert by[0].startswith("sync")
     assert threading.current_thread().name in by
@@ -60,8 +59,8 @@ def test_a_disk_that_fails_meanwhile_keeps_the_file_unpublished(
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fails_once)
-    with IncomingFile(entry, tmp_path) as file, pytest.raises(OSError, match="Input/output"):
-        receive(file)
+    with pytest.raises(OSError, match="Input/output"):
+        receive(entry, tmp_path)
     assert failed
     assert not (tmp_path / entry.path).exists()
     assert (tmp_path / part_name(entry)).exists()
