@@ -179,17 +179,21 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
             click.echo(
                 f"torch and numpy are installed for {python}, noted in {save_host(entry, replace=True)}", err=True
             )
-        report = check_host(host, folder=entry.remote_folder, python=entry.python, timeout_s=timeout_s)
+        report = check_host(
+            host,
+            needs_gpu=entry.device == "cuda",
+            folder=entry.remote_folder,
+            python=entry.python,
+            timeout_s=timeout_s,
+        )
     finally:
         host.close()
-    needs_gpu = entry.device == "cuda"
-    findings = report.findings(needs_gpu=needs_gpu)
-    is_ready = report.is_ready(needs_gpu=needs_gpu)
+    is_ready = not report.problems
     if as_json:
-        shown = [{**dataclasses.asdict(finding), "verdict": finding.verdict.value} for finding in findings]
+        shown = [{**dataclasses.asdict(finding), "verdict": finding.verdict.value} for finding in report.findings]
         print_json({"host": name, "address": str(address), "is_ready": is_ready, "findings": shown})
     else:
-        rows = [[finding.subject, finding.found, finding.verdict.value, finding.advice] for finding in findings]
+        rows = [[finding.subject, finding.found, finding.verdict.value, finding.advice] for finding in report.findings]
         print_table(f"{name} ({address})", ["what", "found", "verdict", "what to do"], rows, numeric_from=4)
     if not is_ready:
         context.exit(1)

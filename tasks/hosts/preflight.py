@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-import json
 import re
 import shlex
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
+
+from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import HostNotReady
 from tasks.hosts.errors import CommandTimedOut, HostError
@@ -25,29 +26,30 @@ _INSTALL_S = 3600.0
 MAX_CLOCK_OFFSET_S = 60.0
 GPU_CALL_S = 30.0
 _TOOLS = ("tar", "tail", "head", "grep", "sed", "find", "cut", "setsid", "sha256sum")
+_INSTALL = "Install them: Debian has them in coreutils, util-linux, grep, sed, findutils and tar."
 
 _PYTHON = """
 import importlib, importlib.metadata, json, sys
 is_quick = sys.argv[1:] == ["quick"]
-found = {"version": list(sys.version_info[:3]), "executable": sys.executable}
+found = {"python_version": sys.version_info[:3], "python": sys.executable}
 for name in ("numpy", "torch"):
     try:
         if is_quick:
-            found[name] = importlib.metadata.version(name)
+            found[name + "_version"] = importlib.metadata.version(name)
             continue
     except importlib.metadata.PackageNotFoundError:
         pass
     try:
-        found[name] = importlib.import_module(name).__version__
+        found[name + "_version"] = importlib.import_module(name).__version__
     except Exception as error:
         found[name + "_problem"] = f"{type(error).__name__}: {error}"
-if "torch" in found and not is_quick:
+if "torch_version" in found and not is_quick:
     import torch
     try:
         devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-        found["devices"] = [torch.cuda.get_device_name(i) for i in devices]
+        found["torch_devices"] = [torch.cuda.get_device_name(i) for i in devices]
     except Exception as error:
-        found["devices"] = []
+        found["torch_devices"] = []
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
 print("\\n" + json.dumps(found), flush=True)
 """
@@ -86,14 +88,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the table that `jade hosts check` shows.
-
-    Attributes:
-        subject: What was looked at.
-        found: What was found.
-        verdict: Whether that will do.
-        advice: What to do about it; empty if nothing.
-    """
+    """One row of the table that `jade hosts check` shows: what was looked at, what was found, what to do about it."""
 
     subject: str
     found: str
@@ -103,204 +98,121 @@ class Finding:
 
 @dataclass(frozen=True)
 class HostReport:
-    """What was found on a host; None where it could not be found out.
+    """What was found on a host.
 
     Attributes:
-        host: Its name.
-        problem: Why nothing else is known: the error that came instead of an answer.
-        host_key: Fingerprint of the key that it proved; None for this machine.
-        gpus: What nvidia-smi lists, a line each.
-        gpu_problem: What nvidia-smi, or the lack of it, says instead.
-        python_version: Of the program asked for.
-        python: Where that is.
-        python_problem: What came instead of an answer of its.
-        torch_version: As torch says.
-        torch_problem: Why it could not be imported.
-        numpy_version: As numpy says.
-        torch_devices: The GPUs that torch sees; None if it was not asked.
-        torch_said: What torch wrote while it was asked.
-        free_bytes: On the disk of the folder asked for.
-        is_writable: Whether the account may write there.
-        clock_offset_s: The host's clock less ours, to a second.
-        missing_tools: Programs that the protocol needs and that are not there.
+        findings: The table, in the order in which things go wrong.
+        can_bootstrap: Whether installing torch and numpy with pip would mend something: they are missing or too old,
+            not broken.
+        problem: The error that came instead of an answer, if one did.
     """
 
-    host: str
+    findings: tuple[Finding, ...]
+    can_bootstrap: bool = False
     problem: HostError | None = None
-    host_key: str | None = None
-    gpus: tuple[str, ...] = ()
-    gpu_problem: str = ""
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What hinders training."""
+        return [finding for finding in self.findings if finding.verdict is Verdict.PROBLEM]
+
+
+class _Programs(BaseModel):
+    """What the host's Python says; None where it could not be found out. No devices: torch was not asked for them."""
+
     python_version: tuple[int, ...] | None = None
     python: str | None = None
-    python_problem: str = ""
     torch_version: str | None = None
     torch_problem: str | None = None
     numpy_version: str | None = None
     torch_devices: tuple[str, ...] | None = None
-    torch_said: str = ""
-    free_bytes: int | None = None
-    is_writable: bool = True
-    clock_offset_s: float | None = None
-    missing_tools: tuple[str, ...] = ()
 
     @property
     def can_bootstrap(self) -> bool:
-        """Whether installing torch and numpy with pip would mend something: they are missing or too old, not broken."""
         if self.python_version is None or self.python_version[:2] < MIN_PYTHON:
             return False
         if self.torch_version is None:
             return self.torch_problem is None or "No module named 'torch'" in self.torch_problem
-        return _leading_numbers(self.torch_version) < MIN_TORCH or self.numpy_version is None
+        return self.is_torch_old or self.numpy_version is None
 
-    def findings(self, *, needs_gpu: bool, min_free_bytes: int = MIN_FREE_BYTES) -> tuple[Finding, ...]:
-        """The table, in the order in which things go wrong."""
-        if self.problem is not None:
-            return (Finding("reachable", "no", Verdict.PROBLEM, str(self.problem)),)
-        install = "Install them: Debian has them in coreutils, util-linux, grep, sed, findutils and tar."
-        tools = f"no {', '.join(self.missing_tools)}" if self.missing_tools else "all there"
-        return (
-            Finding("reachable", "yes"),
-            *([Finding("host key", self.host_key)] if self.host_key is not None else []),
-            _judged("tools", tools, install if self.missing_tools else ""),
-            self._gpu(needs_gpu=needs_gpu),
-            *self._python(),
-            *self._devices(needs_gpu=needs_gpu),
-            self._disk(min_free_bytes),
-            self._clock(),
-        )
-
-    def is_ready(self, *, needs_gpu: bool, min_free_bytes: int = MIN_FREE_BYTES) -> bool:
-        """Whether nothing that was found hinders training."""
-        found = self.findings(needs_gpu=needs_gpu, min_free_bytes=min_free_bytes)
-        return all(finding.verdict is not Verdict.PROBLEM for finding in found)
-
-    def _gpu(self, *, needs_gpu: bool) -> Finding:
-        """What nvidia-smi says; whether there is a GPU to train on is for torch to say."""
-        found = "; ".join(self.gpus) or self.gpu_problem or "nvidia-smi lists none"
-        if self.gpus or self.torch_devices:
-            return Finding("GPU", found)
-        if not needs_gpu:
-            return Finding("GPU", f"none ({found}): training runs on the CPU", Verdict.WARNING)
-        if self.torch_devices is None:
-            return Finding("GPU", f"unknown ({found})", Verdict.WARNING, "torch decides once it is asked.")
-        return Finding("GPU", f"none ({found})", Verdict.PROBLEM, "Mend its driver, or train on another host.")
-
-    def _python(self) -> list[Finding]:
-        wanted = ".".join(map(str, MIN_PYTHON))
-        if self.python_version is None:
-            advice = f"Name a Python {wanted} or newer that runs there: `jade hosts add ... --python FILE --replace`."
-            return [Finding("Python", self.python_problem or "no answer", Verdict.PROBLEM, advice)]
-        shown = f"{'.'.join(map(str, self.python_version))} ({self.python})"
-        if self.python_version[:2] < MIN_PYTHON:
-            return [Finding("Python", shown, Verdict.PROBLEM, f"Too old: {wanted} or newer is needed.")]
-        advice = "Run `jade hosts check --bootstrap`, which installs torch and numpy there."
-        if not self.can_bootstrap:
-            advice = "It is there, but broken: install it anew for this Python."
-        is_old = self.torch_version is not None and _leading_numbers(self.torch_version) < MIN_TORCH
-        torch = self.torch_version or self.torch_problem or "none"
-        return [
-            Finding("Python", shown),
-            _judged("numpy", self.numpy_version or "none", "" if self.numpy_version else advice),
-            _judged("torch", torch, f"Too old. {advice}" if is_old else "" if self.torch_version else advice),
-        ]
-
-    def _devices(self, *, needs_gpu: bool) -> list[Finding]:
-        if self.torch_devices:
-            return [Finding("torch sees", ", ".join(self.torch_devices))]
-        if self.torch_devices is None or not (needs_gpu or self.gpus):
-            return []
-        verdict = Verdict.PROBLEM if needs_gpu else Verdict.WARNING
-        advice = self.torch_said or "This torch has no CUDA, or the driver is older than it wants."
-        return [Finding("torch sees", "no GPU", verdict, advice)]
-
-    def _disk(self, min_free_bytes: int) -> Finding:
-        if not self.is_writable:
-            return Finding("disk", "not writable", Verdict.PROBLEM, "Choose another folder or account.")
-        if self.free_bytes is None:
-            return Finding("disk", "unknown", Verdict.WARNING, "df gave no answer.")
-        wanted = f"At least {min_free_bytes / 2**30:.1f} GiB are needed."
-        shown = f"{self.free_bytes / 2**30:.1f} GiB free"
-        return _judged("disk", shown, wanted if self.free_bytes < min_free_bytes else "")
-
-    def _clock(self) -> Finding:
-        if self.clock_offset_s is None:
-            return Finding("clock", "unknown", Verdict.WARNING)
-        shown = f"{self.clock_offset_s:+.0f} s from ours"
-        if abs(self.clock_offset_s) <= MAX_CLOCK_OFFSET_S:
-            return Finding("clock", shown)
-        return Finding("clock", shown, Verdict.WARNING, "Harmless to jobs; file times will look odd.")
+    @property
+    def is_torch_old(self) -> bool:
+        numbers = re.findall(r"\d+", (self.torch_version or "999.0").partition("+")[0])
+        return tuple(map(int, numbers[:2])) < MIN_TORCH
 
 
-def _judged(subject: str, found: str, advice: str) -> Finding:
-    """A finding that is a problem where there is advice."""
-    return Finding(subject, found, Verdict.PROBLEM if advice else Verdict.OK, advice)
+class _Answer(NamedTuple):
+    """What a program printed, how it failed, if it did, and the end of its standard error."""
+
+    text: str
+    fault: str
+    said: str
 
 
 def check_host(
     host: Host,
     *,
+    needs_gpu: bool,
     folder: str = ".",
     python: str = "python3",
+    min_free_bytes: int = MIN_FREE_BYTES,
     timeout_s: float = 120.0,
     is_quick: bool = False,
-    clock: Callable[[], float] = time.time,
 ) -> HostReport:
     """Look a host over, changing nothing there. Errors become part of the report.
 
     Args:
         host: Which.
+        needs_gpu: Whether it is to train on one.
         folder: Where jobs and data will go; need not be there yet.
         python: The program to train with.
+        min_free_bytes: Wanted on the folder's disk.
         timeout_s: Importing torch from a cold disk takes its time.
         is_quick: Ask for the versions of torch and numpy without importing them, which takes seconds.
-        clock: Ours, seconds since 1970.
     """
     try:
         values = assigned(tools=" ".join(_TOOLS), folder=folder)
-        text = host.run(f"# jade: check host\nexport LC_ALL=C\n{values}{_LOOK}", timeout_s=timeout_s).text
-        now = clock()
-        gpus, gpu_problem, _ = _ask(host, f"nvidia-smi{_GPUS}", min(timeout_s, GPU_CALL_S))
+        looked = host.run(f"# jade: check host\nexport LC_ALL=C\n{values}{_LOOK}", timeout_s=timeout_s).text
+        now = time.time()
+        listed = _ask(host, f"nvidia-smi{_GPUS}", min(timeout_s, GPU_CALL_S))
         command = shlex.join([python, "-c", _PYTHON, "quick" if is_quick else ""])
-        told, python_problem, said = _ask(host, f"{python}\nexec {command}", timeout_s)
+        told = _ask(host, f"{python}\nexec {command}", timeout_s)
     except HostError as problem:
-        return HostReport(host.name, problem=problem)
-    answers: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        subject, _, value = line.partition(" ")
-        answers.setdefault(subject, []).append(value)
-    programs = next((found for line in told.splitlines() if (found := _programs(line))), {})
-    version = programs.get("version")
-    return HostReport(
-        host.name,
-        host_key=getattr(host, "host_key_fingerprint", None),
-        gpus=tuple(_shown_gpu(line) for line in gpus.splitlines() if line.count(",") == 3),
-        gpu_problem=gpu_problem,
-        python_version=tuple(map(int, version)) if isinstance(version, list) else None,
-        python=programs.get("executable"),
-        python_problem=f"{python}: {python_problem or said or 'it ended without an answer'}",
-        torch_version=programs.get("torch"),
-        torch_problem=programs.get("torch_problem"),
-        numpy_version=programs.get("numpy"),
-        torch_devices=tuple(map(str, programs["devices"])) if "devices" in programs else None,
-        torch_said=said,
-        free_bytes=int(answers["free"][0]) * 1024 if answers.get("free", [""])[0].isdigit() else None,
-        is_writable="readonly" not in answers,
-        clock_offset_s=int(answers["clock"][0]) + 0.5 - now if "clock" in answers else None,
-        missing_tools=tuple(answers.get("lacks", [])),
+        return HostReport((_judged("reachable", "no", str(problem)),), problem=problem)
+    programs = next((found for line in told.text.splitlines() if (found := _programs(line))), _Programs())
+    gpus = "; ".join(_shown_gpu(line) for line in listed.text.splitlines() if line.count(",") == 3)
+    missing = ", ".join(re.findall(r"(?m)^lacks (.*)$", looked))
+    host_key = getattr(host, "host_key_fingerprint", None)
+    findings = (
+        Finding("reachable", "yes"),
+        *([Finding("host key", host_key)] if host_key is not None else []),
+        _judged("tools", f"no {missing}" if missing else "all there", _INSTALL if missing else ""),
+        _gpu(gpus, listed.fault, programs.torch_devices, needs_gpu=needs_gpu),
+        *_python(programs, f"{python}: {told.fault or told.said or 'it ended without an answer'}"),
+        *_devices(programs.torch_devices, told.said, needs_gpu=needs_gpu, has_gpus=bool(gpus)),
+        _disk(looked, min_free_bytes),
+        _clock(looked, now),
     )
+    return HostReport(findings, programs.can_bootstrap)
 
 
-def _ask(host: Host, script: str, timeout_s: float) -> tuple[str, str, str]:
-    """What a program of the host answers, how it failed, if it did, and the end of its standard error."""
+def _ask(host: Host, script: str, timeout_s: float) -> _Answer:
     program = script.partition("\n")[0]
     try:
         result = host.run(f"# jade: check host: {script}", timeout_s=timeout_s, check=False)
     except CommandTimedOut:
-        return "", f"{program} did not answer within {timeout_s:g} s", ""
+        return _Answer("", f"{program} did not answer within {timeout_s:g} s", "")
     said = "; ".join(line.strip() for line in result.stderr.splitlines()[-2:])
-    if result.exit_status == 0:
-        return result.text, "", said
-    return result.text, said or "; ".join(result.text.splitlines()[:2]) or f"ended with {result.exit_status}", said
+    fault = said or "; ".join(result.text.splitlines()[:2]) or f"ended with {result.exit_status}"
+    return _Answer(result.text, fault if result.exit_status != 0 else "", said)
+
+
+def _programs(line: str) -> _Programs | None:
+    # Libraries greet and say goodbye, one or the other in JSON.
+    with contextlib.suppress(ValidationError):
+        found = _Programs.model_validate_json(line)
+        return found if found.python_version else None
+    return None
 
 
 def _shown_gpu(line: str) -> str:
@@ -310,17 +222,74 @@ def _shown_gpu(line: str) -> str:
     return f"{name}, {memory}, driver {driver}"
 
 
-def _programs(line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line.removeprefix("python "))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def _shown(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
-def _leading_numbers(version: str) -> tuple[int, ...]:
-    """(2, 4) of `2.4.1+cu121`."""
-    return tuple(int("".join(re.findall(r"\d", part)) or 0) for part in version.partition("+")[0].split(".")[:2])
+def _judged(subject: str, found: str, advice: str) -> Finding:
+    """A finding that is a problem where there is advice."""
+    return Finding(subject, found, Verdict.PROBLEM if advice else Verdict.OK, advice)
+
+
+def _gpu(gpus: str, fault: str, devices: tuple[str, ...] | None, *, needs_gpu: bool) -> Finding:
+    """What nvidia-smi says; whether there is a GPU to train on is for torch to say."""
+    found = gpus or fault or "nvidia-smi lists none"
+    if gpus or devices:
+        return Finding("GPU", found)
+    if not needs_gpu:
+        return Finding("GPU", f"none ({found}): training runs on the CPU", Verdict.WARNING)
+    if devices is None:
+        return Finding("GPU", f"unknown ({found})", Verdict.WARNING, "torch decides once it is asked.")
+    return _judged("GPU", f"none ({found})", "Mend its driver, or train on another host.")
+
+
+def _python(told: _Programs, problem: str) -> list[Finding]:
+    wanted = _shown(MIN_PYTHON)
+    if told.python_version is None:
+        advice = f"Name a Python {wanted} or newer that runs there: `jade hosts add ... --python FILE --replace`."
+        return [_judged("Python", problem, advice)]
+    shown = f"{_shown(told.python_version)} ({told.python})"
+    if told.python_version[:2] < MIN_PYTHON:
+        return [_judged("Python", shown, f"Too old: {wanted} or newer is needed.")]
+    advice = "It is there, but broken: install it anew for this Python."
+    if told.can_bootstrap:
+        advice = "Run `jade hosts check --bootstrap`, which installs torch and numpy there."
+    torch_advice = f"Too old. {advice}" if told.is_torch_old else "" if told.torch_version else advice
+    return [
+        Finding("Python", shown),
+        _judged("numpy", told.numpy_version or "none", "" if told.numpy_version else advice),
+        _judged("torch", told.torch_version or told.torch_problem or "none", torch_advice),
+    ]
+
+
+def _devices(devices: tuple[str, ...] | None, said: str, *, needs_gpu: bool, has_gpus: bool) -> list[Finding]:
+    if devices:
+        return [Finding("torch sees", ", ".join(devices))]
+    if devices is None or not (needs_gpu or has_gpus):
+        return []
+    verdict = Verdict.PROBLEM if needs_gpu else Verdict.WARNING
+    advice = said or "This torch has no CUDA, or the driver is older than it wants."
+    return [Finding("torch sees", "no GPU", verdict, advice)]
+
+
+def _disk(looked: str, min_free_bytes: int) -> Finding:
+    if re.search(r"(?m)^readonly ", looked):
+        return _judged("disk", "not writable", "Choose another folder or account.")
+    if not (free := re.search(r"(?m)^free (\d+)$", looked)):
+        return Finding("disk", "unknown", Verdict.WARNING, "df gave no answer.")
+    free_gib, wanted_gib = int(free[1]) / 2**20, min_free_bytes / 2**30
+    wanted = f"At least {wanted_gib:.1f} GiB are needed." if free_gib < wanted_gib else ""
+    return _judged("disk", f"{free_gib:.1f} GiB free", wanted)
+
+
+def _clock(looked: str, now: float) -> Finding:
+    if not (told := re.search(r"(?m)^clock (\d+)$", looked)):
+        return Finding("clock", "unknown", Verdict.WARNING)
+    offset_s = int(told[1]) + 0.5 - now
+    shown = f"{offset_s:+.0f} s from ours"
+    if abs(offset_s) <= MAX_CLOCK_OFFSET_S:
+        return Finding("clock", shown)
+    return Finding("clock", shown, Verdict.WARNING, "Harmless to jobs; file times will look odd.")
 
 
 def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool = False) -> None:
@@ -336,29 +305,32 @@ def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool =
         HostError: It cannot be reached or used at all.
         HostNotReady: Something is missing there; the message names all of it and what to do.
     """
-    report = check_host(host, folder=place.folder, python=place.python, is_quick=is_quick)
+    report = check_host(
+        host,
+        needs_gpu=device != "cpu",
+        folder=place.folder,
+        python=place.python,
+        min_free_bytes=_LEAST_FREE_BYTES,
+        is_quick=is_quick,
+    )
     if report.problem is not None:
         raise report.problem
-    findings = report.findings(needs_gpu=device != "cpu", min_free_bytes=_LEAST_FREE_BYTES)
-    problems = [finding for finding in findings if finding.verdict is Verdict.PROBLEM]
-    if not problems:
+    if not report.problems:
         return
+    listed = [f"{item.subject}: {item.found}" for item in report.problems]
     if place.provider:
         # Nobody repairs a machine that goes back in a minute: what it is made of can be changed.
-        listed = "; ".join(f"{item.subject}: {item.found}" for item in problems)
         advice = (
             f"What its machines are made of stands in [{place.provider}] of jade.toml: `image` with Python "
-            f"{'.'.join(map(str, MIN_PYTHON))}+, torch {'.'.join(map(str, MIN_TORCH))}+ and numpy, the `python` that "
-            "has them, `disk_gb`; or name another --gpu."
+            f"{_shown(MIN_PYTHON)}+, torch {_shown(MIN_TORCH)}+ and numpy, the `python` that has them, `disk_gb`; or "
+            "name another --gpu."
         )
     else:
-        listed = "; ".join(f"{item.subject}: {item.found} ({item.advice})" for item in problems)
-        advice = (
-            f"`jade hosts check {host.name} --bootstrap` installs torch and numpy there."
-            if report.can_bootstrap
-            else f"`jade hosts check {host.name}` shows all that was found."
-        )
-    raise HostNotReady(f"{host.name} cannot train: {listed}. {advice}")
+        listed = [f"{item.subject}: {item.found} ({item.advice})" for item in report.problems]
+        advice = f"`jade hosts check {host.name}` shows all that was found."
+        if report.can_bootstrap:
+            advice = f"`jade hosts check {host.name} --bootstrap` installs torch and numpy there."
+    raise HostNotReady(f"{host.name} cannot train: {'; '.join(listed)}. {advice}")
 
 
 def bootstrap(host: Host, place: RemotePlace) -> str:
@@ -369,5 +341,5 @@ def bootstrap(host: Host, place: RemotePlace) -> str:
     Raises:
         CommandFailed: With the end of what pip or venv said.
     """
-    values = f"folder={shlex.quote(place.folder)}\npython={shlex.quote(place.python)}\n"
+    values = assigned(folder=place.folder, python=place.python)
     return host.run(f"# jade: install torch and numpy\n{values}{_BOOTSTRAP}", timeout_s=_INSTALL_S).text.strip()

@@ -218,17 +218,20 @@ def _host(settings: Settings, name: str, limit_s: float) -> list[Finding]:
     entry, subject = settings.entry(name), f"host {name}"
     host = open_host(settings, name, connect_timeout_s=limit_s / 2)
     try:
-        report = check_host(host, folder=entry.remote_folder, python=entry.python, timeout_s=limit_s, is_quick=True)
+        report = check_host(
+            host,
+            needs_gpu=entry.device == "cuda",
+            folder=entry.remote_folder,
+            python=entry.python,
+            timeout_s=limit_s,
+            is_quick=True,
+        )
     finally:
         host.close()
-    needs_gpu = entry.device == "cuda"
-    problems = [row for row in report.findings(needs_gpu=needs_gpu) if row.verdict is Verdict.PROBLEM]
-    if not problems:
-        return [Finding(subject, f"{entry.address}: ready")]
     return [
         Finding(subject, f"{row.subject}: {row.found}", Verdict.PROBLEM, f"{row.advice} `jade hosts check {name}`")
-        for row in problems
-    ]
+        for row in report.problems
+    ] or [Finding(subject, f"{entry.address}: ready")]
 
 
 def _provider(settings: Settings, name: str) -> list[Finding]:

@@ -196,7 +196,13 @@ def lent_machines(folder: Path, *, end_is_certain: bool = True) -> Iterator[Loca
 def write_stubs(folder: Path) -> None:
     """A driver that sees a GPU, and a Python that says what one with torch would say: for tests that train nothing."""
     folder.mkdir(parents=True)
-    found = {"version": [3, 12, 0], "executable": "stub-python", "numpy": "2.1", "torch": "2.6.0", "devices": ["GPU"]}
+    found = {
+        "python_version": [3, 12, 0],
+        "python": "stub-python",
+        "numpy_version": "2.1",
+        "torch_version": "2.6.0",
+        "torch_devices": ["GPU"],
+    }
     for name, says in (
         ("nvidia-smi", "NVIDIA GeForce RTX 4090, 560.35.03, 24564, 24000"),
         ("stub-python", json.dumps(found)),

@@ -34,7 +34,7 @@ OFFERS = (
 _READY = """clock 0
 free 99999999
 gpu A, 560, 24000, 24000
-python {"version": [3, 12, 0], "executable": "python3", "numpy": "2", "torch": "2.6.0", "devices": ["A"]}
+{"python_version": [3, 12], "python": "py", "numpy_version": "2", "torch_version": "2.6.0", "torch_devices": ["A"]}
 """
 
 

@@ -23,7 +23,13 @@ def waiting_python(path: Path, unit_s: float) -> Path:
         path: Where.
         unit_s: What each training takes.
     """
-    found = {"version": [3, 12, 0], "executable": str(path), "numpy": "2.1", "torch": "2.6.0", "devices": []}
+    found = {
+        "python_version": [3, 12, 0],
+        "python": str(path),
+        "numpy_version": "2.1",
+        "torch_version": "2.6.0",
+        "torch_devices": [],
+    }
     epoch_s, trainer = unit_s / cheap_trainer.EPOCHS, cheap_trainer.__file__
     path.write_text(_PROGRAM.format(python=sys.executable, trainer=trainer, epoch_s=epoch_s, probe=json.dumps(found)))
     path.chmod(0o755)

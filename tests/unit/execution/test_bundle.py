@@ -89,7 +89,7 @@ def test_a_host_that_can_train_is_accepted(host: LocalHost) -> None:
 
 def test_a_host_without_torch_is_refused_with_the_command_that_helps(host: LocalHost, tmp_path: Path) -> None:
     bare = tmp_path / "python"
-    bare.write_text('#!/bin/sh\necho \'{"version": [3, 12, 2], "executable": "/usr/bin/python3"}\'\n')
+    bare.write_text('#!/bin/sh\necho \'{"python_version": [3, 12, 2], "python": "/usr/bin/python3"}\'\n')
     bare.chmod(0o755)
     with pytest.raises(HostNotReady) as caught:
         check_ready(host, replace(PLACE, python=str(bare)), device="cuda")

@@ -1,29 +1,61 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tasks.hosts.errors import HostUnreachable, HostUserError
-from tasks.hosts.preflight import HostReport, Verdict, check_host
+from tasks.hosts.errors import HostError, HostUnreachable, HostUserError
+from tasks.hosts.host import CommandResult
+from tasks.hosts.preflight import Finding, HostReport, Verdict, check_host
 from tests.fakes.local_host import LocalHost
 
-READY = HostReport(
-    "gpu",
-    host_key="SHA256:x",
-    gpus=("NVIDIA L4, 22000 of 23034 MiB free, driver 550.54",),
-    python_version=(3, 12, 1),
-    python="/usr/bin/python3",
-    torch_version="2.4.1+cu121",
-    numpy_version="2.1.0",
-    torch_devices=("NVIDIA L4",),
-    free_bytes=50 * 2**30,
-    clock_offset_s=0.4,
-)
+PROGRAMS: dict[str, object] = {
+    "python_version": [3, 12, 1],
+    "python": "/usr/bin/python3",
+    "torch_version": "2.4.1+cu121",
+    "numpy_version": "2.1.0",
+    "torch_devices": ["NVIDIA L4"],
+}
+NO_TORCH = {"torch_version": None, "torch_devices": None}
+
+
+@dataclass
+class AnsweringHost:
+    """A host that has everything, but for what a test changes."""
+
+    programs: dict[str, object] = field(default_factory=dict)
+    gpus: str = "NVIDIA L4, 550.54, 23034, 22000"
+    lacks: str = ""
+    free_kib: int = 50 * 2**20
+    offset_s: float = 0.0
+    problem: HostError | None = None
+    name: str = "gpu"
+
+    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
+        if self.problem is not None:
+            raise self.problem
+        if not command.startswith("# jade: check host:"):
+            clock = int(time.time() + self.offset_s)
+            return CommandResult(command, 0, f"{self.lacks}\nfree {self.free_kib}\nclock {clock}\n".encode(), "")
+        if "nvidia-smi" in command:
+            return CommandResult(command, 0, self.gpus.encode(), "")
+        return CommandResult(command, 0, json.dumps(PROGRAMS | self.programs).encode(), "")
+
+    def put(self, *_: object, **__: object) -> tuple[()]:
+        raise NotImplementedError
+
+    def get(self, *_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -40,86 +72,89 @@ def write_program(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def subjects(report: HostReport, verdict: Verdict, *, needs_gpu: bool = True) -> list[str]:
-    return [row.subject for row in report.findings(needs_gpu=needs_gpu) if row.verdict is verdict]
+def subjects(report: HostReport, verdict: Verdict) -> list[str]:
+    return [row.subject for row in report.findings if row.verdict is verdict]
+
+
+def row_of(report: HostReport, subject: str) -> Finding:
+    (row,) = [row for row in report.findings if row.subject == subject]
+    return row
 
 
 def test_a_host_with_everything_is_ready() -> None:
-    assert READY.is_ready(needs_gpu=True)
-    assert subjects(READY, Verdict.WARNING) == []
+    report = check_host(AnsweringHost(), needs_gpu=True)
+    assert report.problems == []
+    assert subjects(report, Verdict.WARNING) == []
 
 
 @pytest.mark.parametrize(
     ("change", "subject"),
     [
-        ({"python_version": (3, 10, 14)}, "Python"),
-        ({"python_version": None}, "Python"),
-        ({"torch_version": "2.3.1"}, "torch"),
-        ({"torch_version": None, "torch_problem": "ModuleNotFoundError: no torch"}, "torch"),
-        ({"numpy_version": None}, "numpy"),
-        ({"torch_devices": ()}, "torch sees"),
-        ({"torch_version": None, "torch_problem": "OSError: libcudnn.so.9: cannot open"}, "torch"),
-        ({"free_bytes": 2**30}, "disk"),
-        ({"is_writable": False}, "disk"),
-        ({"missing_tools": ("setsid",)}, "tools"),
+        ({"programs": {"python_version": [3, 10, 14]}}, "Python"),
+        ({"programs": {"python_version": None}}, "Python"),
+        ({"programs": {"torch_version": "2.3.1"}}, "torch"),
+        ({"programs": NO_TORCH | {"torch_problem": "ModuleNotFoundError: no torch"}}, "torch"),
+        ({"programs": {"numpy_version": None}}, "numpy"),
+        ({"programs": {"torch_devices": []}}, "torch sees"),
+        ({"programs": NO_TORCH | {"torch_problem": "OSError: libcudnn.so.9: cannot open"}}, "torch"),
+        ({"free_kib": 2**20}, "disk"),
+        ({"lacks": "readonly /"}, "disk"),
+        ({"lacks": "lacks setsid"}, "tools"),
     ],
 )
-def test_what_is_missing_is_a_problem_with_advice(change: dict[str, object], subject: str) -> None:
-    report = replace(READY, **change)  # type: ignore[arg-type]
-    assert subjects(report, Verdict.PROBLEM) == [subject]
-    assert not report.is_ready(needs_gpu=True)
-    assert all(row.advice for row in report.findings(needs_gpu=True) if row.verdict is Verdict.PROBLEM)
+def test_what_is_missing_is_a_problem_with_advice(change: dict[str, Any], subject: str) -> None:
+    report = check_host(AnsweringHost(**change), needs_gpu=True)
+    assert [row.subject for row in report.problems] == [subject]
+    assert all(row.advice for row in report.problems)
 
 
 def test_a_host_without_gpu_will_do_where_none_is_needed() -> None:
-    report = replace(READY, gpus=(), torch_devices=())
-    assert report.is_ready(needs_gpu=False)
-    assert subjects(report, Verdict.WARNING, needs_gpu=False) == ["GPU"]
+    report = check_host(AnsweringHost({"torch_devices": []}, gpus=""), needs_gpu=False)
+    assert report.problems == []
+    assert subjects(report, Verdict.WARNING) == ["GPU"]
 
 
 def test_a_clock_that_is_an_hour_off_is_a_warning_only() -> None:
-    report = replace(READY, clock_offset_s=-3600.0)
-    assert report.is_ready(needs_gpu=True)
+    report = check_host(AnsweringHost(offset_s=-3600.0), needs_gpu=True)
+    assert report.problems == []
     assert subjects(report, Verdict.WARNING) == ["clock"]
+    assert re.match(r"-3(599|60\d) s from ours", row_of(report, "clock").found)
 
 
 @pytest.mark.parametrize("error", [HostUnreachable("h", 30.0, 4, "refused"), HostUserError("its key is unknown")])
-def test_a_host_that_cannot_be_asked_says_why(error: HostUnreachable | HostUserError) -> None:
-    (row,) = HostReport("h", problem=error).findings(needs_gpu=False)
+def test_a_host_that_cannot_be_asked_says_why(error: HostError) -> None:
+    report = check_host(AnsweringHost(problem=error), needs_gpu=False)
+    (row,) = report.findings
+    assert report.problem is error
     assert row.verdict is Verdict.PROBLEM
     assert row.advice == str(error)
 
 
 def test_what_the_host_says_is_read(tmp_path: Path, programs: Path) -> None:
     write_program(programs, "nvidia-smi", "echo 'NVIDIA A100, 80GB, 1, 2, 3'; echo 'NVIDIA L4, 550.54, 23034, 22000'")
-    answer = (
-        '{"version": [3, 11, 9], "executable": "/opt/python", "numpy": "2.1.0", '
-        '"torch": "2.5.0", "cuda": true, "devices": ["NVIDIA L4"]}'
-    )
+    answer = json.dumps(PROGRAMS | {"cuda": True})
     greeting = "echo 'a library greets'"
     write_program(programs, "the-python", f"{greeting}; echo '{answer}'; echo 'and says goodbye'; exit 1")
-    write_program(programs, "date", "echo 1000000")
-    report = check_host(
-        LocalHost(tmp_path / "host"), folder="not/there", python="the-python", clock=lambda: 1_000_100.5
-    )
-    assert report.gpus == READY.gpus
-    assert (report.python_version, report.python) == ((3, 11, 9), "/opt/python")
-    assert (report.torch_version, report.torch_devices) == ("2.5.0", ("NVIDIA L4",))
-    assert report.clock_offset_s == -100.0
-    assert report.free_bytes is not None
-    assert report.is_writable
+    report = check_host(LocalHost(tmp_path / "host"), needs_gpu=True, folder="not/there", python="the-python")
+    assert row_of(report, "GPU").found == "NVIDIA L4, 22000 of 23034 MiB free, driver 550.54"
+    assert row_of(report, "Python").found == "3.12.1 (/usr/bin/python3)"
+    assert row_of(report, "torch").found == "2.4.1+cu121"
+    assert row_of(report, "torch sees").found == "NVIDIA L4"
+    assert row_of(report, "clock").verdict is Verdict.OK
+    assert re.fullmatch(r"\d+\.\d GiB free", row_of(report, "disk").found)
     assert not (tmp_path / "host" / "not").exists(), "a check changes nothing"
 
 
 def test_a_quick_look_imports_nothing_and_leaves_open_what_torch_sees(tmp_path: Path, programs: Path) -> None:
     write_program(programs, "the-python", f'exec {sys.executable} -X importtime "$@" 2> {tmp_path}/imported')
-    report = check_host(LocalHost(tmp_path), python="the-python", is_quick=True)
-    assert report.torch_version == importlib.metadata.version("torch")
-    assert report.numpy_version == importlib.metadata.version("numpy")
-    assert report.torch_devices is None
+    write_program(programs, "nvidia-smi", "echo 'NVIDIA L4, 550.54, 23034, 22000'")
+    report = check_host(LocalHost(tmp_path), needs_gpu=True, python="the-python", is_quick=True, min_free_bytes=0)
+    assert row_of(report, "torch").found == importlib.metadata.version("torch")
+    assert row_of(report, "numpy").found == importlib.metadata.version("numpy")
+    assert report.problems == []
+    assert "torch sees" not in [row.subject for row in report.findings]
     assert "json" in (tmp_path / "imported").read_text()
     assert "numpy" not in (tmp_path / "imported").read_text()
-    assert replace(report, gpus=READY.gpus).is_ready(needs_gpu=True, min_free_bytes=0)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +171,9 @@ def test_a_python_that_does_not_run_is_told_with_its_path_and_its_words(
 ) -> None:
     if program is not None:
         write_program(programs, "the-python", program)
-    report = check_host(LocalHost(tmp_path), python="the-python")
+    report = check_host(LocalHost(tmp_path), needs_gpu=False, python="the-python", min_free_bytes=0)
     assert report.problem is None
-    (row,) = [row for row in report.findings(needs_gpu=False) if row.verdict is Verdict.PROBLEM]
+    (row,) = report.problems
     assert row.subject == "Python"
     assert re.search(said, row.found)
     assert not report.can_bootstrap
@@ -146,9 +181,9 @@ def test_a_python_that_does_not_run_is_told_with_its_path_and_its_words(
 
 def test_a_python_that_may_not_be_executed_is_told(tmp_path: Path) -> None:
     (tmp_path / "python").write_text("")
-    report = check_host(LocalHost(tmp_path), python=str(tmp_path / "python"))
-    assert f"{tmp_path}/python: " in report.python_problem
-    assert "Permission denied" in report.python_problem
+    report = check_host(LocalHost(tmp_path), needs_gpu=False, python=str(tmp_path / "python"))
+    assert f"{tmp_path}/python: " in row_of(report, "Python").found
+    assert "Permission denied" in row_of(report, "Python").found
 
 
 @pytest.mark.parametrize(
@@ -169,28 +204,28 @@ def test_torch_decides_whether_there_is_a_gpu_and_nvidia_smi_is_quoted(
         monkeypatch.setattr("tasks.hosts.preflight.GPU_CALL_S", 1)
     if program is not None:
         write_program(programs, "nvidia-smi", program)
-    found = check_host(LocalHost(tmp_path), python="none")
-    for devices, verdict in ((("AMD MI300X",), Verdict.OK), (None, Verdict.WARNING), ((), Verdict.PROBLEM)):
-        report = replace(READY, gpus=found.gpus, gpu_problem=found.gpu_problem, torch_devices=devices)
-        (row,) = [row for row in report.findings(needs_gpu=True) if row.subject == "GPU"]
+    devices: list[str] | None
+    for devices, verdict in ((["AMD MI300X"], Verdict.OK), (None, Verdict.WARNING), ([], Verdict.PROBLEM)):
+        write_program(programs, "the-python", f"echo '{json.dumps(PROGRAMS | {'torch_devices': devices})}'")
+        row = row_of(check_host(LocalHost(tmp_path), needs_gpu=True, python="the-python"), "GPU")
         assert shown in row.found
-        assert row.verdict is (Verdict.OK if found.gpus else verdict)
+        assert row.verdict is (Verdict.OK if program and "GB10" in program else verdict)
 
 
 @pytest.mark.parametrize(
     ("change", "can"),
     [
-        ({"torch_version": None, "torch_problem": "ModuleNotFoundError: No module named 'torch'"}, True),
-        ({"torch_version": "2.3.1"}, True),
-        ({"numpy_version": None}, True),
-        ({"torch_version": None, "torch_problem": "OSError: libcudnn.so.9: cannot open"}, False),
-        ({"torch_version": None, "python_version": (3, 9, 2)}, False),
-        ({"torch_version": None, "python_version": None}, False),
-        ({"torch_devices": ()}, False),
-        ({"free_bytes": 0}, False),
+        ({"programs": NO_TORCH | {"torch_problem": "ModuleNotFoundError: No module named 'torch'"}}, True),
+        ({"programs": {"torch_version": "2.3.1"}}, True),
+        ({"programs": {"numpy_version": None}}, True),
+        ({"programs": NO_TORCH | {"torch_problem": "OSError: libcudnn.so.9: cannot open"}}, False),
+        ({"programs": NO_TORCH | {"python_version": [3, 9, 2]}}, False),
+        ({"programs": NO_TORCH | {"python_version": None}}, False),
+        ({"programs": {"torch_devices": []}}, False),
+        ({"free_kib": 0}, False),
     ],
 )
-def test_a_bootstrap_is_offered_for_what_it_can_mend_only(change: dict[str, object], can: bool) -> None:
-    report = replace(READY, **change)  # type: ignore[arg-type]
+def test_a_bootstrap_is_offered_for_what_it_can_mend_only(change: dict[str, Any], can: bool) -> None:
+    report = check_host(AnsweringHost(**change), needs_gpu=True)
     assert report.can_bootstrap is can
-    assert any("--bootstrap" in row.advice for row in report.findings(needs_gpu=True)) is can
+    assert any("--bootstrap" in row.advice for row in report.findings) is can
