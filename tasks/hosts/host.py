@@ -41,7 +41,8 @@ class Host(Protocol):
 
     Relative remote paths start at the account's home folder (SSH) or the host's root folder (local). Every
     call is bounded in time; an SSH host adds at most its `connect_timeout_s` where it must connect first.
-    A broken connection raises a transient error, and the next call connects again.
+    A broken connection raises a transient error (CommandTimedOut, ConnectionLost, HostUnreachable), and the next call
+    connects again.
     """
 
     @property
@@ -61,24 +62,16 @@ class Host(Protocol):
         Raises:
             CommandFailed: The status is not 0; `RemoteFileMissing`, or a `HostUserError` about space, permission or a
                 missing program, where standard error says so.
-            CommandTimedOut, ConnectionLost, HostUnreachable: Transient.
             HostError: More than 64 MiB came back.
         """
         ...
 
     def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
-        """Copy files into a folder of the host, which is made if need be.
+        """Copy files (name below `folder` -> local file) into a folder of the host, which is made if need be.
 
         A file appears under its name only when its SHA-256 was found equal over there; until then it is a
         hidden `.part`. After a cut, the same call goes on where it stood; what is there already is not sent.
-
-        Args:
-            files: Name below `folder` -> local file.
-            folder: Remote folder.
-            timeout_s: For the whole call.
-
-        Returns:
-            Name, size and digest of each, in the order given.
+        Returns name, size and digest of each, in the order given.
 
         Raises:
             TransferCorrupted: A digest differs; transient.
@@ -87,11 +80,9 @@ class Host(Protocol):
         ...
 
     def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
-        """Fetch exactly the files of a manifest from a folder of the host.
+        """Fetch exactly the files of a manifest from a folder of the host, as safely as `put` sends them.
 
-        A file appears under its name only when size and SHA-256 are the manifest's; until then it is a hidden
-        `.part`, with which the same call goes on after a cut. Nothing that the host says chooses a name or a
-        size here. Files that are here already with the right digest are not fetched.
+        Nothing that the host says chooses a name or a size here.
 
         Raises:
             TransferCorrupted: Size or digest differ; transient.

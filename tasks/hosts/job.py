@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import NamedTuple
 
 from tasks.core.names import is_plain_name
 from tasks.core.retry import retry_transient
@@ -80,7 +81,7 @@ class JobSpec:
     stop_grace_s: int = 20
 
     def __post_init__(self) -> None:
-        check_key(self.run_key)
+        _check_key(self.run_key)
         if not self.command or any("\0" in word for word in self.command):
             raise ValueError("command must name a program and have no NUL in it")
         if self.time_limit_s <= 0 or self.stop_grace_s < 0:
@@ -114,7 +115,6 @@ class JobStatus:
     """How an attempt stands.
 
     Attributes:
-        state: Starting, running, done or lost.
         exit_status: Of the job's own process; None unless done. 128 and the signal's number if one ended it.
         ending: None unless done.
         heartbeat_age_s: By the host's clock; None before the first beat.
@@ -140,45 +140,29 @@ class JobStatus:
         return self.ending is Ending.EXITED and self.exit_status == 0
 
 
-@dataclass(frozen=True)
-class LogBatch:
-    """What one look at the log brought.
-
-    Attributes:
-        lines: Whole lines in order, without their ends; bytes that are not UTF-8 shown as replacement characters.
-        status: How the job stood just before the log was read.
-    """
+class LogBatch(NamedTuple):
+    """What one look at the log brought: whole lines without their ends, and how the job stood just before."""
 
     lines: tuple[str, ...]
     status: JobStatus
 
 
 def parse_status(report: str) -> JobStatus:
-    """Read the line that the host's scripts write.
-
-    Raises:
-        ValueError: It is not one.
-    """
-    fields = report.split()
-    if len(fields) != 8 or fields[0] != "jade-job":
-        raise ValueError(f"not a job's status: {report[:200]!r}")
-    state, code, ending, now, heartbeat, size, process = fields[1:]
-    return JobStatus(
-        state=JobState(state),
-        exit_status=None if code == "-" else int(code),
-        ending=None if ending == "-" else Ending(ending),
-        heartbeat_age_s=None if heartbeat == "-" else int(now) - int(heartbeat),
-        num_log_bytes=int(size),
-        process_id=None if process == "-" else int(process),
-    )
+    """Read the line that the host's scripts write; a ValueError says that it is none."""
+    match report.split():
+        case ["jade-job", state, code, ending, now, heartbeat, size, process]:
+            return JobStatus(
+                JobState(state),
+                exit_status=None if code == "-" else int(code),
+                ending=None if ending == "-" else Ending(ending),
+                heartbeat_age_s=None if heartbeat == "-" else int(now) - int(heartbeat),
+                num_log_bytes=int(size),
+                process_id=None if process == "-" else int(process),
+            )
+    raise ValueError(f"not a job's status: {report[:200]!r}")
 
 
-def check_key(run_key: str) -> None:
-    """Refuse a run key that is no plain name.
-
-    Raises:
-        ValueError: With what is allowed.
-    """
+def _check_key(run_key: str) -> None:
     if not is_plain_name(run_key):
         raise ValueError(f"a run key has letters, digits, '.', '_' and '-', and starts with no dot: {run_key!r}")
 
@@ -210,33 +194,24 @@ def start_job(host: Host, jobs_folder: str, spec: JobSpec) -> JobHandle:
     how, _, number = result.text.strip().rpartition(" ")
     if how not in {"started", "attached"} or not number.isdigit():
         raise CommandFailed(host.name, script, result.exit_status, f"unexpected answer {result.text!r}")
-    return _handle(jobs_folder, spec.run_key, int(number), was_attached=how == "attached")
+    return _handle(jobs_folder, spec.run_key, number, was_attached=how == "attached")
 
 
 def find_job(host: Host, jobs_folder: str, run_key: str) -> JobHandle | None:
     """The newest attempt of a run key, or None."""
-    check_key(run_key)
-    script = _script("find", f"find job {run_key}", jobs=jobs_folder, key=run_key)
-    answer = host.run(script, timeout_s=CALL_S).text.strip()
-    return _handle(jobs_folder, run_key, int(answer), was_attached=True) if answer else None
+    _check_key(run_key)
+    number = _call(host, "find", f"find job {run_key}", jobs=jobs_folder, key=run_key).strip()
+    return _handle(jobs_folder, run_key, number) if number else None
 
 
 def list_jobs(host: Host, jobs_folder: str) -> tuple[tuple[JobHandle, JobStatus], ...]:
     """The newest attempt of every run key on a host, with its status."""
-    found = []
-    for line in host.run(_script("list", "list jobs", jobs=jobs_folder), timeout_s=CALL_S).text.splitlines():
-        key, number, report = line.split(" ", 2)
-        handle = _handle(jobs_folder, key, int(number), was_attached=True)
-        found.append((handle, parse_status(report)))
-    return tuple(found)
+    lines = [line.split(" ", 2) for line in _call(host, "list", "list jobs", jobs=jobs_folder).splitlines()]
+    return tuple((_handle(jobs_folder, key, number), parse_status(report)) for key, number, report in lines)
 
 
 def job_status(host: Host, job: JobHandle) -> JobStatus:
-    """How an attempt stands now.
-
-    Raises:
-        RemoteFileMissing: Its folder is gone.
-    """
+    """How an attempt stands now; a RemoteFileMissing if its folder is gone."""
     return parse_status(host.run(_look_script(job, 0, 0), timeout_s=CALL_S).text)
 
 
@@ -247,8 +222,8 @@ def stop_job(host: Host, job: JobHandle, *, grace_s: int = 20) -> JobStatus:
     call waits for the supervisor before it kills by itself, and should not be less.
     """
     wait_s = grace_s + STOP_SLACK_S
-    script = _script("stop", f"stop job {job.folder!r}", attempt=job.folder, wait_s=wait_s)
-    return parse_status(host.run(script, timeout_s=wait_s + CALL_S).text)
+    what = f"stop job {job.folder!r}"
+    return parse_status(_call(host, "stop", what, wait_s + CALL_S, attempt=job.folder, wait_s=wait_s))
 
 
 def remove_job(host: Host, jobs_folder: str, run_key: str, *, also: str = "") -> None:
@@ -258,16 +233,14 @@ def remove_job(host: Host, jobs_folder: str, run_key: str, *, also: str = "") ->
         CommandFailed: One still runs.
         RemoteFileMissing: There is none.
     """
-    check_key(run_key)
-    script = _script("remove", f"remove job {run_key}", jobs=jobs_folder, key=run_key, also=also)
-    host.run(script, timeout_s=CALL_S)
+    _check_key(run_key)
+    _call(host, "remove", f"remove job {run_key}", jobs=jobs_folder, key=run_key, also=also)
 
 
-def read_log_tail(host: Host, job: JobHandle, *, num_bytes: int = TAIL_CHARACTERS) -> str:
+def read_log_tail(host: Host, job: JobHandle) -> str:
     """The end of what a job wrote, carriage returns folded."""
-    size = job_status(host, job).num_log_bytes
-    script = _look_script(job, max(size - num_bytes, 0), num_bytes)
-    _, _, tail = host.run(script, timeout_s=CALL_S).stdout.partition(b"\n")
+    start = max(job_status(host, job).num_log_bytes - TAIL_CHARACTERS, 0)
+    _, _, tail = host.run(_look_script(job, start, TAIL_CHARACTERS), timeout_s=CALL_S).stdout.partition(b"\n")
     return shown_tail(tail)
 
 
@@ -286,10 +259,6 @@ def raise_unless_success(host: Host, job: JobHandle, status: JobStatus) -> None:
         raise JobFailed(host.name, job.folder, status.exit_status or 0, tail)
     kinds = {None: JobLost, Ending.STOPPED: JobStopped, Ending.TIMED_OUT: JobTimedOut}
     raise kinds[status.ending](host.name, job.folder, tail)
-
-
-def _handle(jobs_folder: str, run_key: str, attempt: int, *, was_attached: bool) -> JobHandle:
-    return JobHandle(run_key, attempt, f"{jobs_folder}/{run_key}/attempt-{attempt}", was_attached)
 
 
 def follow_log(
@@ -328,20 +297,27 @@ def follow_log(
         report, _, data = answer.partition(b"\n")
         status = parse_status(report.decode("utf-8", "replace"))
         lines = folder.add(data)
-        is_last = status.is_over and len(data) < _CHUNK_BYTES
-        if is_last:
-            lines += folder.finish()
-        yield LogBatch(tuple(lines), status)
-        if is_last:
+        has_more = len(data) == _CHUNK_BYTES
+        if status.is_over and not has_more:
+            yield LogBatch((*lines, *folder.finish()), status)
             return
-        if len(data) < _CHUNK_BYTES:
+        yield LogBatch(tuple(lines), status)
+        if not has_more:
             sleep(poll_s() if callable(poll_s) else poll_s)
+
+
+def _handle(jobs_folder: str, run_key: str, attempt: str, *, was_attached: bool = True) -> JobHandle:
+    return JobHandle(run_key, int(attempt), f"{jobs_folder}/{run_key}/attempt-{attempt}", was_attached)
 
 
 def _script(action: str, what: str, **values: str | int) -> str:
     # The program goes as a word, for a start writes it down over there.
     values |= {"action": action, "starting_s": STARTING_S, "program": _PROGRAM}
     return f'# jade: {what}\n{assigned(**values)}eval "$program"'
+
+
+def _call(host: Host, action: str, what: str, limit_s: float = CALL_S, **values: str | int) -> str:
+    return host.run(_script(action, what, **values), timeout_s=limit_s).text
 
 
 def _look_script(job: JobHandle, offset: int, num_bytes: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import re
 import shlex
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Protocol
@@ -22,6 +23,16 @@ NOT_PLAIN = "jade: not a plain file: "
 
 SHELL_FUNCTIONS = (files("tasks.hosts") / "functions.sh").read_text("utf-8")
 """POSIX sh functions that scripts for a host share."""
+
+NO_SPACE = "No space left on {}: {}. Free some, or choose a folder on another disk."
+_TELLING = {
+    r"No space left on device|(echo|printf): I/O error|Disk quota exceeded": NO_SPACE,
+    r"Permission denied|Operation not permitted|Read-only file system": (
+        "No permission on {}: {}. Choose another folder or fix its owner."
+    ),
+    "jade: needs ": "A program is missing on {}: {}. Install it there, or use another image.",
+}
+"""What standard error says -> what the person who called can do."""
 
 MARK = b"jade-begin "
 # A start-up file that asks a question reads an empty line each time. An input that a start-up file hands to another
@@ -69,19 +80,6 @@ class CommandStream(Protocol):
 
     def abort(self) -> None:
         """End the command now. Silent if it has ended."""
-        ...
-
-
-class Shell(Protocol):
-    """Something that starts commands."""
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        ...
-
-    def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> CommandStream:
-        """Start `command` with POSIX `sh`; without input, its standard input has ended."""
         ...
 
 
@@ -144,18 +142,59 @@ def assigned(**values: str | int) -> str:
     return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
 
 
-@contextlib.contextmanager
-def opened(shell: Shell, command: str, *, timeout_s: float, stdin: bytes | None = None) -> Iterator[CommandStream]:
-    """A stream that is aborted when the block is left by an error; `stdin` is sent to it, None: the caller writes."""
-    stream = shell.open(command, timeout_s=timeout_s, takes_input=stdin != b"")
-    try:
-        if stdin:
-            # Beside the reading: a command that answers before it has read all must not block both sides.
-            threading.Thread(target=_feed, args=(stream, stdin), daemon=True).start()
-        yield stream
-    except BaseException:
-        stream.abort()
-        raise
+class Shell(ABC):
+    """A machine on which commands run and stream.
+
+    Attributes:
+        name: How messages call it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> CommandStream:
+        """Start `command` with POSIX `sh`; without input, its standard input has ended."""
+
+    @contextlib.contextmanager
+    def opened(self, command: str, *, timeout_s: float, stdin: bytes | None = None) -> Iterator[CommandStream]:
+        """A stream that is aborted when the block is left by an error; gets `stdin`, or None: the caller writes."""
+        stream = self.open(command, timeout_s=timeout_s, takes_input=stdin != b"")
+        try:
+            if stdin:
+                # Beside the reading: a command that answers before it has read all must not block both sides.
+                threading.Thread(target=_feed, args=(stream, stdin), daemon=True).start()
+            yield stream
+        except BaseException:
+            stream.abort()
+            raise
+
+    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
+        """Run a command to its end, as `Host.run`."""
+        output = bytearray()
+        with self.opened(command, timeout_s=timeout_s, stdin=stdin) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                output += chunk
+                if len(output) > MAX_OUTPUT_BYTES:
+                    raise HostError(
+                        f"On {self.name}, this wrote more than {MAX_OUTPUT_BYTES} bytes and was ended: "
+                        f"{shown_command(command)}"
+                    )
+            return self.end(command, stream, bytes(output), check=check)
+
+    def end(self, command: str, stream: CommandStream, stdout: bytes = b"", *, check: bool = True) -> CommandResult:
+        """Wait for a command's end; the most telling error is raised where its status is not 0 and `check` says so."""
+        exit_status, stderr = stream.finish()
+        said = "; ".join(stderr.splitlines()[-3:])
+        if not check or exit_status == 0:
+            return CommandResult(command, exit_status, stdout, stderr)
+        for pattern, advice in _TELLING.items():
+            if re.search(pattern, stderr):
+                raise HostUserError(advice.format(self.name, said))
+        if re.search(r"(?i)no such file|can't cd to|directory nonexistent", stderr):
+            raise RemoteFileMissing(self.name, said)
+        if name := re.search(f"{NOT_PLAIN}(.*)", stderr):
+            raise NameRefused(name[1], f"it is a link or no plain file on {self.name}")
+        raise CommandFailed(self.name, command, exit_status, stderr)
 
 
 def _feed(stream: CommandStream, data: bytes) -> None:
@@ -165,46 +204,3 @@ def _feed(stream: CommandStream, data: bytes) -> None:
             stream.write(data[start : start + CHUNK_BYTES])
     with contextlib.suppress(BrokenPipeError, HostError):
         stream.end_input()
-
-
-def run_over(shell: Shell, command: str, *, timeout_s: float, stdin: bytes, check: bool) -> CommandResult:
-    """Run a command to its end, as `Host.run`."""
-    output = bytearray()
-    with opened(shell, command, timeout_s=timeout_s, stdin=stdin) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            output += chunk
-            if len(output) > MAX_OUTPUT_BYTES:
-                raise HostError(
-                    f"On {shell.name}, this wrote more than {MAX_OUTPUT_BYTES} bytes and was ended: "
-                    f"{shown_command(command)}"
-                )
-        return result_of(shell, command, stream, bytes(output), check=check)
-
-
-def result_of(
-    shell: Shell, command: str, stream: CommandStream, stdout: bytes = b"", *, check: bool = True
-) -> CommandResult:
-    """Wait for a command's end; the most telling error is raised where its status is not 0 and `check` says so."""
-    exit_status, stderr = stream.finish()
-    said = "; ".join(stderr.splitlines()[-3:])
-    if check and exit_status != 0:
-        for pattern, advice in _TELLING.items():
-            if re.search(pattern, stderr):
-                raise HostUserError(advice.format(shell.name, said))
-        if re.search(r"(?i)no such file|can't cd to|directory nonexistent", stderr):
-            raise RemoteFileMissing(shell.name, said)
-        if name := re.search(f"{NOT_PLAIN}(.*)", stderr):
-            raise NameRefused(name[1], f"it is a link or no plain file on {shell.name}")
-        raise CommandFailed(shell.name, command, exit_status, stderr)
-    return CommandResult(command, exit_status, stdout, stderr)
-
-
-NO_SPACE = "No space left on {}: {}. Free some, or choose a folder on another disk."
-_TELLING = {
-    r"No space left on device|(echo|printf): I/O error|Disk quota exceeded": NO_SPACE,
-    r"Permission denied|Operation not permitted|Read-only file system": (
-        "No permission on {}: {}. Choose another folder or fix its owner."
-    ),
-    "jade: needs ": "A program is missing on {}: {}. Install it there, or use another image.",
-}
-"""What standard error says -> what the person who called can do."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 import paramiko
 
-from tasks.core.files import FileEntry
 from tasks.core.retry import retry_transient
-from tasks.hosts import transfer
 from tasks.hosts.access import CONNECT_S, SshAccess, access_of
 from tasks.hosts.connection import ATTEMPT_S, BROKEN, Transport, connect
 from tasks.hosts.errors import CommandTimedOut, ConnectionLost, HostError, HostUserError
-from tasks.hosts.host import CommandResult
 from tasks.hosts.keys import fingerprint
-from tasks.hosts.shell import MARK, Tail, program_of, run_over
+from tasks.hosts.shell import MARK, Tail, program_of
+from tasks.hosts.transfer import ShellHost
 from tasks.settings.load import Settings
 
 START_S = 60.0
@@ -35,7 +32,7 @@ _START_UP_FILES = (
 )
 
 
-class SshHost:
+class SshHost(ShellHost):
     """A host behind SSH. All calls share one connection, made when first needed, and anew when it broke.
 
     Args:
@@ -53,18 +50,6 @@ class SshHost:
     def host_key_fingerprint(self) -> str:
         """Of the key that the server proved; connects if need be."""
         return fingerprint(self._connected().get_remote_server_key().asbytes())
-
-    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
-        """Run a command with `sh` and wait for its end."""
-        return run_over(self, command, timeout_s=timeout_s, stdin=stdin, check=check)
-
-    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
-        """Copy files into a folder of the host, resumable and checked over there."""
-        return transfer.put_files(self, files, folder, timeout_s=timeout_s)
-
-    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
-        """Fetch the files of a manifest, resumable and checked here."""
-        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -20,17 +20,7 @@ from typing import IO, NoReturn, cast
 
 from tasks.core.files import FileEntry
 from tasks.hosts.errors import CommandTimedOut, HostUserError, NameRefused, TransferCorrupted
-from tasks.hosts.shell import (
-    CHUNK_BYTES,
-    NO_SPACE,
-    NOT_PLAIN,
-    CommandStream,
-    Shell,
-    assigned,
-    opened,
-    result_of,
-    run_over,
-)
+from tasks.hosts.shell import CHUNK_BYTES, NO_SPACE, NOT_PLAIN, CommandStream, Shell, assigned
 
 SMALL_BYTES = 8 * 2**20
 _READ_BYTES = 2**21  # all that paramiko buffers: of less, it would move the rest to the front each time
@@ -89,15 +79,15 @@ done
 class _Transfer:
     """One call's way to a host: its folder and its budget of time."""
 
-    def __init__(self, shell: Shell, folder: str, doing: str, timeout_s: float) -> None:
-        self.shell, self.folder = shell, folder
+    def __init__(self, host: Shell, folder: str, doing: str, timeout_s: float) -> None:
+        self.host, self.folder = host, folder
         self._doing, self._timeout_s, self._deadline = doing, timeout_s, monotonic() + timeout_s
 
     def left_s(self) -> float:
         """Seconds left; a CommandTimedOut if none are."""
         left = self._deadline - monotonic()
         if left <= 0:
-            raise CommandTimedOut(self.shell.name, self._doing, self._timeout_s)
+            raise CommandTimedOut(self.host.name, self._doing, self._timeout_s)
         return left
 
     def script(self, what: str, body: str) -> str:
@@ -108,23 +98,22 @@ class _Transfer:
         """Run a script that reads lines and answers with as many as expected."""
         if not num_expected:
             return []
-        script, timeout_s = self.script(what, body), self.left_s()
-        result = run_over(self.shell, script, timeout_s=timeout_s, stdin=_joined(lines), check=True)
+        result = self.host.run(self.script(what, body), timeout_s=self.left_s(), stdin=_joined(lines))
         answer = result.text.splitlines()
         if len(answer) != num_expected:
-            raise TransferCorrupted(self.shell.name, f"{num_expected} lines of answer", repr(result.text[-500:]))
+            raise TransferCorrupted(self.host.name, f"{num_expected} lines of answer", repr(result.text[-500:]))
         return answer
 
     @contextlib.contextmanager
     def sending(self, what: str, program: str) -> Iterator[CommandStream]:
         """A stream to write to; on leaving, the program has ended well in the folder or its error is raised."""
         command = f"# jade: receive a {what}\nexport LC_ALL=C; cd -- {shlex.quote(self.folder)} && {program}"
-        with opened(self.shell, command, timeout_s=self.left_s()) as stream:
+        with self.host.opened(command, timeout_s=self.left_s()) as stream:
             # A command that closes its input early says why with its status, and better than the pipe can.
             with contextlib.suppress(BrokenPipeError):
                 yield stream
                 stream.end_input()
-            result_of(self.shell, command, stream)
+            self.host.end(command, stream)
 
 
 def _joined(lines: Sequence[object]) -> bytes:
@@ -156,32 +145,59 @@ def describe_files(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def put_files(shell: Shell, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
-    """Copy files into a folder of a host, as `Host.put`."""
-    entries = describe_files(files)
-    way = _Transfer(shell, folder, f"copying {len(files)} files to {folder}", timeout_s)
-    lines: list[object] = [*sorted({str(PurePosixPath(entry.path).parent) for entry in entries}), ""]
-    for entry in entries:
-        lines += [entry.size, entry.path, part_name(entry)]
-    answers = map(str.split, way.ask("look for files", _SURVEY, lines, len(entries)))
-    missing = {
-        entry: int(num_there)
-        for entry, (found, num_there) in zip(entries, answers, strict=True)
-        if found != entry.sha256
-    }
-    # A small file goes again whole: a tar cannot append.
-    if small := [entry for entry in missing if entry.size <= SMALL_BYTES]:
-        _send_as_tar(way, small, files)
-    for entry, num_there in missing.items():
-        if entry.size > SMALL_BYTES:
-            # A part that is too long was never ours.
-            _send_rest(way, entry, files[entry.path], num_there if num_there <= entry.size else 0)
-    lines = [line for entry in missing for line in (entry.size, entry.path, part_name(entry), entry.sha256)]
-    answer = way.ask("verify files", _PUBLISH, lines, len(missing))
-    for entry, line in zip(missing, answer, strict=True):
-        if line != "ok":
-            raise TransferCorrupted(f"{shell.name}:{folder}/{entry.path}", entry.sha256, line)
-    return entries
+class ShellHost(Shell):
+    """A `Host` whose files travel through its commands."""
+
+    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
+        """Copy files into a folder of a host, as `Host.put`."""
+        entries = describe_files(files)
+        way = _Transfer(self, folder, f"copying {len(files)} files to {folder}", timeout_s)
+        lines: list[object] = [*sorted({str(PurePosixPath(entry.path).parent) for entry in entries}), ""]
+        for entry in entries:
+            lines += [entry.size, entry.path, part_name(entry)]
+        answers = map(str.split, way.ask("look for files", _SURVEY, lines, len(entries)))
+        missing = {
+            entry: int(num_there)
+            for entry, (found, num_there) in zip(entries, answers, strict=True)
+            if found != entry.sha256
+        }
+        # A small file goes again whole: a tar cannot append.
+        if small := [entry for entry in missing if entry.size <= SMALL_BYTES]:
+            _send_as_tar(way, small, files)
+        for entry, num_there in missing.items():
+            if entry.size > SMALL_BYTES:
+                # A part that is too long was never ours.
+                _send_rest(way, entry, files[entry.path], num_there if num_there <= entry.size else 0)
+        lines = [line for entry in missing for line in (entry.size, entry.path, part_name(entry), entry.sha256)]
+        answer = way.ask("verify files", _PUBLISH, lines, len(missing))
+        for entry, line in zip(missing, answer, strict=True):
+            if line != "ok":
+                raise TransferCorrupted(f"{self.name}:{folder}/{entry.path}", entry.sha256, line)
+        return entries
+
+    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
+        """Fetch the files of a manifest, as `Host.get`."""
+        way = _Transfer(self, folder, f"fetching {len(entries)} files from {folder}", timeout_s)
+        into.mkdir(parents=True, exist_ok=True)
+        seen = set[str]()
+        for entry in entries:
+            if entry.path in seen:
+                raise NameRefused(entry.path, "it is listed twice")
+            if not (into / entry.path).parent.resolve().is_relative_to(into.resolve()):
+                raise NameRefused(entry.path, f"a link in {into} leads out of it")
+            seen.add(entry.path)
+        missing = [entry for entry in entries if not _is_here(entry, into)]
+        if not missing:
+            return
+        script = way.script("send files", _SEND)
+        wanted = _joined([line for entry in missing for line in (_num_resumable(entry, into), entry.path)])
+        with self.opened(script, timeout_s=way.left_s(), stdin=wanted) as stream:
+            cut_short = next((entry for entry in missing if not receive_file(entry, into, stream.read)), None)
+            if cut_short is None and stream.read(1):
+                raise TransferCorrupted(f"{self.name}:{folder}", "the manifest's bytes", "more")
+            self.end(script, stream)
+        if cut_short is not None:
+            _refuse(cut_short, into, f"{cut_short.size} bytes", f"{_num_resumable(cut_short, into)} bytes")
 
 
 def _send_as_tar(way: _Transfer, entries: Sequence[FileEntry], files: Mapping[str, Path]) -> None:
@@ -204,31 +220,6 @@ def _send_rest(way: _Transfer, entry: FileEntry, source_file: Path, start: int) 
         source.seek(start)
         while chunk := source.read(CHUNK_BYTES):
             stream.write(chunk)
-
-
-def get_files(shell: Shell, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
-    """Fetch the files of a manifest, as `Host.get`."""
-    way = _Transfer(shell, folder, f"fetching {len(entries)} files from {folder}", timeout_s)
-    into.mkdir(parents=True, exist_ok=True)
-    seen = set[str]()
-    for entry in entries:
-        if entry.path in seen:
-            raise NameRefused(entry.path, "it is listed twice")
-        if not (into / entry.path).parent.resolve().is_relative_to(into.resolve()):
-            raise NameRefused(entry.path, f"a link in {into} leads out of it")
-        seen.add(entry.path)
-    missing = [entry for entry in entries if not _is_here(entry, into)]
-    if not missing:
-        return
-    script = way.script("send files", _SEND)
-    wanted = _joined([line for entry in missing for line in (_num_resumable(entry, into), entry.path)])
-    with opened(shell, script, timeout_s=way.left_s(), stdin=wanted) as stream:
-        cut_short = next((entry for entry in missing if not receive_file(entry, into, stream.read)), None)
-        if cut_short is None and stream.read(1):
-            raise TransferCorrupted(f"{shell.name}:{folder}", "the manifest's bytes", "more")
-        result_of(shell, script, stream)
-    if cut_short is not None:
-        _refuse(cut_short, into, f"{cut_short.size} bytes", f"{_num_resumable(cut_short, into)} bytes")
 
 
 def _is_here(entry: FileEntry, into: Path) -> bool:

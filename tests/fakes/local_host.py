@@ -8,20 +8,17 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from tasks.core.files import FileEntry
-from tasks.hosts import transfer
 from tasks.hosts.errors import CommandTimedOut
-from tasks.hosts.host import CommandResult
-from tasks.hosts.shell import Tail, run_over
+from tasks.hosts.shell import Tail
+from tasks.hosts.transfer import ShellHost
 
 _TICK_S = 0.5
 
 
-class LocalHost:
+class LocalHost(ShellHost):
     """Runs commands here, in a folder.
 
     Args:
@@ -31,32 +28,15 @@ class LocalHost:
 
     def __init__(self, root: Path, *, name: str = "localhost") -> None:
         self._root = root
-        self._name = name
+        self.name = name
         root.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def name(self) -> str:
-        """See `Host`."""
-        return self._name
 
     def open(self, command: str, *, timeout_s: float, takes_input: bool = True) -> LocalStream:
         """See `Shell`."""
-        stream = LocalStream(self._name, self._root, command, timeout_s)
+        stream = LocalStream(self.name, self._root, command, timeout_s)
         if not takes_input:
             stream.end_input()
         return stream
-
-    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
-        """See `Host`."""
-        return run_over(self, command, timeout_s=timeout_s, stdin=stdin, check=check)
-
-    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
-        """See `Host`."""
-        return transfer.put_files(self, files, folder, timeout_s=timeout_s)
-
-    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
-        """See `Host`."""
-        transfer.get_files(self, entries, folder, into, timeout_s=timeout_s)
 
     def close(self) -> None:
         """See `Host`; there is no connection to let go of."""
