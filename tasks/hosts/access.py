@@ -56,11 +56,7 @@ def access_of(
 ) -> SshAccess:
     """How to get onto a host of the settings. What its section says counts more than `~/.ssh/config`.
 
-    Args:
-        settings: Which describe the host and those that it goes through.
-        name: Of the host.
-        connect_timeout_s: Where its section says nothing.
-        seen: The hosts that lead here.
+    `connect_timeout_s` counts where the section says nothing; `seen` are the hosts that lead here.
 
     Raises:
         BadRequest: It, or one that it goes through, is not described.

@@ -95,13 +95,9 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class JobHandle:
-    """One attempt on a host; enough to find it again from another process.
+    """One attempt, from 1, and its folder on the host: enough to find it again from another process.
 
-    Attributes:
-        run_key: See `JobSpec`.
-        attempt: From 1.
-        folder: Of the attempt, on the host.
-        was_attached: Whether it was there before the call that gave this handle.
+    `was_attached` says whether it was there before the call that gave this handle.
     """
 
     run_key: str

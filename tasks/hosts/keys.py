@@ -59,13 +59,10 @@ def fingerprint_of_line(line: str) -> str:
 
 
 class KnownKey(NamedTuple):
-    """One line of a known-hosts file that speaks of a host.
+    """One line of a known-hosts file that speaks of a host; the key is in wire format.
 
     Attributes:
-        key_type: Such as `ssh-ed25519`.
-        key_blob: The public key in wire format.
         marker: Empty, `@revoked` (the line forbids this key) or `@cert-authority` (it signs hosts' certificates).
-        source: The file.
         has_port: Whether the line names the port, too, where that is not 22. One that does not vouches for the same
             key, but says nothing against another.
     """

@@ -239,15 +239,7 @@ def _num_resumable(entry: FileEntry, into: Path) -> int:
 
 
 def receive_file(entry: FileEntry, into: Path, read: Callable[[int], bytes]) -> bool:
-    """Add to what an earlier, cut transfer left what is missing, and give the file its name.
-
-    Args:
-        entry: Which file.
-        into: Folder that it lies below.
-        read: Gives the bytes that are missing, at most as many as asked for; none at the end.
-
-    Returns:
-        False if the stream ended before.
+    """Read what an earlier, cut transfer left out, and give the file its name; False if the stream ended before.
 
     Raises:
         TransferCorrupted: The digest differs; the part is removed.
