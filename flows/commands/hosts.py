@@ -164,7 +164,7 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
     Changes nothing there, unless --bootstrap says so. Exit code 1 if something hinders training.
     """
     from tasks.hosts.access import access_of
-    from tasks.hosts.host import RemotePlace
+    from tasks.hosts.host import place_on
     from tasks.hosts.preflight import bootstrap, check_host
     from tasks.hosts.ssh import open_host
 
@@ -174,18 +174,12 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
     address = access_of(settings, name).address
     try:
         if wants_bootstrap:
-            python = bootstrap(host, RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s))
+            python = bootstrap(host, place_on(entry))
             entry = dataclasses.replace(entry, python=python)
             click.echo(
                 f"torch and numpy are installed for {python}, noted in {save_host(entry, replace=True)}", err=True
             )
-        report = check_host(
-            host,
-            needs_gpu=entry.device == "cuda",
-            folder=entry.remote_folder,
-            python=entry.python,
-            timeout_s=timeout_s,
-        )
+        report = check_host(host, place_on(entry), needs_gpu=entry.device == "cuda", timeout_s=timeout_s)
     finally:
         host.close()
     is_ready = not report.problems

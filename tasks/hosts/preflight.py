@@ -151,10 +151,9 @@ class _Answer(NamedTuple):
 
 def check_host(
     host: Host,
+    place: RemotePlace,
     *,
     needs_gpu: bool,
-    folder: str = ".",
-    python: str = "python3",
     min_free_bytes: int = MIN_FREE_BYTES,
     timeout_s: float = 120.0,
     is_quick: bool = False,
@@ -163,20 +162,19 @@ def check_host(
 
     Args:
         host: Which.
+        place: How it is used; its folder need not be there yet.
         needs_gpu: Whether it is to train on one.
-        folder: Where jobs and data will go; need not be there yet.
-        python: The program to train with.
         min_free_bytes: Wanted on the folder's disk.
         timeout_s: Importing torch from a cold disk takes its time.
         is_quick: Ask for the versions of torch and numpy without importing them, which takes seconds.
     """
     try:
-        values = assigned(tools=" ".join(_TOOLS), folder=folder)
+        values = assigned(tools=" ".join(_TOOLS), folder=place.folder)
         looked = host.run(f"# jade: check host\nexport LC_ALL=C\n{values}{_LOOK}", timeout_s=timeout_s).text
         now = time.time()
         listed = _ask(host, f"nvidia-smi{_GPUS}", min(timeout_s, GPU_CALL_S))
-        command = shlex.join([python, "-c", _PYTHON, "quick" if is_quick else ""])
-        told = _ask(host, f"{python}\nexec {command}", timeout_s)
+        command = shlex.join([place.python, "-c", _PYTHON, "quick" if is_quick else ""])
+        told = _ask(host, f"{place.python}\nexec {command}", timeout_s)
     except HostError as problem:
         return HostReport((_judged("reachable", "no", str(problem)),), problem=problem)
     programs = next((found for line in told.text.splitlines() if (found := _programs(line))), _Programs())
@@ -188,7 +186,7 @@ def check_host(
         *([Finding("host key", host_key)] if host_key is not None else []),
         _judged("tools", f"no {missing}" if missing else "all there", _INSTALL if missing else ""),
         _gpu(gpus, listed.fault, programs.torch_devices, needs_gpu=needs_gpu),
-        *_python(programs, f"{python}: {told.fault or told.said or 'it ended without an answer'}"),
+        *_python(programs, f"{place.python}: {told.fault or told.said or 'it ended without an answer'}"),
         *_devices(programs.torch_devices, told.said, needs_gpu=needs_gpu, has_gpus=bool(gpus)),
         _disk(looked, min_free_bytes),
         _clock(looked, now),
@@ -305,14 +303,7 @@ def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool =
         HostError: It cannot be reached or used at all.
         HostNotReady: Something is missing there; the message names all of it and what to do.
     """
-    report = check_host(
-        host,
-        needs_gpu=device != "cpu",
-        folder=place.folder,
-        python=place.python,
-        min_free_bytes=_LEAST_FREE_BYTES,
-        is_quick=is_quick,
-    )
+    report = check_host(host, place, needs_gpu=device != "cpu", min_free_bytes=_LEAST_FREE_BYTES, is_quick=is_quick)
     if report.problem is not None:
         raise report.problem
     if not report.problems:

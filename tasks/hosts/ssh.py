@@ -228,13 +228,8 @@ class SshStream:
             # The end by a signal looks like a broken connection, until that connection's thread has gone.
             self._transport.join(timeout=_SETTLE_S)
         self._watchdog.cancel()
-        if exit_status == -1:
-            self._raise_if_over("it was closed")
-        if self._broken:
-            # The status may have come all the same, and what was to be read is not whole.
-            self._raise_if_over(self._broken)
-            self.close()
-            raise ConnectionLost(self._host.name, self._command, self._broken)
+        if exit_status == -1 or self._broken:
+            self._raise_if_over(self._broken or "it was closed")
         self._stderr_reader.join(timeout=_GRACE_S)
         self.close()
         return exit_status, self._stderr.text()
@@ -252,7 +247,8 @@ class SshStream:
         if self._expired:
             self._watchdog.join(timeout=_GRACE_S)  # it ends the command first
             raise self._expired
-        if not self._transport.is_active():
+        # Where reading broke, the status may have come all the same, and what was to be read is not whole.
+        if self._broken or not self._transport.is_active():
             self.close()
             raise ConnectionLost(self._host.name, self._command, reason or "the connection was closed")
 

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from jade_model.core.errors import JadeError
 from tasks.artifacts.repository import ArtifactPlace, open_place
 from tasks.core.errors import TaskError
+from tasks.hosts.host import place_on
 from tasks.hosts.preflight import (
     MAX_CLOCK_OFFSET_S,
     MIN_FREE_BYTES,
@@ -218,14 +219,8 @@ def _host(settings: Settings, name: str, limit_s: float) -> list[Finding]:
     entry, subject = settings.entry(name), f"host {name}"
     host = open_host(settings, name, connect_timeout_s=limit_s / 2)
     try:
-        report = check_host(
-            host,
-            needs_gpu=entry.device == "cuda",
-            folder=entry.remote_folder,
-            python=entry.python,
-            timeout_s=limit_s,
-            is_quick=True,
-        )
+        needs_gpu = entry.device == "cuda"
+        report = check_host(host, place_on(entry), needs_gpu=needs_gpu, timeout_s=limit_s, is_quick=True)
     finally:
         host.close()
     return [

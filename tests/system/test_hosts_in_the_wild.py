@@ -23,6 +23,7 @@ from tasks.hosts.errors import (
     HostUnreachable,
     HostUserError,
 )
+from tasks.hosts.host import RemotePlace
 from tasks.hosts.job import follow_log, remove_job, start_job
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.preflight import check_host
@@ -118,10 +119,9 @@ class TestStartUpFiles:
             assert host.run("pwd; cd place/a && pwd; set -- $words; cat", timeout_s=60, stdin=b"in").text == (
                 f"{sshd.folder}\n{sshd.folder}/place/a\nin"
             )
-            (clock,) = [
-                row for row in check_host(host, needs_gpu=False, folder="place").findings if row.subject == "clock"
-            ]
-            assert abs(int(clock.found.split()[0])) < 60
+            report = check_host(host, RemotePlace("place", "python3", 60), needs_gpu=False)
+            found = {row.subject: row.found for row in report.findings}
+            assert abs(int(found["clock"].split()[0])) < 60
             with pytest.raises(CommandFailed) as caught:
                 host.run("echo why >&2; exit 7", timeout_s=60)
             assert caught.value.stderr_tail == "why"

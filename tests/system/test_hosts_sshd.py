@@ -19,7 +19,7 @@ from tasks.core.names import HostAddress
 from tasks.core.retry import retry_transient
 from tasks.hosts import errors
 from tasks.hosts.access import SshAccess
-from tasks.hosts.host import Host
+from tasks.hosts.host import Host, RemotePlace
 from tasks.hosts.job import Ending, find_job, follow_log, raise_unless_success, start_job, stop_job
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.preflight import check_host
@@ -261,7 +261,8 @@ class TestFaults:
 
 
 def test_the_check_tells_what_the_host_has(host: Host, sshd: Sshd, place: Path) -> None:
-    report = check_host(host, needs_gpu=False, folder=str(place / "not" / "there" / "yet"))
+    there = RemotePlace(str(place / "not" / "there" / "yet"), "python3", 60)
+    report = check_host(host, there, needs_gpu=False)
     assert report.problem is None
     found = {row.subject: row.found for row in report.findings}
     assert found["host key"] == sshd.fingerprint
