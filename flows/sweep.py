@@ -19,8 +19,7 @@ from tasks.experiments.plan import Plan, load_data, write_job
 from tasks.experiments.report import read_sweep
 from tasks.experiments.sweep import ARMS_FOLDER, Sweep, SweepSettings, check_distinct
 from tasks.experiments.sweep_plan import plan_arms
-from tasks.experiments.sweep_publishing import publish_sweep, write_sweep_report
-from tasks.experiments.sweep_rounds import finish_sweep, look, opened_sweep, train_round
+from tasks.experiments.sweep_tasks import look, opened_sweep, publish_sweep, train_round, write_sweep_report
 from tasks.operations.flow_runs import conclude
 from tasks.runs.record import Run, recorded_run
 
@@ -56,7 +55,7 @@ def sweep(parameters: SweepParameters) -> str:
                     break
         run.save()
         with run.phase("report"):
-            finish_sweep(prepared, run.record["started_at"])
+            prepared.finish(created_at=run.record["started_at"])
             write_sweep_report(folder)
             publish_sweep(folder)
         prepared.raise_if_not_run()

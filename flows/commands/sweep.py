@@ -81,7 +81,7 @@ def command(*, file: Path, as_json: bool, dry_run: bool, **flags: Any) -> None:
     folder = run_flow("sweep", parameters, as_json=as_json)
     from tasks.core.layout import RunLayout
     from tasks.experiments.report import read_sweep
-    from tasks.experiments.sweep_publishing import sweep_rows
+    from tasks.experiments.sweep_tasks import sweep_rows
     from tasks.provisioning.rental_record import read_rental, rental_sentence
 
     content, rental = read_sweep(RunLayout(folder)), read_rental(folder)

@@ -9,16 +9,15 @@ from typing import Literal
 
 from jade_model.core.errors import DataError
 from jade_model.core.files import write_atomically
-from jade_model.core.job import Job
-from jade_model.core.windows import Windows
-from jade_model.data.checks import DataRefused, DataReport, check_data
+from jade_model.core.job import Job, load_job
+from jade_model.core.windows import Windows, load_arrays
+from jade_model.data.checks import DataRefused, DataReport, Reference, check_data
 from jade_model.data.parquet.files import find_files
 from jade_model.data.retraining import assign_roles
 from jade_model.data.sample import NAME as SAMPLE
 from jade_model.data.splits import group_windows
 from tasks.core.layout import RunLayout
 from tasks.experiments.plan import Plan, check_each_once, load_data, load_joined, make_splits, splits_of
-from tasks.experiments.references import reference_of
 from tasks.operations.events import DATA_REFUSED, tell
 
 MOST_BYTES = 256 * 1024**2
@@ -113,6 +112,15 @@ def check_job_data(layout: RunLayout, job: Job, data: Sequence[Windows], champio
     ]
     write_atomically(layout.data_checks_json, json.dumps([report.to_json() for report in reports], indent=2) + "\n")
     refuse_failed(reports)
+
+
+def reference_of(champion: RunLayout | None) -> Reference | None:
+    """Return what a champion was trained on, for new data to be held against; None without one."""
+    if champion is None:
+        return None
+    job = load_job(champion.job_json)
+    windows = load_arrays(champion.root / job.data[0].arrays)
+    return Reference(champion.run_id, windows, job.trainings[0].recipe.feature_set)
 
 
 def refuse_failed(reports: Sequence[DataReport]) -> None:

@@ -40,7 +40,7 @@ from jade_model.statistics.pool import DataSet, verdict_decoder
 from jade_model.statistics.promotion import PromotionRule, decide_promotion, judge
 from tasks.core.errors import RunNotFound
 from tasks.core.layout import RunLayout
-from tasks.experiments.checks import refuse_failed
+from tasks.experiments.checks import reference_of, refuse_failed
 from tasks.experiments.evaluate import (
     EvaluationSettings,
     evaluate_arms,
@@ -50,7 +50,6 @@ from tasks.experiments.evaluate import (
 )
 from tasks.experiments.model_card import SEED, compose_card
 from tasks.experiments.plan import Plan, members_of, splits_of, write_job
-from tasks.experiments.references import reference_of
 
 _UNKNOWN = -9
 
