@@ -18,7 +18,12 @@ export OMP_WAIT_POLICY ?= passive
 # Some containers ask for no bytecode; the tests start some hundred processes that would all compile the same files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help compare up down test test-system test-slow soak bench wheel lint types imports check format lock clean
+# A checkout that was moved is set up anew: programs in its environment name the old place.
+ifneq ($(filter-out $(CURDIR),$(shell cat $(VENV)/.checkout 2>/dev/null)),)
+$(VENV)/.runtime $(VENV)/.dev: moved
+endif
+
+.PHONY: moved help compare up down test test-system test-slow soak bench wheel lint types imports check format lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

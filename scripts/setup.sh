@@ -44,6 +44,19 @@ if [ ! -x .venv/bin/python ] || ! is_new_enough .venv/bin/python; then
   fi
 fi
 
+# Programs in .venv name the place where they were installed.
+here=$(pwd -P)
+if [ -f .venv/.checkout ] && [ "$(cat .venv/.checkout)" != "$here" ]; then
+  echo "jade setup: this checkout was moved from $(cat .venv/.checkout)"
+  .venv/bin/python -c '
+import pathlib, sys
+old, new = (place.encode() for place in sys.argv[1:])
+for file in pathlib.Path(".venv/bin").iterdir():
+    if not file.is_symlink() and file.is_file() and (text := file.read_bytes()).startswith(b"#") and old in text:
+        file.write_bytes(text.replace(old, new))
+' "$(cat .venv/.checkout)/.venv" "$here/.venv"
+fi
+
 # Compiling every module of every package takes a minute and more; Python compiles those that are imported, once.
 if [ "$has_uv" = yes ]; then
   install() { "${UV:-uv}" pip install --quiet --python .venv/bin/python -c constraints.txt "$@"; }
@@ -65,6 +78,7 @@ fi
 extra=; [ "$wanted" = dev ] && extra='[dev]'
 echo "jade setup: installing pinned packages with $([ "$has_uv" = yes ] && echo uv || echo pip) (the first time takes $takes)"
 install -e ".$extra" || fail "the packages could not be installed; the message is above. Run the same command again to retry"
+echo "$here" >.venv/.checkout
 touch .venv/.runtime
 [ "$wanted" = dev ] && touch .venv/.dev
 exit 0

@@ -161,15 +161,13 @@ def trend_table(trend: Mapping[str, Any]) -> list[dict[str, Any]]:
         points = [point for point in trend["points"] if point.run_id == run_id]
         night = trend["nights"].get(run_id, {})
         training = [point.seconds for point in points if point.seconds is not None]
-        row = {
-            "began (UTC)": f"{datetime.fromisoformat(points[0].created_at):%Y-%m-%d %H:%M}",
-            "comparison": run_link(run_id, night.get("flow_run_id")),
-        }
+        row = {"comparison": run_link(run_id, night.get("flow_run_id"))}
         row |= {f"F1 of {point.arm}": _score(point, night) for point in points}
         cost = points[0].cost_usd
         rows.append(
             {
                 **row,
+                "began (UTC)": f"{datetime.fromisoformat(points[0].created_at):%Y-%m-%d %H:%M}",
                 "took": NOTHING if night.get("seconds") is None else duration(night["seconds"]),
                 "training, all together": duration(sum(training)) if training else NOTHING,
                 "cost, USD": NOTHING if cost is None else f"{cost:.2f}",

@@ -26,7 +26,7 @@ from jade_model.core.files import write_atomically
 from tasks.core.errors import BadRequest, RunError
 from tasks.operations.worker import end_runs
 from tasks.settings.load import load_settings, state_folder
-from tasks.settings.prefect import installation_environment
+from tasks.settings.prefect import installation_environment, too_new
 
 DEFAULT_PORT = 4200
 POOL = "jade"
@@ -115,6 +115,10 @@ def start_installation(installation: Installation, *, reset: bool = False) -> li
     with _lock(installation):
         started: list[str] = []
         try:
+            for name in (WORKER, REPORTS, SERVER):
+                # What was started from a checkout that has moved since has lost its environment.
+                if _running(installation, name) and not Path(_record(installation, name)["checkout"]).is_dir():
+                    _stop(installation, name)
             if not _serves_already(installation):
                 _require_free_port(installation.port, "the server")
                 arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(installation.port)]
@@ -125,7 +129,7 @@ def start_installation(installation: Installation, *, reset: bool = False) -> li
             _wait_for(installation, SERVER, lambda: _is_healthy(installation))
             _deploy(installation, reset=reset)
             for name in (WORKER, REPORTS):
-                # What another checkout has started, which was taken over or moved, runs its code and its environment.
+                # What another checkout has started, which was taken over, runs its code and its environment.
                 if _running(installation, name) and _record(installation, name)["checkout"] != str(
                     installation.checkout
                 ):
@@ -253,9 +257,10 @@ def _wait_for(installation: Installation, name: str, answers: Callable[[], bool]
     deadline = time.monotonic() + START_LIMIT_S
     while not answers():
         if _running(installation, name) is None:
-            raise RunError(f"the {name} ended at once. {_log_end(installation, name)}")
+            end = _log_end(installation, name)
+            raise RunError(f"the {name} ended at once: {too_new(end, installation.folder / 'prefect') or end}")
         if time.monotonic() > deadline:
-            raise RunError(f"the {name} does not answer after {START_LIMIT_S:.0f} s. {_log_end(installation, name)}")
+            raise RunError(f"the {name} does not answer after {START_LIMIT_S:.0f} s; {_log_end(installation, name)}")
         time.sleep(_POLL_S)
 
 
@@ -305,7 +310,7 @@ def _environment(installation: Installation) -> dict[str, str]:
 
 def _log_end(installation: Installation, name: str) -> str:
     text = installation.log(name).read_text("utf-8", errors="replace")
-    return f"The end of {installation.log(name)}:\n{text[-2000:]}"
+    return f"the end of {installation.log(name)}:\n{text[-2000:]}"
 
 
 @contextmanager

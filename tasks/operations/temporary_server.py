@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from tasks.core.errors import TaskError
-from tasks.settings.prefect import TEMPORARY_SERVER
+from tasks.settings.prefect import TEMPORARY_SERVER, too_new
 
 # A fresh database takes a server some 20 s, a busy machine a multiple of it.
 START_LIMIT_S = 480.0
@@ -73,7 +73,10 @@ class TemporaryServer:
         except httpx.HTTPError as error:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_LIMIT_S)
-            last = self._log.read_text("utf-8", "replace").strip().splitlines()[-_LINES_TOLD:]
+            said = self._log.read_text("utf-8", "replace").strip()
+            if why := too_new(said, self._log.parent):
+                raise TaskError(f"Prefect's temporary server did not start: {why}") from error
+            last = said.splitlines()[-_LINES_TOLD:]
             raise TaskError(
                 "Prefect's temporary server did not start: "
                 + "\n".join(last or [str(error)])

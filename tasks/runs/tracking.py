@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "jade"
-TRAINS = {"mlflow.experimentKind": "custom_model_development"}
-"""Of an experiment: its page shows runs and their charts; without it, MLflow's shows traces and judges of prompts."""
 RUN_TAG, KIND_TAG, TRAINING_TAG, TOLD_TAG = "jade.run", "jade.kind", "jade.training", "jade.told"
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
@@ -207,7 +205,7 @@ class Teller:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, tags=TRAINS))
+                return str(self._client.create_experiment(name))
             except Exception:
                 # Two runs may begin at once.
                 found = self._client.get_experiment_by_name(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ def prepare_prefect(*, quiet: bool, check: bool = True) -> None:
 def prefect_folder() -> Path:
     """Return the folder of what a command's own server keeps."""
     return state_folder().absolute() / "prefect"
+
+
+def too_new(log: str, folder: Path) -> str | None:
+    """Return what is wrong, and what to do, where a server's log says that its database is of a newer Prefect.
+
+    Args:
+        log: What the server said.
+        folder: That holds the database.
+    """
+    if "Can't locate revision identified by" not in log:
+        return None
+    return (
+        f"the database in {folder} was made by a newer Prefect than ours, {metadata.version('prefect')}. Go on "
+        "with the newer Jade, or move that folder away: Prefect's history of runs is in it, the runs' own files are not"
+    )
 
 
 def has_lasting_server() -> bool:

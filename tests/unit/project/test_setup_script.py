@@ -65,6 +65,21 @@ def test_torch_comes_from_the_index_that_is_named_and_nothing_else_does(checkout
     assert "https://mirror.example/cu128 torch" in set_up(checkout, TORCH_INDEX="https://mirror.example/cu128")[0][-2]
 
 
+def test_programs_of_a_checkout_that_was_moved_are_told_of_its_new_place(checkout: Path) -> None:
+    set_up(checkout)
+    program = checkout / ".venv" / "bin" / "jade"
+    program.write_text(f"#!{checkout}/.venv/bin/python\nimport flows\n")
+    (checkout / ".venv" / "bin" / "python").unlink()
+    (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    moved = checkout.parent / f"{checkout.name} moved"
+    checkout.rename(moved)
+    _, said = set_up(moved, with_uv=True)
+    assert f"moved from {checkout}" in said
+    program = moved / ".venv" / "bin" / "jade"
+    assert program.read_text() == f"#!{moved}/.venv/bin/python\nimport flows\n"
+    assert "moved" not in set_up(moved, with_uv=True)[1]
+
+
 def test_an_index_that_is_none_is_refused(checkout: Path) -> None:
     installed, said = set_up(checkout, expect=2, TORCH_INDEX="cuda")
     assert not installed

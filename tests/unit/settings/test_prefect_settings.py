@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import SettingsError
-from tasks.settings.prefect import PREFECT_DEFAULTS, prefect_setting, prepare_prefect, require_server
+from tasks.settings.prefect import PREFECT_DEFAULTS, prefect_setting, prepare_prefect, require_server, too_new
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +119,12 @@ def test_another_program_on_the_port_is_told_of(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("PREFECT_API_URL", url)
         with pytest.raises(SettingsError, match=r"answers 404: is it Prefect's"):
             prepare_prefect(quiet=False)
+
+
+def test_a_database_of_a_newer_prefect_is_named_with_the_way_out(tmp_path: Path) -> None:
+    log = "...\nalembic.util.exc.CommandError: Can't locate revision identified by '5a1c9d'\nfailed"
+    said = too_new(log, tmp_path)
+    assert said is not None
+    assert f"the database in {tmp_path} was made by a newer Prefect" in said
+    assert "move that folder away" in said
+    assert too_new("address already in use", tmp_path) is None
