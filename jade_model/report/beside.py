@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from jade_model.report.facts import Facts
-from jade_model.report.figure import FigureFile
+from jade_model.report.markup import FigureFile
 
 logger = logging.getLogger(__name__)
 

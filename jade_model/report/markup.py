@@ -17,7 +17,6 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jade_model.report import numbers
-from jade_model.report.figure import FigureFile
 
 Severity = Literal["critical", "warning", "note", "good"]
 MARKS: dict[Severity, str] = {"critical": "❌", "warning": "⚠️", "note": "ℹ️", "good": "✅"}
@@ -64,6 +63,30 @@ class Source:
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
     closing: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """One figure.
+
+    Attributes:
+        name: As sections refer to it.
+        alt: What it shows, for those who cannot see it; carries the main numbers.
+        caption: What to look for; inline markup.
+        png: On white, for Markdown.
+        svg: An `<svg>` element for HTML whose colours are CSS variables, so that it follows light and dark.
+    """
+
+    name: str
+    alt: str
+    caption: str
+    png: bytes
+    svg: str
+
+    @property
+    def file_name(self) -> str:
+        """Of the PNG, beside the Markdown."""
+        return f"{self.name}.png"
 
 
 def render(template: str, context: Mapping[str, Any]) -> Source:

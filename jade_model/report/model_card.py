@@ -25,8 +25,8 @@ def write_card(card: Mapping[str, Any], folder: Path) -> ReportFiles:
         card: `card.json`; docs/retraining.md describes it.
         folder: Made if missing.
     """
-    from jade_model.report.canvas import drawing
-    from jade_model.report.figures_drift import drift_figures
+    from jade_model.report.figures.canvas import drawing
+    from jade_model.report.figures.trend import drift_figures
     from jade_model.report.page import to_page
 
     with drawing():

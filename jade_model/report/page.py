@@ -10,9 +10,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from jade_model.report.canvas import css_variables
-from jade_model.report.figure import FigureFile
-from jade_model.report.markup import MARKS, TEMPLATES, Section, Source, split_blocks
+from jade_model.report.figures.canvas import css_variables
+from jade_model.report.markup import MARKS, TEMPLATES, FigureFile, Section, Source, split_blocks
 from jade_model.report.naming import ArmStyle
 
 SEVERITY_NAMES = {"critical": "Critical", "warning": "Warning", "note": "Note", "good": "Good"}

@@ -39,7 +39,7 @@ def write_sweep(report: SweepReport, folder: Path) -> ReportFiles:
         OSError: A file cannot be written.
     """
     # Matplotlib takes a second to import, and `sweep_markdown` does without.
-    from jade_model.report.figures_sweep import STYLES, draw_sweep
+    from jade_model.report.figures.sweep import STYLES, draw_sweep
     from jade_model.report.page import to_page
 
     source, figures = _source(report), draw_sweep(report.content)

@@ -10,10 +10,9 @@ from pathlib import Path
 from jade_model.core.files import write_atomically
 from jade_model.report.beside import DrawingProcess
 from jade_model.report.facts import ArmFacts, Facts, gather
-from jade_model.report.figure import FigureFile
 from jade_model.report.headline import badge
 from jade_model.report.inputs import ReportInput
-from jade_model.report.markup import Source, render, to_markdown
+from jade_model.report.markup import FigureFile, Source, render, to_markdown
 from jade_model.report.numbers import interval, is_number, number
 from jade_model.report.view.context import report_context
 

@@ -14,12 +14,12 @@ from jade_model.report.naming import (
     contestant,
     spelled_out,
 )
-from jade_model.report.view import closing, probability, recommendation, training, verdict, windows
+from jade_model.report.view import closing, probability, recommendation, training, verdict
 from jade_model.report.view.closing import PARTS
 from jade_model.report.view.first_screen import first_screen
 from jade_model.statistics.verdict import NOT_BEATEN
 
-_PARTS = (verdict, training, probability, windows, recommendation, closing)
+_PARTS = (verdict, training, probability, recommendation, closing)
 
 
 def report_context(facts: Facts) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.axes import Axes
 
-from jade_model.report import Curve, ReportInput, figures_probability, markdown_for_artifact, write_report
+from jade_model.report import Curve, ReportInput, markdown_for_artifact, write_report
 from jade_model.report.facts import gather
-from jade_model.report.figures_gallery import gallery as draw_gallery
-from jade_model.report.figures_probability import thresholds
+from jade_model.report.figures import probability
+from jade_model.report.figures.gallery import gallery as draw_gallery
+from jade_model.report.figures.probability import thresholds
 from jade_model.report.markup import code, plain, to_markdown
 from jade_model.report.writing import report_page, report_source
 
@@ -203,7 +204,7 @@ def test_curves_with_gaps_and_many_points_are_drawn(good: ReportInput) -> None:
 
 def test_the_mark_of_a_threshold_lies_on_its_curve(good: ReportInput, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Axes] = []
-    monkeypatch.setattr(figures_probability, "few_ticks", lambda axes, **_: drawn.append(axes))
+    monkeypatch.setattr(probability, "few_ticks", lambda axes, **_: drawn.append(axes))
     for chosen in (0.0, 0.3, 0.35, 0.9):
         x, f1 = np.array([0.3, 0.4, 0.9]), np.array([0.6, 0.7, 0.1])
         curve = Curve(x, f1, f1, f1, chosen, "validation windows")

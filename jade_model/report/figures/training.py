@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from jade_model.report.canvas import (
+from jade_model.report.facts import ArmFacts, Curves, Facts
+from jade_model.report.figures.canvas import (
     MUTED,
     export,
     few_ticks,
     panels,
 )
-from jade_model.report.facts import ArmFacts, Curves, Facts
-from jade_model.report.figure import FigureFile
+from jade_model.report.markup import FigureFile
 from jade_model.report.numbers import number, percent
 from jade_model.report.view.training import mean_curve
 

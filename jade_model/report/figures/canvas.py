@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jade_model.report.figure import FigureFile
+from jade_model.report.markup import FigureFile
 from jade_model.report.naming import ArmStyle
 
 WIDTH = 9.0

@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from jade_model.report.beside import DrawingProcess
-from jade_model.report.canvas import drawing
 from jade_model.report.facts import Facts
-from jade_model.report.figure import FigureFile
-from jade_model.report.figures_drift import drift_figures
-from jade_model.report.figures_gallery import gallery
-from jade_model.report.figures_probability import probabilities, thresholds
-from jade_model.report.figures_scores import folds, forest, trend
-from jade_model.report.figures_training import losses
+from jade_model.report.figures import gallery, probability, scores, training, trend
+from jade_model.report.figures.canvas import drawing
+from jade_model.report.markup import FigureFile
 
 # In the order of the report.
 DRAWERS: dict[str, Callable[[Facts], FigureFile | Sequence[FigureFile] | None]] = {
-    **{draw.__name__: draw for draw in (forest, folds, losses, probabilities, thresholds, gallery, trend)},
-    "drift": lambda facts: drift_figures(facts.report.data_checks),
+    "forest": scores.forest,
+    "folds": scores.folds,
+    "losses": training.losses,
+    "probabilities": probability.probabilities,
+    "thresholds": probability.thresholds,
+    "gallery": gallery.gallery,
+    "trend": trend.trend,
+    "drift": lambda facts: trend.drift_figures(facts.report.data_checks),
 }
 # Half of the work; whoever asks has also to read the run and to lay out the page.
 _BESIDE = ("thresholds", "gallery")

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from jade_model.report.canvas import INK, MUTED, SOFT, SURFACE, WIDTH, export, few_ticks, panels
 from jade_model.report.facts import ArmFacts, Facts
-from jade_model.report.figure import FigureFile
-from jade_model.report.figures_training import grid_shape
+from jade_model.report.figures.canvas import INK, MUTED, SOFT, SURFACE, WIDTH, export, few_ticks, panels
+from jade_model.report.figures.training import grid_shape
 from jade_model.report.inputs import Curve
+from jade_model.report.markup import FigureFile
 from jade_model.report.naming import decoder_name
 from jade_model.report.numbers import number
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from jade_model.report.canvas import INK, MUTED, SOFT, SURFACE, drawing, export, few_ticks, for_figure, panels
-from jade_model.report.figure import FigureFile
+from jade_model.report.figures.canvas import INK, MUTED, SOFT, SURFACE, drawing, export, few_ticks, for_figure, panels
+from jade_model.report.markup import FigureFile
 from jade_model.report.naming import ArmStyle, metric_name
 from jade_model.report.numbers import interval, number, signed
 

@@ -10,11 +10,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.transforms import blended_transform_factory
 
 from jade_model.comparison.model import FoldScore
-from jade_model.report.canvas import DPI, INK, MUTED, SOFT, SURFACE, export, few_ticks, for_figure, panels
 from jade_model.report.facts import Facts
-from jade_model.report.figure import FigureFile
+from jade_model.report.figures.canvas import DPI, INK, MUTED, SOFT, SURFACE, export, few_ticks, for_figure, panels
+from jade_model.report.markup import FigureFile
 from jade_model.report.naming import ArmStyle, metric_name
-from jade_model.report.numbers import interval, is_number, moment, number, percent, plural
+from jade_model.report.numbers import interval, is_number, number, percent, plural
 from jade_model.scoring.parts import Interval
 
 METRICS = ("f1", "span_f1_iou50")
@@ -183,42 +183,3 @@ def folds(facts: Facts) -> FigureFile | None:
 def _by_part(parts: Sequence[FoldScore], metric: str) -> dict[tuple[str, int, int], float]:
     scores = {(part.dataset, part.seed, part.fold): part.f1 if metric == "f1" else part.span_f1_iou50 for part in parts}
     return {key: score for key, score in scores.items() if score is not None and is_number(score)}
-
-
-def trend(facts: Facts) -> FigureFile | None:
-    """Draw F1 over the last comparisons."""
-    points = list(facts.report.trend or ())
-    runs = list(dict.fromkeys(point.run_id for point in points))[-30:]
-    if len(runs) < 2:
-        return None
-    place = {run: index for index, run in enumerate(runs)}
-    figure, grid = panels(1, 1, panel_height=2.2, left=0.6, bottom=0.5, top=0.35)
-    axes = grid[0][0]
-    for key, style in facts.styles.items():
-        mine = [point for point in points if point.arm == key and point.run_id in place]
-        if not mine:
-            continue
-        xs, ys = [place[point.run_id] for point in mine], [point.f1 for point in mine]
-        bars = [
-            [(place[p.run_id], p.confidence_interval[0]), (place[p.run_id], p.confidence_interval[1])]
-            for p in mine
-            if p.confidence_interval is not None
-        ]
-        axes.add_collection(LineCollection(bars, colors=style.colour, linewidths=1.2, alpha=0.6))
-        axes.plot(xs, ys, color=style.colour, marker=style.marker, ms=5, mec=SURFACE, mew=0.6, label=style.name)
-        for band in (band for band in facts.report.bands if band["arm"] == key):
-            last = len(runs) - 1
-            axes.plot([last - 0.35, last + 0.35], [band["low"]] * 2, color=style.colour, lw=1.2, ls=":")
-    axes.legend(loc="lower left", ncols=len(facts.styles), bbox_to_anchor=(0, 1.0), borderaxespad=0.1)
-    axes.margins(y=0.1)
-    axes.set_ylabel(metric_name("f1"))
-    when = {point.run_id: moment(point.created_at) for point in points}
-    shown = 10 if len({when[run][:10] for run in runs}) == len(runs) else 16
-    step = -(-len(runs) // 8)
-    axes.set_xticks(range(0, len(runs), step), [for_figure(when[run][:shown]) for run in runs[::step]])
-    few_ticks(axes, y=5)
-    caption = (
-        "F1 with its interval, comparison by comparison. Dotted: below it, the newest point (after ten, the weighted "
-        "average of the last ones) would be a regression."
-    )
-    return export(figure, "trend", f"F1 over the last {len(runs)} comparisons.", caption, facts.styles)
