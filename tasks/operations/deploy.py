@@ -33,7 +33,7 @@ from tasks.operations.installation import POOL
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIMITS = {"provider-runpod": 8, "provider-ec2": 8}
-"""Machines at once that a new installation admits; see limits.py."""
+"""Machines at once that a new installation admits, over all flows."""
 RECORD = "jade_deployed"
 _WHOLE = "installation"
 DEPLOY_LIMIT_S = 300.0

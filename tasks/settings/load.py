@@ -48,7 +48,7 @@ class Settings:
         s3: How to reach the S3 endpoint.
         ledger: URL of the ledger of rented machines; empty: a file in the state folder.
         track: Who is told of runs if no flag says so.
-        providers: What the files say of those who lend machines, by name; see tasks/provisioning/rent_settings.py.
+        providers: What the files say of those who lend machines, by name; read by tasks/provisioning/registry.py.
     """
 
     host: str = LOCAL
