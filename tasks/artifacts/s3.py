@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
@@ -103,7 +103,7 @@ class S3Backend:
         prefix = pattern.partition("*")[0]
         found = [
             Item(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
-            for item in self._pages(f"listing {pattern}", "list_objects_v2", "Contents", prefix)
+            for item in self._listed(f"listing {pattern}", "list_objects_v2", "Contents", prefix)
         ]
         return sorted((item for item in found if _fits(item.key, pattern)), key=lambda item: item.key)
 
@@ -145,7 +145,7 @@ class S3Backend:
         """
         prefix = self.keys.content.partition("{")[0]
         before = self.now() - older_than_s
-        for upload in self._pages("listing uploads", "list_multipart_uploads", "Uploads", prefix):
+        for upload in self._listed("listing uploads", "list_multipart_uploads", "Uploads", prefix):
             key = upload["Key"].removeprefix(self._prefix)
             if upload["Initiated"].timestamp() < before and key.split("/")[1] not in running:
                 with contextlib.suppress(errors.ArtifactNotFound):
@@ -256,13 +256,8 @@ class S3Backend:
         """Yield an answer's content but for its first bytes; give up a server that is far too slow."""
         limit_s = self._settings.read_timeout_s + size / self._settings.slowest_bytes_per_s
         deadline, position = time.monotonic() + limit_s, 0
-        pieces = body.iter_chunks(CHUNK_BYTES)
-        with contextlib.closing(body):
-            while True:
-                with self._errors(doing):
-                    piece = next(pieces, b"")
-                if not piece:
-                    return
+        with contextlib.closing(body), self._errors(doing):
+            for piece in body.iter_chunks(CHUNK_BYTES):
                 position += len(piece)
                 if time.monotonic() > deadline:
                     raise errors.StoreUnavailable(self.place, doing, f"only {position} bytes came in {limit_s:.0f} s")
@@ -272,16 +267,13 @@ class S3Backend:
     def _errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return s3_errors(self.place, doing, self._settings.read_timeout_s)
 
-    def _pages(self, doing: str, method: str, what: str, prefix: str) -> Iterator[Any]:
-        """Yield what a paginated request finds below a prefix."""
-        pages = iter(self._client.get_paginator(method).paginate(Bucket=self._bucket, Prefix=self._prefix + prefix))
-        while True:
-            with self._errors(doing):
-                page = next(pages, None)
-            if page is None:
-                return
-            self._hear(page)
-            yield from page.get(what, [])
+    def _listed(self, doing: str, method: str, what: str, prefix: str) -> Sequence[Any]:
+        """Return what a paginated request finds below a prefix."""
+        paginator = self._client.get_paginator(method)
+        with self._errors(doing):
+            pages = [*paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)]
+        self._hear(pages[-1])
+        return [item for page in pages for item in page.get(what, [])]
 
     def _call(self, doing: str, method: str, key: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Make a request of the bucket, with a key below the prefix."""
