@@ -86,7 +86,7 @@ class KeptTrainings:
         write_atomically(path, f"{layout.run_id}/{training.output_dir}\n")
         if path == finished:
             unfinished.unlink(missing_ok=True)
-        return self._place.is_local or self._publish(training, layout, files)
+        return self._place.is_local or self._publish(training, layout, files, manifest)
 
     def is_finished(self, training: Training) -> bool:
         """Whether some run has finished the training, and its files are published or whole on this machine."""
@@ -140,15 +140,14 @@ class KeptTrainings:
             return None
         return source if source.is_relative_to(folder.resolve()) and (source / MANIFEST_NAME).is_file() else None
 
-    def _publish(self, training: Training, layout: RunLayout, files: TrainingFiles) -> bool:
+    def _publish(self, training: Training, layout: RunLayout, files: TrainingFiles, manifest: dict[str, Any]) -> bool:
         scratch = self._place.folder / ".scratch"  # links do not cross file systems
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as name:
             snapshot = Path(name)
-            manifest = _snapshot(training, files, snapshot)
-            if manifest is None:
+            if not _snapshot(files, manifest, snapshot / training.output_dir):
                 return False
-            is_complete = manifest["complete"] is True
+            is_complete = manifest.get("complete") is True
             paths = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
             gone = [f"{training.output_dir}/{files.resume.name}"] if is_complete else []
             published = publish_files(self._place.store, snapshot, layout.run_id, paths, remove=gone)
@@ -261,28 +260,24 @@ def _training_manifest(files: TrainingFiles) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _snapshot(training: Training, files: TrainingFiles, root: Path) -> dict[str, Any] | None:
-    """Link what a training's manifest names into a folder that nobody writes to; None if they do not belong together.
+def _snapshot(files: TrainingFiles, manifest: dict[str, Any], target: Path) -> bool:
+    """Link what a training's manifest names into a folder that nobody writes to; False if it does not fit together.
 
     Files of a training are replaced by renaming: a link stays with the content that it was made of.
     """
-    target = root / training.output_dir
     target.mkdir(parents=True)
-    manifest = _training_manifest(files)
     try:
-        if manifest["run_key"] != training.run_key:
-            return None
         for item in manifest["files"]:
             if item["path"] not in _names(files):
-                return None
+                return False
             source, copy = files.folder / item["path"], target / item["path"]
             try:
                 os.link(source, copy)
             except OSError:
                 shutil.copy2(source, copy)
             if sha256_file(copy) != item["sha256"]:
-                return None
+                return False
     except (KeyError, TypeError, OSError):
-        return None
+        return False
     (target / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    return manifest
+    return True

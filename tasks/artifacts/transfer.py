@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,6 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.core.files import FileEntry
 
 T = TypeVar("T")
-_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,7 @@ def verify(store: ArtifactStore, run_id: str) -> tuple[Problem, ...]:
             return Problem(file.path, "damaged", str(error))
         return None
 
-    found = _for_each(manifest.files, check)
-    return tuple(sorted((problem for problem in found if problem), key=lambda problem: problem.path))
+    return tuple(problem for problem in _for_each(manifest.files, check) if problem)
 
 
 def _twice(read: Callable[[], object]) -> None:
@@ -171,10 +169,6 @@ def _publish(
 
 
 def _for_each(files: Sequence[FileEntry], action: Callable[[FileEntry], T]) -> list[T]:
-    """Call the action on all files, a few at once; after the first error begin no more, and raise it."""
-    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        futures = [pool.submit(action, file) for file in files]
-        try:
-            return [future.result() for future in as_completed(futures)]
-        finally:
-            pool.shutdown(cancel_futures=True)  # an interrupt waits only for what is under way
+    """Call the action on all files, a few at once; an error or an interrupt waits only for what is under way."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(action, files))
