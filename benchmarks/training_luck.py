@@ -21,6 +21,7 @@ from verdict_calibration import MARGIN, rate, show
 
 from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
+from jade_model.statistics.verdict import Question
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -73,7 +74,8 @@ def declares_winner(learn: Learner, num_groups: int, seeds: int, folds: int, rng
                 asked_N = fold_SN[seed] == fold
                 marked_SN[seed, asked_N] = learn(feature_ND[~asked_N], label_N[~asked_N], feature_ND[asked_N])
         arms.append(_arm(name, marked_SN, label_N == 1))
-    return compare_arms(arms, ScoredWindows(np.arange(num_groups), fold_SN), margin=MARGIN).verdict.outcome == "winner"
+    windows = ScoredWindows(np.arange(num_groups), fold_SN)
+    return compare_arms(arms, windows, Question(margin=MARGIN)).verdict.outcome == "winner"
 
 
 def _arm(name: str, marked_SN: NDArray[np.bool_], has_span_N: NDArray[np.bool_]) -> ArmCounts:

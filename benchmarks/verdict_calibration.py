@@ -32,7 +32,7 @@ from jade_model.scoring.metrics import truth_of
 from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.power import needed
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
-from jade_model.statistics.verdict import Difference, Outcome
+from jade_model.statistics.verdict import Difference, Outcome, Question
 
 MARGIN = 0.03
 
@@ -145,7 +145,7 @@ class Trial:
     @classmethod
     def of(cls, study: Study) -> Trial:
         pairs = list(itertools.combinations(range(len(study.arms)), 2))
-        found = study.windows().differences(study.arms, pairs, margin=MARGIN, metrics=("f1",), views=False)
+        found = study.windows().differences(study.arms, pairs, Question(margin=MARGIN), metrics=("f1",), views=False)
         outcomes = {item.outcome for item in found}
         # Of equal arms, any winner in any pair is wrong.
         outcome: Outcome = next(name for name in ("winner", "undecided", "equivalent") if name in outcomes)
@@ -325,7 +325,7 @@ def rerun(index: int) -> Rerun:
             ArmCounts(arm.name, arm.bar_counts_SN3[:seeds] * is_scored_SN1, arm.span_counts_SN3[:seeds] * is_scored_SN1)
             for arm in arms
         ]
-        return compare_arms(kept, ScoredWindows(grouping.group_N, scored_by_SN), margin=MARGIN)
+        return compare_arms(kept, ScoredWindows(grouping.group_N, scored_by_SN), Question(margin=MARGIN))
 
     one_seed_SN = a.fold_SN[:1]
     return Rerun(compared(a.fold_SN), compared(one_seed_SN), compared(np.where(one_seed_SN == 0, 0, -1)))

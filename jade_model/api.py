@@ -24,6 +24,7 @@ from jade_model.scoring.parts import Metric
 from jade_model.scoring.trained import TrainedModel, open_model
 from jade_model.statistics.compare import ComparedArms
 from jade_model.statistics.given import compare_given
+from jade_model.statistics.verdict import Question
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,4 +203,4 @@ def compare_arms(
             if name in named:
                 raise ConfigError(f"two predictions are called {name!r}; give them names: {{name: file}}")
         named |= items
-    return compare_given(named, labels=labels, metric=metric, margin=margin, confidence=confidence)
+    return compare_given(named, Question(metric, margin, confidence), labels=labels)

@@ -23,6 +23,7 @@ from jade_model.scoring.parts import Score, Scores
 from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.pool import RULE, SPAN_SCORE, DataSet, Pool, ScoredPart, verdict_decoder
 from jade_model.statistics.scored_windows import ArmCounts
+from jade_model.statistics.verdict import Question
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +63,8 @@ def compose_comparison(
     compared = compare_arms(
         counts,
         pool.windows,
+        Question(margin=asked.margin, confidence=asked.confidence),
         baseline=pool.rule_counts(),
-        margin=asked.margin,
-        confidence=asked.confidence,
         caveats=_caveats(data, asked),
     )
     decoders = set(judged.values())
@@ -230,8 +230,7 @@ def _against_span_score(pool: Pool, arms: Sequence[ArmCounts], asked: model.Sett
     found = pool.windows.differences(
         [*arms, baseline],
         [(row, len(arms)) for row in range(len(arms))],
-        margin=asked.margin,
-        confidence=asked.confidence,
+        Question(margin=asked.margin, confidence=asked.confidence),
         metrics=("f1",),
         views=False,
     )

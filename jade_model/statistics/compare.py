@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from jade_model.core.config import require
 from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows, score_of
-from jade_model.statistics.verdict import Difference, Verdict, decide, over_datasets
+from jade_model.statistics.verdict import THE_USUAL, Difference, Question, Verdict, decide, over_datasets
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,9 @@ class ComparedArms:
 def compare_arms(
     arms: Sequence[ArmCounts],
     windows: ScoredWindows,
+    question: Question = THE_USUAL,
     *,
     baseline: ArmCounts | None = None,
-    metric: Metric = "f1",
-    margin: float = 0.03,
-    confidence: float = 0.95,
     caveats: Sequence[str] = (),
     metrics: Sequence[Metric] = METRICS,
 ) -> ComparedArms:
@@ -57,55 +55,44 @@ def compare_arms(
     Args:
         arms: Two or more, with different names.
         windows: What they were scored on.
+        question: What the verdict is about.
         baseline: The untrained rule on the same windows; one seed stands for all.
-        metric: Which F1 the verdict is about.
-        margin: Largest F1 difference that counts as none, in (0, 1).
-        confidence: Of all intervals, in [0.5, 1).
         caveats: Sentences to put before the verdict's own, such as that the split leaks.
-        metrics: Which F1s are scored; `metric` is among them.
+        metrics: Which F1s are scored; that of the question is among them.
 
     Returns:
         Scores, differences and verdict.
 
     Raises:
-        ConfigError: Fewer than two arms, a name twice, or a setting out of range.
+        ConfigError: Fewer than two arms, or a name twice.
         ValueError: Arrays of different shapes.
     """
     everyone = [*arms, *([] if baseline is None else [baseline])]
     names = [arm.name for arm in everyone]
     require(len(arms) > 1, f"a comparison needs two arms at least; got {names}")
     require(len(set(names)) == len(names), f"every arm (and the baseline) needs a name of its own; got {names}")
-    require(0 < margin < 1, f"margin is {margin}; it must lie inside (0, 1)")
-    require(0.5 <= confidence < 1, f"confidence is {confidence}; it must lie in [0.5, 1)")
-    between = windows.differences(
-        arms, list(itertools.combinations(range(len(arms)), 2)), margin=margin, confidence=confidence, metrics=metrics
-    )
-    against = (
-        []
-        if baseline is None
-        else windows.differences(
-            everyone,
-            [(row, len(arms)) for row in range(len(arms))],
-            margin=margin,
-            confidence=confidence,
-            metrics=metrics,
+    pairs = list(itertools.combinations(range(len(arms)), 2))
+    between = windows.differences(arms, pairs, question, metrics=metrics)
+    against: list[Difference] = []
+    if baseline is not None:
+        against = windows.differences(
+            everyone, [(row, len(arms)) for row in range(len(arms))], question, metrics=metrics
         )
-    )
-    scores = windows.scores(everyone, confidence=confidence, metrics=metrics)
+    scores = windows.scores(everyone, confidence=question.confidence, metrics=metrics)
+    metric = question.metric
     values = {score.arm: score.value for score in scores if score.metric == metric and score.dataset is None}
     verdict = decide(
         {arm.name: values[arm.name] for arm in arms},
         [item for item in between if item.metric == metric and item.dataset is None],
-        against_baseline=[item for item in against if item.metric == metric and item.dataset is None],
-        margin=margin,
-        confidence=confidence,
+        question,
         num_groups=windows.num_groups,
+        against_baseline=[item for item in against if item.metric == metric and item.dataset is None],
         caveats=(*caveats, *windows.caveats()),
     )
     pair = (verdict.first, verdict.second, metric)
     each = [item for item in between if (item.first, item.second, item.metric) == pair and item.dataset is not None]
     order = [arm.name for arm in arms]
     told = windows.what_decides(arms, order.index(verdict.first), order.index(verdict.second), metric)
-    over, said = over_datasets(verdict, each, confidence)
+    over, said = over_datasets(verdict, each, question.confidence)
     more = {"what_decides": told, "over_datasets": over, "caveats": [*said, *verdict.caveats]}
     return ComparedArms(tuple(scores), (*between, *against), verdict.model_copy(update=more))

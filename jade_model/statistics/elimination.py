@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from jade_model.core.config import require
 from jade_model.scoring.parts import Metric
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
-from jade_model.statistics.verdict import Difference
+from jade_model.statistics.verdict import Difference, Question
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,9 @@ def eliminate(
     if len(arms) < 2:
         return ()
     pairs = list(itertools.combinations(range(len(arms)), 2))
-    # Only the confidence matters here: the margin has no part in `winner`.
-    found = windows.differences(
-        arms, pairs, margin=0.5, confidence=rule.confidence, metrics=(rule.metric,), views=False
-    )
+    # The margin has no part in `winner`; a large one spares the search for what would decide the others.
+    question = Question(rule.metric, margin=0.5, confidence=rule.confidence)
+    found = windows.differences(arms, pairs, question, metrics=(rule.metric,), views=False)
     worst: dict[str, Elimination] = {}
     for item in found:
         if item.better is None:

@@ -20,6 +20,7 @@ from jade_model.scoring.metrics import count, truth_of
 from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
+from jade_model.statistics.verdict import Question
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,26 +46,19 @@ class _Arm:
 
 
 def compare_given(
-    predictions: Mapping[str, str | Path | pd.DataFrame],
-    *,
-    labels: Windows | None = None,
-    metric: Metric = "f1",
-    margin: float = 0.03,
-    confidence: float = 0.95,
+    predictions: Mapping[str, str | Path | pd.DataFrame], question: Question, *, labels: Windows | None = None
 ) -> ComparedArms:
     """Compare anyone's predictions as arms.
 
     Args:
         predictions: Name -> a table, or its CSV, Parquet or `.npz` file; what a table may be, `jade_model.compare_arms`
             says. A table with a column `arm` holds several, and its own name is not used.
+        question: What the verdict is about.
         labels: The windows that were predicted, if predictions are spans rather than counts.
-        metric: Which F1 the verdict is about.
-        margin: Largest F1 difference that counts as none, in (0, 1).
-        confidence: Of all intervals.
 
     Raises:
         DataError: A table is none of those, or the arms were not scored on the same windows.
-        ConfigError: Fewer than two arms, a name twice, labels are missing, or a setting is out of range.
+        ConfigError: Fewer than two arms, a name twice, or labels are missing.
     """
     groups = None if labels is None else group_windows(labels).group_N
     arms = [arm for name, given in predictions.items() for arm in _arms_of(name, given, labels, groups)]
@@ -73,8 +67,8 @@ def compare_given(
     first = arms[0]
     lacking = next((arm for arm in arms if SPAN_COUNTS[0] not in arm.rows), None)
     metrics: tuple[Metric, ...] = METRICS if lacking is None else ("f1",)
-    if lacking is not None and metric not in metrics:
-        expected = f"columns {', '.join(SPAN_COUNTS)} for the metric {metric}"
+    if lacking is not None and question.metric not in metrics:
+        expected = f"columns {', '.join(SPAN_COUNTS)} for the metric {question.metric}"
         raise _refused(lacking.source, "counts of bars alone", expected)
     _check_once(first)
     fold_NS = first.by_seed("fold", -1)
@@ -104,9 +98,7 @@ def compare_given(
     return compare_arms(
         [ArmCounts(arm.name, counts(arm, COUNTS), counts(arm, spans)) for arm in arms],
         scored,
-        metric=metric,
-        margin=margin,
-        confidence=confidence,
+        question,
         caveats=() if first.says_trainings else (caveat,),
         metrics=metrics,
     )

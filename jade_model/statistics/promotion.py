@@ -22,7 +22,7 @@ from jade_model.data.retraining import HOLDOUT, Roles
 from jade_model.scoring.metrics import Counts
 from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.scored_windows import ArmCounts, ArmScore, ScoredWindows, score_of
-from jade_model.statistics.verdict import Difference
+from jade_model.statistics.verdict import Difference, Question
 
 PARTS = ("out of fold", "hold-out")
 CHALLENGER, CHAMPION, RULE, ANCHOR = "challenger", "champion", "largest_move", "anchor"
@@ -161,19 +161,19 @@ def judge(
     )
     arms = [_arm(CHALLENGER, challenger, judged_N), *([] if champion is None else [_arm(CHAMPION, champion, judged_N)])]
     baseline = _arm(RULE, rule, judged_N)
-    margin, confidence = promotion.margin, promotion.confidence
+    question = Question(margin=promotion.margin, confidence=promotion.confidence)
     if champion is not None:
-        compared = compare_arms(arms, windows, baseline=baseline, margin=margin, confidence=confidence)
+        compared = compare_arms(arms, windows, question, baseline=baseline)
         scores, differences = compared.scores, compared.differences
     else:
-        scores = tuple(windows.scores([*arms, baseline], confidence=confidence))
-        differences = tuple(windows.differences([*arms, baseline], [(0, 1)], margin=margin, confidence=confidence))
+        scores = tuple(windows.scores([*arms, baseline], confidence=promotion.confidence))
+        differences = tuple(windows.differences([*arms, baseline], [(0, 1)], question))
     since_anchor = None
     if anchor is not None:
         counts, fresh_N = anchor
         since = ScoredWindows(grouping.group_N, np.where(fresh_N, training_N, -1)[None], given_models=True)
         challenged = [_arm(CHALLENGER, challenger, fresh_N), _arm(ANCHOR, counts, fresh_N)]
-        (since_anchor,) = since.differences(challenged, [(0, 1)], metrics=("f1",), margin=margin, confidence=confidence)
+        (since_anchor,) = since.differences(challenged, [(0, 1)], question, metrics=("f1",))
     return Judgement(
         scores,
         differences,

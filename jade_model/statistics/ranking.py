@@ -21,7 +21,7 @@ from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.elimination import Elimination
 from jade_model.statistics.pool import RULE, DataSet, Pool, ScoredPart
 from jade_model.statistics.scored_windows import ArmCounts, ArmScore, score_of
-from jade_model.statistics.verdict import Difference, outcome_of
+from jade_model.statistics.verdict import Difference, Question, outcome_of
 
 SCHEMA_VERSION = 1
 State = Literal["finished", "stopped", "failed"]
@@ -55,17 +55,13 @@ class RaceArm:
         return "stopped" if self.stopped is not None else "finished"
 
 
-def rank(
-    arms: Sequence[RaceArm], data: Sequence[DataSet], *, metric: Metric, margin: float, confidence: float
-) -> dict[str, Any]:
+def rank(arms: Sequence[RaceArm], data: Sequence[DataSet], question: Question) -> dict[str, Any]:
     """Return ranking, verdict and the settings' worth as JSON values.
 
     Args:
         arms: In the order of the sweep; the first has the reference value of every setting.
         data: What they were scored on.
-        metric: Which F1 ranks.
-        margin: Largest difference that counts as none.
-        confidence: Of all intervals.
+        question: Which F1 ranks, and what counts as a difference.
 
     Returns:
         `ranking` (one entry an arm, best first), `verdict`, `baseline`, `ingredients`, `seeds_of_ingredients`.
@@ -79,14 +75,14 @@ def rank(
         pool = Pool(data, finished[0].seeds)
         failed = [arm.name for arm in arms if arm.state == "failed"]
         counts = [pool.counts(arm.name, arm.parts) for arm in finished]
-        verdict, entries, baseline = _judge(pool, counts, failed, metric=metric, margin=margin, confidence=confidence)
+        verdict, entries, baseline = _judge(pool, counts, failed, question)
     for arm in arms:
         if arm.state == "stopped":
             pool = Pool(data, arm.seeds)
-            scores = pool.windows.scores([pool.counts(arm.name, arm.parts)], confidence=confidence)
+            scores = pool.windows.scores([pool.counts(arm.name, arm.parts)], confidence=question.confidence)
             entries[arm.name] = _scored(scores, arm.name)
-    ingredients, seeds = worth(arms, data, metric=metric, margin=margin, confidence=confidence)
-    order = sorted(arms, key=lambda arm: _place(arm, entries.get(arm.name), metric))
+    ingredients, seeds = worth(arms, data, question)
+    order = sorted(arms, key=lambda arm: _place(arm, entries.get(arm.name), question.metric))
     return {
         "ranking": [_entry(arm, place, entries.get(arm.name, {})) for place, arm in enumerate(order, start=1)],
         "verdict": verdict,
@@ -97,7 +93,7 @@ def rank(
 
 
 def worth(
-    arms: Sequence[RaceArm], data: Sequence[DataSet], *, metric: Metric, margin: float, confidence: float
+    arms: Sequence[RaceArm], data: Sequence[DataSet], question: Question
 ) -> tuple[list[dict[str, Any]], Sequence[int]]:
     """Estimate what each value of each setting is worth against the setting's first value.
 
@@ -128,16 +124,14 @@ def worth(
     if not found:
         return [], seeds
     pool = Pool(data, seeds)
-    effects = pool.windows.effects(
-        [pool.counts(arm.name, arm.parts) for arm in whole], np.array(contrasts), metric, confidence=confidence
-    )
+    effects = pool.windows.effects([pool.counts(arm.name, arm.parts) for arm in whole], np.array(contrasts), question)
     return [
         {
             **entry,
             "difference": effect.value,
             "confidence_interval": list(effect.confidence_interval),
             "adjusted_p_value": effect.adjusted_p_value,
-            "outcome": outcome_of(effect.confidence_interval, margin),
+            "outcome": outcome_of(effect.confidence_interval, question.margin),
         }
         for entry, effect in zip(found, effects, strict=True)
     ], seeds
@@ -158,12 +152,12 @@ def _pairs(arms: Sequence[RaceArm], key: str, value: Any, reference: Any) -> lis
 
 
 def _judge(
-    pool: Pool, counts: Sequence[ArmCounts], failed: Sequence[str], *, metric: Metric, margin: float, confidence: float
+    pool: Pool, counts: Sequence[ArmCounts], failed: Sequence[str], question: Question
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
     rule = pool.rule_counts()
     caveats = [f"Failed, so that nothing is known of them: {', '.join(failed)}."] if failed else []
     if len(counts) == 1:
-        scores = pool.windows.scores([*counts, rule], confidence=confidence)
+        scores = pool.windows.scores([*counts, rule], confidence=question.confidence)
         name = counts[0].name
         if failed:
             outcome, reason = "undecided", f"{name} is the only arm with all of its trainings: others failed, not lost."
@@ -173,11 +167,9 @@ def _judge(
         caveats += pool.windows.caveats()
         verdict = {"outcome": outcome, "best": name, "equals": [], "reason": reason, "caveats": caveats}
         return verdict, {name: _scored(scores, name)}, _scored(scores, RULE)
-    compared = compare_arms(
-        counts, pool.windows, baseline=rule, metric=metric, margin=margin, confidence=confidence, caveats=caveats
-    )
-    pooled = [item for item in compared.differences if item.dataset is None and item.metric == metric]
-    values = {arm.name: compared.score(arm.name, metric).value for arm in counts}
+    compared = compare_arms(counts, pool.windows, question, baseline=rule, caveats=caveats)
+    pooled = [item for item in compared.differences if item.dataset is None and item.metric == question.metric]
+    values = {arm.name: compared.score(arm.name, question.metric).value for arm in counts}
     best = max(values, key=lambda name: values[name])
     against = {
         other: _against(best, item)

@@ -17,7 +17,7 @@ from jade_model.scoring.parts import METRICS, Interval, Metric
 from jade_model.statistics.intervals import FEWEST_TRAININGS, ROUNDING, Estimates
 from jade_model.statistics.power import Needed, detectable_difference, needed
 from jade_model.statistics.variance import Design, estimate
-from jade_model.statistics.verdict import Difference, outcome_of
+from jade_model.statistics.verdict import THE_USUAL, Difference, Question, outcome_of
 
 FEW_GROUPS = 30
 """Below this many groups, intervals come out somewhat too narrow now and then, and a caveat says so."""
@@ -172,9 +172,8 @@ class ScoredWindows:
         self,
         arms: Sequence[ArmCounts],
         pairs: Sequence[tuple[int, int]],
+        question: Question = THE_USUAL,
         *,
-        margin: float,
-        confidence: float = 0.95,
         metrics: Sequence[Metric] = METRICS,
         views: bool = True,
     ) -> list[Difference]:
@@ -183,8 +182,7 @@ class ScoredWindows:
         Args:
             arms: On these windows.
             pairs: Indices into `arms`: first, second.
-            margin: Largest difference that counts as none.
-            confidence: That all intervals of one metric and view hold together.
+            question: Margin, and the confidence that all intervals of one metric and view hold together.
             metrics: Which F1s.
             views: Whether also by data set.
         """
@@ -195,17 +193,17 @@ class ScoredWindows:
         for (view, dataset), metric in itertools.product(self.views if views else self.views[:1], metrics):
             seen = self.estimates(arms, contrasts_PA, metric, view)
             estimates = seen.refused()
-            quantile = estimates.normal_quantile(confidence, jointly=True)
-            critical_P = estimates.critical_values(confidence, jointly=True)
+            quantile = estimates.normal_quantile(question.confidence, jointly=True)
+            critical_P = estimates.critical_values(question.confidence, jointly=True)
             low_P, high_P = _difference_intervals(estimates, critical_P)
             alone_P, adjusted_P = estimates.p_values(jointly=False), estimates.p_values(jointly=True)
             for row, (first, second) in enumerate(pairs):
                 error = float(estimates.standard_error_P[row])
                 value = float(estimates.value_P[row])
                 interval = (float(low_P[row]), float(high_P[row]))
-                outcome = outcome_of(interval, margin)
+                outcome = outcome_of(interval, question.margin)
                 detectable = detectable_difference(error, float(critical_P[row]), float(estimates.degrees_P[row]))
-                more = needed(seen, row, quantile, margin) if outcome == "undecided" else Needed(None, None)
+                more = needed(seen, row, quantile, question.margin) if outcome == "undecided" else Needed(None, None)
                 found.append(
                     Difference(
                         first=arms[first].name,
@@ -227,19 +225,16 @@ class ScoredWindows:
                 )
         return found
 
-    def effects(
-        self, arms: Sequence[ArmCounts], contrasts_PA: NDArray[np.float64], metric: Metric, *, confidence: float
-    ) -> list[Effect]:
+    def effects(self, arms: Sequence[ArmCounts], contrasts_PA: NDArray[np.float64], question: Question) -> list[Effect]:
         """Estimate weighted sums of the arms' F1s as one family, all data sets pooled.
 
         Args:
             arms: On these windows.
             contrasts_PA: Weights; those of a difference sum up to 0, its positive ones to 1.
-            metric: Which F1.
-            confidence: That all intervals hold together.
+            question: Which F1, and the confidence that all intervals hold together.
         """
-        estimates = self.estimates(arms, contrasts_PA, metric, None).refused()
-        low_P, high_P = _difference_intervals(estimates, estimates.critical_values(confidence, jointly=True))
+        estimates = self.estimates(arms, contrasts_PA, question.metric, None).refused()
+        low_P, high_P = _difference_intervals(estimates, estimates.critical_values(question.confidence, jointly=True))
         adjusted_P = estimates.p_values(jointly=True)
         return [
             Effect(float(value), (float(low), float(high)), float(adjusted))

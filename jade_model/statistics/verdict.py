@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy import special
 
+from jade_model.core.config import require
 from jade_model.scoring.parts import AtLeastOne, Interval, Margin, Metric, NonNegative, Part, Share, Signed
 from jade_model.statistics.intervals import Lack
 
@@ -29,6 +30,31 @@ SEEDS_NEEDED = "likewise additional seeds, on the same windows"
 LACK = "what there is too little of for any verdict: the interval then spans all that can be; null if nothing"
 
 _METRIC_WORDS: dict[Metric, str] = {"f1": "bar F1", "span_f1_iou50": "span F1 (IoU 0.5)"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a verdict is asked about.
+
+    Attributes:
+        metric: Which F1 decides.
+        margin: Largest F1 difference that counts as none, in (0, 1).
+        confidence: Of every interval, in [0.5, 1).
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    metric: Metric = "f1"
+    margin: float = 0.03
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        require(0 < self.margin < 1, f"margin is {self.margin}; it must lie inside (0, 1)")
+        require(0.5 <= self.confidence < 1, f"confidence is {self.confidence}; it must lie in [0.5, 1)")
+
+
+THE_USUAL = Question()
 
 
 class Difference(Part):
@@ -174,11 +200,10 @@ def outcome_of(interval: Interval, margin: float) -> Outcome:
 def decide(
     values: dict[str, float],
     differences: Sequence[Difference],
+    question: Question,
     *,
-    against_baseline: Sequence[Difference] = (),
-    margin: float,
-    confidence: float,
     num_groups: int,
+    against_baseline: Sequence[Difference] = (),
     caveats: Sequence[str] = (),
 ) -> Verdict:
     """Turn the differences of all pairs of arms into one verdict.
@@ -186,14 +211,10 @@ def decide(
     Args:
         values: Arm -> F1, in the caller's order; two or more.
         differences: One of each pair of arms, of one metric, first before second in the order of `values`.
-        against_baseline: Each arm minus the untrained rule.
-        margin: Largest difference that counts as none.
-        confidence: Of the intervals, for the sentences.
+        question: What is asked.
         num_groups: Base windows that were scored, for the sentences.
+        against_baseline: Each arm minus the untrained rule.
         caveats: Sentences that come before the verdict's own.
-
-    Returns:
-        The verdict.
     """
     ranking = sorted(values, key=lambda name: -values[name])
     best = ranking[0]
@@ -205,7 +226,7 @@ def decide(
     pair = against[rival]
     detectable = 1.0 if pair.detectable_difference is None else pair.detectable_difference
     beats = {item.first: item.better == item.first for item in against_baseline}
-    words = _Words(values, f"{100 * confidence:g} %", margin, num_groups)
+    words = _Words(values, f"{100 * question.confidence:g} %", question.margin, num_groups)
     return Verdict(
         outcome=outcome,
         winner=best if outcome == "winner" else None,
@@ -215,7 +236,7 @@ def decide(
         difference=pair.difference,
         confidence_interval=pair.confidence_interval,
         reason=words.reason(outcome, best, rival, against),
-        margin=margin,
+        margin=question.margin,
         detectable_difference=detectable,
         groups_needed=pair.groups_needed,
         seeds_needed=pair.seeds_needed,

@@ -28,6 +28,7 @@ from jade_model.scoring.predict import predictor_of
 from jade_model.statistics.elimination import Elimination, StoppingRule, eliminate
 from jade_model.statistics.pool import DataSet, Pool, ScoredPart, verdict_decoder
 from jade_model.statistics.ranking import SCHEMA_VERSION, RaceArm, rank
+from jade_model.statistics.verdict import Question
 from tasks.core.errors import BadRequest, TrainingsFailed
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event, checkpoint_of
@@ -195,9 +196,8 @@ class Sweep:
             `sweep.json`.
         """
         settings = self.settings
-        ranked = rank(
-            self._race(), self._data, metric=settings.metric, margin=settings.margin, confidence=settings.confidence
-        )
+        question = Question(settings.metric, settings.margin, settings.confidence)
+        ranked = rank(self._race(), self._data, question)
         result = {
             "schema_version": SCHEMA_VERSION,
             "run_id": self.layout.run_id,

@@ -17,7 +17,7 @@ from jade_model.scoring.metrics import f1_of
 from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.power import chance_to_decide, detectable_difference
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
-from jade_model.statistics.verdict import Difference, Outcome, decide, outcome_of
+from jade_model.statistics.verdict import Difference, Outcome, Question, decide, outcome_of
 
 IntArray = NDArray[np.int64]
 
@@ -229,7 +229,7 @@ def test_five_groups_that_differ_make_no_winner_however_many_agree() -> None:
         bars = arms[0].bar_counts_SN3.copy()
         bars[:, group_N < differing] = [0, 4, 6]
         other = ArmCounts("b", bars, bars)
-        found = ScoredWindows(group_N, fold_SN).differences([arms[0], other], [(0, 1)], margin=0.1)[0]
+        found = ScoredWindows(group_N, fold_SN).differences([arms[0], other], [(0, 1)], Question(margin=0.1))[0]
         assert found.outcome == outcome
 
 
@@ -279,7 +279,7 @@ def test_six_data_sets_of_one_group_each_do_not_pass_for_certain() -> None:
     for _ in range(60):
         arms, group_N, fold_SN = study(rng, (0.5, 0.5), num_groups=6, num_seeds=3, num_folds=1)
         windows = ScoredWindows(group_N, fold_SN, dataset_N=group_N, dataset_names=tuple("uvwxyz"))
-        found = windows.differences(arms, [(0, 1)], margin=0.03, views=False)[0]
+        found = windows.differences(arms, [(0, 1)], views=False)[0]
         assert found.standard_error > 0.02
         winners += found.outcome == "winner"
     assert winners <= 7
@@ -318,7 +318,7 @@ def repeated(skills: tuple[float, float], times: int, num_groups: int) -> list[D
     for _ in range(times):
         arms, group_N, fold_SN = study(rng, skills, num_groups=num_groups)
         windows = ScoredWindows(group_N, fold_SN)
-        found.append(windows.differences(arms, [(0, 1)], margin=0.03)[0])
+        found.append(windows.differences(arms, [(0, 1)])[0])
     return found
 
 
@@ -423,7 +423,7 @@ def test_verdict_rules(
 ) -> None:
     named = dict(zip("abc", values, strict=False))
     pairs = [pair(both[0], both[1], named[both[0]] - named[both[1]], half) for both, half in halves.items()]
-    verdict = decide(named, pairs, margin=0.03, confidence=0.95, num_groups=100)
+    verdict = decide(named, pairs, Question(), num_groups=100)
     best = max(named, key=lambda name: named[name])
     assert (verdict.outcome, verdict.winner) == (outcome, winner)
     assert {verdict.first, verdict.second} == {best, rival}
@@ -435,7 +435,7 @@ def test_verdict_rules(
 
 
 def test_the_reason_speaks_from_the_better_arms_side() -> None:
-    verdict = decide({"a": 0.6, "b": 0.7}, [pair("a", "b", -0.1, 0.05)], margin=0.03, confidence=0.95, num_groups=9)
+    verdict = decide({"a": 0.6, "b": 0.7}, [pair("a", "b", -0.1, 0.05)], Question(), num_groups=9)
     assert verdict.reason == (
         "b is better than a: 0.700 against 0.600 bar F1 on the same windows, and the true difference lies "
         "between 0.050 and 0.150 (95 % interval)."
@@ -443,7 +443,7 @@ def test_the_reason_speaks_from_the_better_arms_side() -> None:
 
 
 def test_an_undecided_reason_says_what_could_be_seen_and_what_it_would_take() -> None:
-    verdict = decide({"a": 0.7, "b": 0.6}, [pair("a", "b", 0.1, 0.2)], margin=0.03, confidence=0.9, num_groups=43)
+    verdict = decide({"a": 0.7, "b": 0.6}, [pair("a", "b", 0.1, 0.2)], Question(confidence=0.9), num_groups=43)
     assert "43 base windows" in verdict.reason
     assert "between -0.100 and 0.300 (90 % interval)" in verdict.reason
     assert "under 0.280 cannot be seen" in verdict.reason
@@ -455,7 +455,7 @@ def test_a_win_by_less_than_the_margin_is_said_to_hardly_matter() -> None:
     said = {}
     for difference, half in ((0.01, 0.005), (0.025, 0.02), (0.04, 0.02)):
         pairs = [pair("a", "b", difference, half)]
-        verdict = decide({"a": 0.7, "b": 0.7 - difference}, pairs, margin=0.03, confidence=0.95, num_groups=9)
+        verdict = decide({"a": 0.7, "b": 0.7 - difference}, pairs, Question(), num_groups=9)
         assert verdict.outcome == "winner"
         said[difference] = [caveat.rsplit(": ")[-1] for caveat in verdict.caveats]
     assert said == {0.01: ["it hardly matters."], 0.025: ["it may hardly matter."], 0.04: []}
@@ -544,7 +544,7 @@ def test_settings_out_of_range_are_named(names: str, options: dict[str, float], 
     counts = np.ones((1, 8, 3), dtype=np.int64)
     windows = ScoredWindows(np.arange(8), np.zeros((1, 8), dtype=np.int64))
     with pytest.raises(ConfigError, match=message):
-        compare_arms([ArmCounts(name, counts, counts) for name in names], windows, **options)  # type: ignore[arg-type]
+        compare_arms([ArmCounts(name, counts, counts) for name in names], windows, Question(**options))
 
 
 def test_counts_of_other_windows_are_refused() -> None:

@@ -12,6 +12,7 @@ from jade_model.scoring.metrics import Counts
 from jade_model.statistics.elimination import Elimination
 from jade_model.statistics.pool import DataSet, ScoredPart
 from jade_model.statistics.ranking import RaceArm, rank
+from jade_model.statistics.verdict import Question
 
 SETTINGS = [{"recipe": recipe, "rate": rate} for recipe in ("x", "y") for rate in (1, 2)]
 SKILLS = (0.0, 0.1, 2.0, 2.1)
@@ -52,7 +53,7 @@ def race(data: DataSet, *, stopped: dict[str, Elimination] | None = None) -> lis
 
 
 def test_the_best_leads_and_the_setting_that_matters_is_found(data: DataSet) -> None:
-    result = rank(race(data), [data], metric="f1", margin=0.03, confidence=0.95)
+    result = rank(race(data), [data], Question())
     assert [entry["settings"]["recipe"] for entry in result["ranking"]] == ["y", "y", "x", "x"]
     assert result["verdict"]["best"] in {"y1", "y2"}
     worth = {(item["key"], item["value"]): item for item in result["ingredients"]}
@@ -67,7 +68,7 @@ def test_stopped_arms_come_after_finished_ones_and_failed_ones_last(data: DataSe
     gone = {"x1": Elimination("x1", "y2", 0.4, (0.2, 0.6), 1)}
     arms = race(data, stopped=gone)
     arms.append(RaceArm("z1", {"recipe": "z", "rate": 1}, [], [], None, ("Training diverged",)))
-    result = rank(arms, [data], metric="f1", margin=0.03, confidence=0.95)
+    result = rank(arms, [data], Question())
     assert [entry["state"] for entry in result["ranking"]] == ["finished"] * 3 + ["stopped", "failed"]
     # Who survives depends on the scores: settings are judged where all arms were trained.
     assert result["seeds_of_ingredients"] == [0]
@@ -80,20 +81,20 @@ def test_arms_that_failed_were_not_beaten(data: DataSet, left: list[str], outcom
         arm if arm.name in left else RaceArm(arm.name, arm.settings, [], [], None, ("out of memory",))
         for arm in race(data)
     ]
-    verdict = rank(arms, [data], metric="f1", margin=0.03, confidence=0.95)["verdict"]
+    verdict = rank(arms, [data], Question())["verdict"]
     assert (verdict["outcome"], verdict["best"] in left) == (outcome, True)
     assert verdict["caveats"][0].startswith("Failed, so that nothing is known of them: x1, x2")
 
 
 def test_an_arm_that_is_left_because_each_other_was_beaten_has_won(data: DataSet) -> None:
     gone = {name: Elimination(name, "y2", 0.4, (0.2, 0.6), 1) for name in ("x1", "x2", "y1")}
-    verdict = rank(race(data, stopped=gone), [data], metric="f1", margin=0.03, confidence=0.95)["verdict"]
+    verdict = rank(race(data, stopped=gone), [data], Question())["verdict"]
     assert (verdict["outcome"], verdict["best"]) == ("winner", "y2")
 
 
 def test_nothing_to_rank_is_said(data: DataSet) -> None:
     arms = [RaceArm(name, {"recipe": name}, [], [], None, ("no",)) for name in "ab"]
-    result = rank(arms, [data], metric="f1", margin=0.03, confidence=0.95)
+    result = rank(arms, [data], Question())
     assert result["verdict"]["best"] is None
     assert "nothing to rank" in result["verdict"]["reason"]
 
@@ -108,7 +109,7 @@ def test_the_report_says_the_same_in_markdown_and_on_a_page_with_its_figures(dat
         "varied": {"recipe": ["x", "y"], "rate": [1, 2]},
         "data": [{"name": "sample|<b>", "num_windows": 80, "num_groups": 40}],
         "trainings": {"planned": 16, "done": 14, "failed": 0, "spared": 2},
-        **rank(arms, [data], metric="f1", margin=0.03, confidence=0.95),
+        **rank(arms, [data], Question()),
     }
     report = SweepReport(content, {"parameters": {"engine": "dask"}, "seconds": {"train": 3.0}})
     write_sweep(report, tmp_path)
