@@ -86,7 +86,7 @@ def _expand(part: str) -> tuple[list[str], list[str], Violation | None]:
         found = [Path(match) for match in matches if Path(match).is_file()]
     else:
         expected = "a Parquet file, a folder of them or a pattern such as 'data/*.parquet'"
-        return [], [], Violation(part, None, None, "no such file", expected)
+        return [], [], Violation(part, None, None, _missing(path), expected)
     table = _table_above(root, found)
     if table is not None:
         removed = "files of older versions lie among those of the newest"
@@ -95,8 +95,13 @@ def _expand(part: str) -> tuple[list[str], list[str], Violation | None]:
     is_hidden = {file: any(name.startswith(_HIDDEN) for name in file.relative_to(root).parts) for file in found}
     files = sorted(str(file) for file, hidden in is_hidden.items() if not hidden)
     left_out = sorted(str(file.relative_to(root)) for file, hidden in is_hidden.items() if hidden)
-    violation = None if files else Violation(part, None, None, "no such file", expected)
+    violation = None if files else Violation(part, None, None, _missing(path), expected)
     return files, left_out, violation
+
+
+def _missing(path: Path) -> str:
+    # A flow is somewhere else than whoever started it.
+    return "no such file" if path.is_absolute() else f"no such file in {Path.cwd()}"
 
 
 def _below(folder: Path) -> list[Path]:

@@ -239,6 +239,13 @@ class TestSources:
         assert violation.found == "no such file"
         assert expected in violation.expected
 
+    def test_a_relative_source_without_files_is_named_with_the_folder_that_it_is_looked_for_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (violation,) = find_violations("none.parquet")
+        assert violation.found == f"no such file in {tmp_path}"
+
     def test_a_folder_and_a_pattern_find_the_same_files_and_say_what_they_leave_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
