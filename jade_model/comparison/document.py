@@ -5,7 +5,7 @@ Legend: N windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,10 +18,10 @@ from jade_model.data.splits import straddling_groups
 from jade_model.scoring.baselines import all_positive_scores
 from jade_model.scoring.decoding import DecoderName
 from jade_model.scoring.evaluate import DataEvaluation
-from jade_model.scoring.metrics import pooled, truth_of
+from jade_model.scoring.metrics import ScoredRows, pooled, truth_of
 from jade_model.scoring.parts import Score, Scores
 from jade_model.statistics.compare import ComparedArms, compare_arms
-from jade_model.statistics.pool import RULE, SPAN_SCORE, DataSet, Pool, ScoredPart, verdict_decoder
+from jade_model.statistics.pool import RULE, SPAN_SCORE, DataSet, Pool, verdict_decoder
 from jade_model.statistics.scored_windows import ArmCounts
 from jade_model.statistics.verdict import Question
 
@@ -59,7 +59,7 @@ def compose_comparison(
     asked = model.Settings(**settings)
     judged = {arm.name: _judged_decoder(arm, data, asked.decoder) for arm in arms}
     pool = Pool(data, seeds=asked.seeds)
-    counts = [pool.counts(arm.name, _parts(arm.evaluations, judged[arm.name])) for arm in arms]
+    counts = [pool.counts(arm.name, _scored(arm.evaluations, judged[arm.name])) for arm in arms]
     compared = compare_arms(
         counts,
         pool.windows,
@@ -88,10 +88,11 @@ def compose_comparison(
     )
 
 
-def _parts(evaluations: Sequence[DataEvaluation], decoder: DecoderName) -> Iterator[ScoredPart]:
-    for d, evaluation in enumerate(evaluations):
-        for fold in evaluation.folds:
-            yield ScoredPart(d, fold.seed, fold.rows_M, fold.counts[decoder])
+def _scored(evaluations: Sequence[DataEvaluation], decoder: DecoderName) -> list[list[ScoredRows]]:
+    return [
+        [ScoredRows(fold.seed, fold.rows_M, fold.counts[decoder]) for fold in evaluation.folds]
+        for evaluation in evaluations
+    ]
 
 
 def _judged_decoder(arm: EvaluatedArm, data: Sequence[DataSet], wanted: str) -> DecoderName:
@@ -155,7 +156,7 @@ def _arm(arm: EvaluatedArm, pool: Pool, judged: DecoderName, confidence: float) 
 def _decoders(arm: EvaluatedArm, pool: Pool, confidence: float) -> dict[DecoderName, model.Decoder]:
     names = list(arm.evaluations[0].folds[0].choices)
     scored = pool.windows.scores(
-        [pool.counts(name, _parts(arm.evaluations, name)) for name in names], confidence=confidence
+        [pool.counts(name, _scored(arm.evaluations, name)) for name in names], confidence=confidence
     )
     found = {(score.arm, score.metric, score.dataset): score.confidence_interval for score in scored}
     folds = [(evaluation.windows.name, fold) for evaluation in arm.evaluations for fold in evaluation.folds]

@@ -18,7 +18,7 @@ from jade_model.data.splits import Split
 from jade_model.scoring.baselines import MOVE_UNITS, MoveUnit, choose_move_length, mark_largest_move
 from jade_model.scoring.calibration import fit_temperature
 from jade_model.scoring.decoding import Cleanup, DecoderChoice, DecoderName, decode, decoders_of
-from jade_model.scoring.metrics import Counts, Truth, count, truth_of
+from jade_model.scoring.metrics import Counts, ScoredRows, Truth, count, truth_of
 from jade_model.scoring.predict import Predictor, posterior, run_network
 from jade_model.scoring.predictions import Predictions
 from jade_model.scoring.thresholds import ThresholdCurve, choose_threshold, threshold_curve
@@ -71,24 +71,16 @@ class DataEvaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class FoldCounts:
+class FoldCounts(ScoredRows):
     """What one trained model got right and wrong by one decoder, and no more.
 
     Attributes:
-        seed: Of the split.
-        fold: 0-based.
-        rows_M: Scored rows of the data set, ascending, intp.
         temperature: Fitted on the selection windows.
         choice: How it decodes, its threshold chosen on the selection windows.
-        counts: Hits and misses of each scored window.
     """
 
-    seed: int
-    fold: int
-    rows_M: NDArray[np.intp]
     temperature: float
     choice: DecoderChoice
-    counts: Counts
 
 
 def selection_rows(split: Split) -> NDArray[np.intp]:
@@ -163,7 +155,7 @@ def score_fold(
     temperature, on_selection, on_scored = _calibrated(predictor, windows, truth, chosen_on, scored)
     choice = _chosen(on_selection, truth.take(chosen_on), decoder, cleanup)
     counts = count(decode(on_scored, choice), truth.take(scored))
-    return FoldCounts(split.seed, split.fold, scored, temperature, choice, counts)
+    return FoldCounts(split.seed, scored, counts, temperature, choice)
 
 
 def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) -> dict[DecoderName, DecoderChoice]:
@@ -182,14 +174,14 @@ def _chosen(predictions: Predictions, truth: Truth, name: DecoderName, cleanup: 
     return choose_threshold(predictions, truth, name, cleanup)
 
 
-def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[tuple[Split, Counts]], float]:
+def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[ScoredRows], float]:
     """Score the best untrained rule (mark the largest move) on the same splits.
 
     How many bars a move spans, and whether moves are compared in price or in units of the range before them, is chosen
     on each split's selection windows.
 
     Returns:
-        Each split with the counts of its scored windows, ascending by row; and the mean length marked, in bars.
+        What it got right and wrong in each split; and the mean length marked, in bars.
     """
     truth = truth_of(windows)
     scored, lengths = [], []
@@ -197,7 +189,7 @@ def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[tuple
         length, unit = _best_rule(windows, truth, selection_rows(split))
         rows = np.sort(split.test_rows)
         marked_MT = mark_largest_move(windows.bars_NT4[rows], length, unit=unit)
-        scored.append((split, count(marked_MT, truth.take(rows))))
+        scored.append(ScoredRows(split.seed, rows, count(marked_MT, truth.take(rows))))
         lengths.append(length)
     return scored, float(np.mean(lengths))
 

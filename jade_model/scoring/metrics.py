@@ -81,6 +81,21 @@ class Counts:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredRows:
+    """What a model or a rule got right and wrong in the windows that a split holds out.
+
+    Attributes:
+        seed: Of the split.
+        rows_M: Rows of the data set, ascending, intp.
+        counts: Of each of them.
+    """
+
+    seed: int
+    rows_M: NDArray[np.intp]
+    counts: Counts
+
+
 def pooled(parts: Iterable[Counts]) -> Counts:
     """Return the counts of all parts' windows in one row."""
     listed = list(parts)

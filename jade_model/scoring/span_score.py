@@ -27,7 +27,7 @@ from jade_model.core.windows import Windows
 from jade_model.data.splits import Split
 from jade_model.scoring.decoding import Cleanup, DecoderName, decode
 from jade_model.scoring.evaluate import choose_decoders, selection_rows
-from jade_model.scoring.metrics import Counts, count, truth_of
+from jade_model.scoring.metrics import ScoredRows, count, truth_of
 from jade_model.scoring.predictions import Predictions
 
 EPOCHS, BATCH_SIZE = 20, 64
@@ -55,7 +55,7 @@ class SpanScoreModel(nn.Module):
 
 def evaluate_span_score(
     windows: Windows, splits: Sequence[Split], decoder: DecoderName, *, cleanup: Cleanup
-) -> tuple[list[tuple[Split, Counts]], int]:
+) -> tuple[list[ScoredRows], int]:
     """Train and score the baseline on the same splits as the arms.
 
     Args:
@@ -65,7 +65,7 @@ def evaluate_span_score(
         cleanup: What happens to marked bars.
 
     Returns:
-        Each split with the counts of its scored windows, ascending by row; and the number of parameters.
+        What it got right and wrong in each split; and the number of parameters.
     """
     recipe = fitted_recipe(recipe_of("jade_single_span"), windows)
     recipe = replace(recipe, training=replace(recipe.training, mirror=False))
@@ -78,7 +78,8 @@ def evaluate_span_score(
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         chosen_on, rows = selection_rows(split), np.sort(split.test_rows)
         choice = choose_decoders(_predict(model, path_NT4[chosen_on]), truth.take(chosen_on), cleanup)[decoder]
-        scored.append((split, count(decode(_predict(model, path_NT4[rows]), choice), truth.take(rows))))
+        counts = count(decode(_predict(model, path_NT4[rows]), choice), truth.take(rows))
+        scored.append(ScoredRows(split.seed, rows, counts))
     return scored, num_parameters
 
 

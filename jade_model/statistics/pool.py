@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jade_model.core.windows import Windows
 from jade_model.data.splits import Grouping, Split
 from jade_model.scoring.decoding import DecoderName
-from jade_model.scoring.metrics import Counts
+from jade_model.scoring.metrics import ScoredRows
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
 
 RULE, SPAN_SCORE = "largest_move", "span_score"
@@ -30,36 +29,19 @@ class DataSet:
         windows: Its windows.
         grouping: Which of them share bars.
         splits: Of every seed and fold.
-        rule: Every split with the counts of the untrained rule on its scored windows.
+        rule: What the untrained rule got right and wrong in every split.
         rule_bars: Mean length that the rule marks.
-        span_score: Every split with the counts of the trained baseline (scoring.span_score); empty if it was left out.
+        span_score: Likewise the trained baseline (scoring.span_score); empty if it was left out.
         span_score_parameters: How many it has.
     """
 
     windows: Windows
     grouping: Grouping
     splits: Sequence[Split]
-    rule: Sequence[tuple[Split, Counts]]
+    rule: Sequence[ScoredRows]
     rule_bars: float
-    span_score: Sequence[tuple[Split, Counts]] = ()
+    span_score: Sequence[ScoredRows] = ()
     span_score_parameters: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredPart:
-    """What one training got right and wrong.
-
-    Attributes:
-        dataset: Index among the pool's data sets.
-        seed: Of the split.
-        rows_M: Scored rows of the data set.
-        counts: One row each.
-    """
-
-    dataset: int
-    seed: int
-    rows_M: NDArray[np.intp]
-    counts: Counts
 
 
 def verdict_decoder(loss_decoders: Sequence[DecoderName], data: Sequence[DataSet]) -> DecoderName:
@@ -102,32 +84,22 @@ class Pool:
             dataset_names=[item.windows.name for item in data],
         )
 
-    def counts(self, name: str, parts: Iterable[ScoredPart]) -> ArmCounts:
-        """Put together what an arm's trainings said; those of other seeds are passed over."""
-        bars_SN3, spans_SN3 = self._empty(), self._empty()
-        for part in parts:
-            if part.seed in self.seeds:
-                where = (self.seeds.index(part.seed), self.first_D[part.dataset] + part.rows_M)
-                bars_SN3[where] = part.counts.bars_N3
-                spans_SN3[where] = part.counts.spans_NJ3[:, 0]
+    def counts(self, name: str, scored: Sequence[Iterable[ScoredRows]]) -> ArmCounts:
+        """Put together what an arm's trainings said of each data set; those of other seeds are passed over."""
+        bars_SN3 = np.zeros((len(self.seeds), int(self.first_D[-1]), 3), dtype=np.int64)
+        spans_SN3 = np.zeros_like(bars_SN3)
+        for first, of_data in zip(self.first_D[:-1].tolist(), scored, strict=True):
+            for part in of_data:
+                if part.seed in self.seeds:
+                    where = (self.seeds.index(part.seed), first + part.rows_M)
+                    bars_SN3[where], spans_SN3[where] = part.counts.bars_N3, part.counts.spans_NJ3[:, 0]
         return ArmCounts(name, bars_SN3, spans_SN3)
 
     def rule_counts(self) -> ArmCounts:
         """Return the untrained rule's counts."""
-        return self._of_splits(RULE, [item.rule for item in self.data])
+        return self.counts(RULE, [item.rule for item in self.data])
 
     def span_score_counts(self) -> ArmCounts | None:
         """Return the trained baseline's counts; None if a data set has none."""
         found = [item.span_score for item in self.data]
-        return self._of_splits(SPAN_SCORE, found) if all(found) else None
-
-    def _of_splits(self, name: str, scored: Sequence[Sequence[tuple[Split, Counts]]]) -> ArmCounts:
-        parts = (
-            ScoredPart(d, split.seed, np.sort(split.test_rows), counts)
-            for d, of_data in enumerate(scored)
-            for split, counts in of_data
-        )
-        return self.counts(name, parts)
-
-    def _empty(self) -> NDArray[np.int64]:
-        return np.zeros((len(self.seeds), int(self.first_D[-1]), 3), dtype=np.int64)
+        return self.counts(SPAN_SCORE, found) if all(found) else None

@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic_core import to_jsonable_python
 
+from jade_model.scoring.metrics import ScoredRows
 from jade_model.scoring.parts import METRICS, Metric
 from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.elimination import Elimination
-from jade_model.statistics.pool import RULE, DataSet, Pool, ScoredPart
+from jade_model.statistics.pool import RULE, DataSet, Pool
 from jade_model.statistics.scored_windows import ArmCounts, ArmScore, score_of
 from jade_model.statistics.verdict import Difference, Question, outcome_of
 
@@ -34,7 +35,7 @@ class RaceArm:
     Attributes:
         name: Of the arm.
         settings: Key -> value, of those in which the arms differ.
-        parts: What its trainings got right and wrong.
+        scored: What its trainings got right and wrong in each data set.
         seeds: In which all of its trainings were done.
         stopped: Why it was stopped, or None.
         failures: What its failed trainings said, each once.
@@ -42,7 +43,7 @@ class RaceArm:
 
     name: str
     settings: Mapping[str, Any]
-    parts: Sequence[ScoredPart]
+    scored: Sequence[Sequence[ScoredRows]]
     seeds: Sequence[int]
     stopped: Elimination | None = None
     failures: Sequence[str] = ()
@@ -74,12 +75,12 @@ def rank(arms: Sequence[RaceArm], data: Sequence[DataSet], question: Question) -
     if finished:
         pool = Pool(data, finished[0].seeds)
         failed = [arm.name for arm in arms if arm.state == "failed"]
-        counts = [pool.counts(arm.name, arm.parts) for arm in finished]
+        counts = [pool.counts(arm.name, arm.scored) for arm in finished]
         verdict, entries, baseline = _judge(pool, counts, failed, question)
     for arm in arms:
         if arm.state == "stopped":
             pool = Pool(data, arm.seeds)
-            scores = pool.windows.scores([pool.counts(arm.name, arm.parts)], confidence=question.confidence)
+            scores = pool.windows.scores([pool.counts(arm.name, arm.scored)], confidence=question.confidence)
             entries[arm.name] = _scored(scores, arm.name)
     ingredients, seeds = worth(arms, data, question)
     order = sorted(arms, key=lambda arm: _place(arm, entries.get(arm.name), question.metric))
@@ -124,7 +125,7 @@ def worth(
     if not found:
         return [], seeds
     pool = Pool(data, seeds)
-    effects = pool.windows.effects([pool.counts(arm.name, arm.parts) for arm in whole], np.array(contrasts), question)
+    effects = pool.windows.effects([pool.counts(arm.name, arm.scored) for arm in whole], np.array(contrasts), question)
     return [
         {
             **entry,

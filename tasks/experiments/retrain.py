@@ -150,7 +150,7 @@ def evaluate_retraining(
         roles,
         grouping,
         _joined(shape, ((fold.rows_M, fold.counts[decoder]) for fold in folds)),
-        _joined(shape, ((np.sort(split.test_rows), counts) for split, counts in rule)),
+        _joined(shape, ((scored.rows_M, scored.counts) for scored in rule)),
         champion_counts,
         judged_N=judged_N,
         all_positive_f1=all_positive_scores([truth_of(windows)]).f1,

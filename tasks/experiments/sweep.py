@@ -26,7 +26,7 @@ from jade_model.scoring.metrics import truth_of
 from jade_model.scoring.parts import Metric
 from jade_model.scoring.predict import predictor_of
 from jade_model.statistics.elimination import Elimination, StoppingRule, eliminate
-from jade_model.statistics.pool import DataSet, Pool, ScoredPart, verdict_decoder
+from jade_model.statistics.pool import DataSet, Pool, verdict_decoder
 from jade_model.statistics.ranking import SCHEMA_VERSION, RaceArm, rank
 from jade_model.statistics.verdict import Question
 from tasks.core.errors import BadRequest, TrainingsFailed
@@ -180,7 +180,7 @@ class Sweep:
             return ()
         rule = StoppingRule(self.settings.error_rate, max(1, len(self.rounds) - 1), self.settings.metric)
         pool = Pool(self._data, racing[0].seeds)
-        stopped = eliminate(rule, self._looks, [pool.counts(arm.name, arm.parts) for arm in racing], pool.windows)
+        stopped = eliminate(rule, self._looks, [pool.counts(arm.name, arm.scored) for arm in racing], pool.windows)
         self._stopped |= {item.arm: item for item in stopped}
         return stopped
 
@@ -273,19 +273,18 @@ class Sweep:
 
     def _race(self) -> list[RaceArm]:
         varied = varied_settings(list(self.arms.values()))
-        index_of = {item.windows.name: d for d, item in enumerate(self._data)}
         found = []
         for arm in self.arms.values():
             mine = [training for training in self.job.trainings if training.arm == arm.name]
             missing = {training.seed for training in mine if training.run_key not in self._scores}
-            scored = [(t, self._scores[t.run_key]) for t in mine if t.run_key in self._scores]
-            parts = [ScoredPart(index_of[t.dataset], t.seed, score.rows_M, score.counts) for t, score in scored]
+            done = [(t.dataset, self._scores[t.run_key]) for t in mine if t.run_key in self._scores]
+            scored = [[score for name, score in done if name == item.windows.name] for item in self._data]
             failures = [self._failed[t.run_key].data["reason"] for t in mine if t.run_key in self._failed]
             found.append(
                 RaceArm(
                     arm.name,
                     {key: setting_of(arm, key) for key in varied},
-                    parts,
+                    scored,
                     [seed for seed in self.seeds if seed not in missing],
                     self._stopped.get(arm.name),
                     tuple(dict.fromkeys(failures)),

@@ -15,7 +15,7 @@ from jade_model.data.schema import load_windows
 from jade_model.data.splits import group_windows, grouped_folds
 from jade_model.scoring.baselines import MoveUnit, all_positive_scores, choose_move_length, mark_largest_move
 from jade_model.scoring.decoding import Cleanup
-from jade_model.scoring.metrics import Counts, Truth, count, spans_from_mask, truth_from_mask, truth_of
+from jade_model.scoring.metrics import Truth, count, pooled, spans_from_mask, truth_from_mask, truth_of
 from jade_model.scoring.span_score import evaluate_span_score
 
 REFERENCE = Path(__file__).parents[3] / ".." / "shared" / "data" / "expansions_btcusd_m30.parquet"
@@ -146,10 +146,8 @@ def test_the_score_of_whole_spans_learns_in_seconds_and_the_same_again() -> None
     splits = grouped_folds(windows, group_windows(windows), num_folds=2, seed=0, validation_fraction=0.1)
     scored, num_parameters = evaluate_span_score(windows, splits, "one_span", cleanup=Cleanup())
     again, _ = evaluate_span_score(windows, splits[:1], "one_span", cleanup=Cleanup())
-    assert np.array_equal(scored[0][1].bars_N3, again[0][1].bars_N3)
-    assert sorted(np.concatenate([split.test_rows for split, _ in scored]).tolist()) == list(range(windows.num_windows))
-    bars_N3 = np.concatenate([counts.bars_N3 for _, counts in scored])
-    spans_NJ3 = np.concatenate([counts.spans_NJ3 for _, counts in scored])
-    f1 = Counts(bars_N3, spans_NJ3).scores().f1
+    assert np.array_equal(scored[0].counts.bars_N3, again[0].counts.bars_N3)
+    assert sorted(np.concatenate([item.rows_M for item in scored]).tolist()) == list(range(windows.num_windows))
+    f1 = pooled(item.counts for item in scored).scores().f1
     assert f1 > 3 * all_positive_scores([truth_of(windows)]).f1
     assert 80 < num_parameters < 150

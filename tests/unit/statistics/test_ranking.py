@@ -8,9 +8,9 @@ import pytest
 from jade_model.data.sample import sample_windows
 from jade_model.data.splits import Split, group_windows, grouped_folds
 from jade_model.report.sweep import SweepReport, sweep_markdown, write_sweep
-from jade_model.scoring.metrics import Counts
+from jade_model.scoring.metrics import Counts, ScoredRows
 from jade_model.statistics.elimination import Elimination
-from jade_model.statistics.pool import DataSet, ScoredPart
+from jade_model.statistics.pool import DataSet
 from jade_model.statistics.ranking import RaceArm, rank
 from jade_model.statistics.verdict import Question
 
@@ -25,7 +25,10 @@ def data() -> DataSet:
     splits: list[Split] = []
     for seed in range(2):
         splits += grouped_folds(windows, grouping, num_folds=2, seed=seed, validation_fraction=0.1)
-    rule = [(split, _counts(np.tile(np.array([0, 3, 5]), (len(split.test_rows), 1)))) for split in splits]
+    rule = [
+        ScoredRows(split.seed, np.sort(split.test_rows), _counts(np.tile([0, 3, 5], (len(split.test_rows), 1))))
+        for split in splits
+    ]
     return DataSet(windows, grouping, splits, rule, 5.0)
 
 
@@ -47,8 +50,8 @@ def race(data: DataSet, *, stopped: dict[str, Elimination] | None = None) -> lis
                 rows = np.sort(split.test_rows)
                 hit_N = rng.random(len(rows)) < 1 / (1 + np.exp(-skill))
                 bars_N3 = np.where(hit_N[:, None], [5, 1, 0], [0, 4, 5])
-                parts.append(ScoredPart(0, split.seed, rows, _counts(bars_N3)))
-        found.append(RaceArm(name, settings, parts, seeds, gone))
+                parts.append(ScoredRows(split.seed, rows, _counts(bars_N3)))
+        found.append(RaceArm(name, settings, [parts], seeds, gone))
     return found
 
 
