@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from jade_model.data.sample import NAME as SAMPLE
 from jade_model.report.facts import ArmFacts, Facts
-from jade_model.report.finding import NO_SEPARATION, OVERFITTING_RISE
 from jade_model.report.numbers import count, number
 
 MODES = {"soft_span": "soft"}
@@ -29,7 +28,7 @@ class Action:
 def next_actions(facts: Facts) -> list[Action]:
     """Return what the numbers call for, most urgent first."""
     settings = facts.numbers.settings
-    blind = [arm for arm in facts.arms if arm.separation is not None and arm.separation < NO_SEPARATION]
+    blind = [arm for arm in facts.arms if arm.is_blind]
     names = ", ".join(arm.name for arm in blind)
     recipe, repeated = _recipe(facts), _repetition(facts)
     actions = []
@@ -51,7 +50,7 @@ def next_actions(facts: Facts) -> list[Action]:
                 compare_command(facts, "--recipe jade", repeated),
             )
         )
-    rising = [arm for arm in facts.arms if (arm.rise_since_best or 0.0) > OVERFITTING_RISE]
+    rising = [arm for arm in facts.arms if arm.overfits]
     if rising and settings.checkpoint == "last":
         actions.append(
             Action(
@@ -60,7 +59,7 @@ def next_actions(facts: Facts) -> list[Action]:
             )
         )
     more = facts.numbers.verdict.groups_needed
-    if more is not None and not facts.leaks and not blind and (facts.training_share or 0.0) <= 0.5:
+    if more is not None and not facts.leaks and not blind and not facts.is_training_luck:
         actions.append(
             Action(
                 f"**Label about {count(more)} more base windows**, or pool another file, to settle what is undecided.",

@@ -5,19 +5,25 @@ Legend: E epochs, R runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jade_model.comparison.model import Arm, Calibration, Comparison, Decoder, Run
+from jade_model.comparison.model import Arm, Calibration, Comparison, Decoder, TaskName
 from jade_model.report.inputs import ReportInput
 from jade_model.report.naming import ArmStyle, arm_styles, in_order
 from jade_model.report.numbers import mean, median, plural
 from jade_model.statistics.pool import RULE
 
 Curves = NDArray[np.float64]
+
+NO_SEPARATION = 0.05
+CLEAR_SEPARATION = 0.4
+OVERFITTING_RISE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,34 +33,10 @@ class ArmFacts:
     Attributes:
         style: Name and colour.
         arm: Its part of the comparison.
-        best_decoder: Chosen without the scored windows.
-        decoder: That decoder's scores.
-        train_RE: Training loss; NaN after a run's last epoch.
-        validation_RE: Validation loss; NaN where there is none.
-        best_epoch: Median over runs, 1-based, or None without validation losses.
-        reduction: Mean over runs of the fraction by which the validation loss fell, first to last epoch.
-        rise_since_best: Mean over runs of the fraction by which it rose after its best epoch.
-        settled_epoch: Median epoch by which 90 % of the fall to the best validation loss was done.
-        wobble: Mean relative change of the validation loss from epoch to epoch over the last half.
-        weights: Mean final task weight, shares of 1, in the reports' order.
-        sigmas: Mean final sigma.
-        seconds_train: All runs together.
     """
 
     style: ArmStyle
     arm: Arm
-    best_decoder: str
-    decoder: Decoder
-    train_RE: Curves
-    validation_RE: Curves
-    best_epoch: float | None
-    reduction: float | None
-    rise_since_best: float | None
-    settled_epoch: float | None
-    wobble: float | None
-    weights: dict[str, float]
-    sigmas: dict[str, float]
-    seconds_train: float | None
 
     @property
     def key(self) -> str:
@@ -67,14 +49,84 @@ class ArmFacts:
         return self.style.name
 
     @property
+    def best_decoder(self) -> str:
+        """Chosen without the scored windows."""
+        return self.arm.summary.best_decoder
+
+    @property
+    def decoder(self) -> Decoder:
+        """The best decoder's scores."""
+        return self.arm.summary.decoders[self.arm.summary.best_decoder]
+
+    @property
     def epochs(self) -> int:
         """Of the longest run."""
-        return max((run.epochs for run in self.arm.runs), default=0)
+        return max(run.epochs for run in self.arm.runs)
+
+    @cached_property
+    def train_RE(self) -> Curves:
+        """Training loss; NaN after a run's last epoch."""
+        return _losses([run.train_loss for run in self.arm.runs])
+
+    @cached_property
+    def validation_RE(self) -> Curves:
+        """Validation loss; NaN where there is none."""
+        return _losses([run.validation_loss for run in self.arm.runs])
 
     @property
     def has_validation(self) -> bool:
         """Whether any validation loss was recorded."""
-        return bool(np.isfinite(self.validation_RE).any())
+        return self.validation_RE.size > 0
+
+    @property
+    def best_epoch(self) -> float | None:
+        """Median over runs, 1-based, or None without validation losses."""
+        return median([run.best_epoch for run in self.arm.runs])
+
+    @property
+    def reduction(self) -> float | None:
+        """Mean over runs of the fraction by which the validation loss fell, first to last epoch."""
+        return mean([run.validation_loss_reduction for run in self.arm.runs])
+
+    @property
+    def rise_since_best(self) -> float | None:
+        """Mean over runs of the fraction by which the validation loss rose after its best epoch."""
+        return mean([run.validation_loss_rise_since_best for run in self.arm.runs])
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the validation loss rose notably after its best epoch."""
+        return (self.rise_since_best or 0.0) > OVERFITTING_RISE
+
+    @property
+    def settled_epoch(self) -> float | None:
+        """Median epoch by which 90 % of the fall to the best validation loss was done."""
+        return median([_settled(run.validation_loss) for run in self.arm.runs])
+
+    @property
+    def wobble(self) -> float | None:
+        """Mean relative change of the validation loss from epoch to epoch over the last half."""
+        return mean([_wobble(run.validation_loss) for run in self.arm.runs])
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Mean final task weight, shares of 1, in the reports' order."""
+        return _mean_by_task([run.task_weight for run in self.arm.runs])
+
+    @property
+    def sigmas(self) -> dict[str, float]:
+        """Mean final sigma by task."""
+        return _mean_by_task([run.sigma for run in self.arm.runs])
+
+    @property
+    def heaviest(self) -> tuple[str, float]:
+        """The task that weighs most, and its share."""
+        return max(self.weights.items(), key=lambda item: item[1])
+
+    @property
+    def seconds_train(self) -> float:
+        """All runs together."""
+        return sum(run.seconds.train for run in self.arm.runs)
 
     @property
     def calibration(self) -> Calibration:
@@ -85,6 +137,16 @@ class ArmFacts:
     def separation(self) -> float | None:
         """Mean probability in-span minus out-of-span."""
         return self.arm.summary.separation.separation
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it tells bars in a span from others hardly at all."""
+        return self.separation is not None and self.separation < NO_SEPARATION
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it tells bars in a span from others clearly."""
+        return self.separation is not None and self.separation >= CLEAR_SEPARATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,20 +168,19 @@ class Facts:
     in_span_rate: float
 
     @property
-    def all_positive(self) -> float | None:
+    def all_positive(self) -> float:
         """F1 of marking every bar."""
         return self.numbers.baselines.all_positive.f1
 
     @property
-    def rule(self) -> float | None:
+    def rule(self) -> float:
         """F1 of the untrained rule."""
         return self.numbers.baselines.largest_move.f1
 
     @property
     def rule_move(self) -> str:
         """What the untrained rule marks: `5-bar move`; the length is a mean where folds chose differently."""
-        bars = self.numbers.baselines.largest_move.bars
-        return "move" if bars is None else f"{round(bars, 1):g}-bar move"
+        return f"{round(self.numbers.baselines.largest_move.bars, 1):g}-bar move"
 
     @property
     def num_groups(self) -> int:
@@ -157,14 +218,21 @@ class Facts:
         return sum(len(facts.arm.runs) for facts in self.arms)
 
     @property
-    def training_share(self) -> float | None:
-        """Share of the variance of the verdict's difference that is training noise, where it is known."""
+    def training_share(self) -> float:
+        """Share of the variance of the verdict's difference that is training noise; 0 where it is not known."""
         verdict = self.numbers.verdict
         sought = (verdict.first, verdict.second, verdict.metric, None)
-        for item in self.numbers.differences:
-            if (item.first, item.second, item.metric, item.dataset) == sought:
-                return item.training_share
-        return None
+        found = [
+            item.training_share
+            for item in self.numbers.differences
+            if (item.first, item.second, item.metric, item.dataset) == sought
+        ]
+        return (found[0] if found else None) or 0.0
+
+    @property
+    def is_training_luck(self) -> bool:
+        """Whether training noise is the larger part of the doubt."""
+        return self.training_share > 0.5
 
     def beats_rule(self, arm: str) -> bool | None:
         """Whether the arm beats the untrained rule; None if that was not tested."""
@@ -172,9 +240,7 @@ class Facts:
 
     def beats_all_positive(self, arm: ArmFacts) -> bool:
         """Whether the arm's whole interval lies above what marking every bar scores."""
-        bounds, floor = arm.decoder.confidence_interval, self.all_positive or 0.0
-        low = bounds[0] if bounds is not None and bounds[0] is not None else arm.decoder.f1
-        return low is not None and low > floor
+        return arm.decoder.confidence_interval[0] > self.all_positive
 
     def falls_short_of_rule(self, arm: str) -> bool:
         """Whether the untrained rule is shown to be better than the arm, in bar F1 over all data."""
@@ -186,15 +252,13 @@ class Facts:
 
     def against_rule(self, arm: str) -> str:
         """Say in three or four words how the arm stands against the untrained rule."""
-        if self.beats_rule(arm) is None:
-            return "not tested against the untrained rule"
-        if self.beats_rule(arm):
-            return "beats the untrained rule"
-        return (
-            "falls short of the untrained rule"
-            if self.falls_short_of_rule(arm)
-            else "not shown to beat the untrained rule"
-        )
+        match self.beats_rule(arm):
+            case None:
+                return "not tested against the untrained rule"
+            case True:
+                return "beats the untrained rule"
+        short = "falls short of" if self.falls_short_of_rule(arm) else "not shown to beat"
+        return f"{short} the untrained rule"
 
     def ranking(self) -> list[ArmFacts]:
         """Return the arms, highest F1 first."""
@@ -211,62 +275,33 @@ def gather(report: ReportInput) -> Facts:
     styles = arm_styles(numbers.arms)
     num_bars = [data.num_windows * data.window_length for data in numbers.data]
     in_span = sum(bars * data.in_span_rate for bars, data in zip(num_bars, numbers.data, strict=True))
-    return Facts(
-        report=report,
-        numbers=numbers,
-        arms=tuple(_facts_of(arm, styles[name]) for name, arm in numbers.arms.items()),
-        styles=styles,
-        in_span_rate=in_span / max(sum(num_bars), 1),
-    )
+    arms = tuple(ArmFacts(styles[name], arm) for name, arm in numbers.arms.items())
+    return Facts(report, numbers, arms, styles, in_span / sum(num_bars))
 
 
-def _facts_of(arm: Arm, style: ArmStyle) -> ArmFacts:
-    runs = arm.runs
-    validation_RE = _losses([run.validation_loss or [] for run in runs])
-    tasks = in_order({task for run in runs for task in run.task_weight})
-    seconds = [run.seconds.train for run in runs]
-    return ArmFacts(
-        style=style,
-        arm=arm,
-        best_decoder=arm.summary.best_decoder,
-        decoder=arm.summary.decoders[arm.summary.best_decoder],
-        train_RE=_losses([run.train_loss for run in runs]),
-        validation_RE=validation_RE,
-        best_epoch=median([run.best_epoch for run in runs]),
-        reduction=mean([run.validation_loss_reduction for run in runs]),
-        rise_since_best=mean([run.validation_loss_rise_since_best for run in runs]),
-        settled_epoch=median([_settled(losses_E) for losses_E in validation_RE]),
-        wobble=mean([_wobble(losses_E) for losses_E in validation_RE]),
-        weights={task: _mean_of(runs, "task_weight", task) for task in tasks},
-        sigmas={task: _mean_of(runs, "sigma", task) for task in tasks},
-        seconds_train=sum(s for s in seconds if s is not None) if any(s is not None for s in seconds) else None,
-    )
+def mean_curve(table_RE: Curves) -> Curves:
+    """Return the mean over runs of each epoch that a run has, shape [E]."""
+    return np.asarray(np.nanmean(table_RE, axis=0))
 
 
-def _mean_of(runs: Sequence[Run], field: str, task: str) -> float:
-    values = [run.task_weight if field == "task_weight" else run.sigma for run in runs]
-    return float(np.mean([by_task[task] for by_task in values if task in by_task] or [np.nan]))
+def _losses(runs: Sequence[Sequence[float]]) -> Curves:
+    return np.array(list(itertools.zip_longest(*runs, fillvalue=np.nan))).T
 
 
-def _losses(runs: Sequence[Sequence[float | None]]) -> Curves:
-    longest = max((len(losses) for losses in runs), default=0)
-    table_RE = np.full((len(runs), longest), np.nan)
-    for row, losses in enumerate(runs):
-        table_RE[row, : len(losses)] = [np.nan if loss is None else loss for loss in losses]
-    return table_RE
+def _mean_by_task(runs: Sequence[Mapping[TaskName, float]]) -> dict[str, float]:
+    means = {str(task): float(np.mean([by_task[task] for by_task in runs])) for task in runs[0]}
+    return {task: means[task] for task in in_order(means)}
 
 
-def _settled(losses_E: Curves) -> float | None:
-    there = losses_E[np.isfinite(losses_E)]
-    if there.size < 2 or there.min() >= there[0]:
+def _settled(losses: Sequence[float]) -> float | None:
+    if len(losses) < 2 or min(losses) >= losses[0]:
         return None
-    target = there[0] - 0.9 * (there[0] - there.min())
-    return float(np.flatnonzero(there <= target)[0] + 1)
+    target = losses[0] - 0.9 * (losses[0] - min(losses))
+    return next(epoch for epoch, loss in enumerate(losses, 1) if loss <= target)
 
 
-def _wobble(losses_E: Curves) -> float | None:
-    there = losses_E[np.isfinite(losses_E)]
-    tail = there[there.size // 2 :]
+def _wobble(losses: Sequence[float]) -> float | None:
+    tail = np.array(losses[len(losses) // 2 :])
     if tail.size < 2 or not (tail[:-1] > 0).all():
         return None
     return float(np.mean(np.abs(np.diff(tail)) / tail[:-1]))

@@ -93,7 +93,7 @@ def _how_sure(facts: Facts) -> str:
 
 def _needed(facts: Facts) -> str:
     more, seeds = facts.numbers.verdict.groups_needed, facts.numbers.verdict.seeds_needed
-    if seeds is not None and (more is None or (facts.training_share or 0.0) > 0.5):
+    if seeds is not None and (more is None or facts.is_training_luck):
         return f" Most of that is luck in training: about {plural(int(seeds), 'more seed')} would settle it."
     if more is None:
         return ""

@@ -18,6 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jade_model.report import numbers
 
+Rows = list[list[str]]
+"""A table's cells, inline markup."""
+
 Severity = Literal["critical", "warning", "note", "good"]
 MARKS: dict[Severity, str] = {"critical": "❌", "warning": "⚠️", "note": "ℹ️", "good": "✅"}
 TEMPLATES = Path(__file__).parent / "templates"

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jade_model.core.files import write_atomically
-from jade_model.report.markup import Source, code, plain, render, to_markdown
+from jade_model.report.markup import Rows, Source, code, plain, render, to_markdown
 from jade_model.report.numbers import count, interval, with_interval
 from jade_model.report.view.closing import PARTS
-from jade_model.report.view.rows import Rows
 from jade_model.report.writing import ReportFiles
 
 MARKDOWN_NAME = "MODEL_CARD.md"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from jade_model.report.facts import ArmFacts, Curves, Facts
+from jade_model.report.facts import ArmFacts, Curves, Facts, mean_curve
 from jade_model.report.figures.canvas import (
     MUTED,
     export,
@@ -18,7 +18,6 @@ from jade_model.report.figures.canvas import (
 )
 from jade_model.report.markup import FigureFile
 from jade_model.report.numbers import number, percent
-from jade_model.report.view.training import mean_curve
 
 COLUMNS = 3
 MOST_LINES = 60
@@ -31,11 +30,9 @@ def grid_shape(count: int, most_columns: int = COLUMNS) -> tuple[int, int]:
     return -(-count // columns), columns
 
 
-def losses(facts: Facts) -> FigureFile | None:
+def losses(facts: Facts) -> FigureFile:
     """Draw each arm's validation loss and, below it, its training loss, every panel with an axis of its own."""
-    arms = [arm for arm in facts.arms if np.isfinite(arm.train_RE).any()]
-    if not arms:
-        return None
+    arms = facts.arms
     rows, columns = grid_shape(len(arms))
     figure, grid = panels(
         2 * rows,

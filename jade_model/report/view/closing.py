@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jade_model.report.facts import Facts
-from jade_model.report.markup import code, plain
+from jade_model.report.markup import Rows, code, plain
 from jade_model.report.numbers import (
     ABSENT,
     count,
@@ -19,7 +19,6 @@ from jade_model.report.numbers import (
     percent,
     plural,
 )
-from jade_model.report.view.rows import Rows
 
 TREND_LENGTH = 5
 CHECK_MARKS = {"warning": "**look at it**", "failed": "**failed**"}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from jade_model.report.facts import ArmFacts, Facts
-from jade_model.report.finding import CLEAR_SEPARATION, NO_SEPARATION, POOR_ECE
-from jade_model.report.findings_of_arms import marks_everything, marks_nothing
-from jade_model.report.markup import plain
+from jade_model.report.findings.of_arms import POOR_ECE, marks_everything, marks_nothing
+from jade_model.report.markup import Rows, plain
 from jade_model.report.naming import (
     decoder_name,
 )
@@ -18,7 +17,6 @@ from jade_model.report.numbers import (
     percent,
     with_interval,
 )
-from jade_model.report.view.rows import Rows
 
 FORGIVING = 0.02
 
@@ -37,9 +35,7 @@ def probability_rows(facts: Facts) -> Rows:
 def _separation_reading(arm: ArmFacts) -> str:
     if arm.separation is None:
         return "no bar inside a span was scored"
-    if arm.separation < NO_SEPARATION:
-        return "✗ about 0: nothing learned"
-    return "moderate" if arm.separation < CLEAR_SEPARATION else "✓ clear"
+    return "✗ about 0: nothing learned" if arm.is_blind else "✓ clear" if arm.is_clear else "moderate"
 
 
 def _calibration_reading(arm: ArmFacts) -> str:
@@ -47,14 +43,6 @@ def _calibration_reading(arm: ArmFacts) -> str:
     if ece > POOR_ECE:
         return "not calibrated"
     return "calibrated" if ece <= 0.02 else "roughly calibrated"
-
-
-def with_separation(facts: Facts, kind: str) -> list[str]:
-    """Name the arms whose separation is `none` or `clear`."""
-    known = [(arm.name, arm.separation) for arm in facts.arms if arm.separation is not None]
-    if kind == "none":
-        return [name for name, separation in known if separation < NO_SEPARATION]
-    return [name for name, separation in known if separation >= CLEAR_SEPARATION]
 
 
 def head_rows(facts: Facts) -> Rows:
@@ -137,16 +125,14 @@ def training_gains(facts: Facts) -> list[str]:
     ]
 
 
-def _gain(f1: float | None, before: float | None) -> str:
-    if f1 is None or before is None:
-        return "not measured"
+def _gain(f1: float, before: float) -> str:
     gain = "no gain" if f1 <= before else f"{f1 / before:.1f}x" if before > 0 else "a gain"
     return f"{number(before)} → {number(f1)}, {gain}"
 
 
 def _extracts(facts: Facts, arm: ArmFacts) -> str:
-    if marks_nothing(facts, arm) is not None:
+    if any(marks_nothing(facts, arm)):
         return "No, it marks next to nothing"
-    if marks_everything(facts, arm) is not None:
+    if any(marks_everything(facts, arm)):
         return "No, it marks bars blindly"
     return "Yes" if facts.beats_all_positive(arm) else "Not shown, its interval reaches down to marking every bar"

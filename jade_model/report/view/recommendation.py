@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.markup import Rows
 from jade_model.report.naming import (
     BOUNDARIES,
     EXTENDING,
@@ -18,19 +19,18 @@ from jade_model.report.numbers import (
     percent,
     with_interval,
 )
-from jade_model.report.view.rows import ArmCell, Rows
 from jade_model.report.view.training import heaviest
 
 
 def criteria_rows(facts: Facts) -> Rows:
     """Return the criterion table, with a mark at the best of a line where one stands out."""
-    lines: list[tuple[str, ArmCell, Callable[[ArmFacts], float | None], bool, float]] = [
+    lines: list[tuple[str, Callable[[ArmFacts], str], Callable[[ArmFacts], float | None], bool, float]] = [
         ("Convergence speed", _speed, lambda a: a.settled_epoch, True, 1.0),
         ("Loss stability", _stability, lambda a: a.wobble, True, 0.002),
         (
             "Task balance",
             lambda a: heaviest(facts, a),
-            lambda a: max(a.weights.values(), default=None),
+            lambda a: a.heaviest[1],
             True,
             0.02,
         ),

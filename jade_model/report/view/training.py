@@ -5,21 +5,17 @@ Legend: E epochs, R runs.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from jade_model.report.facts import ArmFacts, Curves, Facts
-from jade_model.report.finding import OVERFITTING_RISE
+from jade_model.report.facts import ArmFacts, Curves, Facts, mean_curve
+from jade_model.report.markup import Rows
 from jade_model.report.naming import (
     task_name,
 )
 from jade_model.report.numbers import (
-    ABSENT,
     number,
     percent,
 )
-from jade_model.report.view.rows import Rows
 
 PLATEAU = 0.95
 QUICK_SHARE = 0.6
@@ -35,7 +31,7 @@ def loss_scale_rows(facts: Facts) -> Rows:
     rows = []
     for arm in facts.arms:
         curve_E = mean_curve(arm.validation_RE if arm.has_validation else arm.train_RE)
-        moved = f"{number(curve_E[0], 2)} → {number(curve_E[-1], 2)}" if curve_E.size else ABSENT
+        moved = f"{number(curve_E[0], 2)} → {number(curve_E[-1], 2)}"
         rows.append([arm.name, moved, UNITS.get(arm.arm.loss, "its own")])
     return rows
 
@@ -51,31 +47,21 @@ def convergence(_facts: Facts, arm: ArmFacts) -> str:
     early = max(1, curve_E.size // 10)
     share = float((curve_E[0] - curve_E[: early + 1].min()) / fall)
     shape = "aggressive at first, then a plateau" if share >= QUICK_SHARE else "gradual"
-    rise = arm.rise_since_best or 0.0
-    end = f"overfits at the end ({percent(rise)} above its best)" if rise > OVERFITTING_RISE else "steady to the end"
+    rise = f"overfits at the end ({percent(arm.rise_since_best)} above its best)"
+    end = rise if arm.overfits else "steady to the end"
     return f"{shape} ({percent(share, 0)} of its fall by epoch {early + 1}), {end}"
-
-
-def mean_curve(table_RE: Curves) -> Curves:
-    """Return the mean over runs of each epoch, NaN where no run has one, shape [E]."""
-    there = np.isfinite(table_RE)
-    total = np.where(there, table_RE, 0.0).sum(axis=0)
-    num = there.sum(axis=0)
-    return np.where(num > 0, total / np.maximum(num, 1), np.nan)
 
 
 def trajectory(_facts: Facts, arm: ArmFacts) -> str:
     """Return the losses of some epochs, a line each."""
-    train_E, validation_E = mean_curve(arm.train_RE), mean_curve(arm.validation_RE)
-    if train_E.size == 0:
-        return "no epochs were recorded"
-    has_validation = np.isfinite(validation_E).any()
-    best = int(np.nanargmin(validation_E)) + 1 if has_validation else 0
+    train_E = mean_curve(arm.train_RE)
+    validation_E = mean_curve(arm.validation_RE) if arm.has_validation else None
+    best = 0 if validation_E is None else int(np.argmin(validation_E)) + 1
     digits = len(str(train_E.size))
     lines = []
     for epoch in shown_epochs(train_E.size, best):
         line = f"Epoch {str(epoch) + ':':<{digits + 1}} train_loss={train_E[epoch - 1]:.4f}"
-        if has_validation:
+        if validation_E is not None:
             line += f", val_loss={validation_E[epoch - 1]:.4f}  ({_remark(validation_E, epoch, best)})"
         lines.append(line)
     return "\n".join(lines)
@@ -85,7 +71,7 @@ def _remark(validation_E: Curves, epoch: int, best: int) -> str:
     first, now = validation_E[0], validation_E[epoch - 1]
     if epoch == 1:
         return "baseline"
-    if not (math.isfinite(now) and math.isfinite(first)) or first <= 0 or now <= 0:
+    if first <= 0 or now <= 0:
         return "lowest" if epoch == best else "not comparable with epoch 1"
     change = f"↓ {first / now:.2f}x since epoch 1" if now <= first else f"↑ {now / first:.2f}x since epoch 1"
     if epoch == best:
@@ -101,15 +87,14 @@ def shown_epochs(num_epochs: int, best: int = 0) -> list[int]:
 
 def characteristics(_facts: Facts, arm: ArmFacts) -> str:
     """Say in a line what is to be known of an arm's losses."""
-    train_E, validation_E = mean_curve(arm.train_RE), mean_curve(arm.validation_RE)
-    if train_E.size == 0:
-        return "No epochs were recorded."
     if not arm.has_validation:
+        train_E = mean_curve(arm.train_RE)
         return (
             f"Training loss {_fall(train_E[0], train_E[-1], None)}. No validation losses were recorded, so neither "
             "overfitting nor the best epoch can be told."
         )
-    first, last, lowest = validation_E[0], validation_E[-1], float(np.nanmin(validation_E))
+    validation_E = mean_curve(arm.validation_RE)
+    first, last, lowest = validation_E[0], validation_E[-1], float(validation_E.min())
     said = f"Validation loss {_fall(first, last, arm.reduction)}"
     if first > lowest:
         reached = int(np.flatnonzero(validation_E <= first - PLATEAU * (first - lowest))[0]) + 1
@@ -117,7 +102,7 @@ def characteristics(_facts: Facts, arm: ArmFacts) -> str:
     else:
         said += "; it never fell below its first value"
     if arm.rise_since_best is not None and arm.best_epoch is not None:
-        label = "overfitting" if arm.rise_since_best > OVERFITTING_RISE else "no overfitting to speak of"
+        label = "overfitting" if arm.overfits else "no overfitting to speak of"
         said += (
             f"; {label}: best at epoch {number(arm.best_epoch, 0)}, {percent(arm.rise_since_best)} above it at the end"
         )
@@ -142,7 +127,5 @@ def weight_rows(facts: Facts) -> Rows:
 
 def heaviest(_facts: Facts, arm: ArmFacts) -> str:
     """Name the task that an arm weighs most, with its share."""
-    if not arm.weights:
-        return ABSENT
-    task = max(arm.weights, key=lambda name: arm.weights[name])
-    return f"{task_name(task)} {percent(arm.weights[task])}"
+    task, share = arm.heaviest
+    return f"{task_name(task)} {percent(share)}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jade_model.report.facts import ArmFacts, Facts
-from jade_model.report.markup import plain
+from jade_model.report.markup import Rows, plain
 from jade_model.report.naming import (
     METRIC_NAMES,
     contestant,
@@ -18,14 +20,13 @@ from jade_model.report.numbers import (
     percent,
     with_interval,
 )
-from jade_model.report.view.rows import ArmCell, Rows
 from jade_model.statistics.verdict import Difference
 
 
 def quick_rows(facts: Facts) -> Rows:
     """Return the quick comparison, a line a measure."""
     several = ", all runs" if facts.num_runs > len(facts.arms) else ""
-    lines: list[tuple[str, ArmCell]] = [
+    lines: list[tuple[str, Callable[[ArmFacts], str]]] = [
         ("**F1 (bars)**", lambda a: f"**{with_interval(a.decoder.f1, a.decoder.confidence_interval)}**"),
         ("Event F1 (IoU 0.5)", _event_f1),
         ("Read out by", lambda a: decoder_name(a.best_decoder)),
