@@ -64,12 +64,13 @@ def access_of(
     """
     _refuse_circle(f"jumps of host {(*seen, name)[0]!r}", (*seen, name))
     entry = settings.entry(name)
-    access = _of_config(entry, () if entry.jump is None else None)
+    access = _of_config(entry, ())
+    jump = access.jump
     if entry.jump is not None:
         jump = access_of(settings, entry.jump, connect_timeout_s=connect_timeout_s, seen=(*seen, name))
-        access = replace(access, jump=jump)
     return replace(
         access,
+        jump=jump,
         trust=replace(access.trust, pins=entry.fingerprint, trust_first_use=entry.trust_first_use),
         key_file=Path(entry.key).expanduser() if entry.key else None,
         connect_timeout_s=float(entry.connect_timeout_s or connect_timeout_s),
@@ -81,8 +82,8 @@ def _refuse_circle(what: str, way: tuple[str, ...]) -> None:
         raise SettingsError(f"the {what} lead in a circle: {' -> '.join(way)}")
 
 
-def _of_config(entry: HostEntry, way: tuple[str, ...] | None) -> SshAccess:
-    """What OpenSSH would make of an address; `way` are the jumps that led here, None: the way there is known."""
+def _of_config(entry: HostEntry, way: tuple[str, ...]) -> SshAccess:
+    """What OpenSSH would make of an address; `way` are the jumps that led here."""
     file = Path.home() / ".ssh" / "config"
     try:
         found = paramiko.SSHConfig.from_text("\n".join(_lines(file, 0))).lookup(entry.host)
@@ -91,9 +92,9 @@ def _of_config(entry: HostEntry, way: tuple[str, ...] | None) -> SshAccess:
     except (ConfigParseError, CouldNotCanonicalize, OSError, ValueError, KeyError, ImportError) as error:
         raise SettingsError(f"{file} cannot be used for {entry.host}: {error or type(error).__name__}") from error
     jump, through = None, found.get("proxyjump", "none")
-    if way is not None and through.lower() != "none":
+    if entry.jump is None and through.lower() != "none":
         jump = _through(through, (*way, entry.host), file)
-    elif way is not None and found.get("proxycommand"):
+    elif entry.jump is None and found.get("proxycommand"):
         raise SettingsError(
             f"{file} reaches {entry.host} by a ProxyCommand, which is not supported; write a ProxyJump there, or "
             "`jump` in the host's section"

@@ -51,13 +51,9 @@ class Host(Protocol):
         ...
 
     def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", check: bool = True) -> CommandResult:
-        """Run a command with POSIX `sh -c` and wait for its end.
+        """Run a command with POSIX `sh -c` and wait for its end, `timeout_s` at most; then it is ended.
 
-        Args:
-            command: Starts in the account's home (SSH) or the host's root folder (local). Secrets go through `stdin`.
-            timeout_s: After it the command is ended and `CommandTimedOut` raised.
-            stdin: What the command can read; then its input ends.
-            check: Whether a status other than 0 raises.
+        It can read `stdin`, through which secrets go; a status other than 0 raises unless `check` is false.
 
         Raises:
             CommandFailed: The status is not 0; `RemoteFileMissing`, or a `HostUserError` about space, permission or a

@@ -21,7 +21,7 @@ from tasks.core.names import is_plain_name
 from tasks.core.retry import retry_transient
 from tasks.hosts.errors import TAIL_CHARACTERS, CommandFailed, JobFailed, JobLost, JobStopped, JobTimedOut
 from tasks.hosts.host import Host
-from tasks.hosts.shell import SHELL_FUNCTIONS, LineFolder, assigned, shown_tail
+from tasks.hosts.shell import SHELL_FUNCTIONS, LineFolder, assigned
 
 CALL_S = 60.0
 """Limit of one short call to a host."""
@@ -237,7 +237,8 @@ def read_log_tail(host: Host, job: JobHandle) -> str:
     """The end of what a job wrote, carriage returns folded."""
     start = max(job_status(host, job).num_log_bytes - TAIL_CHARACTERS, 0)
     _, _, tail = host.run(_look_script(job, start, TAIL_CHARACTERS), timeout_s=CALL_S).stdout.partition(b"\n")
-    return shown_tail(tail)
+    folder = LineFolder()
+    return "\n".join([*folder.add(tail), *folder.finish()])
 
 
 def raise_unless_success(host: Host, job: JobHandle, status: JobStatus) -> None:
@@ -269,15 +270,9 @@ def follow_log(
     """Give out a job's log as it grows, until the job is over and all of it was given out.
 
     A lost connection is made anew and the log goes on where it stood; nothing comes twice, nothing is missing. The
-    last batch has a status that is over; its `lines` include a last line without an end.
-
-    Args:
-        host: Where it runs.
-        job: Which one.
-        poll_s: Pause between two looks while there is nothing new, or what tells it.
-        patience_s: How long the host may be out of reach before the last error is raised.
-        sleep: Waits.
-        clock: Seconds that only grow.
+    last batch has a status that is over; its `lines` include a last line without an end. `poll_s` is the pause between
+    two looks while there is nothing new, or what tells it; the host may be out of reach for `patience_s` before the
+    last error is raised.
     """
     folder = LineFolder()
     while True:

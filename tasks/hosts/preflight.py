@@ -160,13 +160,9 @@ def check_host(
 ) -> HostReport:
     """Look a host over, changing nothing there. Errors become part of the report.
 
-    Args:
-        host: Which.
-        place: How it is used; its folder need not be there yet.
-        needs_gpu: Whether it is to train on one.
-        min_free_bytes: Wanted on the folder's disk.
-        timeout_s: Importing torch from a cold disk takes its time.
-        is_quick: Ask for the versions of torch and numpy without importing them, which takes seconds.
+    The folder of its place need not be there yet; `min_free_bytes` are wanted on that disk. Importing torch from a cold
+    disk takes its time, within `timeout_s`; a quick look asks for the versions of torch and numpy without importing
+    them.
     """
     try:
         values = assigned(tools=" ".join(_TOOLS), folder=place.folder)
@@ -291,13 +287,7 @@ def _clock(looked: str, now: float) -> Finding:
 
 
 def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool = False) -> None:
-    """Look over whether a host can train.
-
-    Args:
-        host: Which.
-        place: How it is used.
-        device: Where it is to train there.
-        is_quick: As in `check_host`.
+    """Return if a host can train on a device of its, as `check_host` finds.
 
     Raises:
         HostError: It cannot be reached or used at all.

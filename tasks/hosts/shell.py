@@ -131,12 +131,6 @@ def _shown(line: bytes) -> str:
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
 
 
-def shown_tail(data: bytes) -> str:
-    """The end of a log as text, carriage returns folded."""
-    folder = LineFolder()
-    return "\n".join([*folder.add(data), *folder.finish()])
-
-
 def assigned(**values: str | int) -> str:
     """Shell variables, quoted, a line each."""
     return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
