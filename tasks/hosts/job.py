@@ -115,7 +115,6 @@ class JobStatus:
         ending: None unless done.
         heartbeat_age_s: By the host's clock; None before the first beat.
         num_log_bytes: What it has written so far.
-        process_id: Of the job's own process, on the host; None before it is there.
     """
 
     state: JobState
@@ -123,7 +122,6 @@ class JobStatus:
     ending: Ending | None
     heartbeat_age_s: int | None
     num_log_bytes: int
-    process_id: int | None
 
     @property
     def is_over(self) -> bool:
@@ -146,14 +144,13 @@ class LogBatch(NamedTuple):
 def parse_status(report: str) -> JobStatus:
     """Read the line that the host's scripts write; a ValueError says that it is none."""
     match report.split():
-        case ["jade-job", state, code, ending, now, heartbeat, size, process]:
+        case ["jade-job", state, code, ending, now, heartbeat, size]:
             return JobStatus(
                 JobState(state),
                 exit_status=None if code == "-" else int(code),
                 ending=None if ending == "-" else Ending(ending),
                 heartbeat_age_s=None if heartbeat == "-" else int(now) - int(heartbeat),
                 num_log_bytes=int(size),
-                process_id=None if process == "-" else int(process),
             )
     raise ValueError(f"not a job's status: {report[:200]!r}")
 

@@ -52,7 +52,7 @@ look() {
 }
 report() {
   size=0; [ ! -f out.log ] || size=$(($(wc -c < out.log)))
-  echo "jade-job $state ${code:--} ${ending:--} $(date +%s) ${heartbeat:--} $size ${process:--}"
+  echo "jade-job $state ${code:--} ${ending:--} $(date +%s) ${heartbeat:--} $size"
 }
 newest() { ls | sed -n 's/^attempt-\([0-9][0-9]*\)$/\1/p' | sort -n | tail -n 1; }
 

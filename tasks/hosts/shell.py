@@ -84,16 +84,15 @@ class CommandStream(Protocol):
 
 
 class Tail:
-    """Keeps the end of a byte stream."""
+    """Keeps the end of what a command writes to standard error."""
 
-    def __init__(self, max_bytes: int = MAX_STDERR_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._data = bytearray()
 
     def add(self, data: bytes) -> None:
         """Append; what no longer fits falls off the front."""
         self._data += data
-        del self._data[: -self._max_bytes]
+        del self._data[:-MAX_STDERR_BYTES]
 
     def text(self) -> str:
         """What is kept, as text; what came before a command began is not the command's."""
