@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
-from flows.commands.common import artifacts_option, json_option, print_json, print_table
+from flows.commands.common import artifacts_option, json_option, nearby, print_json, print_table
 from tasks.operations.installation import (
     DEFAULT_PORT,
     LAST_PORT,
@@ -41,7 +43,7 @@ def up(*, port: int, reset: bool, as_json: bool) -> None:
         return
     click.echo(f"UI: {installation.ui_url}")
     click.echo(f"\n  export PREFECT_API_URL={installation.api_url}")
-    click.echo("  prefect deployment run compare/nightly --watch")
+    click.echo(f"  {nearby(Path(sys.executable).with_name('prefect'))} deployment run compare/nightly --watch")
     click.echo(f"\nRuns: {installation.artifacts or 'the bucket of the settings'}")
     click.echo(f"Logs and history: {installation.folder}. `jade down` stops it.")
 
