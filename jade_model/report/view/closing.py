@@ -183,7 +183,7 @@ def machine_rows(rental: Mapping[str, Any]) -> Rows:
         for machine in rental["machines"]
     ]
     tried = [
-        [plain(item["what"]), f"${item['price_usd_per_hour']:.2f}", ABSENT, ABSENT, plain(item.outcome)]
+        [plain(item["what"]), f"${item['price_usd_per_hour']:.2f}", ABSENT, ABSENT, plain(item["outcome"])]
         for item in rental["tried"]
     ]
     return rows + tried

@@ -167,6 +167,15 @@ def test_several_data_sets_have_their_own_lines() -> None:
     assert "Differences by data set" in markdown
 
 
+def test_offers_that_could_not_be_had_are_listed_with_what_became_of_them(good: ReportInput) -> None:
+    rental = {
+        "provider": "runpod", "cost_usd": 1.2, "spent_this_month_usd": 3.4, "machines": [],
+        "tried": [{"what": "A40", "price_usd_per_hour": 0.4, "outcome": "no longer there"}],
+    }  # fmt: skip
+    markdown, _ = rendered(replace(good, run={**good.run, "rental": rental}))
+    assert ["A40", "$0.40", "n/a", "n/a", "no longer there"] in table_with(markdown_tables(markdown), "GPU", "Cost")
+
+
 def test_missing_scores_are_shown_as_absent(good: ReportInput) -> None:
     def blank(comparison: dict[str, Any]) -> None:
         summary = comparison["arms"]["crf"]["summary"]
