@@ -92,8 +92,7 @@ def _single_run_actions(facts: Facts) -> list[Action]:
     if sweeps:
         actions.append(
             Action(
-                "**Sweep the threshold of a checkpoint**, as the first comparison did; on the file that it "
-                "was trained on the result flatters it.",
+                "**Sweep the threshold of a checkpoint**; on the file that it was trained on the result flatters it.",
                 "\n\n".join(sweeps),
             )
         )

@@ -14,7 +14,7 @@ from jade_model.report.facts import Facts
 from jade_model.report.figures.canvas import DPI, INK, MUTED, SOFT, SURFACE, export, few_ticks, for_figure, panels
 from jade_model.report.markup import FigureFile
 from jade_model.report.naming import ArmStyle, metric_name
-from jade_model.report.numbers import interval, is_number, number, percent, plural
+from jade_model.report.numbers import is_number, number, plural
 from jade_model.scoring.parts import Interval
 
 METRICS = ("f1", "span_f1_iou50")
@@ -41,15 +41,14 @@ def forest(facts: Facts) -> FigureFile:
         axes.grid(visible=False, axis="y")
         few_ticks(axes, x=6)
         axes.set_xlabel(metric_name(metric))
-    level = percent(facts.numbers.settings.confidence, 0)
-    alt = "; ".join(
-        f"{arm.name}: F1 {number(arm.decoder.f1)} {interval(arm.decoder.confidence_interval)}" for arm in facts.arms
-    )
+    alt = "; ".join(f"{arm.name} {number(arm.decoder.f1)}" for arm in facts.arms)
     caption = (
-        f"Scores with their {level} intervals; hollow: the same network before training; dashed: the untrained rule. "
+        "Hollow: the same network before training; dashed: the untrained rule. "
         "Overlapping intervals do not mean equal arms: differences are measured window by window."
     )
-    return export(figure, "forest", f"Forest plot. {alt}; untrained rule {number(facts.rule)}.", caption, facts.styles)
+    return export(
+        figure, "forest", f"F1 with intervals: {alt}; untrained rule {number(facts.rule)}.", caption, facts.styles
+    )
 
 
 Values = dict[str, tuple[float | None, Interval | None, float | None]]

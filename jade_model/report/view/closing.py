@@ -106,12 +106,10 @@ def drift_rows(report: Mapping[str, Any]) -> Rows:
 
 def reproducibility_rows(facts: Facts) -> Rows:
     """Return settings, code, host and versions."""
-    run, numbers, settings = facts.report.run, facts.numbers, facts.numbers.settings
+    run, settings = facts.report.run, facts.numbers.settings
     found = run.get("code_version") or run.get("code") or "not recorded"
     version = {k: v for k, v in found.items() if v is not None} if isinstance(found, Mapping) else str(found)
     return [
-        ["Run", code(numbers.run_id)],
-        ["Compared", moment(numbers.created_at)],
         *[[plain(name), code(value)] for name, value in _flat(version, "Code")],
         ["Seeds", ", ".join(map(str, settings.seeds))],
         ["Folds", "single split" if settings.num_folds <= 1 else str(settings.num_folds)],

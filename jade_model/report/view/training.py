@@ -73,7 +73,7 @@ def _remark(validation_E: Curves, epoch: int, best: int) -> str:
         return "baseline"
     if first <= 0 or now <= 0:
         return "lowest" if epoch == best else "not comparable with epoch 1"
-    change = f"↓ {first / now:.2f}x since epoch 1" if now <= first else f"↑ {now / first:.2f}x since epoch 1"
+    change = f"↓ {first / now:.2f}x" if now <= first else f"↑ {now / first:.2f}x"
     if epoch == best:
         return f"{change}, lowest"
     since_best = now / validation_E[best - 1] - 1
@@ -102,12 +102,10 @@ def characteristics(_facts: Facts, arm: ArmFacts) -> str:
     else:
         said += "; it never fell below its first value"
     if arm.rise_since_best is not None and arm.best_epoch is not None:
-        label = "overfitting" if arm.overfits else "no overfitting to speak of"
+        label = "overfitting" if arm.overfits else "little overfitting"
         said += (
             f"; {label}: best at epoch {number(arm.best_epoch, 0)}, {percent(arm.rise_since_best)} above it at the end"
         )
-    if arm.wobble is not None:
-        said += f"; it moves {percent(arm.wobble)} an epoch over the last half"
     return f"{said}."
 
 

@@ -73,6 +73,10 @@ def test_every_figure_has_an_alternative_text_and_a_caption(written: tuple[Path,
     assert sorted(re.findall(r"^!\[.+\]\(([a-z]+\.png)\)$", markdown, flags=re.MULTILINE)) == [p.name for p in pngs]
 
 
+def test_a_report_of_eighteen_trainings_has_few_words_its_figures_included(written: tuple[Path, str, str]) -> None:
+    assert len(written[1].split()) < 3650
+
+
 def test_figures_follow_the_theme(written: tuple[Path, str, str]) -> None:
     text = written[2]
     figures = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
