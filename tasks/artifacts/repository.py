@@ -20,7 +20,7 @@ from pathlib import Path
 from tasks.artifacts.backend import Records
 from tasks.artifacts.errors import ArtifactNotFound, BadStoreAddress, StoreError
 from tasks.artifacts.leases import load_records, running, sweep
-from tasks.artifacts.local import LocalBackend, write_chunks
+from tasks.artifacts.local import LocalBackend, disk_errors, write_chunks
 from tasks.artifacts.manifest import MANIFEST_NAME, is_same, manifest_bytes
 from tasks.artifacts.retention import (
     SWEEP_AGE_S,
@@ -95,7 +95,8 @@ class ArtifactPlace:
             if not (is_same(path, file) if manifest.complete else path.is_file()):
                 fetch_file(self.store, run_id, file, path)
         if not below and manifest.complete:
-            write_chunks(root / MANIFEST_NAME, [manifest_bytes(manifest)])
+            with disk_errors(str(root), f"writing {MANIFEST_NAME}"):
+                write_chunks(root / MANIFEST_NAME, [manifest_bytes(manifest)])
         return self.layout(run_id)
 
     def find(self, name: str) -> str:

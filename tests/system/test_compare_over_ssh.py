@@ -158,7 +158,7 @@ def test_a_comparison_on_a_host_kept_in_a_bucket_gives_the_figures_of_a_local_on
         assert written.is_relative_to(place.folder / "another")
         (kept,) = json.loads(place.jade("artifacts", "list", "--artifacts", bucket, "--json").stdout)
         assert (kept["run_id"], kept["state"], kept["pointers"]) == (remote["run_id"], "complete", ["latest"])
-    assert place.processes() == []
+    wait_until(lambda: place.processes() == [], 60, place.said)
     assert [path.name for path in place.there.iterdir() if any(path.iterdir())] == ["code"]
     assert not list((place.folder / "state" / "runs").iterdir())
 
@@ -187,7 +187,7 @@ def test_cut_connections_and_a_killed_flow_cost_nothing_and_the_same_command_att
     events = [json.loads(line) for line in log.splitlines()]
     told = [(event["arm"], event["fold"], event["epoch"]) for event in events if event["event"] == "epoch"]
     assert len(told) == len(set(told)) == 2 * 2 * MEDIUM_EPOCHS
-    assert place.processes() == []
+    wait_until(lambda: place.processes() == [], 60, place.said)
     assert json.loads(place.jade("runs", "--all", "--json").stdout) == []
 
 
@@ -206,7 +206,8 @@ def test_a_run_that_is_stopped_from_elsewhere_is_cancelled_with_the_reason(place
         (run,) = (place.folder / "a").glob("*/run.json")
         stopped = json.loads(place.jade("runs", "stop", run.parent.name, "--json").stdout)
         assert stopped["state"] == "stopped"
-        assert place.processes() == []
+        # The job's supervisor says last that all has ended, and then ends itself.
+        wait_until(lambda: place.processes() == [], 60, place.said)
         assert running.wait(300) == 1
     assert "was stopped on request" in place.said()
     assert "Traceback" not in place.said()

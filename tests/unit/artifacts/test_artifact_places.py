@@ -14,7 +14,7 @@ import pytest
 
 from jade_model.core.job import load_job
 from jade_model.core.training_files import files_of, is_done
-from tasks.artifacts.errors import AccessDenied, BadStoreAddress, NoSuchBucket
+from tasks.artifacts.errors import AccessDenied, BadStoreAddress, NoSuchBucket, StoreRefused
 from tasks.artifacts.repository import ArtifactPlace, fetch_path, locate_run, open_place, open_run
 from tasks.artifacts.training_cache import KeptTrainings, Mirror
 from tasks.artifacts.transfer import verify
@@ -233,6 +233,15 @@ class TestBucket(WithBucket, PlaceContract):
         place.store.point("latest", self.run_in(place, small_run).run_id)
         place.prune(keep_last=1, keep_days=None)
         assert not layout.root.exists()
+
+    def test_a_working_copy_that_cannot_be_written_is_the_stores_error(
+        self, place: ArtifactPlace, small_run: RunLayout
+    ) -> None:
+        layout = self.run_in(place, small_run)
+        (layout.root / "manifest.json").unlink(missing_ok=True)
+        (layout.root / "manifest.json").mkdir()
+        with pytest.raises(StoreRefused, match=r"writing manifest\.json.*directory"):
+            place.find_run("latest")
 
     def test_only_what_is_asked_for_is_fetched(
         self, place: ArtifactPlace, another: Another, small_run: RunLayout
