@@ -228,7 +228,10 @@ def open_model(path: Path, *, device: str = "cpu") -> TrainedModel:
     elif path.is_dir():
         files = sorted(folder.glob("checkpoint_*.pt"))
         if len(files) != 1:
-            raise CheckpointError(f"{folder} holds {len(files)} files checkpoint_*.pt; name the one that is meant")
+            found = sorted(str(file.parent.relative_to(folder)) for file in folder.rglob(DECODING_NAME))
+            choices = f": {', '.join(f'{folder.name}/{name}' for name in found[:5])}" if found else ""
+            held = "no model of its own" if not files else f"{len(files)} files checkpoint_*.pt"
+            raise CheckpointError(f"{folder} holds {held}; name the one that is meant{choices}")
     try:
         predictor = load_predictor(files, device=device)
     except RuntimeError as error:

@@ -13,6 +13,7 @@ import pytest
 from helpers.retrainings import retrained
 
 from flows.cli import run
+from jade_model.core.errors import CheckpointError
 from jade_model.core.windows import Windows
 from jade_model.data.checks import DataRefused
 from jade_model.data.sample import sample_windows
@@ -77,6 +78,8 @@ def test_the_named_folder_holds_a_model_that_predicts(first: Retrained) -> None:
     model = open_model(layout.root / card["model"]["folder"])
     assert model.was_evaluated
     assert model.choice.decoder == card["model"]["decoder"]
+    with pytest.raises(CheckpointError, match=f"no model of its own.*: .*{layout.run_id}/{card['model']['folder']}"):
+        open_model(layout.root)
 
 
 def test_the_challenger_is_judged_beside_the_champion_in_both_parts(second: Retrained, first: Retrained) -> None:
