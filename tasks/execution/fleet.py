@@ -25,7 +25,8 @@ from tasks.execution.base import Event, split_done
 from tasks.execution.found_jobs import clear_job, find_ours
 from tasks.execution.lanes import Lane
 from tasks.execution.queue import QueueRules, UnitQueue
-from tasks.execution.shift import LANES_NAME, Board, Shift
+from tasks.execution.remote import LANES_NAME
+from tasks.execution.shift import Board, Shift
 from tasks.hosts.errors import HostError
 
 POLL_S = 1.0

@@ -53,7 +53,7 @@ def find_ours(station: Station, job: Job) -> list[FoundJob]:
         theirs = retry_transient(functools.partial(remote_trainings, station.host, run))
         if theirs and theirs <= ours:
             found.append(FoundJob(handle, status, frozenset(run_key for run_key, _ in theirs)))
-        elif station.is_ours_alone and not status.is_over:
+        elif station.is_rented and not status.is_over:
             retry_transient(functools.partial(stop_job, station.host, handle, grace_s=STOP_GRACE_S))
     return found
 

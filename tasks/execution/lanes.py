@@ -18,21 +18,23 @@ class Station:
     """A host that a lane has now.
 
     Attributes:
+        name: Of the lane.
         host: Connects when it is first used.
         place: How it is used.
         device: Where it trains there.
+        workers: Trainings at once; None: as many as the host does by itself.
         costs: Whether it costs something while the lane has it.
-        is_ready: Whether it is known to be able to train, so that it need not be looked over.
-        is_ours_alone: Whether nobody else has jobs there.
+        is_rented: Whether it was looked over when it was rented, and nobody else has jobs there.
         must_leave: Says why it is lost in a moment, if it is.
     """
 
+    name: str
     host: Host
     place: RemotePlace
     device: str
+    workers: Workers = None
     costs: bool = False
-    is_ready: bool = False
-    is_ours_alone: bool = False
+    is_rented: bool = False
     must_leave: MustLeave = lambda: None
 
 
@@ -42,11 +44,6 @@ class Lane(Protocol):
     @property
     def name(self) -> str:
         """For people, and for the queue."""
-        ...
-
-    @property
-    def workers(self) -> Workers:
-        """Trainings at once; None: as many as the host does by itself."""
         ...
 
     @property
@@ -106,7 +103,7 @@ class HostLane:
     def open(self) -> Station:
         """Connect, the first time; afterwards the host is the same."""
         self._host = self._host or self.connect()
-        return Station(self._host, self.place, self.device)
+        return Station(self.name, self._host, self.place, self.device, self.workers)
 
     def is_lost(self, error: Exception) -> bool:  # noqa: ARG002 - it may come back
         """No: it may come back."""

@@ -20,7 +20,7 @@ from jade_model.core.training_files import files_of
 from tasks.core.errors import BadRequest
 from tasks.execution.base import checkpoint_of
 from tasks.execution.placement import Placement
-from tasks.execution.progress import Part, part_of, parts_of
+from tasks.execution.progress import part_of, parts_of
 from tasks.execution.run import TrainingRun, trainings_of
 from tasks.execution.run_page import RunPage
 from tasks.operations.flow_runs import is_stopping, stopped_state
@@ -76,8 +76,8 @@ def follow_trainings(folder: str) -> None:
     waiting, followed = parts_of(training.job), []
     while waiting:
         has_ended, seen = progress.ended, progress.changes
-        begun = [part for part in waiting if has_ended or progress.state[part.name].is_begun]
-        followed += [follow_training.submit(folder, part.name, part.arm, part.seed) for part in begun]
+        begun = [part for part in waiting if has_ended or progress.state[part].is_begun]
+        followed += [follow_training.submit(folder, part) for part in begun]
         waiting = [part for part in waiting if part not in begun]
         if waiting:
             progress.wait_for_change(seen)
@@ -89,14 +89,12 @@ def follow_trainings(folder: str) -> None:
 
 
 @task(name="train", task_run_name="train-{part}", cache_policy=NO_CACHE)
-def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str] | State[Any]:
+def follow_training(folder: str, part: str) -> list[str] | State[Any]:
     """Follow one arm and seed of a run's trainings to their end.
 
     Args:
         folder: The run's.
-        part: Its name, for the UI.
-        arm: Which arm.
-        seed: Which seed.
+        part: Which; see `part_of`.
 
     Returns:
         The checkpoints' paths relative to the run's folder; the state Cancelled if the run was stopped.
@@ -134,7 +132,7 @@ def follow_training(folder: str, part: str, arm: str, seed: int) -> list[str] | 
     return [
         checkpoint_of(files_of(item, root)).relative_to(root).as_posix()
         for item in training.job.trainings
-        if part_of(item) == Part(arm, seed)
+        if part_of(item) == part
     ]
 
 

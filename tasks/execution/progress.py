@@ -21,25 +21,15 @@ RECORD_LINES = 200
 RECORD_LINE_CHARACTERS = 500
 
 
-@dataclass(frozen=True, order=True)
-class Part:
-    """One arm and seed of a run, all folds and members: what one Prefect task follows."""
+def part_of(training: Training) -> str:
+    """Return the part of a run that a training belongs to: one arm and seed, all folds and members, as `crf-seed0`.
 
-    arm: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """As people see it: `crf-seed0`."""
-        return f"{self.arm.replace('_', '-')}-seed{self.seed}"
+    One Prefect task follows each.
+    """
+    return f"{training.arm.replace('_', '-')}-seed{training.seed % MEMBER_SEED_STEP}"
 
 
-def part_of(training: Training) -> Part:
-    """Return the part that a training belongs to."""
-    return Part(training.arm, training.seed % MEMBER_SEED_STEP)
-
-
-def parts_of(job: Job) -> list[Part]:
+def parts_of(job: Job) -> list[str]:
     """Return the job's parts, in the order in which they are trained."""
     return list(dict.fromkeys(part_of(training) for training in job.trainings))
 
@@ -267,35 +257,6 @@ def terminal_is_live() -> bool:
     return Console(file=sys.stderr).is_terminal
 
 
-class TrainingBars:
-    """Bars by name; draws nothing where standard error is no terminal."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(file=sys.stderr),
-            disable=not terminal_is_live(),
-        )
-        self._bars: dict[str, TaskID] = {}
-
-    def show(self, name: str, state: PartState) -> None:
-        """Set a bar, a new one if it was not there."""
-        if name not in self._bars:
-            self._bars[name] = self._progress.add_task(name, total=state.epochs, note="")
-        self._progress.update(self._bars[name], completed=state.epochs_done, total=state.epochs, note=state.latest)
-
-    @contextmanager
-    def on_screen(self) -> Iterator[None]:
-        """Draw while the block lasts."""
-        with self._progress:
-            yield
-
-
 @contextmanager
 def drawn(progress: RunProgress) -> Iterator[None]:
     """Show how far trainings are, and what they say, while the block lasts; a terminal that fails stops nothing."""
@@ -311,8 +272,19 @@ def drawn(progress: RunProgress) -> Iterator[None]:
 
 
 def _draw(progress: RunProgress, stop: threading.Event) -> None:
-    bars = TrainingBars()
-    with bars.on_screen():
+    """One bar for each name; nothing where standard error is no terminal."""
+    bars: dict[str, TaskID] = {}
+    screen = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(file=sys.stderr),
+        disable=not terminal_is_live(),
+    )
+    with screen:
         is_last, seen = False, 0
         while not is_last:
             progress.wait_for_change(seen)
@@ -322,4 +294,6 @@ def _draw(progress: RunProgress, stop: threading.Event) -> None:
                 sys.stderr.write(said)
                 sys.stderr.flush()
             for name, state in list(progress.state.items()):
-                bars.show(name, state)
+                if name not in bars:
+                    bars[name] = screen.add_task(name, note="")
+                screen.update(bars[name], completed=state.epochs_done, total=state.epochs, note=state.latest)

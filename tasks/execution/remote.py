@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from jade_model.core.job import ARM_MODULE, Job, Training
 from tasks.artifacts.leases import RemoteRun, remove_record, save_record
@@ -26,6 +29,7 @@ from tasks.execution.fetching import (
     fetch_checkpoint,
     fetch_training,
     local_epoch,
+    move_training,
     remote_epoch,
     remove_folder,
 )
@@ -58,8 +62,8 @@ from tasks.hosts.job import (
 )
 from tasks.hosts.preflight import check_ready
 from tasks.settings.environment import THREADING
-from tasks.settings.models import Workers
 
+LANES_NAME = "lanes"
 SEND_S = 6 * 3600.0
 POLL_S = 0.5
 ENDING_POLL_S = 0.1
@@ -82,12 +86,9 @@ class RemoteBatch:
     Args:
         station: The host.
         job: Of these trainings alone.
-        folder: The run's, here.
-        incoming: A folder of the caller's for what comes, before it is moved to the run's.
-        workers: Trainings at once; None: as many as the host does by itself.
-        where: How events call the host.
+        folder: The run's, here. What comes is gathered in a folder of the lane's below it, which is emptied first.
         note: Told what a person should know.
-        move: Moves a training's files from `incoming` to the run's folder; see `move_training`.
+        lock: Held by who moves a training to its place in the run's folder: of several, the first counts.
         pending: Run keys of those that are not over; None: all.
     """
 
@@ -96,25 +97,22 @@ class RemoteBatch:
         station: Station,
         job: Job,
         folder: Path,
-        incoming: Path,
         *,
-        workers: Workers,
-        where: str,
         note: Note,
-        move: Callable[[Training], bool],
+        lock: AbstractContextManager[Any],
         pending: Collection[str] | None = None,
     ) -> None:
         self.job, self.key = job, job_key(job.trainings)
         self.heard_at = math.inf
         self._station, self._host, self._place = station, station.host, station.place
-        self._folder, self._incoming, self._workers = folder, incoming, workers
-        self._where, self._note, self._move = where, note, move
-        self._output = TrainerOutput(job.trainings, where, is_remote=True)
+        self._folder, self._incoming, self._note, self._lock = folder, folder / LANES_NAME / station.name, note, lock
+        self._output = TrainerOutput(job.trainings, station.name, is_remote=True)
         self._open = {item.run_key: item for item in job.trainings if pending is None or item.run_key in pending}
         self._handle: JobHandle | None = None
         self._may_run = False
         self._damaged: Training | None = None
         self._brought_at: dict[str, float] = {}
+        shutil.rmtree(self._incoming, ignore_errors=True)
 
     @property
     def is_over(self) -> bool:
@@ -152,8 +150,8 @@ class RemoteBatch:
         command += ["--resume", "--progress", "json"]
         if self.job.arm_module_sha256:
             command += ["--arm-module", ARM_MODULE]
-        if self._workers is not None:
-            command += ["--workers", str(self._workers)]
+        if self._station.workers is not None:
+            command += ["--workers", str(self._station.workers)]
         spec = JobSpec(
             self.key,
             tuple(command),
@@ -180,7 +178,7 @@ class RemoteBatch:
             with contextlib.suppress(HostError):
                 fetch_training(self._host, self._place.run(self.key), training, self._incoming)
                 self._move(training)
-                brought.append(done(training.run_key, self._where, 0.0))
+                brought.append(done(training.run_key, self._station.name, 0.0))
                 continue
             self._bring_newest(training)
         self.tidy()
@@ -222,7 +220,7 @@ class RemoteBatch:
         for run_key, training in self._open.items():
             self._bring_newest(training)
             if local_epoch(self._folder, training):
-                yield Event("checkpoint", run_key, self._where, {"at_once": True})
+                yield Event("checkpoint", run_key, self._station.name, {"at_once": True})
 
     def stop(self) -> None:
         """End the trainings over there and say so; what they have left there so far stays for the next attempt."""
@@ -284,6 +282,10 @@ class RemoteBatch:
         if outcome.kind in {"done", "failed"}:
             del self._open[training.run_key]
         yield outcome
+
+    def _move(self, training: Training) -> bool:
+        with self._lock:
+            return move_training(training, self._incoming, self._folder)
 
     def _fetch(self, training: Training) -> None:
         remote = self._place.run(self.key)

@@ -66,8 +66,9 @@ class RentedLane:
         idle_s: float = IDLE_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.name, self.workers, self.idle_s = name, workers, idle_s
-        self._renter, self._folder, self._device, self._note, self._sleep = renter, folder, device, note, sleep
+        self.name, self.idle_s = name, idle_s
+        self._renter, self._folder, self._device, self._workers = renter, folder, device, workers
+        self._note, self._sleep = note, sleep
         self._renters = renters or (renter,)
         self._lease: Lease | None = None
         self._in_vain, self._may_attach = 0, True
@@ -90,12 +91,13 @@ class RentedLane:
             lease = self._lease
             assert lease is not None  # noqa: S101 -- it has begun
         return Station(
+            self.name,
             lease,
             lease.place,
             self._device or lease.device,
+            self._workers,
             costs=lease.entry.price_usd_per_hour > 0,
-            is_ready=True,
-            is_ours_alone=True,
+            is_rented=True,
             must_leave=lambda: lease.preempted,
         )
 

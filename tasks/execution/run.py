@@ -83,7 +83,7 @@ class TrainingRun:
         """Run all of the job's trainings in a thread of its own; `progress` and `failure` tell the rest."""
         # An executor may submit tasks to Prefect, which belong to the flow that this is called from.
         context = contextvars.copy_context()
-        self.progress.expect(self.job.trainings, _name_of_part)
+        self.progress.expect(self.job.trainings, part_of)
         self._thread = threading.Thread(target=context.run, args=(self._work,), daemon=True, name="executor")
         self._thread.start()
 
@@ -121,7 +121,7 @@ class TrainingRun:
 
     def _work(self) -> None:
         try:
-            for _ in self.run(self.job.trainings, _name_of_part):
+            for _ in self.run(self.job.trainings, part_of):
                 pass
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._error = error
@@ -234,7 +234,3 @@ def _claim_all(run: Run, keys: Sequence[str]) -> Holder | None:
             return holder
         claimed.append(key)
     return None
-
-
-def _name_of_part(training: Training) -> str:
-    return part_of(training).name

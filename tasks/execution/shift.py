@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import deque
@@ -10,20 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from jade_model.core.job import Job, Training
+from jade_model.core.job import Job
 from tasks.artifacts.training_cache import Note
 from tasks.core.errors import RunError
 from tasks.core.retry import retry_transient
 from tasks.execution.base import Event
-from tasks.execution.fetching import move_training
 from tasks.execution.found_jobs import FoundJob, clear_job, find_ours
 from tasks.execution.lanes import Lane, Station
 from tasks.execution.queue import UnitQueue
 from tasks.execution.remote import RemoteBatch
 from tasks.hosts.errors import HostError, JobStopped
-from tasks.settings.models import Workers
 
-LANES_NAME = "lanes"
 PLACES_ON_GPU = 4
 _CALL_S = 60.0
 
@@ -103,9 +99,9 @@ class Shift:
     def __init__(self, lane: Lane, board: Board) -> None:
         self.lane, self.board = lane, board
         self.station = lane.open()
-        places = retry_transient(lambda: _places(self.station, lane.workers))
+        places = retry_transient(lambda: _places(self.station))
         self._found = deque(find_ours(self.station, board.job))
-        self._is_ready = self.station.is_ready
+        self._is_ready = self.station.is_rented
         self._batch: RemoteBatch | None = None
         self._was_silent = self._is_gone = False
         self.has_worked = self.is_doubtful = False
@@ -193,22 +189,12 @@ class Shift:
 
     def _new_batch(self, units: Iterable[str], pending: Sequence[str] | None = None) -> RemoteBatch:
         board, wanted = self.board, set(units)
-        incoming = board.folder / LANES_NAME / self.lane.name
-        shutil.rmtree(incoming, ignore_errors=True)
-
-        def move(training: Training) -> bool:
-            with board.changed:
-                return move_training(training, incoming, board.folder)
-
         return RemoteBatch(
             self.station,
             replace(board.job, trainings=tuple(item for item in board.job.trainings if item.run_key in wanted)),
             board.folder,
-            incoming,
-            workers=self.lane.workers,
-            where=self.lane.name,
             note=board.note,
-            move=move,
+            lock=board.changed,
             pending=pending,
         )
 
@@ -297,9 +283,9 @@ class Shift:
             board.wake()
 
 
-def _places(station: Station, workers: Workers) -> int:
-    if isinstance(workers, int):
-        return workers
+def _places(station: Station) -> int:
+    if isinstance(station.workers, int):
+        return station.workers
     if station.device != "cpu":
         return PLACES_ON_GPU
     cores = station.host.run("# jade: count the cores\ngetconf _NPROCESSORS_ONLN", timeout_s=_CALL_S).text.strip()

@@ -51,7 +51,6 @@ class LaneOfMachines:
     folder: Path
     machines: list[int]
     idle_s: float = 0.0
-    workers: int = 1
     told: list[str] = field(default_factory=list)
     host: DyingHost | None = None
 
@@ -62,7 +61,7 @@ class LaneOfMachines:
         self.host = DyingHost(self.folder / f"{self.name}-{len(self.machines)}", name=self.name)
         self.host.left = self.machines[0]
         place = RemotePlace("jade", str(self.folder / "python"), 60)
-        return Station(self.host, place, "cpu", costs=True, is_ready=True, is_ours_alone=True)
+        return Station(self.name, self.host, place, "cpu", 1, costs=True, is_rented=True)
 
     def is_lost(self, error: Exception) -> bool:
         return self.host is not None and self.host.left < 0

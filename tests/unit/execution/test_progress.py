@@ -15,7 +15,7 @@ from tasks.core.errors import TrainingFailed
 from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
 from tasks.execution.base import Event, done, failed
 from tasks.execution.local import LocalExecutor
-from tasks.execution.progress import Part, RunProgress, parts_of
+from tasks.execution.progress import RunProgress, part_of, parts_of
 from tasks.execution.run import TrainingRun
 from tasks.execution.trainer_output import TrainerOutput
 from tasks.experiments.plan import Plan, write_job
@@ -30,10 +30,10 @@ def trainings(small_windows: Windows, tmp_path: Path) -> tuple[Training, ...]:
 
 def test_a_part_is_an_arm_and_a_seed_with_all_its_folds_and_members(small_run: RunLayout) -> None:
     job = load_job(small_run.job_json)
-    assert parts_of(job) == [Part("soft_span", 0), Part("crf", 0)]
+    assert parts_of(job) == ["soft-span-seed0", "crf-seed0"]
     member = replace(job.trainings[0], seed=MEMBER_SEED_STEP, output_dir="soft_span/member1")
     assert parts_of(Job(job.run_id, job.data, (*job.trainings, member))) == parts_of(job)
-    assert Part("soft_span", 3).name == "soft-span-seed3"
+    assert part_of(replace(member, seed=3)) == "soft-span-seed3"
 
 
 def test_epochs_count_as_they_come_and_a_copy_that_is_behind_takes_nothing_back(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -112,14 +113,11 @@ def train(
 def begun(folder: Path, host: LocalHost, place: RemotePlace) -> RemoteBatch:
     """Start a run's job, and do no more: all that a process which is killed leaves."""
     batch = RemoteBatch(
-        Station(host, place, "cpu"),
+        Station("ci", host, place, "cpu", 1),
         load_job(folder / "job.json"),
         folder,
-        folder / "lanes",
-        workers=1,
-        where="ci",
         note=lambda _: None,
-        move=lambda training: move_training(training, folder / "lanes", folder),
+        lock=threading.Lock(),
     )
     batch.start(is_ready=True)
     return batch
