@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jade_model.core.files import write_atomically
 from jade_model.report.markup import Rows, Source, code, plain, render, to_markdown
 from jade_model.report.numbers import count, interval, with_interval
 from jade_model.report.view.closing import PARTS
-from jade_model.report.writing import ReportFiles
+from jade_model.report.writing import ReportFiles, write_files
 
 MARKDOWN_NAME = "MODEL_CARD.md"
-HTML_NAME = "index.html"
 NAMES = {"challenger": "this model", "champion": "the champion", "largest_move": "largest move (untrained)"}
 
 
@@ -30,16 +28,9 @@ def write_card(card: Mapping[str, Any], folder: Path) -> ReportFiles:
 
     with drawing():
         figures = {figure.name: figure for figure in drift_figures([card["data_checks"]])}
-    for figure in figures.values():
-        write_atomically(folder / figure.file_name, figure.png)
     source = _source(card)
     badge = ("Becomes champion", "winner") if card["decision"]["promote"] else ("Stays challenger", "undecided")
-    files = ReportFiles(
-        folder / MARKDOWN_NAME, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
-    )
-    write_atomically(files.html, to_page(source, figures, badge=badge))
-    write_atomically(files.markdown, to_markdown(source, figures))
-    return files
+    return write_files(folder, MARKDOWN_NAME, source, figures, to_page(source, figures, badge=badge))
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypeGuard
 
 ABSENT = "n/a"
 
 
-def is_number(value: float | None) -> bool:
+def is_number(value: float | None) -> TypeGuard[float]:
     """Whether the value is there and finite."""
     return value is not None and math.isfinite(value)
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a fixed number of decimals, never `-0.000`."""
-    if value is None or not math.isfinite(value):
+    if not is_number(value):
         return ABSENT
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text
@@ -30,7 +32,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a fraction of 1 as per cent."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{number(100 * value, digits)} %"
+    return ABSENT if not is_number(value) else f"{number(100 * value, digits)} %"
 
 
 def interval(bounds: Sequence[float | None] | None, digits: int = 3, *, with_sign: bool = False) -> str:
@@ -52,14 +54,14 @@ def with_interval(value: float | None, bounds: Sequence[float | None] | None, *,
 
 def p_value(value: float | None) -> str:
     """Return a p-value, as an inequality where digits would be noise."""
-    if value is None or not math.isfinite(value):
+    if not is_number(value):
         return ABSENT
     return "< 0.001" if value < 0.001 else number(value)
 
 
 def duration(seconds: float | None) -> str:
     """Return a time: `0.42 s`, `12.3 s`, `2 min 5 s`, `1 h 3 min`."""
-    if seconds is None or not math.isfinite(seconds):
+    if not is_number(seconds):
         return ABSENT
     if seconds < 10:
         return f"{seconds:.2f} s"
@@ -83,7 +85,7 @@ def size(num_bytes: int) -> str:
 
 def count(value: float | None) -> str:
     """Return a whole number with thousands separated."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{round(value):,}"
+    return ABSENT if not is_number(value) else f"{round(value):,}"
 
 
 def moment(text: str) -> str:
@@ -107,14 +109,11 @@ def plural(amount: int, noun: str) -> str:
 
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of what is there, or None."""
-    there = [value for value in values if value is not None and math.isfinite(value)]
+    there = [value for value in values if is_number(value)]
     return sum(there) / len(there) if there else None
 
 
 def median(values: Sequence[float | None]) -> float | None:
     """Return the median of what is there, or None."""
-    there = sorted(value for value in values if value is not None and math.isfinite(value))
-    if not there:
-        return None
-    middle = len(there) // 2
-    return there[middle] if len(there) % 2 else (there[middle - 1] + there[middle]) / 2
+    there = [value for value in values if is_number(value)]
+    return statistics.median(there) if there else None

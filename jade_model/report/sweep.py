@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jade_model.core.files import write_atomically
 from jade_model.report.markup import Rows, Source, code, plain, render, to_markdown
 from jade_model.report.naming import metric_name
 from jade_model.report.numbers import count, interval, join, moment, number, p_value, plural, signed, with_interval
 from jade_model.report.view.closing import PARTS
-from jade_model.report.writing import ReportFiles
+from jade_model.report.writing import ReportFiles, write_files
 
 MARKDOWN_NAME = "SWEEP.md"
-HTML_NAME = "index.html"
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,8 @@ def write_sweep(report: SweepReport, folder: Path) -> ReportFiles:
     from jade_model.report.page import to_page
 
     source, figures = _source(report), draw_sweep(report.content)
-    for figure in figures.values():
-        write_atomically(folder / figure.file_name, figure.png)
-    files = ReportFiles(
-        folder / MARKDOWN_NAME, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
-    )
-    write_atomically(files.html, to_page(source, figures, badge=_badge(report.content), styles=STYLES.values()))
-    write_atomically(files.markdown, to_markdown(source, figures))
-    return files
+    page = to_page(source, figures, badge=_badge(report.content), styles=STYLES.values())
+    return write_files(folder, MARKDOWN_NAME, source, figures, page)
 
 
 def sweep_markdown(report: SweepReport) -> str:

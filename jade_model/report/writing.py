@@ -10,11 +10,11 @@ from pathlib import Path
 from jade_model.core.files import write_atomically
 from jade_model.report.beside import DrawingProcess
 from jade_model.report.facts import ArmFacts, Facts, gather
-from jade_model.report.headline import badge
 from jade_model.report.inputs import ReportInput
 from jade_model.report.markup import FigureFile, Source, render, to_markdown
-from jade_model.report.numbers import interval, is_number, number
+from jade_model.report.numbers import interval, number
 from jade_model.report.view.context import report_context
+from jade_model.report.view.first_screen import badge
 
 MARKDOWN_NAME = "SOFT_SPAN_VS_CRF_COMPARISON.md"
 HTML_NAME = "index.html"
@@ -67,12 +67,19 @@ def write_report(report: ReportInput, folder: Path, beside: DrawingProcess | Non
     facts = gather(report)
     source = report_source(facts)
     figures = draw_figures(facts, beside)
+    return write_files(folder, MARKDOWN_NAME, source, figures, report_page(facts, source, figures))
+
+
+def write_files(
+    folder: Path, markdown_name: str, source: Source, figures: Mapping[str, FigureFile], page: str
+) -> ReportFiles:
+    """Write figures, page and Markdown, in this order; the folder is made if it is missing."""
     files = ReportFiles(
-        folder / MARKDOWN_NAME, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
+        folder / markdown_name, folder / HTML_NAME, tuple(folder / figure.file_name for figure in figures.values())
     )
     for figure, path in zip(figures.values(), files.figures, strict=True):
         write_atomically(path, figure.png)
-    write_atomically(files.html, report_page(facts, source, figures))
+    write_atomically(files.html, page)
     write_atomically(files.markdown, to_markdown(source, figures))
     return files
 
@@ -99,20 +106,17 @@ def markdown_for_artifact(report: ReportInput) -> str:
 
 
 def _tile(facts: Facts, arm: ArmFacts) -> dict[str, object]:
-    f1 = arm.decoder.f1
-    bounds = arm.decoder.confidence_interval
-    known = bounds is not None and len(bounds) == 2 and all(is_number(bound) for bound in bounds)
-    low, high = (bounds[0] or 0.0, bounds[1] or 0.0) if bounds is not None and known else (0.0, 0.0)
+    f1, bounds = arm.decoder.f1, arm.decoder.confidence_interval
     return {
         "name": arm.name,
         "f1": number(f1),
         "interval": interval(bounds),
         "colour": f"var(--c{arm.style.colour.removeprefix('#')})",
         "is_winner": facts.numbers.verdict.winner == arm.key,
-        "position": None if f1 is None or not is_number(f1) else _share(f1),
-        "low": _share(low),
-        "width": _share(high - low),
-        "rule": None if facts.rule is None or not is_number(facts.rule) else _share(facts.rule),
+        "position": _share(f1),
+        "low": _share(bounds[0]),
+        "width": _share(bounds[1] - bounds[0]),
+        "rule": _share(facts.rule),
         "against_rule": facts.against_rule(arm.key),
     }
 

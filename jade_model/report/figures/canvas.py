@@ -143,6 +143,42 @@ def panels(
     return figure, [list(row) for row in axes]
 
 
+def columns_for(count: int) -> int:
+    """Return the columns for a number of panels: a lone one takes half of the width, or its slopes would look flat."""
+    return min(max(count, 2), 3)
+
+
+def cells(count: int, columns: int | None = None, **layout: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of so many panels, row by row; the lay-out as for `panels`."""
+    columns = columns or columns_for(count)
+    figure, grid = panels(-(-count // columns), columns, **layout)
+    every = [axes for row in grid for axes in row]
+    for axes in every[count:]:
+        axes.set_axis_off()
+    return figure, every[:count]
+
+
+def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any) -> None:
+    """Write a small text beside a point; the offset is in points."""
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", **{"fontsize": 7.5, "color": MUTED, **look})
+
+
+def point(
+    axes: Axes, y: float, value: float, bounds: Sequence[float], colour: str, marker: str, *, size: float = 6.0
+) -> None:
+    """Draw a value with its interval on a line of its own."""
+    axes.plot(bounds, [y, y], color=colour, lw=0.28 * size, solid_capstyle="butt")
+    axes.plot([value], [y], marker=marker, ms=size, color=colour, mec=SURFACE, mew=0.7, ls="none")
+
+
+def rows_of(axes: Axes, labels: Sequence[str]) -> None:
+    """Give a panel one line a label, the first on top."""
+    axes.set_ylim(len(labels) - 0.4, -0.7)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(visible=False, axis="y")
+
+
 def few_ticks(axes: Axes, *, x: int | None = None, y: int | None = None, whole_x: bool = False) -> None:
     """Limit the number of ticks: each is several texts and lines to draw."""
     if x is not None:

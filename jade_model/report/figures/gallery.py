@@ -14,7 +14,7 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from jade_model.report.facts import Facts
-from jade_model.report.figures.canvas import INK, MUTED, SOFT, SURFACE, TRUTH, WIDTH, export, for_figure, panels
+from jade_model.report.figures.canvas import INK, MUTED, SOFT, SURFACE, TRUTH, WIDTH, cells, export, for_figure, note
 from jade_model.report.inputs import GalleryWindow
 from jade_model.report.markup import FigureFile
 from jade_model.report.numbers import number
@@ -32,17 +32,19 @@ def gallery(facts: Facts) -> FigureFile | None:
 
 
 def _gallery(facts: Facts, windows: Sequence[GalleryWindow]) -> FigureFile:
-    columns = min(2, len(windows))
-    rows = -(-len(windows) // columns)
     lanes = 1.05 + LANE * (len(facts.arms) + 1)
-    figure, grid = panels(
-        rows, columns, panel_height=2.35, left=0.4, right=0.15, top=0.72, bottom=0.35, gap_x=0.45, gap_y=0.68
-    )
-    cells = [axes for row in grid for axes in row]
-    for axes, window in zip(cells, windows, strict=False):
+    layout = {
+        "panel_height": 2.35,
+        "left": 0.4,
+        "right": 0.15,
+        "top": 0.72,
+        "bottom": 0.35,
+        "gap_x": 0.45,
+        "gap_y": 0.68,
+    }
+    figure, grid = cells(len(windows), min(2, len(windows)), **layout)
+    for axes, window in zip(grid, windows, strict=True):
         _draw_window(facts, axes, window, lanes)
-    for axes in cells[len(windows) :]:
-        axes.set_axis_off()
     height = figure.get_figheight()
     entries = [("■ labelled", TRUTH), *[(f"━ {arm.name}", arm.style.colour) for arm in facts.arms]]
     place = 0.4
@@ -103,16 +105,8 @@ def _scores(facts: Facts, axes: Axes, window: GalleryWindow) -> None:
     for arm in facts.arms:
         if arm.key in window.f1:
             label = f"{arm.name} F1 {number(window.f1[arm.key], 2)}"
-            axes.annotate(
-                label,
-                (0, 1),
-                xycoords="axes fraction",
-                xytext=(place, 6),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=arm.style.colour,
-                annotation_clip=False,
-            )
+            look = {"xycoords": "axes fraction", "color": arm.style.colour, "annotation_clip": False}
+            note(axes, label, (0, 1), (place, 6), **look)
             place += 12 + 4.6 * len(label)
 
 

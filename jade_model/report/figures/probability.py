@@ -7,8 +7,17 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from jade_model.report.facts import ArmFacts, Facts
-from jade_model.report.figures.canvas import INK, MUTED, SOFT, SURFACE, WIDTH, export, few_ticks, panels
-from jade_model.report.figures.training import grid_shape
+from jade_model.report.figures.canvas import (
+    INK,
+    MUTED,
+    SOFT,
+    SURFACE,
+    WIDTH,
+    cells,
+    export,
+    few_ticks,
+    note,
+)
 from jade_model.report.inputs import Curve
 from jade_model.report.markup import FigureFile
 from jade_model.report.naming import decoder_name
@@ -25,14 +34,10 @@ def probabilities(facts: Facts) -> FigureFile | None:
     arms = [arm for arm in facts.arms if sum(arm.arm.summary.histogram.out_of_span) > 0]
     if not arms:
         return None
-    rows, columns = grid_shape(len(arms))
-    figure, grid = panels(rows, columns, panel_height=2.1, gap_x=0.45, top=0.5, left=0.6)
-    cells = [axes for row in grid for axes in row]
+    figure, grid = cells(len(arms), panel_height=2.1, gap_x=0.45, top=0.5, left=0.6)
     reach = max(_reach(arm) for arm in arms)
-    for axes, arm in zip(cells, arms, strict=False):
+    for axes, arm in zip(grid, arms, strict=True):
         _distribution(axes, arm, reach)
-    for axes in cells[len(arms) :]:
-        axes.set_axis_off()
     alt = "; ".join(
         f"{arm.name}: in-span mean {number(arm.arm.summary.separation.in_span_mean)}, out-of-span "
         f"mean {number(arm.arm.summary.separation.out_of_span_mean)}"
@@ -65,11 +70,11 @@ def _distribution(axes: Axes, arm: ArmFacts, reach: float) -> None:
         axes.stairs(share, limits, fill=True, color=colour, alpha=alpha, lw=0)
         axes.stairs(share, limits, color=colour, lw=1.2)
         heights.append(share)
-    note = f"separation {number(means.separation)}"
+    said = f"separation {number(means.separation)}"
     ceiling = _ceiling(heights[0], heights[1])
     if ceiling is not None:
         axes.set_ylim(0, ceiling)
-        note += f"; tallest grey bar: {heights[0].max():.0f} %"
+        said += f"; tallest grey bar: {heights[0].max():.0f} %"
     for mean, colour, dashes in (
         (means.out_of_span_mean, MUTED, "--"),
         (means.in_span_mean, arm.style.colour, "-"),
@@ -77,16 +82,7 @@ def _distribution(axes: Axes, arm: ArmFacts, reach: float) -> None:
         if mean is not None:
             axes.axvline(mean, color=colour, ls=dashes, lw=1.4)
     axes.set_title(f"{arm.name}\n", pad=4)
-    axes.annotate(
-        note,
-        (0, 1),
-        xycoords="axes fraction",
-        xytext=(0, 7),
-        textcoords="offset points",
-        fontsize=8,
-        color=MUTED,
-        annotation_clip=False,
-    )
+    note(axes, said, (0, 1), (0, 7), xycoords="axes fraction", fontsize=8, annotation_clip=False)
     axes.set_xlim(0, reach * 1.02)
     axes.set_xlabel("probability of being in a span")
     axes.set_ylabel("% of bars")
@@ -109,32 +105,28 @@ def _coarser(counts: Shares, edges: Shares, reach: float) -> tuple[Shares, Share
 
 def thresholds(facts: Facts) -> FigureFile | None:
     """Draw precision, recall and F1 over each decoder's threshold."""
-    cells_of = [
+    curves = [
         (arm, decoder, curve)
         for arm in facts.arms
         for decoder, curve in facts.report.curves.get(arm.key, {}).items()
         if len(curve.threshold) > 1
     ]
-    if not cells_of:
+    if not curves:
         return None
-    rows, columns = grid_shape(len(cells_of))
-    figure, grid = panels(rows, columns, panel_height=1.9, gap_x=0.45, gap_y=0.95, top=0.65, left=0.55)
-    cells = [axes for row in grid for axes in row]
-    for axes, (arm, decoder, curve) in zip(cells, cells_of, strict=False):
+    figure, grid = cells(len(curves), panel_height=1.9, gap_x=0.45, gap_y=0.95, top=0.65, left=0.55)
+    for axes, (arm, decoder, curve) in zip(grid, curves, strict=True):
         _curve(axes, facts, arm, decoder, curve)
-    for axes in cells[len(cells_of) :]:
-        axes.set_axis_off()
     height = figure.get_figheight()
     legend = (("F1", "-", 2.0), ("precision", ":", 1.3), ("recall", "--", 1.3), ("mark every bar", (0, (1, 3)), 1.0))
     for name, dashes, width in legend:
-        cells[0].plot([], [], color=MUTED, ls=dashes, lw=width, label=name)
-    handles, labels = cells[0].get_legend_handles_labels()
+        grid[0].plot([], [], color=MUTED, ls=dashes, lw=width, label=name)
+    handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="upper left", ncols=4, bbox_to_anchor=(0.55 / WIDTH, 1 - 0.02 / height), borderaxespad=0.0
     )
     alt = "; ".join(
         f"{arm.name} by {decoder_name(decoder)} {number(_f1_at(curve, curve.chosen))} at {number(curve.chosen)}"
-        for arm, decoder, curve in cells_of
+        for arm, decoder, curve in curves
         if curve.chosen is not None
     )
     caption = (
@@ -160,16 +152,8 @@ def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) 
         height = _f1_at(curve, curve.chosen)
         axes.plot([curve.chosen], [height], marker=arm.style.marker, ms=7, color=arm.style.colour, mec=SURFACE, mew=1.0)
         is_right = curve.chosen > x[0] + 0.6 * (x[-1] - x[0])
-        axes.annotate(
-            f"{number(curve.chosen, 2)}",
-            (curve.chosen, height),
-            xytext=(-7 if is_right else 7, 5),
-            textcoords="offset points",
-            fontsize=8,
-            ha="right" if is_right else "left",
-            color=INK,
-            fontweight="bold",
-        )
+        look = {"fontsize": 8, "ha": "right" if is_right else "left", "color": INK, "fontweight": "bold"}
+        note(axes, number(curve.chosen, 2), (curve.chosen, height), (-7 if is_right else 7, 5), **look)
     axes.set_ylim(-0.02, 1.02)
     axes.set_title(f"{arm.name}: {decoder_name(decoder).lower()}")
     axes.set_xlabel("threshold (nats)" if decoder == "score_margin" else "threshold")

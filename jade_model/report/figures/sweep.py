@@ -8,7 +8,20 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from jade_model.report.figures.canvas import INK, MUTED, SOFT, SURFACE, drawing, export, few_ticks, for_figure, panels
+from jade_model.report.figures.canvas import (
+    INK,
+    MUTED,
+    SOFT,
+    SURFACE,
+    drawing,
+    export,
+    few_ticks,
+    for_figure,
+    note,
+    panels,
+    point,
+    rows_of,
+)
 from jade_model.report.markup import FigureFile
 from jade_model.report.naming import ArmStyle, metric_name
 from jade_model.report.numbers import interval, number, signed
@@ -62,31 +75,20 @@ def _ranking(content: Mapping[str, Any]) -> FigureFile | None:
     rule = content["baseline"].get(metric)
     if rule is not None:
         axes.axvline(rule, color=MUTED, ls="--", lw=1.2)
-        axes.annotate(
-            f"rule {number(rule)}", (rule, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
-            textcoords="offset points", ha="center", fontsize=7.5, color=MUTED,
-        )  # fmt: skip
+        note(axes, f"rule {number(rule)}", (rule, 1), (0, 4), xycoords=("data", "axes fraction"), ha="center")
     for y, entry in enumerate(rows):
         colour, marker = look_of(content, entry)
-        low, high = entry[f"{metric}_interval"]
-        axes.plot([low, high], [y, y], color=colour, lw=1.8, solid_capstyle="butt")
-        axes.plot([entry[metric]], [y], marker=marker, ms=6, color=colour, mec=SURFACE, mew=0.6, ls="none")
-        axes.annotate(
-            number(entry[metric]), (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5,
-            color=INK,
-        )  # fmt: skip
-    axes.set_ylim(len(rows) - 0.4, -0.7)
-    axes.set_yticks(range(len(rows)), [for_figure(entry["arm"], 52) for entry in rows])
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(visible=False, axis="y")
+        bounds = entry[f"{metric}_interval"]
+        point(axes, y, entry[metric], bounds, colour, marker)
+        note(axes, number(entry[metric]), (bounds[1], y), (5, 0), va="center", color=INK)
+    rows_of(axes, [for_figure(entry["arm"], 52) for entry in rows])
     axes.margins(x=0.12)
     few_ticks(axes, x=7)
     axes.set_xlabel(metric_name(metric))
     alt = "; ".join(f"{item['arm']} {number(item[metric])} {interval(item[f'{metric}_interval'])}" for item in rows[:8])
     caption = (
         "Each arm's score with its interval, the dashed line is the untrained rule. Blue is the best arm, green "
-        "cannot be "
-        "told from it, grey is behind, light was stopped early and rests on fewer trainings."
+        "cannot be told from it, grey is behind, light was stopped early and rests on fewer trainings."
     )
     return export(figure, "ranking", f"Ranking. {alt}.", caption, STYLES)
 
@@ -101,15 +103,10 @@ def _worth(content: Mapping[str, Any]) -> FigureFile | None:
     axes.axvspan(-margin, margin, color=SOFT, alpha=0.3, lw=0)
     axes.axvline(0, color=MUTED, lw=1.0)
     for y, item in enumerate(rows):
-        low, high = item["confidence_interval"]
         is_clear = item["outcome"] == "winner"
         colour = STYLES["best"].colour if is_clear else INK if item["outcome"] == "equivalent" else MUTED
-        axes.plot([low, high], [y, y], color=colour, lw=1.8, solid_capstyle="butt")
-        axes.plot([item["difference"]], [y], marker="o", ms=6, color=colour, mec=SURFACE, mew=0.6, ls="none")
-    axes.set_ylim(len(rows) - 0.4, -0.7)
-    axes.set_yticks(range(len(rows)), [for_figure(_named(item), 52) for item in rows])
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(visible=False, axis="y")
+        point(axes, y, item["difference"], item["confidence_interval"], colour, "o")
+    rows_of(axes, [for_figure(_named(item), 52) for item in rows])
     axes.set_title("← the reference is better", fontsize=7.5, fontweight="normal", color=MUTED, loc="left")
     axes.set_title("this value is better →", fontsize=7.5, fontweight="normal", color=MUTED, loc="right")
     few_ticks(axes, x=7)
@@ -173,7 +170,7 @@ def _coordinates(content: Mapping[str, Any]) -> FigureFile | None:
 def _axis(axes: Axes, x: int, ticks: Sequence[tuple[float, str]]) -> None:
     axes.plot([x, x], [-0.06, 1.06], color=SOFT, lw=1.0)
     for y, text in ticks:
-        axes.annotate(for_figure(text, 18), (x, y), xytext=(4, 6), textcoords="offset points", fontsize=7.5, color=INK)
+        note(axes, for_figure(text, 18), (x, y), (4, 6), color=INK)
 
 
 def _places(values: Sequence[Any]) -> dict[str, float]:

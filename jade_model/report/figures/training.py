@@ -10,30 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from jade_model.report.facts import ArmFacts, Curves, Facts, mean_curve
-from jade_model.report.figures.canvas import (
-    MUTED,
-    export,
-    few_ticks,
-    panels,
-)
+from jade_model.report.figures.canvas import MUTED, columns_for, export, few_ticks, note, panels
 from jade_model.report.markup import FigureFile
 from jade_model.report.numbers import number, percent
 
-COLUMNS = 3
 MOST_LINES = 60
-
-
-def grid_shape(count: int, most_columns: int = COLUMNS) -> tuple[int, int]:
-    """Return rows and columns for a number of panels."""
-    # A lone panel takes half of the width: stretched, its slopes would look flat.
-    columns = min(max(count, 2), most_columns)
-    return -(-count // columns), columns
 
 
 def losses(facts: Facts) -> FigureFile:
     """Draw each arm's validation loss and, below it, its training loss, every panel with an axis of its own."""
     arms = facts.arms
-    rows, columns = grid_shape(len(arms))
+    columns = columns_for(len(arms))
+    rows = -(-len(arms) // columns)
     figure, grid = panels(
         2 * rows,
         columns,
@@ -80,17 +68,8 @@ def _arm_losses(upper: Axes, lower: Axes, arm: ArmFacts) -> None:
     if arm.best_epoch is not None:
         upper.axvline(arm.best_epoch, color=MUTED, ls=":", lw=1.1)
         is_late = arm.best_epoch > 0.6 * arm.epochs
-        upper.annotate(
-            f"best {number(arm.best_epoch, 0)}",
-            (arm.best_epoch, 0.98),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4 if is_late else 4, 0),
-            textcoords="offset points",
-            ha="right" if is_late else "left",
-            va="top",
-            fontsize=7.5,
-            color=MUTED,
-        )
+        look = {"xycoords": ("data", "axes fraction"), "ha": "right" if is_late else "left", "va": "top"}
+        note(upper, f"best {number(arm.best_epoch, 0)}", (arm.best_epoch, 0.98), (-4 if is_late else 4, 0), **look)
 
 
 def _loss_curve(axes: Axes, arm: ArmFacts, table_RE: Curves, label: str) -> None:

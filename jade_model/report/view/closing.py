@@ -7,18 +7,7 @@ from typing import Any
 
 from jade_model.report.facts import Facts
 from jade_model.report.markup import Rows, code, plain
-from jade_model.report.numbers import (
-    ABSENT,
-    count,
-    duration,
-    is_number,
-    join,
-    moment,
-    number,
-    p_value,
-    percent,
-    plural,
-)
+from jade_model.report.numbers import ABSENT, count, duration, is_number, join, moment, number, p_value, percent, plural
 
 TREND_LENGTH = 5
 CHECK_MARKS = {"warning": "**look at it**", "failed": "**failed**"}

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jade_model.report.actions import next_actions, run_folder
 from jade_model.report.facts import Facts
 from jade_model.report.findings import find_insights, merged
-from jade_model.report.headline import badge, headline, title
 from jade_model.report.markup import plain
-from jade_model.report.naming import (
-    contestant,
-    spelled_out,
-)
+from jade_model.report.naming import contestant, spelled_out
 from jade_model.report.view import closing, probability, recommendation, training, verdict
+from jade_model.report.view.actions import next_actions, run_folder
 from jade_model.report.view.closing import PARTS
-from jade_model.report.view.first_screen import first_screen
+from jade_model.report.view.first_screen import badge, first_screen, headline, title
 from jade_model.statistics.verdict import NOT_BEATEN
 
 _PARTS = (verdict, training, probability, recommendation, closing)

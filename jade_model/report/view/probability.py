@@ -7,16 +7,8 @@ import numpy as np
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.findings.of_arms import POOR_ECE, marks_everything, marks_nothing
 from jade_model.report.markup import Rows, plain
-from jade_model.report.naming import (
-    decoder_name,
-)
-from jade_model.report.numbers import (
-    ABSENT,
-    join,
-    number,
-    percent,
-    with_interval,
-)
+from jade_model.report.naming import decoder_name
+from jade_model.report.numbers import ABSENT, join, number, percent, with_interval
 
 FORGIVING = 0.02
 

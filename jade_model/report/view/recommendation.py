@@ -6,19 +6,8 @@ from collections.abc import Callable, Sequence
 
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.markup import Rows
-from jade_model.report.naming import (
-    BOUNDARIES,
-    EXTENDING,
-    INFERENCE,
-    INFERENCE_RANK,
-)
-from jade_model.report.numbers import (
-    ABSENT,
-    is_number,
-    number,
-    percent,
-    with_interval,
-)
+from jade_model.report.naming import BOUNDARIES, EXTENDING, INFERENCE, INFERENCE_RANK
+from jade_model.report.numbers import ABSENT, is_number, number, percent, with_interval
 from jade_model.report.view.training import heaviest
 
 
@@ -75,7 +64,7 @@ def _rank(arm: ArmFacts) -> float | None:
 
 
 def _stands_out(values: Sequence[float | None], tolerance: float, *, is_low_good: bool) -> int | None:
-    scored = [((-v if is_low_good else v), index) for index, v in enumerate(values) if v is not None and is_number(v)]
+    scored = [((-v if is_low_good else v), index) for index, v in enumerate(values) if is_number(v)]
     if len(scored) < 2:
         return None
     scored.sort(reverse=True)

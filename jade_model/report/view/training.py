@@ -9,13 +9,8 @@ import numpy as np
 
 from jade_model.report.facts import ArmFacts, Curves, Facts, mean_curve
 from jade_model.report.markup import Rows
-from jade_model.report.naming import (
-    task_name,
-)
-from jade_model.report.numbers import (
-    number,
-    percent,
-)
+from jade_model.report.naming import task_name
+from jade_model.report.numbers import number, percent
 
 PLATEAU = 0.95
 QUICK_SHARE = 0.6

@@ -6,20 +6,8 @@ from collections.abc import Callable
 
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.markup import Rows, plain
-from jade_model.report.naming import (
-    METRIC_NAMES,
-    contestant,
-    decoder_name,
-)
-from jade_model.report.numbers import (
-    ABSENT,
-    count,
-    duration,
-    number,
-    p_value,
-    percent,
-    with_interval,
-)
+from jade_model.report.naming import METRIC_NAMES, contestant, decoder_name
+from jade_model.report.numbers import ABSENT, count, duration, number, p_value, percent, with_interval
 from jade_model.statistics.verdict import Difference
 
 

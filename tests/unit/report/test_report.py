@@ -16,11 +16,11 @@ from helpers.report_reading import Page, changed, markdown_tables, rendered, tab
 from flows.cli import jade
 from jade_model.core.errors import UserError
 from jade_model.report import ReportInput, markdown_for_artifact
-from jade_model.report.actions import next_actions
 from jade_model.report.facts import gather
-from jade_model.report.headline import headline
 from jade_model.report.naming import contestant, decoder_name
 from jade_model.report.numbers import duration, interval, number, p_value, percent, signed, size, with_interval
+from jade_model.report.view.actions import next_actions
+from jade_model.report.view.first_screen import headline
 from jade_model.report.view.training import shown_epochs
 
 # Numbers
