@@ -27,46 +27,26 @@ class Action:
 
 def next_actions(facts: Facts) -> list[Action]:
     """Return what the numbers call for, most urgent first."""
-    settings = facts.numbers.settings
-    blind = [arm for arm in facts.arms if arm.is_blind]
-    names = ", ".join(arm.name for arm in blind)
+    settings, more = facts.numbers.settings, facts.numbers.verdict.groups_needed
+    blind = [arm.name for arm in facts.arms if arm.is_blind]
+    rising = [arm.name for arm in facts.arms if arm.overfits]
     recipe, repeated = _recipe(facts), _repetition(facts)
-    actions = []
+    found: list[tuple[str, tuple[str, ...]]] = []
     if facts.leaks:
-        actions.append(
-            Action(
-                "**Compare without the leak**: these scores are too high.",
-                compare_command(facts, recipe, "--split grouped", repeated),
-            )
-        )
+        why = "**Compare without the leak**: these scores are too high."
+        found.append((why, (recipe, "--split grouped", repeated)))
     elif len(settings.seeds) < 3:
-        actions.append(
-            Action("**Repeat with more seeds**: one or two prove little.", compare_command(facts, recipe, repeated))
-        )
+        found.append(("**Repeat with more seeds**: one or two prove little.", (recipe, repeated)))
     if blind and recipe:
-        actions.append(
-            Action(
-                f"**Give the models something to learn from** ({names}: separation about 0).",
-                compare_command(facts, "--recipe jade", repeated),
-            )
-        )
-    rising = [arm for arm in facts.arms if arm.overfits]
+        why = f"**Give the models something to learn from** ({', '.join(blind)}: separation about 0)."
+        found.append((why, ("--recipe jade", repeated)))
     if rising and settings.checkpoint == "last":
-        actions.append(
-            Action(
-                f"**Score the best epoch's weights**: {', '.join(arm.name for arm in rising)} got worse after it.",
-                compare_command(facts, recipe, repeated, "--checkpoint best"),
-            )
-        )
-    more = facts.numbers.verdict.groups_needed
+        why = f"**Score the best epoch's weights**: {', '.join(rising)} got worse after it."
+        found.append((why, (recipe, repeated, "--checkpoint best")))
     if more is not None and not facts.leaks and not blind and not facts.is_training_luck:
-        actions.append(
-            Action(
-                f"**Label about {count(more)} more base windows**, or pool another file, to settle what is undecided.",
-                compare_command(facts, "--data MORE.parquet", recipe, repeated),
-            )
-        )
-    return actions + _single_run_actions(facts)
+        why = f"**Label about {count(more)} more base windows**, or pool another file, to settle what is undecided."
+        found.append((why, ("--data MORE.parquet", recipe, repeated)))
+    return [Action(why, compare_command(facts, *flags)) for why, flags in found] + _single_run_actions(facts)
 
 
 def _single_run_actions(facts: Facts) -> list[Action]:

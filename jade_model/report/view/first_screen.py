@@ -121,12 +121,9 @@ def _against_rule(facts: Facts) -> str:
     winners = [arm.name for arm in tested if facts.beats_rule(arm.key)]
     losers = [arm for arm in tested if not facts.beats_rule(arm.key)]
     if not losers:
-        return (
-            f"{lead} Yes: {join(winners)} "
-            f"{'beats' if len(winners) == 1 else 'all beat' if len(winners) > 2 else 'both beat'} {what}."
-        )
+        return f"{lead} Yes: {_all(winners, 'beats', 'all beat' if len(winners) > 2 else 'both beat')} {what}."
     if winners:
-        return f"{lead} {join(winners)} {'beats' if len(winners) == 1 else 'beat'} {what}; {_failing(facts, losers)}."
+        return f"{lead} {_all(winners, 'beats', 'beat')} {what}; {_failing(facts, losers)}."
     if all(facts.falls_short_of_rule(arm.key) for arm in losers):
         return f"{lead} **No: all that was trained here falls short of** {what}{_floor(facts, losers)}."
     return f"{lead} **No: nothing trained here is shown to beat** {what}{_floor(facts, losers)}."
@@ -136,22 +133,19 @@ def _failing(facts: Facts, arms: list[ArmFacts]) -> str:
     """Say who falls short of the rule for sure, and of whom it is not known."""
     short = [arm.name for arm in arms if facts.falls_short_of_rule(arm.key)]
     unsure = [arm.name for arm in arms if arm.name not in short]
-    parts = []
-    if short:
-        parts.append(f"{join(short)} {'falls' if len(short) == 1 else 'fall'} short of it")
-    if unsure:
-        parts.append(f"{join(unsure)} {'is' if len(unsure) == 1 else 'are'} not shown to")
-    return join(parts)
+    parts = [_all(short, "falls short of it", "fall short of it"), _all(unsure, "is not shown to", "are not shown to")]
+    return join([part for part in parts if part])
+
+
+def _all(names: list[str], does: str, do: str) -> str:
+    """Return the names with the verb that agrees with their number; empty without names."""
+    return f"{join(names)} {does if len(names) == 1 else do}" if names else ""
 
 
 def _floor(facts: Facts, arms: list[ArmFacts]) -> str:
     under = [arm.name for arm in arms if not facts.beats_all_positive(arm)]
-    if not under:
-        return ""
-    return (
-        f"; {join(under)} {'is' if len(under) == 1 else 'are'} not even shown to beat marking every bar "
-        f"({number(facts.all_positive)})"
-    )
+    who = _all(under, "is", "are")
+    return f"; {who} not even shown to beat marking every bar ({number(facts.all_positive)})" if under else ""
 
 
 def _how_far(facts: Facts) -> str:
