@@ -172,16 +172,7 @@ class RentedLane:
             lease, self._lease = self._lease, None
             if lease is None:
                 return
-            lease.stop_heartbeat()
-            lease.close()
-            entry = self._renter.ledger.entry(lease.entry.request_id)
-            if isinstance(lease.over, ClaimLost):
-                self._note(f"{lease.name}: {lease.over}")
-                self._renter.forget(entry)
-            elif isinstance(lease.over, InstanceLost):
-                self._renter.settle_lost(entry, str(lease.over))
-            else:
-                self._renter.release(entry, str(lease.over or why))
+            self._renter.end(lease, why)
             self._save()
 
     def _save(self) -> None:

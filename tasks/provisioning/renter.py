@@ -17,7 +17,9 @@ from tasks.provisioning.connect import Connector
 from tasks.provisioning.entries import CLAIM_S, HOUR_S, LeaseState, LedgerEntry, hours_within, is_certainly_dead
 from tasks.provisioning.errors import (
     BudgetSpent,
+    ClaimLost,
     HoursSpent,
+    InstanceLost,
     NoCapacity,
     NothingDone,
     ProviderRefused,
@@ -130,6 +132,20 @@ class Renter(Connector):
             raise spent
         return quoted
 
+    def end(self, lease: Lease, why: str) -> None:
+        """Let go of a machine: it is ended, unless somebody else has taken it over or it has ended without us."""
+        lease.stop_heartbeat()
+        lease.close()
+        entry = self.ledger.entry(lease.entry.request_id)
+        if isinstance(lease.over, ClaimLost):
+            self.note(f"{lease.name}: {lease.over}")
+            self.requests.remove(entry.request_id)
+        elif isinstance(lease.over, InstanceLost) and self._is_gone(entry):
+            self.ledger.advance(entry.request_id, LeaseState.TERMINATED, reason=str(lease.over))
+            self.keys(entry).remove()
+        else:
+            self.release(entry, str(lease.over or why))
+
     def release(self, entry: LedgerEntry, why: str) -> bool:
         """End a machine; return whether that is proven. If it is not, the reaper goes on; that is said."""
         provisioner, timing = self.lender.provisioner, self.lender.timing
@@ -177,21 +193,11 @@ class Renter(Connector):
             if not entry.state.is_over and entry.claim == self.claim:
                 self._abandon(request_id, why)
 
-    def settle_lost(self, entry: LedgerEntry, why: str) -> None:
-        """Write down that a machine ended without us, if its provider says so; end it otherwise."""
+    def _is_gone(self, entry: LedgerEntry) -> bool:
         try:
-            is_gone = self.lender.provisioner.describe(entry.machine).state is InstanceState.GONE
+            return self.lender.provisioner.describe(entry.machine).state is InstanceState.GONE
         except HostError:
-            is_gone = False
-        if not is_gone:
-            self.release(entry, why)
-            return
-        self.ledger.advance(entry.request_id, LeaseState.TERMINATED, reason=why)
-        self.keys(entry).remove()
-
-    def forget(self, entry: LedgerEntry) -> None:
-        """Answer no more for a machine that somebody else has taken over."""
-        self.requests.remove(entry.request_id)
+            return False
 
     def _check_reaper(self) -> None:
         if self.lender.provisioner.scripts.end_is_certain or self.request.accept_unreaped:
