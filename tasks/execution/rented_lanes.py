@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jade_model.core.job import Job
-from tasks.artifacts.training_cache import Note, say
+from tasks.artifacts.training_cache import say
 from tasks.execution.base import pending_trainings
 from tasks.execution.lanes import Station
 from tasks.execution.placement import Placement
@@ -47,7 +47,6 @@ class RentedLane:
         folder: The run's; what was rented is written there.
         device: Where it trains there; None: as the provider's machines do.
         workers: Trainings at once; None: as many as a machine does by itself.
-        note: Told what a person should know.
         renters: Of all lanes of the run, this one among them; None: this one alone.
         idle_s: See `Lane`.
         sleep: Waits.
@@ -61,14 +60,12 @@ class RentedLane:
         *,
         device: str | None = None,
         workers: Workers = None,
-        note: Note = say,
         renters: Sequence[Renter] | None = None,
         idle_s: float = IDLE_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name, self.idle_s = name, idle_s
-        self._renter, self._folder, self._device, self._workers = renter, folder, device, workers
-        self._note, self._sleep = note, sleep
+        self._renter, self._folder, self._device, self._workers, self._sleep = renter, folder, device, workers, sleep
         self._renters = renters or (renter,)
         self._lease: Lease | None = None
         self._in_vain, self._may_attach = 0, True
@@ -124,14 +121,16 @@ class RentedLane:
         over = self._lease.over if self._lease is not None else None
         self._let_go(why)
         if isinstance(over, ClaimLost | HoursSpent):
-            self._note(f"{self.name}: {over}")
+            self._renter.note(f"{self.name}: {over}")
             return False
         self._in_vain = 0 if has_worked else self._in_vain + 1
         if self._in_vain >= MOST_IN_VAIN:
-            self._note(f"{self.name}: {MOST_IN_VAIN} machines in a row have done nothing; no other is rented")
+            self._renter.note(f"{self.name}: {MOST_IN_VAIN} machines in a row have done nothing; no other is rented")
             return False
         hours = self._renter.hours_left()
-        self._note(f"{self.name}: {why} Another machine goes on from the last checkpoint; {hours:.2f} h are left.")
+        self._renter.note(
+            f"{self.name}: {why} Another machine goes on from the last checkpoint; {hours:.2f} h are left."
+        )
         return True
 
     def rest(self, *, is_over: bool) -> None:
@@ -179,7 +178,7 @@ class RentedLane:
         try:
             save_rental(self._folder, self._renters)
         except (LedgerError, OSError) as error:
-            self._note(f"what was rented could not be written to {self._folder}: {error}")
+            self._renter.note(f"what was rented could not be written to {self._folder}: {error}")
 
 
 def rented_lanes(

@@ -107,7 +107,7 @@ class Life:
             request=self.request,
             purpose=Purpose(f"run{number}", "", ("k",)),
         )
-        lane = RentedLane("fake-1", renter, self.folder, note=lambda note: None, sleep=self.world.sleep)
+        lane = RentedLane("fake-1", renter, self.folder, sleep=self.world.sleep)
         with self.world.process(gate):
             try:
                 with closing(lane):

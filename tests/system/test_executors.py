@@ -155,7 +155,7 @@ class RentedWorld(World):
             lender = provider_of(self.machines, python=str(python))
             renter = renter_of(ledger, self.machines, self.folder, self.notes, lender=lender)
             renter.purpose = Purpose(layout.root.name, "", tuple(pending_trainings(job.trainings, layout.root)))
-            lane = RentedLane("fake-1", renter, layout.root, workers=1, note=self.notes.append)
+            lane = RentedLane("fake-1", renter, layout.root, workers=1)
             rules = QueueRules(batch_s=math.inf, pause_s=0.1)
             with opened(FleetExecutor(layout.root, job, [lane], rules=rules, note=self.notes.append)) as executor:
                 yield executor

@@ -103,7 +103,7 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     published = KeptTrainings(open_place(tmp_path / "a"))
     mirror = Mirror(published, layout, notes.append)
     one = renter(world, ledger, tmp_path, notes, spot=True)
-    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1, note=notes.append)
+    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1)
     going_on = TrainingRun(job, layout, FleetExecutor(layout.root, job, [lane], note=notes.append), mirror)
     going_on.start()
     try:
@@ -139,7 +139,7 @@ def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_anothe
     python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
     place = dataclasses.replace(PLACE, python=str(python))
     one = renter(world, ledger, tmp_path, notes, spot=True, place=place)
-    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1, note=notes.append, idle_s=0.0)
+    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1, idle_s=0.0)
     executor, outcomes, announced = FleetExecutor(layout.root, job, [lane], note=notes.append), list[Event](), ""
     try:
         for event in executor.run(job.trainings):
