@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from jade_model.data.faults import Faults
 from jade_model.data.parquet.bars import impossible_prices, shown_bar
+from jade_model.data.text.cells import DecimalMark, Numbers, read_numbers
 from jade_model.data.text.columns import PRICES, NamedColumns, Reading, expanded, name_columns, plain_name
-from jade_model.data.text.numbers import DecimalMark, Numbers, read_numbers
 from jade_model.data.text.order import ascending_rows, check_jumps, check_order
 from jade_model.data.text.table import read_table
 from jade_model.data.text.times import A_TIME, UNITS, WrittenTimes, is_clock_alone, is_date_alone, read_times

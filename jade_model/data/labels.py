@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from jade_model.core.windows import TYPE_NAMES
 from jade_model.data.bars import Bars
 from jade_model.data.faults import Faults
+from jade_model.data.text.cells import shapes_of
 from jade_model.data.text.columns import NamedColumns, Reading, expanded, name_columns
-from jade_model.data.text.shapes import shapes_of
 from jade_model.data.text.table import TextTable, is_parquet, read_table, read_text
 from jade_model.data.text.times import WrittenTimes, read_times
 from jade_model.data.text.zones import resolve

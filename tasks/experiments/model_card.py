@@ -14,7 +14,7 @@ from jade_model.core.job import load_job
 from jade_model.core.windows import Windows
 from jade_model.data.groups import Grouping
 from jade_model.data.retraining import HOLDOUT, Roles
-from jade_model.data.split_files import load_split
+from jade_model.data.splits import load_split
 from jade_model.scoring.decoding import DecoderName
 from jade_model.statistics.promotion import Decision, Judgement
 from tasks.core.errors import RunNotFound

@@ -17,8 +17,16 @@ from jade_model.core.windows import Windows, save_arrays
 from jade_model.data.sample import NAME as SAMPLE
 from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
-from jade_model.data.split_files import load_split, save_split
-from jade_model.data.splits import Grouping, Split, group_windows, grouped_folds, holdout_split, seed_split
+from jade_model.data.splits import (
+    Grouping,
+    Split,
+    group_windows,
+    grouped_folds,
+    holdout_split,
+    load_split,
+    save_split,
+    seed_split,
+)
 from tasks.core.errors import BadRequest
 from tasks.core.layout import MEMBER_SEED_STEP, RunLayout, training_folder
 

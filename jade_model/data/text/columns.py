@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from jade_model.core.errors import ConfigError
 from jade_model.data.faults import Faults
-from jade_model.data.text.numbers import DecimalMark
+from jade_model.data.text.cells import DecimalMark
 from jade_model.data.text.table import TextTable
 from jade_model.data.text.times import TimeRules, TimeUnit
 

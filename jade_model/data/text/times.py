@@ -1,9 +1,8 @@
 """Cells -> times, each by the exact shape of its text.
 
-A column has few shapes (see shapes.py); each is understood once, and the digits of all its cells are then read at their
-places. Nothing depends on how large a number is or on what stands in other
-cells, but for two questions that no cell answers alone: which of 03/04 is the month, and whether twelve digits are a
-calendar's.
+A column has few shapes (see cells.py); each is understood once, and the digits of all its cells are then read at their
+places. Nothing depends on how large a number is or on what stands in other cells, but for two questions that no cell
+answers alone: which of 03/04 is the month, and whether twelve digits are a calendar's.
 
 Legend: R rows, M rows of one shape.
 """
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jade_model.data.faults import Faults
-from jade_model.data.text.shapes import shapes_of
+from jade_model.data.text.cells import shapes_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +35,12 @@ _UNIT_OF_WIDTH: dict[int, TimeUnit] = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: 
 _CALENDAR_WIDTHS = (8, 12, 14, 17)
 _YEARS = (1700, 2200)
 _DIGIT_YEARS = (1900, 2100)
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_FULL_MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july",
+    "august", "september", "october", "november", "december",
+)  # fmt: skip
+# Months' names in full or by three letters; Sept is the one that people write with four.
+_MONTHS = {name: at for at, full in enumerate(_FULL_MONTHS, 1) for name in (full, full[:3])} | {"sept": 9}
 _MONTH_NAME = r"(?P<month_name>[A-Za-z]{3,9})\.?"
 _DATE = (
     r"(?:(?P<year>9999)(?P<mark>[-/.])(?P<month>99?)(?P=mark)(?P<day>99?)"
@@ -54,29 +58,20 @@ _ZONE = (
     r"| (?P<zone_name>[A-Za-z]+(?:/[A-Za-z_]+)+))"
 )
 _CALENDAR = re.compile(rf"{_DATE}(?:(?:[T_]| +|, *){_CLOCK}{_ZONE})?")
+_SAY_UNIT = "need --unit s, ms, us or ns"
 # What programs write that is no time by itself, and what to do about it.
-_HINTS = [
-    (re.compile(pattern), f"; {hint}")
-    for pattern, hint in (
-        (
-            r"9{5}(\.9+)?",
-            "write the days that a spreadsheet counts as dates; numbers since 1970 need --unit s, ms, us or ns",
-        ),
-        (
-            r"9{8}\.9+|9{12}\.9+|9{14}\.9+",
-            "a calendar's digits that became a number have to be written without a point",
-        ),
-        (r"9{6}", "a date has four digits for its year; numbers since 1970 need --unit s, ms, us or ns"),
-        (r"[+-]?9+\.?9*", "numbers of other sizes need --unit s, ms, us or ns"),
-        (r"9+(\.9*)?[eE][+-]?9+", "a spreadsheet cut its digits: export it with all of them"),
-        (r"99?[-/.]99?[-/.]99(\D.*)?", "years of four digits: nobody can tell which of these is the year"),
-        (
-            r".*9 ?[A-Za-z]{2,5}",
-            "a zone by its distance from UTC, or --timezone ZONE for times without: letters name several",
-        ),
-        (r"9{4}-?W99.*|9{4}-9{3}", "weeks and days of the year have to be written as dates"),
-    )
-]
+_HINTS = {
+    r"9{5}(\.9+)?": f"write the days that a spreadsheet counts as dates; numbers since 1970 {_SAY_UNIT}",
+    r"9{8}\.9+|9{12}\.9+|9{14}\.9+": "a calendar's digits that became a number have to be written without a point",
+    r"9{6}": f"a date has four digits for its year; numbers since 1970 {_SAY_UNIT}",
+    r"[+-]?9+\.?9*": f"numbers of other sizes {_SAY_UNIT}",
+    r"9+(\.9*)?[eE][+-]?9+": "a spreadsheet cut its digits: export it with all of them",
+    r"99?[-/.]99?[-/.]99(\D.*)?": "years of four digits: nobody can tell which of these is the year",
+    r".*9 ?[A-Za-z]{2,5}": (
+        "a zone by its distance from UTC, or --timezone ZONE for times without: letters name several"
+    ),
+    r"9{4}-?W99.*|9{4}-9{3}": "weeks and days of the year have to be written as dates",
+}
 _RANGE = re.compile(r"(?:[^T]*[^T:9])?99?:99-99?:99")
 _CLOCK_ALONE = re.compile(rf"{_CLOCK}{_ZONE}")
 _SINCE_1970 = re.compile(r"[+-]?(?P<whole>9+)(?:\.(?P<part>9*))?")
@@ -190,13 +185,11 @@ class _Reader:
         elif len(evidence) == 1:
             (self.day_first,) = evidence
         else:
-            row = undecided
-            found = f"{self._shown(row)}, where either number may be the month"
+            found = f"{self._shown(undecided)}, where either number may be the month"
             if evidence:
                 found = " and ".join(self._shown(at) for at in evidence.values()) + ": days first and months first"
-            self.faults.add(
-                self.column, found, "--day-first or --month-first, or dates such as 2024-01-31", line=self._line(row)
-            )
+            expected = "--day-first or --month-first, or dates such as 2024-01-31"
+            self.faults.add(self.column, found, expected, line=self._line(undecided))
             self.faults.raise_if_any()
 
     def read_shape(self, shape: str, rows_M: NDArray[np.intp]) -> None:
@@ -212,50 +205,44 @@ class _Reader:
         elif calendar is not None:
             self._read_calendar(calendar, shape, rows_M)
         else:
-            hint = next((hint for kind, hint in _HINTS if kind.fullmatch(shape)), "")
+            hint = next((f"; {hint}" for kind, hint in _HINTS.items() if re.fullmatch(kind, shape)), "")
             self._refuse(rows_M, A_TIME + hint)
 
     def _read_digits(self, since: re.Match[str], shape: str, rows_M: NDArray[np.intp]) -> None:
         """Read YYYYMMDD, and with HHMM, HHMMSS or HHMMSSfff; or a number since 1970 of as many digits."""
         width = len(shape)
         digits = self.shapes.digits(rows_M, shape)
-        year, month, day = (_number(digits, span) for span in ((0, 4), (4, 6), (6, 8)))
         second_M, is_clock_M = _clock_of_digits(digits[:, 8:])
-        day_M, is_day_M = _days(year, month, day, years=_DIGIT_YEARS)
+        day_M, is_day_M = _days_of_digits(digits)
         is_calendar_M = is_day_M & is_clock_M
-        if width in _UNIT_OF_WIDTH and not is_calendar_M.any():
-            self._read_since_1970(since, shape, rows_M, _UNIT_OF_WIDTH[width])
-        elif width == 10 and is_calendar_M.all():
+        unit = _UNIT_OF_WIDTH.get(width)
+        if unit is not None and not (is_calendar_M.all() if width == 10 else is_calendar_M.any()):
+            self._read_since_1970(since, shape, rows_M, unit)
+        elif width == 10:
             self._refuse(rows_M, "one reading: YYYYMMDDHH, or seconds since 1970 (--unit s)")
-        elif width in _UNIT_OF_WIDTH and not is_calendar_M.all():
-            unit = _UNIT_OF_WIDTH[width]
-            if width == 10:
-                self._read_since_1970(since, shape, rows_M, unit)
-            else:
-                self._refuse(rows_M, f"one kind of number: YYYYMMDDHHMM, or {unit} since 1970 (--unit {unit})")
+        elif unit is not None and not is_calendar_M.all():
+            self._refuse(rows_M, f"one kind of number: YYYYMMDDHHMM, or {unit} since 1970 (--unit {unit})")
         else:
             precision = {8: DAY, 12: MINUTE, 14: SECOND}.get(width, SECOND // 1000)
             self._set(rows_M, is_calendar_M, day_M * DAY + second_M, precision)
             self._refuse(rows_M[~is_calendar_M], A_TIME)
 
     def _read_since_1970(self, match: re.Match[str], shape: str, rows_M: NDArray[np.intp], unit: TimeUnit) -> None:
+        expected = f"times between {_YEARS[0]} and {_YEARS[1]}"
+        width = len(match["whole"])
+        if width > 19:
+            self._refuse(rows_M, expected)
+            return
         scale = _NS_PER_UNIT[unit]
         digits = self.shapes.digits(rows_M, shape)
         part = (match["part"] or "")[: len(str(scale)) - 1]
-        start = match.start("whole")
-        is_in_range_M = np.ones(len(rows_M), dtype=bool)
-        whole_M = np.zeros(len(rows_M), dtype=np.int64)
-        if len(match["whole"]) <= 19:
-            # As unsigned: 19 digits may exceed what ns can hold.
-            unsigned_M = digits[:, start : match.end("whole")].astype(np.uint64) @ (
-                np.uint64(10) ** np.arange(len(match["whole"]) - 1, -1, -1, dtype=np.uint64)
-            )
-            limit = (np.datetime64(f"{_YEARS[1]}", "ns").astype(np.int64)) // scale
-            is_in_range_M = unsigned_M < np.uint64(limit)
-            whole_M = np.where(is_in_range_M, unsigned_M, 0).astype(np.int64)
-        else:
-            is_in_range_M[:] = False
-        ns_M = whole_M * scale
+        # As unsigned: 19 digits may exceed what ns can hold.
+        unsigned_M = digits[:, slice(*match.span("whole"))].astype(np.uint64) @ (
+            np.uint64(10) ** np.arange(width - 1, -1, -1, dtype=np.uint64)
+        )
+        limit = np.datetime64(f"{_YEARS[1]}", "ns").astype(np.int64) // scale
+        is_in_range_M = unsigned_M < np.uint64(limit)
+        ns_M = np.where(is_in_range_M, unsigned_M, 0).astype(np.int64) * scale
         if part:
             part_M = _number(digits, (match.start("part"), match.start("part") + len(part)))
             ns_M += part_M * (scale // 10 ** len(part))
@@ -265,7 +252,7 @@ class _Reader:
         self._set(rows_M, is_in_range_M, ns_M, scale // 10 ** len(part))
         self.has_zone_R[rows_M[is_in_range_M]] = True
         self.by_unit_R[rows_M[is_in_range_M]] = UNITS.index(unit)
-        self._refuse(rows_M[~is_in_range_M], f"times between {_YEARS[0]} and {_YEARS[1]}")
+        self._refuse(rows_M[~is_in_range_M], expected)
 
     def _read_calendar(self, match: re.Match[str], shape: str, rows_M: NDArray[np.intp]) -> None:
         if _RANGE.fullmatch(shape):
@@ -299,9 +286,7 @@ class _Reader:
             return _number(digits, next(match.span(name) for name in names if match[name]))
 
         if match["compact"]:
-            start = match.start("compact")
-            parts = [_number(digits, (start + first, start + last)) for first, last in ((0, 4), (4, 6), (6, 8))]
-            return _days(*parts, years=_DIGIT_YEARS)
+            return _days_of_digits(digits[:, slice(*match.span("compact"))])
         year_M = number("year", "year2", "year3", "year4")
         if match["either"]:
             first_M, second_M = number("either"), number("other")
@@ -309,27 +294,21 @@ class _Reader:
         name = (match["month_name"] or match["month_name2"] or "").lower()
         if not name:
             return _days(year_M, number("month"), number("day"))
-        # Months' names in full or by three letters; Sept is the one that people write with four.
-        month = next((at for at, known in enumerate(_MONTHS, 1) if name[:3] == known), 0)
-        is_month = name in {*_MONTHS, "sept"} or name in _FULL_MONTHS
-        return _days(year_M, np.full(len(digits), month if is_month else 0), number("day2", "day3"))
+        return _days(year_M, np.full(len(digits), _MONTHS.get(name, 0)), number("day2", "day3"))
 
     def _read_clock(
         self, match: re.Match[str], digits: NDArray[np.int64], rows_M: NDArray[np.intp]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], int]:
         """Return ns since midnight, where they are possible, and what they cover."""
-        fine_M = np.ones(len(digits), dtype=bool)
-        if match["digits"]:
-            width = len(match["digits"])
-            if width not in {4, 6, 9}:
-                expected = "HHMM or HHMMSS with the leading zeros that programs drop from numbers: 0930, 093000"
-                self._refuse(rows_M, expected)
-                return np.zeros(len(digits), dtype=np.int64), fine_M, DAY
+        width = len(match["digits"] or "")
+        if width in {4, 6, 9}:
             self.clock_digits.setdefault(width, int(rows_M[0]))
             clock_M, is_clock_M = _clock_of_digits(digits[:, slice(*match.span("digits"))])
-            return clock_M, is_clock_M, {4: MINUTE, 6: SECOND}.get(width, SECOND // 1000)
+            return clock_M, is_clock_M, {4: MINUTE, 6: SECOND, 9: SECOND // 1000}[width]
+        if width:
+            self._refuse(rows_M, "HHMM or HHMMSS with the leading zeros that programs drop from numbers: 0930, 093000")
         if not match["hour"]:
-            return np.zeros(len(digits), dtype=np.int64), fine_M, DAY
+            return np.zeros(len(digits), dtype=np.int64), np.ones(len(digits), dtype=bool), DAY
         hour_M, minute_M = _number(digits, match.span("hour")), _number(digits, match.span("minute"))
         second_M = _number(digits, match.span("second")) if match["second"] else np.zeros_like(hour_M)
         fine_M = (hour_M < 24) & (minute_M < 60) & (second_M < 60)
@@ -371,12 +350,6 @@ class _Reader:
         return None if self.faults.line_N is None else int(self.faults.line_N[row])
 
 
-_FULL_MONTHS = (
-    "january", "february", "march", "april", "june", "july",
-    "august", "september", "october", "november", "december",
-)  # fmt: skip
-
-
 def _number(digits: NDArray[np.int64], span: tuple[int, int]) -> NDArray[np.int64]:
     first, last = span
     value_M: NDArray[np.int64] = digits[:, first:last] @ 10 ** np.arange(last - first - 1, -1, -1, dtype=np.int64)
@@ -390,6 +363,11 @@ def _clock_of_digits(digits: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDAr
     seconds_M = (hour_M * 60 + minute_M) * 60 + second_M
     thousandth_M = _number(padded, (6, 9))
     return seconds_M * SECOND + thousandth_M * (SECOND // 1000), (hour_M < 24) & (minute_M < 60) & (second_M < 60)
+
+
+def _days_of_digits(digits: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Read YYYYMMDD."""
+    return _days(*(_number(digits, span) for span in ((0, 4), (4, 6), (6, 8))), years=_DIGIT_YEARS)
 
 
 def _days(

@@ -12,8 +12,7 @@ from flows.cli import run
 from jade_model.core.job import load_job
 from jade_model.core.windows import Windows
 from jade_model.data.schema import write_windows
-from jade_model.data.split_files import load_split
-from jade_model.data.splits import group_windows, straddling_groups
+from jade_model.data.splits import group_windows, load_split, straddling_groups
 from tasks.core.errors import BadRequest
 from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
 from tasks.experiments.plan import Plan, load_data, make_splits, write_job
