@@ -22,7 +22,7 @@ from tasks.artifacts.leases import load_records
 from tasks.artifacts.training_cache import Note, say
 from tasks.core.errors import RentingCancelled
 from tasks.execution.base import Event, split_done
-from tasks.execution.found_jobs import clear_job, find_ours
+from tasks.execution.found_jobs import find_ours, remove_all
 from tasks.execution.lanes import Lane
 from tasks.execution.queue import QueueRules, UnitQueue
 from tasks.execution.remote import LANES_NAME
@@ -103,7 +103,7 @@ class FleetExecutor:
             try:
                 station = lane.open()
                 for found in find_ours(station, self._job):
-                    clear_job(station, found, self._note)
+                    remove_all(station, found.handle, self._note, may_run=not found.status.is_over)
             except HostError as error:
                 self._note(f"{lane.name}: what an earlier process has left could not be removed there: {error}")
             finally:

@@ -58,11 +58,6 @@ def find_ours(station: Station, job: Job) -> list[FoundJob]:
     return found
 
 
-def clear_job(station: Station, found: FoundJob, note: Note) -> None:
-    """Remove a job that nobody needs any more, and what it has left; what cannot be removed is said."""
-    remove_all(station, found.handle, note, may_run=not found.status.is_over)
-
-
 def remove_all(station: Station, handle: JobHandle, note: Note, *, may_run: bool) -> None:
     """Remove a job, stopped first if it may run, and its folder; what cannot be removed is said."""
     host, place, key = station.host, station.place, handle.run_key

@@ -14,7 +14,7 @@ from tasks.artifacts.training_cache import Note
 from tasks.core.errors import RunError
 from tasks.core.retry import retry_transient
 from tasks.execution.base import Event
-from tasks.execution.found_jobs import FoundJob, clear_job, find_ours
+from tasks.execution.found_jobs import FoundJob, find_ours, remove_all
 from tasks.execution.lanes import Lane, Station
 from tasks.execution.queue import UnitQueue
 from tasks.execution.remote import RemoteBatch
@@ -176,7 +176,7 @@ class Shift:
                 for event in batch.salvage(found):
                     self._take(event)
             else:
-                clear_job(self.station, found, board.note)
+                remove_all(self.station, found.handle, board.note, may_run=not found.status.is_over)
         except HostError as error:
             return self._lost(batch, error)
         self._drop()

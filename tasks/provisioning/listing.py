@@ -8,7 +8,7 @@ from tasks.hosts.errors import HostError
 from tasks.provisioning.entries import HOUR_S, LedgerEntry, month_of
 from tasks.provisioning.errors import ApiKeyMissing
 from tasks.provisioning.provisioner import Instance
-from tasks.provisioning.registry import Registry, owner_tag
+from tasks.provisioning.registry import Registry
 
 
 def list_rented(
@@ -30,7 +30,7 @@ def list_rented(
         BadRequest: It is no owner's tag.
     """
     ledger = registry.ledger
-    tag, now = owner_tag(owner) or ledger.owner, ledger.now()
+    tag, now = registry.owner_tag(owner), ledger.now()
     there, missing = registry.provisioners()
     shown: dict[str, dict[str, Instance]] = {}
     problems: dict[str, str] = {}

@@ -195,8 +195,19 @@ class Registry:
         """
         there, _ = self.provisioners()
         timings = {name: self.provider(name).timing for name in there}
-        tag = owner_tag(owner) or self.ledger.owner
+        tag = self.owner_tag(owner)
         return Reaper(self.ledger, there, self.keys_folder, tag, timings, is_dry=is_dry, frees_unknown=frees_unknown)
+
+    def owner_tag(self, owner: str | None) -> str:
+        """Return an owner's tag as machines carry it; None is the ledger's own.
+
+        Raises:
+            BadRequest: It is none.
+        """
+        try:
+            return self.ledger.owner if owner is None else check_owner(owner)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
 
     def free_flow_run(self, flow_run_id: str) -> list[Reaped]:
         """Free what was rented for a run in Prefect that has ended, whoever pays."""
@@ -222,20 +233,6 @@ def open_registry(settings: Settings | None = None) -> Registry:
 def ledger_exists() -> bool:
     """Whether anything may ever have been rented: opening a ledger makes one."""
     return bool(load_settings().ledger) or (state_folder() / LEDGER_NAME).exists()
-
-
-def owner_tag(owner: str | None) -> str | None:
-    """Return an owner's tag as machines carry it; None stays None.
-
-    Raises:
-        BadRequest: It is none.
-    """
-    if owner is None:
-        return None
-    try:
-        return check_owner(owner)
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
 
 
 def _read(provider: str, settings: Settings, *kinds: type[Any]) -> list[Any]:
