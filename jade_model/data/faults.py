@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,12 +35,14 @@ class Faults:
 
     def add_rows(self, wrong_N: NDArray[np.bool_], column: str, found: Callable[[int], str], expected: str) -> None:
         """Note each row where wrong_N is true; `found` describes one row, by its number in the batch."""
-        rows = np.flatnonzero(wrong_N)
-        lines = None if self.line_N is None else self.line_N[rows].tolist()
-        for at, row in enumerate(rows.tolist()):
+        self.add_found({row: found(row) for row in np.flatnonzero(wrong_N).tolist()}, column, expected)
+
+    def add_found(self, found: Mapping[int, str], column: str, expected: str) -> None:
+        """Note what was found in each of some rows, by its number in the batch."""
+        for row, shown in found.items():
             window_id = None if self.window_id_N is None else self.window_id_N[row]
-            line, number = (None, self.first_row + row) if lines is None else (lines[at], None)
-            self.found.append(Violation(self.file, number, column, found(row), expected, window_id, line))
+            line, number = (None, self.first_row + row) if self.line_N is None else (int(self.line_N[row]), None)
+            self.found.append(Violation(self.file, number, column, shown, expected, window_id, line))
 
     def stop(self, column: str | None, found: str, expected: str, *, line: int | None = None) -> DataError:
         """Return the error of all that was found and this: the cause of whatever else there might be."""

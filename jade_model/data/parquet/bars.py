@@ -119,17 +119,12 @@ def _name_odd_bars(width_B: NDArray[np.int64], length_N: NDArray[np.int64], faul
     row_B, bar_B = _places(length_N)
     odd_B = np.flatnonzero(width_B != 4)
     rows, firsts = np.unique(row_B[odd_B], return_index=True)
-    first_odd = dict(zip(rows.tolist(), odd_B[firsts].tolist(), strict=True))
-
-    def found(row: int) -> str:
-        place = first_odd[row]
-        width = int(width_B[place])
-        return f"bar {bar_B[place]} " + (f"with {width} values" if width >= 0 else "null")
-
-    wrong_N = np.zeros(len(length_N), dtype=bool)
-    wrong_N[rows] = True
-    faults.add_rows(wrong_N, "features", found, "four values a bar: open, high, low, close")
-    return wrong_N
+    shown = {
+        row: f"bar {bar_B[place]} " + (f"with {width_B[place]} values" if width_B[place] >= 0 else "null")
+        for row, place in zip(rows.tolist(), odd_B[firsts].tolist(), strict=True)
+    }
+    faults.add_found(shown, "features", "four values a bar: open, high, low, close")
+    return np.isin(np.arange(len(length_N)), rows)
 
 
 def _name_impossible_prices(bars_B4: NDArray[np.float64], length_N: NDArray[np.int64], faults: Faults) -> None:
@@ -142,9 +137,7 @@ def _name_impossible_prices(bars_B4: NDArray[np.float64], length_N: NDArray[np.i
         for row, place, count in zip(rows.tolist(), places[firsts].tolist(), counts.tolist(), strict=True):
             more = f" and {count - 1} more such bars" if count > 1 else ""
             shown[row] = f"bar {bar_B[place]} with {shown_bar(bars_B4[place])}{more}"
-        wrong_N = np.zeros(len(length_N), dtype=bool)
-        wrong_N[rows] = True
-        faults.add_rows(wrong_N, "features", shown.__getitem__, expected)
+        faults.add_found(shown, "features", expected)
 
 
 def _places(length_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

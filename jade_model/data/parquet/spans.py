@@ -39,7 +39,7 @@ def decode_spans(
     if set(BOUND_LISTS) <= columns.keys():
         is_listed_N, row_L, bounds_L2 = _listed(columns, length_N, faults)
         beside_S = is_listed_N[row_S]
-        _name_disagreement(row_S[beside_S], bounds_S2[beside_S], row_L, bounds_L2, faults, num_rows=len(length_N))
+        _name_disagreement(row_S[beside_S], bounds_S2[beside_S], row_L, bounds_L2, faults)
         row_S = np.concatenate((row_S[~beside_S], row_L))
         bounds_S2 = np.concatenate((bounds_S2[~beside_S], bounds_L2))
     order_S = np.lexsort((bounds_S2[:, 0], row_S))
@@ -104,15 +104,14 @@ def _listed(
     is_readable_S = np.ones(len(row_S), dtype=bool)
     for name, array in zip(BOUND_LISTS, (starts, ends), strict=True):
         values, is_null, is_odd = _whole_numbers(array.filter(kept).flatten())
-        wrong_N = _any_of_row(is_null | is_odd, row_S, num_rows)
-        shown = {row: str(array[row].as_py()) for row in np.flatnonzero(wrong_N).tolist()}
-        faults.add_rows(wrong_N, name, shown.__getitem__, "whole numbers")
+        shown = {row: str(array[row].as_py()) for row in np.unique(row_S[is_null | is_odd]).tolist()}
+        faults.add_found(shown, name, "whole numbers")
         bounds.append(values)
         is_readable_S &= ~(is_null | is_odd)
     row_S = row_S[is_readable_S]
     bounds_S2 = np.stack(bounds, axis=1)[is_readable_S]
     _name_wrong_bounds(row_S, bounds_S2, BOUND_LISTS, length_N, faults)
-    _name_overlaps(row_S, bounds_S2, num_rows, faults)
+    _name_overlaps(row_S, bounds_S2, faults)
     return is_listed_N, row_S, bounds_S2
 
 
@@ -158,26 +157,23 @@ def _name_wrong_bounds(
             row: f"span {start} to {end} in a window of {_count(length_N[row])} bars"
             for row, (start, end) in zip(rows.tolist(), spans, strict=True)
         }
-        wrong_N = np.zeros(len(length_N), dtype=bool)
-        wrong_N[rows] = True
-        faults.add_rows(wrong_N, column, shown.__getitem__, expected)
+        faults.add_found(shown, column, expected)
 
 
 def _count(length: int) -> str:
     return str(length) if length >= 0 else "unreadable"
 
 
-def _name_overlaps(row_S: NDArray[np.intp], bounds_S2: NDArray[np.int64], num_rows: int, faults: Faults) -> None:
+def _name_overlaps(row_S: NDArray[np.intp], bounds_S2: NDArray[np.int64], faults: Faults) -> None:
     order_S = np.lexsort((bounds_S2[:, 0], row_S))
     row_S, (start_S, end_S) = row_S[order_S], bounds_S2[order_S].T
-    overlaps = (row_S[1:] == row_S[:-1]) & (start_S[1:] <= end_S[:-1])
-    wrong_N = _any_of_row(overlaps, row_S[1:], num_rows)
-
-    def found(row: int) -> str:
-        first = np.flatnonzero(overlaps & (row_S[1:] == row))[0]
-        return f"span {start_S[first + 1]} to {end_S[first + 1]} over span {start_S[first]} to {end_S[first]}"
-
-    faults.add_rows(wrong_N, BOUND_LISTS[0], found, "spans that share no bar")
+    over_S = np.flatnonzero((row_S[1:] == row_S[:-1]) & (start_S[1:] <= end_S[:-1])) + 1
+    rows, firsts = np.unique(row_S[over_S], return_index=True)
+    shown = {
+        row: f"span {start_S[at]} to {end_S[at]} over span {start_S[at - 1]} to {end_S[at - 1]}"
+        for row, at in zip(rows.tolist(), over_S[firsts].tolist(), strict=True)
+    }
+    faults.add_found(shown, BOUND_LISTS[0], "spans that share no bar")
 
 
 def _name_disagreement(
@@ -186,8 +182,6 @@ def _name_disagreement(
     row_L: NDArray[np.intp],
     bounds_L2: NDArray[np.int64],
     faults: Faults,
-    *,
-    num_rows: int,
 ) -> None:
     """Name rows whose single span is none of their listed ones."""
     single_S3, listed_L3 = np.column_stack((row_S, bounds_S2)), np.column_stack((row_L, bounds_L2))
@@ -197,11 +191,4 @@ def _name_disagreement(
         row: f"span {start} to {end}, which expansion_starts and expansion_ends do not list"
         for row, start, end in single_S3[~is_listed_S].tolist()
     }
-    wrong_N = _any_of_row(~is_listed_S, row_S, num_rows)
-    faults.add_rows(wrong_N, BOUNDS[0], shown.__getitem__, "null, or one of the listed spans")
-
-
-def _any_of_row(wrong_S: NDArray[np.bool_], row_S: NDArray[np.intp], num_rows: int) -> NDArray[np.bool_]:
-    wrong_N = np.zeros(num_rows, dtype=bool)
-    wrong_N[row_S[wrong_S]] = True
-    return wrong_N
+    faults.add_found(shown, BOUNDS[0], "null, or one of the listed spans")
