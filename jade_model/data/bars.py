@@ -220,8 +220,8 @@ def _check_agreement(best: _TimeColumn, other: _TimeColumn, faults: Faults) -> N
         row = int(np.flatnonzero(differs_R)[0])
         said = f"{best.name} says {_shown(first_R[row])}, {other.name} {_shown(second_R[row])}"
         found = f"two columns of times that differ: {said}"
-        line = None if faults.line_N is None else int(faults.line_N[row])
-        raise faults.stop(None, found, "one column of times: --columns time=NAME says which", line=line)
+        expected = "one column of times: --columns time=NAME says which"
+        raise faults.stop(None, found, expected, line=faults.line_of(row))
 
 
 def _series(columns: NamedColumns, faults: Faults) -> dict[str, NDArray[np.intp]]:
@@ -265,8 +265,7 @@ def _prices(cells: pa.Array, name: str, decimal: DecimalMark | None, faults: Fau
         row = int(np.flatnonzero(numbers.has_comma_R)[0])
         found = f"a comma in {cells[row].as_py()!r}"
         expected = "--decimal , where it is the decimal mark, --decimal . where it groups thousands"
-        line = None if faults.line_N is None else int(faults.line_N[row])
-        raise faults.stop(name, found, expected, line=line)
+        raise faults.stop(name, found, expected, line=faults.line_of(row))
     faults.add_rows(numbers.is_bad_R, name, lambda row: repr(cells[row].as_py()), "a finite price")
     return numbers
 

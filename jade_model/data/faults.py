@@ -41,8 +41,12 @@ class Faults:
         """Note what was found in each of some rows, by its number in the batch."""
         for row, shown in found.items():
             window_id = None if self.window_id_N is None else self.window_id_N[row]
-            line, number = (None, self.first_row + row) if self.line_N is None else (int(self.line_N[row]), None)
+            line, number = self.line_of(row), self.first_row + row if self.line_N is None else None
             self.found.append(Violation(self.file, number, column, shown, expected, window_id, line))
+
+    def line_of(self, row: int) -> int | None:
+        """Return the line of a row of a text file."""
+        return None if self.line_N is None else int(self.line_N[row])
 
     def stop(self, column: str | None, found: str, expected: str, *, line: int | None = None) -> DataError:
         """Return the error of all that was found and this: the cause of whatever else there might be."""

@@ -60,7 +60,7 @@ def check_order(time_B: NDArray[np.datetime64], column: str, faults: Faults, *, 
         found = f"{_shown(time_B[before + 1])} after {_shown(time_B[before])}, a jump of years"
         why = "numbers of one unit (--unit), or " if is_mixed else ""
         expected = f"{why}bars without a hole of years: cut the parts on their own"
-        faults.add(column, found, expected, line=_line(faults, before + 1))
+        faults.add(column, found, expected, line=faults.line_of(before + 1))
 
 
 def _name_disorder(
@@ -74,7 +74,7 @@ def _name_disorder(
             f"{_shown(time_B[row])} after {_shown(time_B[row - 1])}, as where clocks are set back ({len(back)} times)"
         )
         expected = "--timezone ZONE, such as America/New_York, or times in UTC"
-        faults.add(column, found, expected, line=_line(faults, row))
+        faults.add(column, found, expected, line=faults.line_of(row))
         return
     kept_B = _longest_ascending(time_B.astype(np.int64))
     wrong_B = ~kept_B
@@ -85,7 +85,7 @@ def _name_disorder(
         row = int(back[0])
         found = f"{_shown(time_B[row])} after {_shown(time_B[row - 1])}, and so on: times start again {len(back)} times"
         expected = "one series of bars, oldest or newest first; where these are two, a column that names them, for --by"
-        faults.add(column, found, expected, line=_line(faults, row))
+        faults.add(column, found, expected, line=faults.line_of(row))
         return
 
     def shown(row: int) -> str:
@@ -148,16 +148,12 @@ def check_jumps(bars_B4: NDArray[np.float64], texts: list[pa.Array], faults: Fau
             other = texts[large % 4][large // 4].as_py()
             found = f"{cell!r} beside {other!r}, a thousandfold jump"
             expected = "--decimal , where the point groups thousands, --decimal . if it does not"
-            faults.add("close", found, expected, line=_line(faults, small // 4))
+            faults.add("close", found, expected, line=faults.line_of(small // 4))
             return
     if len(moves):
         row = int(moves[0]) + 1
         found = f"a close of {texts[3][row].as_py()} after {texts[3][row - 1].as_py()}, a thousandfold jump"
-        faults.add("close", found, "prices at one scale; --decimal . if these are", line=_line(faults, row))
-
-
-def _line(faults: Faults, row: int) -> int | None:
-    return None if faults.line_N is None else int(faults.line_N[row])
+        faults.add("close", found, "prices at one scale; --decimal . if these are", line=faults.line_of(row))
 
 
 def _shown(time: np.datetime64) -> str:

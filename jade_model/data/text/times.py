@@ -189,7 +189,7 @@ class _Reader:
             if evidence:
                 found = " and ".join(self._shown(at) for at in evidence.values()) + ": days first and months first"
             expected = "--day-first or --month-first, or dates such as 2024-01-31"
-            self.faults.add(self.column, found, expected, line=self._line(undecided))
+            self.faults.add(self.column, found, expected, line=self.faults.line_of(undecided))
             self.faults.raise_if_any()
 
     def read_shape(self, shape: str, rows_M: NDArray[np.intp]) -> None:
@@ -325,7 +325,9 @@ class _Reader:
     def finish(self) -> WrittenTimes:
         """Name what could not be read, and return the rest."""
         if len(self.clock_digits) > 1:
-            places = ", ".join(f"{self._shown(row)} (line {self._line(row)})" for row in self.clock_digits.values())
+            places = ", ".join(
+                f"{self._shown(row)} (line {self.faults.line_of(row)})" for row in self.clock_digits.values()
+            )
             expected = "times of one width, HHMM or HHMMSS: where leading zeros were dropped, 1000 may be 00:10:00"
             self.faults.add(self.column, places, expected)
         for expected, wrong_R in self.why.items():
@@ -345,9 +347,6 @@ class _Reader:
 
     def _shown(self, row: int) -> str:
         return repr(self.cells[row].as_py())
-
-    def _line(self, row: int) -> int | None:
-        return None if self.faults.line_N is None else int(self.faults.line_N[row])
 
 
 def _number(digits: NDArray[np.int64], span: tuple[int, int]) -> NDArray[np.int64]:
