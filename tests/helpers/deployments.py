@@ -196,7 +196,11 @@ def inbox() -> Iterator[Inbox]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        # All that happens may be told at once, and whoever tells it does not try again.
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         found.url = f"http://127.0.0.1:{server.server_address[1]}/hook"

@@ -23,8 +23,12 @@ def postgres_programs() -> Path:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Start PostgreSQL on a free port; give `HOST:PORT/DATABASE` with a user `jade` that needs no password."""
+def postgres(encoding: str = "UTF8") -> Iterator[str]:
+    """Start PostgreSQL on a free port; give `HOST:PORT/DATABASE` with a user `jade` that needs no password.
+
+    Args:
+        encoding: Of its databases; under the locale C, `initdb` alone would take SQL_ASCII.
+    """
     programs, port, account = postgres_programs(), free_port(), _unprivileged_account()
     # The folders of a test belong to whoever runs it alone; PostgreSQL refuses to run as root.
     folder = Path(tempfile.mkdtemp(prefix="jade-postgres-"))
@@ -49,7 +53,7 @@ def postgres() -> Iterator[str]:
         assert done.returncode == 0, command
 
     try:
-        call("initdb", "-U", "jade", "-A", "trust", "--no-sync")
+        call("initdb", "-U", "jade", "-A", "trust", "-E", encoding, "--no-sync")
         call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
         try:
             yield f"127.0.0.1:{port}/postgres"

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ledger on postgres")]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with postgres() as place:
+    with postgres("SQL_ASCII") as place:
         yield place
 
 
