@@ -22,6 +22,7 @@ from jade_model.core.recipes import recipe
 from jade_model.core.train import prepare, train
 from jade_model.core.windows import Windows, save_arrays
 from jade_model.data.sample import sample_windows
+from tasks.settings.environment import training_environment
 
 NUM_WINDOWS, NUM_TRAINED = 210, 168
 EPOCHS, PEER_EPOCHS = 50, 3
@@ -115,9 +116,9 @@ def both_losses(windows: Windows) -> Measurement:
 
 
 def train_alone(root: Path, loss: str) -> None:
-    """Run one of the job's trainings as a command."""
+    """Run one of the job's trainings as a command, in the environment that Jade gives it."""
     command = [sys.executable, "-m", "jade_model", "train", str(root / "job.json"), "--arm", loss]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=ROOT, env=training_environment(), check=True, stdout=subprocess.DEVNULL)
 
 
 def write_job(windows: Windows, root: Path) -> None:
