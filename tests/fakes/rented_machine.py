@@ -38,10 +38,20 @@ case "$SSH_ORIGINAL_COMMAND" in
 esac
 """
 
-# The first session whose command holds a text waits, before anything of it is done, until the machine ends.
-_HOLD = """case "$SSH_ORIGINAL_COMMAND" in
-  *{text}*) if mkdir {root}/held 2>/dev/null; then exec sleep 2147483647; fi ;;
-esac"""
+# The first session whose program holds a text waits, before anything of it is done, until the machine ends. Programs
+# come by standard input: what was read of one to look at it is given to the shell that was meant to read it, and then
+# the rest.
+_HOLD = """if [ "$SSH_ORIGINAL_COMMAND" = 'exec sh' ]; then
+  exec 3<&0
+  program={root}/program.$$
+  while IFS= read -r line; do printf '%s\\n' "$line"; [ "$line" != '}}; exit' ] || break; done <&3 > "$program"
+  case "$(cat "$program")" in
+    *{text}*) if mkdir {root}/held 2>/dev/null; then exec sleep 2147483647; fi ;;
+  esac
+  mkfifo "$program.in"
+  {{ cat "$program"; exec cat <&3; }} > "$program.in" 2>/dev/null &
+  exec sh < "$program.in" 3<&-
+fi"""
 
 # Programs that must mean this machine and never the one that the tests run on.
 _PROGRAMS = {

@@ -167,11 +167,12 @@ class Walk:
             ]
         elif step == "ready busy":
             between = [
-                self.at_session("windows are uploaded", "cd -- .jade/runs/", REAPER),
+                self.at_session("windows are uploaded", "folder=.jade/runs/", REAPER),
                 self.at_checkpoint((*REAPER, *AGAIN)),
                 self.at_checkpoint(AGAIN),
-                self.at_session("results are collected", "history.jsonl", REAPER),
-                self.at_session("results are collected", "history.jsonl", AGAIN),
+                # Weights, the best ones, log and history: a checkpoint has fewer.
+                self.at_session("results are collected", "send 4 files", REAPER),
+                self.at_session("results are collected", "send 4 files", AGAIN),
             ]
         elif step == "busy terminating":
             between = [
