@@ -189,7 +189,7 @@ class ShellHost(Shell):
         missing = [entry for entry in entries if not _is_here(entry, into)]
         if not missing:
             return
-        script = way.script(f"send {len(missing)} files", _SEND)
+        script = way.script(f"send files ({len(missing)})", _SEND)
         wanted = _joined([line for entry in missing for line in (_num_resumable(entry, into), entry.path)])
         with self.opened(script, timeout_s=way.left_s(), stdin=wanted) as stream:
             cut_short = next((entry for entry in missing if not receive_file(entry, into, stream.read)), None)

@@ -171,8 +171,8 @@ class Walk:
                 self.at_checkpoint((*REAPER, *AGAIN)),
                 self.at_checkpoint(AGAIN),
                 # Weights, the best ones, log and history: a checkpoint has fewer.
-                self.at_session("results are collected", "send 4 files", REAPER),
-                self.at_session("results are collected", "send 4 files", AGAIN),
+                self.at_session("results are collected", "send files (4)", REAPER),
+                self.at_session("results are collected", "send files (4)", AGAIN),
             ]
         elif step == "busy terminating":
             between = [
