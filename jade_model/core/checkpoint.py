@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from jade_model.core.network import JadeCompact
 
 FORMAT = "jade-checkpoint"
 FORMAT_VERSION = 1
+
+SEEDING = threading.RLock()
+"""Held by whoever draws from torch's generator after seeding it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +84,8 @@ def current_versions() -> dict[str, str]:
 
 def build_model(recipe: Recipe, *, seed: int) -> JadeCompact:
     """Return a fresh, seeded model on the CPU; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    # The generator is the process's: of two threads, each would draw from what the other has seeded.
+    with SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         features = feature_set(recipe.feature_set)
         return JadeCompact(recipe.model, loss=recipe.loss, num_features=len(features.names), num_path=features.num_path)

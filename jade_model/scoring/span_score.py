@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jade_model.core.adamw import AdamW
+from jade_model.core.checkpoint import SEEDING
 from jade_model.core.features import feature_set
 from jade_model.core.recipes import recipe as recipe_of
 from jade_model.core.segment import SpanScorer
@@ -89,7 +90,7 @@ def _trained(path_NT4: Tensor, prepared: PreparedWindows, split: Split, *, sever
     # Longer spans than it was ever shown would only cost time.
     length_BM = prepared.labels.span_BM2[rows].diff(dim=2).squeeze(2)
     max_span_length = int(length_BM.max())
-    with torch.random.fork_rng(devices=[]):
+    with SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 * split.seed + split.fold)
         model = SpanScoreModel(max_span_length, several=several)
     model.head.start_from(prepared.labels.num_spans_B[rows])
