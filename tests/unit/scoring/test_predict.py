@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def assert_equal(first, second, **tolerance):
             )
         else:
             assert ours == theirs
+
+
+def test_models_that_are_made_side_by_side_start_from_their_own_seeds():
+    def weights(seed):
+        return fresh("crf", seed=seed).models[0].pooled.weight.detach()
+
+    seeds = list(range(8)) * 12
+    alone = {seed: weights(seed) for seed in set(seeds)}
+    with ThreadPoolExecutor(8) as pool:
+        assert all(made.equal(alone[seed]) for seed, made in zip(seeds, pool.map(weights, seeds), strict=True))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
