@@ -18,7 +18,7 @@ os.environ.pop("JADE_ARTIFACTS", None)
 
 from helpers.runs import SMALL_PLAN, finished_run
 from helpers.sharing import made_once
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from jade_model.core.windows import Windows
 from jade_model.data.sample import sample_windows
@@ -26,8 +26,8 @@ from jade_model.data.schema import write_windows
 from tasks.core.layout import RunLayout
 from tasks.settings.environment import available_cores
 
-# A deadline is a timed test: on a busy machine it fails for nothing.
-settings.register_profile("jade", deadline=None)
+# A deadline is a timed test, as is a check of how long examples take to make: on a busy machine it fails for nothing.
+settings.register_profile("jade", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("jade")
 
 

@@ -83,9 +83,11 @@ class CommandContract:
         assert result.stderr.endswith("end")
         assert len(result.stderr) <= 2**16
 
-    def test_closing_twice_does_nothing(self, host: Host) -> None:
+    def test_a_host_that_was_closed_twice_connects_again(self, host: Host) -> None:
+        assert host.run("echo first", timeout_s=60).text == "first\n"
         host.close()
         host.close()
+        assert host.run("echo again", timeout_s=60).text == "again\n"
 
 
 class TransferContract:

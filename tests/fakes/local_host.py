@@ -18,6 +18,19 @@ from tasks.hosts.transfer import ShellHost
 _TICK_S = 0.5
 
 
+class OnlyAsked:
+    """What hosts have in common that tests answer for: no file goes there or comes from there."""
+
+    def put(self, *_: object, **__: object) -> tuple[()]:
+        raise AssertionError("nothing is sent to this host")
+
+    def get(self, *_: object, **__: object) -> None:
+        raise AssertionError("nothing is fetched from this host")
+
+    def close(self) -> None:
+        pass
+
+
 class LocalHost(ShellHost):
     """Runs commands here, in a folder.
 

@@ -193,11 +193,9 @@ class SeamContract:
         assert world.costing() == 1
 
     def test_a_machine_gets_an_address(self, world: World, machine: Instance) -> None:
-        for _ in range(20):
-            found = world.provisioner.describe(machine.instance_id)
-            if found.state is InstanceState.RUNNING and found.address is not None:
-                return
-        pytest.fail(f"after 20 looks it is {found}")
+        looks = [world.provisioner.describe(machine.instance_id) for _ in range(20)]
+        assert looks[-1].state is InstanceState.RUNNING
+        assert looks[-1].address is not None
 
     def test_another_owner_sees_none_of_ours(self, world: World, machine: Instance) -> None:
         assert ours(world, OTHER_OWNER) == []

@@ -8,19 +8,18 @@ every effect of a dead one raises `Killed` before it happens.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
-from tasks.core.files import FileEntry
 from tasks.core.names import HostAddress
 from tasks.hosts.errors import ConnectionLost, HostUnreachable
 from tasks.hosts.host import CommandResult
 from tasks.provisioning.entries import LedgerEntry
 from tasks.provisioning.errors import NoCapacity, NothingDone, ProviderUnavailable
 from tasks.provisioning.provisioner import Instance, InstanceRequest, InstanceScripts, InstanceState, Offer
+from tests.fakes.local_host import OnlyAsked
 from tests.fakes.watched_ledger import WatchedLedger
 
 EPOCH_S = 12.0
@@ -277,7 +276,7 @@ class SimProvisioner:
 
 
 @dataclass
-class SimHost:
+class SimHost(OnlyAsked):
     """The `Host` of a machine."""
 
     world: World
@@ -311,12 +310,3 @@ class SimHost:
             machine.heard_at = world.now if was_armed or "arm" in what else None
             return "armed" if machine.heard_at is not None else "missing"
         return str(machine.epoch)
-
-    def put(self, files: Mapping[str, Path], folder: str, *, timeout_s: float) -> tuple[FileEntry, ...]:
-        raise NotImplementedError
-
-    def get(self, entries: Sequence[FileEntry], folder: str, into: Path, *, timeout_s: float) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing is open."""

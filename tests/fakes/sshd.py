@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers.ports import free_port
-from tests.helpers.processes import children_of
+from tests.helpers.processes import children_of, wait_until
 
 SSHD = shutil.which("sshd") or next((path for path in ("/usr/sbin/sshd",) if Path(path).exists()), None)
 
@@ -78,6 +78,23 @@ def make_key(path: Path, *, kind: str = "ed25519", passphrase: str = "") -> Path
         capture_output=True,
     )
     return path
+
+
+@contextlib.contextmanager
+def running_agent(folder: Path, *keys: Path) -> Iterator[Path]:
+    """Let an agent hold keys while the block lasts; give the path of its socket."""
+    socket_path = folder / "agent"
+    env = {"SSH_AUTH_SOCK": str(socket_path)}
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket_path)], stdout=subprocess.DEVNULL)
+    try:
+        # The socket is there before anybody listens. With 2, `ssh-add` says that no agent answers.
+        wait_until(lambda: subprocess.run(["ssh-add", "-l"], env=env, capture_output=True, check=False).returncode != 2)
+        for key in keys:
+            subprocess.run(["ssh-add", "-q", str(key)], check=True, env=env)
+        yield socket_path
+    finally:
+        agent.kill()
+        agent.wait()
 
 
 def fingerprint_of(path: Path) -> str:
@@ -188,7 +205,7 @@ def _wait_until_answering(process: subprocess.Popen[bytes], address: str, port: 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"sshd ended with {process.returncode}:\n{log.read_text()}")
-        with contextlib.suppress(OSError), socket.create_connection((address, port), 1) as connection:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), 10) as connection:
             if connection.recv(4) == b"SSH-":
                 return
         time.sleep(0.02)

@@ -224,7 +224,7 @@ def installed(home: Path, artifacts: Path, **settings: str) -> Iterator[Deployme
         artifacts: Where runs are kept.
         settings: Further environment variables.
     """
-    port = free_port()
+    port = free_port(2)
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env |= {"HOME": str(home), "JADE_STATE_DIR": str(home / "state"), "JADE_ARTIFACTS": str(artifacts)}
     env |= {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home / "prefect")}

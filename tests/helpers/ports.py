@@ -9,15 +9,20 @@ import socket
 FIRST, LAST = 12_000, 32_000
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on; drawn, so that tests that run side by side differ."""
+def free_port(in_a_row: int = 1) -> int:
+    """Return a loopback port: it and those after it are free. Drawn, so that tests that run side by side differ."""
     draw = random.SystemRandom()
     while True:
         port = draw.randint(FIRST, LAST)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if all(_is_free(port + further) for further in range(in_a_row)):
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

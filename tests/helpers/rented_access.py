@@ -43,7 +43,9 @@ class Rented:
 
     def host(self, *pins: str, connect_timeout_s: float = 30.0) -> SshHost:
         """Not connected yet; pinned to the first key, or to others."""
-        while (address := self.provisioner.describe(self.instance_id).address) is None:
+        deadline = time.monotonic() + 60
+        while (address := (found := self.provisioner.describe(self.instance_id)).address) is None:
+            assert time.monotonic() < deadline, found
             time.sleep(0.02)
         trust = HostTrust(pins=pins or (self.first_fingerprint,))
         access = SshAccess(address, trust, key_file=self.key_file, use_agent=False, connect_timeout_s=connect_timeout_s)

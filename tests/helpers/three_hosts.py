@@ -31,13 +31,15 @@ class ThreeHosts:
     Attributes:
         outcomes: Of the trainings, as they came.
         seconds: When each came, since the beginning.
-        died_s: When the third host died.
+        died_s: When the third host died; some of its outcomes may have been on their way.
+        died_after: How many outcomes had come by then.
         notes: What a person was told.
     """
 
     outcomes: list[Event] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     died_s: float = 0.0
+    died_after: int = 0
     notes: list[str] = field(default_factory=list)
 
     def best_possible_s(self, unit_s: float) -> float:
@@ -50,7 +52,7 @@ class ThreeHosts:
 
 
 def train_on_three_hosts(job: Job, run: Path, folder: Path, unit_s: float) -> ThreeHosts:
-    """Run a job's trainings; the third host dies when half of them are done.
+    """Run a job's trainings; the third host dies when half of them are done, one of them there.
 
     Args:
         job: Written in `run`.
@@ -79,8 +81,9 @@ def train_on_three_hosts(job: Job, run: Path, folder: Path, unit_s: float) -> Th
                 continue
             found.outcomes.append(event)
             found.seconds.append(time.monotonic() - began)
-            if len(found.outcomes) == len(job.trainings) // 2:
-                found.died_s = time.monotonic() - began
+            has_worked = any(item.where == "doomed" for item in found.outcomes)
+            if not found.died_after and has_worked and len(found.outcomes) >= len(job.trainings) // 2:
+                found.died_s, found.died_after = time.monotonic() - began, len(found.outcomes)
                 _kill(servers["doomed"])
         executor.stop()
     return found

@@ -1,8 +1,9 @@
-"""A Python whose trainings wait instead of computing: this machine's cores do not decide how fast a host is."""
+"""Pythons for hosts: one whose trainings wait instead of computing, and one whose trainings wait where a test wants."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,8 +17,26 @@ esac
 """
 
 
+_WATCHED = """#!/bin/sh
+case "$*" in
+  "-m jade_model train "*) shift 2; exec {python} {trainer} {folder} "$@" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+
+
+def watched_python(path: Path, folder: Path) -> Path:
+    """Write a Python that trains for real, and goes no further than a checkpoint while `FOLDER/wait` exists."""
+    trainer = Path(__file__).parents[1] / "programs" / "watched_trainer.py"
+    path.write_text(_WATCHED.format(python=sys.executable, trainer=trainer, folder=shlex.quote(str(folder))))
+    path.chmod(0o755)
+    return path
+
+
 def waiting_python(path: Path, unit_s: float) -> Path:
-    """Write the program; it says of itself what a Python with torch would say.
+    """Write a Python whose trainings wait, so that this machine's cores do not decide how fast a host is.
+
+    It says of itself what a Python with torch would say.
 
     Args:
         path: Where.

@@ -33,12 +33,16 @@ from tasks.provisioning.rental_record import save_rental
 from tests.fakes.machines import OFFERS, LocalMachines
 
 HOUR_S = 3600.0
+# Prefect handles two events at a time and knows no order between a sign of life and an end: a run that ends within the
+# time that the former takes would count as silent, now and then and for one of several triggers.
+A_WHILE_S = 5.0
 
 
 @flow(flow_run_name="fails")
 def fails() -> None:
     """Ends with an error whose message is no plain text for JSON, HTML or Slack."""
     with events_delivered():
+        time.sleep(A_WHILE_S)
         raise ValueError('expected <"a" & \\b>')
 
 
@@ -46,18 +50,15 @@ def fails() -> None:
 def crashes() -> None:
     """Its process ends in the middle."""
     with events_delivered():
+        time.sleep(A_WHILE_S)
         sys.exit(1)
 
 
 @flow(flow_run_name="ends-well")
 def ends_well() -> None:
-    """Nobody is told of it, though it ends soon after its only sign of life.
-
-    Prefect handles two events at a time and knows no order between a sign of life and an end: a run that ends within
-    the time that the former takes would count as silent, now and then and for one of several triggers.
-    """
+    """Nobody is told of it, though it ends soon after its only sign of life."""
     with events_delivered():
-        time.sleep(5.0)
+        time.sleep(A_WHILE_S)
 
 
 @flow(flow_run_name="theirs")

@@ -40,6 +40,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(server))
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-rerunfailures would keep for the second try what tests share
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """End every server and scene before a test is run once more: what went wrong may be one of them."""
+    option, tries = item.config.option, getattr(item, "execution_count", 0)
+    if not any(getattr(item, "_test_failed_statuses", {}).values()) or not 0 < tries <= option.reruns:
+        return
+    limit = option.max_suite_reruns
+    if limit is None or item.config.failures_db.get_suite_reruns() < limit:  # type: ignore[attr-defined]
+        item.session._setupstate.teardown_exact(None)
+
+
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an empty database of Prefect's to copy: see `give_database`."""

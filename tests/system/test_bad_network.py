@@ -22,7 +22,6 @@ from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost
 from tests.fakes.sshd import SSHD, running_sshd
 
-HERE, THERE = "10.213.77.1", "10.213.77.2"
 LINES = 60
 
 
@@ -49,6 +48,8 @@ class Cable:
 
     end: str
     namespace: str
+    here: str
+    there: str
 
     def unplug(self) -> None:
         _ip("link", "set", self.end, "down")
@@ -68,14 +69,16 @@ class Cable:
 def cable() -> Iterator[Cable]:
     if reason := _why_not():
         pytest.skip(reason)
-    number = os.getpid() % 100_000
-    cable = Cable(f"jd{number}a", f"jade-{number}")
+    # Names and addresses of this process: other tests may have a cable at the same time.
+    number = os.getpid() % 2**14
+    here, there = (f"10.213.{number >> 6}.{4 * (number & 63) + end}" for end in (1, 2))
+    cable = Cable(f"jd{number}a", f"jade-{number}", here, there)
     try:
         _ip("netns", "add", cable.namespace)
         _ip("link", "add", cable.end, "type", "veth", "peer", "name", f"jd{number}b", "netns", cable.namespace)
-        _ip("addr", "add", f"{HERE}/30", "dev", cable.end)
+        _ip("addr", "add", f"{cable.here}/30", "dev", cable.end)
         _ip("link", "set", cable.end, "up")
-        _ip("-n", cable.namespace, "addr", "add", f"{THERE}/30", "dev", f"jd{number}b")
+        _ip("-n", cable.namespace, "addr", "add", f"{cable.there}/30", "dev", f"jd{number}b")
         _ip("-n", cable.namespace, "link", "set", f"jd{number}b", "up")
         yield cable
     finally:
@@ -87,9 +90,11 @@ def cable() -> Iterator[Cable]:
 @pytest.fixture
 def host(cable: Cable, tmp_path: Path) -> Iterator[SshHost]:
     within = ["ip", "netns", "exec", cable.namespace]
-    with running_sshd(tmp_path / "sshd", address=THERE, within=within) as sshd:
+    with running_sshd(tmp_path / "sshd", address=cable.there, within=within) as sshd:
         trust = HostTrust(pins=(sshd.fingerprint,))
-        host = SshHost(SshAccess(HostAddress(THERE, sshd.port, sshd.user), trust, key_file=sshd.user_key), name="far")
+        host = SshHost(
+            SshAccess(HostAddress(cable.there, sshd.port, sshd.user), trust, key_file=sshd.user_key), name="far"
+        )
         yield host
         host.close()
 

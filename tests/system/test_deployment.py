@@ -25,11 +25,13 @@ def nightly(deployed: PrefectServer, small_file: Path, tmp_path_factory: pytest.
     artifacts = tmp_path_factory.mktemp("nightly")
     parameters = {"data": [str(small_file)], "epochs": 2, "seeds": 1, "folds": 2, "artifacts": str(artifacts)}
     given = json.dumps(parameters)
-    deployed.prefect("deployment", "run", "compare/nightly", "--watch", "--params", given, timeout_s=400)
-    # Schedules fire here too: of another flow, a run may have ended later; of this one, some are still to come.
-    completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
-    (run,) = deployed.read("flow_runs", flow_runs=completed, deployments={"name": {"any_": ["nightly"]}})
-    return str(run["id"]), artifacts
+    return started(deployed, "compare/nightly", "--watch", "--params", given), artifacts
+
+
+def started(server: PrefectServer, deployment: str, *how: str) -> str:
+    """Start a deployment as a person does; return the flow run's id."""
+    (run,) = re.findall(r"UUID: (\S+)", server.prefect("deployment", "run", deployment, *how, timeout_s=400))
+    return str(run)
 
 
 def test_it_completes_and_leaves_a_report(nightly: tuple[str, Path]) -> None:
@@ -107,8 +109,7 @@ def test_what_is_given_is_overridden_alone_and_the_deployments_data_stay(
     later = ("--start-in", "100 days")
     try:
         given = ("-p", "epochs=2", "-p", 'placement={"host": ["gpu1"]}')
-        printed = deployed.prefect("deployment", "run", "compare/on-demand", *later, *given)
-        (run,) = re.findall(r"UUID: (\S+)", printed)
+        run = started(deployed, "compare/on-demand", *later, *given)
         parameters = deployments.run(run)["parameters"]
         assert parameters == {**own, **data, "epochs": 2, "placement": {"host": ["gpu1"]}}
         deployments.ask("DELETE", f"flow_runs/{run}")
@@ -142,7 +143,7 @@ def test_a_sweep_on_demand_ranks_its_arms_and_shows_how_far_it_was(
     grid = {"recipe": ["seed_soft_span"], "training.learning_rate": [0.001, 0.01]}
     parameters = {"data": [str(small_file)], "grid": grid, "epochs": 1, "seeds": 1, "folds": 2}
     given = json.dumps(parameters | {"artifacts": str(tmp_path)})
-    deployed.prefect("deployment", "run", "sweep/on-demand", "--watch", "--params", given, timeout_s=400)
+    run = started(deployed, "sweep/on-demand", "--watch", "--params", given)
     (results,) = tmp_path.glob("*/results.parquet")
     assert pq.read_table(results, columns=["state"])["state"].to_pylist() == ["done"] * 4
     assert len(json.loads((results.parent / "sweep.json").read_text())["ranking"]) == 2
@@ -151,11 +152,7 @@ def test_a_sweep_on_demand_ranks_its_arms_and_shows_how_far_it_was(
     page.unlink()
     assert write_run_report(RunLayout(results.parent)).markdown == page
     assert page.read_text() == before
-    # Other sweeps may have run on the same server, from the command line.
-    (run,) = deployed.read(
-        "flow_runs", flows={"name": {"any_": ["sweep"]}}, deployments={"name": {"any_": ["on-demand"]}}
-    )
-    assert run["state_type"] == "COMPLETED"
-    found = {str(item["key"]): item for item in deployed.read("artifacts", flow_runs={"id": {"any_": [run["id"]]}})}
+    assert Deployments.of(deployed).run(run)["state_type"] == "COMPLETED"
+    found = {str(item["key"]): item for item in deployed.read("artifacts", flow_runs={"id": {"any_": [run]}})}
     assert {"sweep-report", "sweep", "sweep-page"} <= set(found)
     assert found["sweep-seed-0"]["data"] == 100.0

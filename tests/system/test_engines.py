@@ -71,7 +71,8 @@ def test_a_killed_dask_worker_costs_one_training_and_changes_no_result(
             stop_group(running)
     begun = trained(tmp_path)
     assert len(begun) == NUM_UNITS
-    assert sum(begun.values()) <= NUM_UNITS + 1
+    # What it was at, and what it had done but nobody had fetched.
+    assert sum(begun.values()) <= NUM_UNITS + 2
     here = sweep("processes")
     try:
         assert here.wait(400) == 0, said(tmp_path)
@@ -103,5 +104,5 @@ def test_three_ssh_hosts_one_slow_and_one_lost_do_all_units(tmp_path: Path, monk
     assert {item.run_key for item in found.outcomes} == {item.run_key for item in job.trainings}
     assert len(found.outcomes) == len(job.trainings) == 18
     assert all(is_done(item, files_of(item, run)) for item in job.trainings)
-    assert "doomed" in {item.where for item in found.outcomes[:9]}
-    assert "doomed" not in {item.where for item in found.outcomes[11:]}
+    assert 9 <= found.died_after < 14
+    assert "doomed" not in {item.where for item in found.outcomes[found.died_after + 4 :]}

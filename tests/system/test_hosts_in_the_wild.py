@@ -31,7 +31,7 @@ from tasks.hosts.ssh import SshHost, access_of
 from tasks.settings.load import Settings
 from tasks.settings.models import HostEntry
 from tests.fakes.job_contract import sh
-from tests.fakes.sshd import SSHD, Sshd, make_key, running_sshd
+from tests.fakes.sshd import SSHD, Sshd, make_key, running_agent, running_sshd
 from tests.helpers.processes import unique_sleep, wait_until_none, words_of
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
@@ -274,21 +274,6 @@ class TestLogin:
             locked = make_key(tmp_path / "locked", passphrase="open sesame")
             with pytest.raises(HostUserError, match=r"ssh-add .*The SSH agent did not answer within 1 s"):
                 SshHost(access_to(sshd, use_agent=True, key_file=locked)).run("echo", timeout_s=60)
-
-
-@contextmanager
-def running_agent(folder: Path, *keys: Path) -> Iterator[Path]:
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(folder / "agent")], stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while not (folder / "agent").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for key in keys:
-            subprocess.run(["ssh-add", "-q", str(key)], check=True, env={"SSH_AUTH_SOCK": str(folder / "agent")})
-        yield folder / "agent"
-    finally:
-        agent.kill()
-        agent.wait()
 
 
 class TestKeys:

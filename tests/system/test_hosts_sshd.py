@@ -30,7 +30,7 @@ from tests.fakes.host_contract import (
     large_file,
 )
 from tests.fakes.job_contract import JobContract, sh
-from tests.fakes.sshd import SSHD, Sshd, fingerprint_of, make_key, running_sshd
+from tests.fakes.sshd import SSHD, Sshd, fingerprint_of, make_key, running_agent, running_sshd
 
 pytestmark = [
     pytest.mark.system,
@@ -129,19 +129,11 @@ class TestUserKeys:
         monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
         with pytest.raises(errors.HostUserError):
             SshHost(access).run("echo", timeout_s=60)
-        agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
-        try:
-            monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
-            deadline = time.monotonic() + 60
-            while not (tmp_path / "agent").exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
-            subprocess.run(["ssh-add", "-q", str(sshd.user_key)], check=True)
+        with running_agent(tmp_path, sshd.user_key) as agent:
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
             host = SshHost(access)
             assert host.run("echo in", timeout_s=60).text == "in\n"
             host.close()
-        finally:
-            agent.kill()
-            agent.wait()
 
 
 class TestFaults:

@@ -131,7 +131,8 @@ def test_the_champion_predicts(up: Deployments, retrained: dict[str, Any], data:
 def test_on_new_data_starts_once_for_each_change(up: Deployments, data: Path, tmp_path: Path) -> None:
     watched = tmp_path / "watched.parquet"
     shutil.copy(data, watched)
-    up.change("compare/on-new-data", parameters={**QUICK, "data": [str(watched)]})
+    # They go on until they are cancelled.
+    up.change("compare/on-new-data", parameters={**QUICK, "data": [str(watched)], "epochs": 9000})
     up.completed(up.start("watch-data/every-10-minutes", {"deployment": "compare/on-new-data", "settle_s": 0}))
     (first,) = up.runs_of("compare/on-new-data")
     assert "new-data" in first["tags"]

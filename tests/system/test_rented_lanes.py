@@ -38,7 +38,8 @@ NUM_UNITS = 12
 
 @pytest.fixture
 def runpod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodServer]:
-    python = waiting_python(tmp_path / "waiting-python", unit_s=1.0)
+    # Long enough that a lost pod is missed before the other one has done its work, too.
+    python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "jade.toml").write_text(f'[runpod]\npython = "{python}"\ndevice = "cpu"\nconnect_s = 1.0\n')
     with running_runpod(tmp_path / "pods") as server:
@@ -131,7 +132,7 @@ def kill_after_two(folder: Path) -> None:
         env=environment,
         cwd=ROOT,
         capture_output=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -146,7 +147,7 @@ def test_after_a_sigkill_the_reaper_frees_all_pods(runpod: RunPodServer, job: Jo
         reaper = Reaper(later, {"runpod": there["runpod"]}, registry.keys_folder, later.owner)
         reaper.reap()
         later.close()
-    wait_until(lambda: not ours(runpod), 10)
+    wait_until(lambda: not ours(runpod), 60)
 
 
 def test_the_same_run_again_attaches_to_its_pods_and_goes_on_with_what_trains_there(

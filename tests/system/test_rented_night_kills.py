@@ -7,8 +7,6 @@ there is held until it is killed. tests/system/test_rental_kills.py does the sam
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,13 +18,14 @@ from typing import Any, Literal
 import pytest
 from helpers.command_line import figures
 from helpers.deployments import ENDED
-from helpers.servers import ROOT, PrefectServer, wait_until
+from helpers.servers import PrefectServer, wait_until
 
 from jade_model.core.job import load_job
 from tasks.provisioning.ledger import Ledger
 from tests.fakes.runpod_server import FakePod, Fault, Kind, RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
 from tests.helpers.rented_site import NIGHTLY, Site, of_runpod, processes_for, rented_site
+from tests.helpers.waiting_trainer import watched_python
 
 pytestmark = [pytest.mark.slow_system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 
@@ -44,12 +43,6 @@ STEPS = [
 ORPHAN_GRACE_S, REAP_EVERY_S = 900.0, 600.0
 GRACE_OVER_S = 20 * 60.0
 LONG_S = 3600.0
-_PYTHON = """#!/bin/sh
-case "$*" in
-  "-m jade_model train "*) shift 2; exec {python} {program} {folder} "$@" ;;
-  *) exec {python} "$@" ;;
-esac
-"""
 
 After = tuple[Literal["the reaper", "the same run"], ...]
 REAPER: After = ("the reaper",)
@@ -319,11 +312,7 @@ def walk(deployed: PrefectServer, small_file: Path, tmp_path_factory: pytest.Tem
         running_runpod(folder / "machines") as server,
         rented_site(deployed, of_runpod(server), small_file, folder, **environment) as site,
     ):
-        program = ROOT / "tests" / "programs" / "watched_trainer.py"
-        python = folder / "watched-python"
-        python.write_text(_PYTHON.format(python=sys.executable, program=program, folder=shlex.quote(str(folder))))
-        python.chmod(0o755)
-        site.train_with(python)
+        site.train_with(watched_python(folder / "watched-python", folder))
         entrypoint = site.deployments.find(NIGHTLY)["entrypoint"]
         site.deployments.change(NIGHTLY, entrypoint=HELD_NIGHT)
         found = Walk(site, server)

@@ -107,16 +107,16 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     going_on = TrainingRun(job, layout, FleetExecutor(layout.root, job, [lane], note=notes.append), mirror)
     going_on.start()
     try:
-        wait_until(lambda: local_epoch(layout.root, training) > 0, 90, lambda: "\n".join(notes))
+        wait_until(lambda: local_epoch(layout.root, training) > 0, 200, lambda: "\n".join(notes))
         # The next one would be brought after half a minute.
         brought, remote = local_epoch(layout.root, training), PLACE.run(job_key(job.trainings))
         host = lane.lease
         assert host is not None
         first = host.entry.machine
-        wait_until(lambda: remote_epoch(host, remote, training) > brought, 60)
+        wait_until(lambda: remote_epoch(host, remote, training) > brought, 100)
         seen = remote_epoch(host, remote, training)
         world.server.announce(first)
-        wait_until(lambda: len(starts(layout)) == 2, 120, lambda: "\n".join(notes))
+        wait_until(lambda: len(starts(layout)) == 2, 300, lambda: "\n".join(notes))
         (second,) = world.server.costing
         assert second.id != first
     finally:

@@ -147,26 +147,32 @@ class TestBucket(WithBucket, WithSource):
             S3Backend(f"s3://{bucket.name}", S3Settings(profile="nobody"))
 
     @pytest.mark.parametrize(
-        ("profile", "message"),
+        ("profile", "limit_s", "message"),
         [
-            ("credential_process = sleep 60", r"no credentials came within 0\.5 s.*credential_process"),
-            ("credential_process = sh -c 'echo the vault is locked >&2; exit 3'", "the vault is locked"),
-            ("credential_process = echo nonsense", "getting credentials"),
-            ("sso_start_url = https://x\nsso_region = us-east-1\nsso_account_id = 1\nsso_role_name = r", "SSO"),
+            ("credential_process = sleep 60", 0.5, r"no credentials came within 0\.5 s.*credential_process"),
+            ("credential_process = sh -c 'echo the vault is locked >&2; exit 3'", 60, "the vault is locked"),
+            ("credential_process = echo nonsense", 60, "getting credentials"),
+            ("sso_start_url = https://x\nsso_region = us-east-1\nsso_account_id = 1\nsso_role_name = r", 60, "SSO"),
         ],
     )
     def test_credentials_that_do_not_come_are_named_at_once(
-        self, profile: str, message: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        profile: str,
+        limit_s: float,
+        message: str,
+        bucket: Bucket,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         (tmp_path / "config").write_text(f"[default]\n{profile}\n")
         monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
         began = time.monotonic()
-        settings = replace(bucket.settings, credentials_timeout_s=0.5)
+        settings = replace(bucket.settings, credentials_timeout_s=limit_s)
         with pytest.raises(AccessDenied, match=message):
             S3Backend(f"s3://{bucket.name}", settings).now()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 50
 
     def test_credentials_that_are_to_be_renewed_may_not_hang_either(
         self, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -180,7 +186,7 @@ class TestBucket(WithBucket, WithSource):
         script.write_text(f"test -e {once} && exec sleep 60; touch {once}; echo '{json.dumps(told)}'")
         (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {script}\n")
         monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-        backend = S3Backend(f"s3://{bucket.name}", replace(bucket.settings, credentials_timeout_s=0.5))
+        backend = S3Backend(f"s3://{bucket.name}", replace(bucket.settings, credentials_timeout_s=3))
         with pytest.raises(AccessDenied, match="no credentials came within"):
             backend.now()
 

@@ -14,7 +14,7 @@ import pytest
 from tasks.hosts.errors import HostError, HostUnreachable, HostUserError
 from tasks.hosts.host import CommandResult, RemotePlace
 from tasks.hosts.preflight import Finding, HostReport, Verdict, check_host
-from tests.fakes.local_host import LocalHost
+from tests.fakes.local_host import LocalHost, OnlyAsked
 
 PROGRAMS: dict[str, object] = {
     "python_version": [3, 12, 1],
@@ -28,7 +28,7 @@ NO_TORCH = {"torch_version": None, "torch_devices": None}
 
 
 @dataclass
-class AnsweringHost:
+class AnsweringHost(OnlyAsked):
     """A host that has everything, but for what a test changes."""
 
     programs: dict[str, object] = field(default_factory=dict)
@@ -48,15 +48,6 @@ class AnsweringHost:
         if "nvidia-smi" in command:
             return CommandResult(command, 0, self.gpus.encode(), "")
         return CommandResult(command, 0, json.dumps(PROGRAMS | self.programs).encode(), "")
-
-    def put(self, *_: object, **__: object) -> tuple[()]:
-        raise NotImplementedError
-
-    def get(self, *_: object, **__: object) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tasks.hosts.keys import HostTrust
 from tasks.hosts.shell import MAX_LINE_BYTES, LineFolder
 from tasks.hosts.ssh import SshHost
 from tests.fakes.job_contract import JobContract, follow_to_end, sh, wait_until_over
-from tests.fakes.local_host import LocalHost
+from tests.fakes.local_host import LocalHost, OnlyAsked
 from tests.fakes.ssh_server import FakeSshServer, running_fake_server, write_private_key
 
 
@@ -146,7 +146,7 @@ class TestJobsOverSsh:
         assert (place / "ran").exists()
 
 
-class ScriptedHost:
+class ScriptedHost(OnlyAsked):
     """A host whose answers, or errors, are given in advance."""
 
     name = "scripted"
@@ -161,15 +161,6 @@ class ScriptedHost:
         if isinstance(answer, Exception):
             raise answer
         return CommandResult(command, 0, answer, "")
-
-    def put(self, *_: object, **__: object) -> tuple[()]:
-        raise NotImplementedError
-
-    def get(self, *_: object, **__: object) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
 
 
 class TestFollowing:
