@@ -28,7 +28,7 @@ from tasks.core.layout import RunLayout
 from tasks.execution.base import Event, Executor
 from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
-from tests.helpers.servers import wait_until
+from tests.helpers.processes import wait_until
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 12, seeds=1, folds=3, split="grouped", ensemble=1)
 LONG = replace(PLAN, epochs=10_000, folds=1)

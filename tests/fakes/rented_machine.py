@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -145,11 +144,6 @@ class RentedMachine:
             text = text.replace(path, f"{self.root}{path}")
         return text
 
-    @property
-    def console(self) -> str:
-        """What its first processes, sshd among them, wrote."""
-        return (self.root / "console.log").read_text(errors="replace")
-
     def move(self) -> int:
         """Let its SSH server listen elsewhere, as after a restart; returns the new port."""
         self.port = free_port()
@@ -162,19 +156,6 @@ class RentedMachine:
     def is_holding(self) -> bool:
         """Whether the first command that holds the text of `hold_at` has come: it is not done, others are."""
         return (self.root / "held").exists()
-
-    def answers(self) -> bool:
-        """Whether its SSH server does."""
-        with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as connection:
-            return connection.recv(4) == b"SSH-"
-        return False
-
-    def wait_until_answering(self, limit_s: float = 60.0) -> None:
-        deadline = time.monotonic() + limit_s
-        while not self.answers():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no sshd on port {self.port}:\n{self.console}")
-            time.sleep(0.02)
 
     def processes(self) -> set[int]:
         """Ids of all that runs in it: whoever has its mark, sshd (it hides its environment), what they started."""

@@ -14,7 +14,8 @@ from typing import TypeVar
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.helpers.servers import ROOT, kill_group, wait_until
+from tests.helpers.processes import wait_until
+from tests.helpers.servers import ROOT, kill_group
 
 
 def command(*arguments: str, env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:

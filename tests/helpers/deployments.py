@@ -20,7 +20,8 @@ import httpx
 import psutil
 
 from helpers.ports import free_port
-from helpers.servers import HTTP, ROOT, PrefectServer, stop_group, wait_until
+from helpers.processes import wait_until
+from helpers.servers import HTTP, ROOT, PrefectServer, stop_group
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 

@@ -67,12 +67,13 @@ def leaders_named(*texts: str) -> list[int]:
     return found
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 60.0) -> None:
-    """Return as soon as something holds; fail if it does not in time."""
-    deadline = time.monotonic() + limit_s
+def wait_until(holds: Callable[[], bool], limit_s: float = 60.0, evidence: Callable[[], str] = str) -> None:
+    """Return as soon as something holds, asking less and less often; fail with the evidence when the time is up."""
+    deadline, pause_s = time.monotonic() + limit_s, 0.02
     while not holds():
-        assert time.monotonic() < deadline, f"not within {limit_s:g} s"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s\n{evidence()}"
+        time.sleep(pause_s)
+        pause_s = min(1.3 * pause_s, 0.5)
 
 
 def wait_until_none(text: str, limit_s: float = 60.0) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 from pathlib import Path
 
 import paramiko
@@ -12,9 +11,10 @@ import paramiko
 from tasks.hosts.access import SshAccess
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost
-from tasks.provisioning.provisioner import InstanceState, Offer, Provisioner
+from tasks.provisioning.provisioner import Instance, InstanceState, Offer, Provisioner
 from tests.fakes.provisioner_contract import new_request
 from tests.fakes.ssh_server import write_private_key
+from tests.helpers.processes import wait_until
 
 
 class Rented:
@@ -41,21 +41,22 @@ class Rented:
         """Of the host key that the machine was given."""
         return paramiko.Ed25519Key.from_private_key(io.StringIO(self.request.host_private_key)).fingerprint
 
+    @property
+    def described(self) -> Instance:
+        """How it stands, by its provider."""
+        return self.provisioner.describe(self.instance_id)
+
     def host(self, *pins: str, connect_timeout_s: float = 30.0) -> SshHost:
         """Not connected yet; pinned to the first key, or to others."""
-        deadline = time.monotonic() + 60
-        while (address := (found := self.provisioner.describe(self.instance_id)).address) is None:
-            assert time.monotonic() < deadline, found
-            time.sleep(0.02)
+        wait_until(lambda: self.described.address is not None, 60, lambda: str(self.described))
         trust = HostTrust(pins=pins or (self.first_fingerprint,))
-        access = SshAccess(address, trust, key_file=self.key_file, use_agent=False, connect_timeout_s=connect_timeout_s)
+        access = SshAccess(
+            self.described.address, trust, key_file=self.key_file, use_agent=False, connect_timeout_s=connect_timeout_s
+        )
         return SshHost(access)
 
     def wait_for(self, state: InstanceState, limit_s: float = 60.0) -> None:
-        deadline = time.monotonic() + limit_s
-        while (found := self.provisioner.describe(self.instance_id)).state is not state:
-            assert time.monotonic() < deadline, found
-            time.sleep(0.05)
+        wait_until(lambda: self.described.state is state, limit_s, lambda: str(self.described))
 
 
 def fingerprint_of_line(line: str) -> str:

@@ -19,7 +19,8 @@ import psutil
 from tests.fakes.ec2_world import CREDENTIALS, SECRET_KEY, ec2_world
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.helpers.deployments import Deployments
-from tests.helpers.servers import ROOT, PrefectServer, kill_group, stop_group, wait_until
+from tests.helpers.processes import wait_until
+from tests.helpers.servers import ROOT, PrefectServer, kill_group, stop_group
 
 NIGHTLY = "compare/nightly"
 POOL = "rented"

@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import httpx
 
 from helpers.homes import STARTUP_LIMIT_S, clean_environment
 from helpers.ports import free_port
+from helpers.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 HTTP = httpx.Client(timeout=90, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
@@ -157,11 +157,3 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def wait_until(holds: Callable[[], bool], limit_s: float, evidence: Callable[[], str] = str) -> None:
-    """Poll until it holds; fail with the evidence when the time is up."""
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {limit_s} s\n{evidence()}"
-        time.sleep(0.5)

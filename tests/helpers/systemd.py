@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.processes import children_of
-from helpers.servers import ROOT, wait_until
+from helpers.processes import children_of, wait_until
+from helpers.servers import ROOT
 
 SYSTEMD = Path("/lib/systemd/systemd")
 _BOOT = Path(__file__).with_name("boot_systemd.sh")

@@ -69,7 +69,7 @@ def train_on_three_hosts(job: Job, run: Path, folder: Path, unit_s: float) -> Th
                 HostAddress("127.0.0.1", sshd.port, sshd.user),
                 HostTrust(pins=(sshd.fingerprint,)),
                 key_file=sshd.user_key,
-                connect_timeout_s=3,
+                connect_timeout_s=10,
             )
             python = waiting_python(folder / f"{name}-python", factor * unit_s)
             place = RemotePlace(str(folder / f"{name}-there"), str(python), 600)

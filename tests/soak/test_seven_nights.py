@@ -18,7 +18,7 @@ import pytest
 from fakes.runpod_server import RunPodServer, running_runpod
 from helpers.deployments import Deployments, Inbox, inbox, installed
 from helpers.plain_windows import all_labelled, plain_windows, shuffled_spans
-from helpers.servers import wait_until
+from helpers.processes import wait_until
 
 from jade_model.core.windows import Windows
 from jade_model.data.schema import write_windows

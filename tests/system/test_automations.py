@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.deployments import inbox
-from helpers.servers import ROOT, PrefectServer, kill_group, wait_until
+from helpers.processes import wait_until
+from helpers.servers import ROOT, PrefectServer, kill_group
 
 from tasks.core.errors import BadRequest
 from tasks.operations.notifications import add_target

@@ -12,8 +12,15 @@ from pathlib import Path
 
 import pytest
 from helpers.homes import clean_environment, give_database
-from helpers.processes import children_of, heed_interrupts, leaders_named, processes_of_group, processes_with
-from helpers.servers import ROOT, kill_group, wait_until
+from helpers.processes import (
+    children_of,
+    heed_interrupts,
+    leaders_named,
+    processes_of_group,
+    processes_with,
+    wait_until,
+)
+from helpers.servers import ROOT, kill_group
 
 pytestmark = pytest.mark.system
 

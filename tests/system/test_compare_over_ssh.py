@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 from helpers.command_line import CommandLine, figures
-from helpers.processes import heed_interrupts
-from helpers.servers import ROOT, PrefectServer, kill_group, serving, wait_until
+from helpers.processes import heed_interrupts, wait_until
+from helpers.servers import ROOT, PrefectServer, kill_group, serving
 
 from tests.fakes.s3_server import s3_client, s3_endpoint
 from tests.fakes.sshd import SSHD, Sshd, running_sshd

@@ -18,7 +18,8 @@ import httpx
 import pytest
 import yaml
 from helpers.ports import free_port
-from helpers.servers import ROOT, wait_until
+from helpers.processes import wait_until
+from helpers.servers import ROOT
 
 DEPLOYMENTS = ROOT / "deployments"
 STAY = {"postgres", "redis", "server", "services", "worker", "store"}

@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from helpers.servers import PrefectServer, stop_group, wait_until
+from helpers.processes import wait_until
+from helpers.servers import PrefectServer, stop_group
 
 from jade_model.core.training_files import files_of, is_done
 from jade_model.data.sample import sample_windows

@@ -7,8 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 from helpers.command_line import CommandLine
 from helpers.ports import free_port
+from helpers.processes import wait_until
 from helpers.retrainings import retrained
 from helpers.servers import stop_group
 
@@ -64,13 +64,6 @@ def runs_of(run_id: str, kind: str) -> list[Any]:
 
 def steps(run: Any) -> list[int]:
     return sorted(metric.step for metric in open_client().get_metric_history(run.info.run_id, "loss/train"))
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 120) -> None:
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.2)
 
 
 @pytest.mark.system
@@ -165,7 +158,7 @@ def test_epochs_are_told_while_a_run_trains_and_each_one_once(small_windows: Win
         done, unfinished = write_job(run.layout, [small_windows], PLAN).trainings
         assert run.tracking is not None
         run.tracking.epoch(done, {**epochs[0], "arm": "soft_span", "epochs": 2})
-        wait_for(lambda: [steps(child) for child in runs_of(run.layout.run_id, "training")] == [[1]])
+        wait_until(lambda: [steps(child) for child in runs_of(run.layout.run_id, "training")] == [[1]])
         (parent,) = runs_of(run.layout.run_id, "run")
         assert parent.info.status == "RUNNING"
         files = files_of(done, run.layout.root)
@@ -198,7 +191,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[None]:
     with (folder / "server.log").open("ab") as log:
         server = subprocess.Popen([*program, *kept], env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), limit_s=400)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), limit_s=400)
         yield
     finally:
         stop_group(server)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.deployments import Deployments, Inbox, inbox, installed
-from helpers.servers import wait_until
+from helpers.processes import wait_until
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from jade_model.data.sample import sample_windows

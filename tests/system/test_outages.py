@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 from helpers.deployments import Deployments, working
-from helpers.servers import PrefectServer, serving, wait_until
+from helpers.processes import wait_until
+from helpers.servers import PrefectServer, serving
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.operations.dead_runs import end_dead_runs, start_again

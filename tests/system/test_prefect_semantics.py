@@ -13,7 +13,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from helpers.servers import HTTP, PrefectServer, wait_until
+from helpers.processes import wait_until
+from helpers.servers import HTTP, PrefectServer
 
 from tasks.artifacts.backend import Records
 from tasks.artifacts.leases import holders

@@ -14,7 +14,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.core.errors import BadRequest
 from tasks.execution.prefect_tasks import limit_names, machines_admitted
 from tasks.provisioning.offers import RentalRequest
-from tests.helpers.servers import PrefectServer, wait_until
+from tests.helpers.processes import wait_until
+from tests.helpers.servers import PrefectServer
 
 pytestmark = pytest.mark.system
 

@@ -11,7 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers.servers import ROOT, wait_until
+from helpers.processes import wait_until
+from helpers.servers import ROOT
 
 from jade_model.core.job import Job
 from jade_model.core.training_files import files_of, is_done

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import pytest
 from helpers.command_line import figures
 from helpers.deployments import ENDED
-from helpers.servers import PrefectServer, wait_until
+from helpers.processes import wait_until
+from helpers.servers import PrefectServer
 
 from jade_model.core.job import load_job
 from tasks.provisioning.ledger import Ledger

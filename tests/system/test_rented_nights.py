@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import figures
-from helpers.processes import command_lines_seen
-from helpers.servers import PrefectServer, wait_until
+from helpers.processes import command_lines_seen, wait_until
+from helpers.servers import PrefectServer
 
 from tasks.core.layout import RunLayout
 from tests.fakes.sshd import SSHD

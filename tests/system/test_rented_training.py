@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from helpers.homes import clean_environment
-from helpers.servers import ROOT, kill_group, wait_until
+from helpers.servers import ROOT, kill_group
 
 from tasks.provisioning.entries import LeaseState
 from tasks.provisioning.ledger import Ledger
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.sshd import SSHD
-from tests.helpers.processes import heed_interrupts
+from tests.helpers.processes import heed_interrupts, wait_until
 
 pytestmark = [pytest.mark.slow_system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
 

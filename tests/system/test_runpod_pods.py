@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tasks.provisioning.runpod_api import RunPodAccess
 from tests.fakes.rented_machine import RentedMachine
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.runpod_world import QUICK
+from tests.helpers.processes import wait_until
 from tests.helpers.rented_access import Rented, fingerprint_of_line
 
 TIMING = Timing(look_s=0.02, release_s=60.0)
@@ -141,7 +141,4 @@ def test_a_released_pod_takes_all_its_processes_with_it(rented: RentedPod) -> No
     assert rented.computer.processes() != set()
     terminate_instance(rented.provisioner, rented.instance_id, TIMING)
     host.close()
-    deadline = time.monotonic() + 60
-    while rented.computer.processes() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert rented.computer.processes() == set()
+    wait_until(lambda: rented.computer.processes() == set())

@@ -17,7 +17,8 @@ from typing import IO, Any
 import pytest
 from helpers.deployments import Inbox, inbox
 from helpers.plain_windows import all_labelled, plain_windows, shuffled_spans
-from helpers.servers import ROOT, PrefectServer, kill_group, wait_until
+from helpers.processes import wait_until
+from helpers.servers import ROOT, PrefectServer, kill_group
 
 from jade_model.core.windows import Windows
 from jade_model.data.schema import write_windows

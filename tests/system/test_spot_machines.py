@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.servers import wait_until
+from helpers.processes import wait_until
 
 from jade_model.core.windows import Windows
 from jade_model.core.worker import files_of

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.processes import command_lines_seen
-from helpers.servers import ROOT, wait_until
+from helpers.processes import command_lines_seen, wait_until
+from helpers.servers import ROOT
 from helpers.systemd import Machine, booted, why_not
 
 WHY_NOT = why_not()

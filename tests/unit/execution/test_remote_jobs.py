@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from tasks.hosts import errors
 from tasks.hosts.host import CommandResult, RemotePlace
 from tasks.hosts.job import find_job, job_status, list_jobs, stop_job
 from tests.fakes.local_host import LocalHost
+from tests.helpers.processes import wait_until
 from tests.helpers.waiting_trainer import waiting_python
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 12, seeds=1, folds=2, split="grouped", ensemble=1)
@@ -124,10 +124,11 @@ def begun(folder: Path, host: LocalHost, place: RemotePlace) -> RemoteBatch:
 
 
 def wait_until_over(host: LocalHost, place: RemotePlace, key: str) -> None:
-    deadline = time.monotonic() + 60
-    while (handle := find_job(host, place.jobs, key)) is None or not job_status(host, handle).is_over:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def is_over() -> bool:
+        handle = find_job(host, place.jobs, key)
+        return handle is not None and job_status(host, handle).is_over
+
+    wait_until(is_over)
 
 
 def left_behind(tmp_path: Path) -> list[str]:

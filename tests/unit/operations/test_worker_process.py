@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tasks.operations.worker import end_runs
+from tests.helpers.processes import wait_until
 
 RUN = "import signal, sys, time, pathlib\n" + textwrap.dedent(
     """
@@ -42,8 +43,7 @@ WORKER = textwrap.dedent(
 
 def started(folder: Path, frees_for_s: float) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen([sys.executable, "-c", WORKER, RUN, str(folder), str(frees_for_s)])
-    while not (folder / "running").exists():
-        time.sleep(0.02)
+    wait_until((folder / "running").exists)
     return worker
 
 

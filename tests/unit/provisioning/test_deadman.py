@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from tasks.provisioning import deadman
 from tests.fakes.local_host import LocalHost
+from tests.helpers.processes import wait_until
 
 REQUEST = "0123456789abcdef"
 
@@ -26,13 +26,6 @@ def arm(host: LocalHost, *, max_age_s: float = 600, grace_s: float = 600) -> dea
     return deadman.arm(host, "jade", "jade/jobs", REQUEST, end=end, max_age_s=max_age_s, grace_s=grace_s)
 
 
-def wait_for(path: Path, limit_s: float = 60.0) -> bool:
-    deadline = time.monotonic() + limit_s
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return path.exists()
-
-
 def test_armed_twice_is_armed_once_and_a_beat_says_so(host: LocalHost, tmp_path: Path) -> None:
     assert deadman.beat(host, "jade", REQUEST) is deadman.Switch.MISSING
     assert arm(host) is deadman.Switch.ARMED
@@ -46,12 +39,12 @@ def test_silence_stops_the_job_and_ends_the_machine(host: LocalHost, tmp_path: P
     attempt = tmp_path / "jade" / "jobs" / "key" / "attempt-1"
     attempt.mkdir(parents=True)
     arm(host, grace_s=2)
-    assert wait_for(tmp_path / "ended")
+    wait_until((tmp_path / "ended").exists)
     assert (attempt / "stop").exists()
     assert deadman.beat(host, "jade", REQUEST) is deadman.Switch.ENDING
 
 
 def test_age_ends_the_machine_whoever_is_heard_of(host: LocalHost, tmp_path: Path) -> None:
     arm(host, max_age_s=3, grace_s=20)
-    assert wait_for(tmp_path / "ended")
+    wait_until((tmp_path / "ended").exists)
     assert (tmp_path / "jade" / "deadman" / REQUEST / "ending").read_text().strip() == "age"
