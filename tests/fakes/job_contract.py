@@ -176,7 +176,7 @@ class JobContract:
 
     def test_the_host_itself_keeps_the_time_limit(self, host: Host, place: Path, jobs: str) -> None:
         sleep = unique_sleep()
-        job = start_job(host, jobs, sh(f"echo up; {sleep}", place, limit_s=1))
+        job = start_job(host, jobs, sh(f"echo up; {sleep}", place, limit_s=3))
         status = wait_until_over(host, job)
         assert status.ending is Ending.TIMED_OUT
         assert wait_until_none(words_of(sleep)) == []

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 from helpers.ports import free_port
 from helpers.processes import wait_until
-from helpers.servers import HTTP, ROOT, PrefectServer, stop_group
+from helpers.servers import ROOT, PrefectServer, ask, stop_group
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -50,13 +48,7 @@ class Deployments:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Talk to the API; return what it answers."""
-        for pause_s in (1, 4, 16, 0):
-            answer = HTTP.request(method, f"{self.api}/{path}", json=body)
-            # "Ask again": SQLite was locked, for a moment or for a minute. Prefect's own client does ask again.
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(pause_s)
-        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text[:2000]}"
+        answer = ask(method, f"{self.api}/{path}", body)
         return answer.json() if answer.content else None
 
     def jade(self, *arguments: str, text: str = "", timeout_s: float = 600) -> subprocess.CompletedProcess[str]:

@@ -43,7 +43,7 @@ def postgres(encoding: str = "UTF8") -> Iterator[str]:
             group=account.pw_gid if account else None,
             extra_groups=[] if account else None,
             cwd=folder,
-            env={"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C"},
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C", "PGCTLTIMEOUT": "300"},
             # Not a pipe: the server would hold it open.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,

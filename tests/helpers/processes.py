@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -54,6 +54,16 @@ def children_of(parent: int) -> list[tuple[int, str]]:
 def processes_with(*texts: str) -> list[int]:
     """Return the living processes whose command line holds all of the texts; not the caller."""
     return [process for process, line in _command_lines() if all(text in line for text in texts)]
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Return the processes that work in a folder or below it."""
+    found = []
+    for process, entry in _processes():
+        with suppress(OSError):
+            if (entry / "cwd").readlink().is_relative_to(folder):
+                found.append(process)
+    return found
 
 
 def leaders_named(*texts: str) -> list[int]:

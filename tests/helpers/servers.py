@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,9 +90,7 @@ class PrefectServer:
 
     def read(self, kind: str, **body: object) -> list[dict[str, object]]:
         """Return what the API filters: flow_runs, task_runs, artifacts, deployments."""
-        answer = HTTP.post(f"{self.url}/{kind}/filter", json=body)
-        answer.raise_for_status()
-        found: list[dict[str, object]] = answer.json()
+        found: list[dict[str, object]] = ask("POST", f"{self.url}/{kind}/filter", body).json()
         return found
 
 
@@ -124,6 +123,18 @@ def serving(home: Path, database: Path | None, **settings: str) -> Iterator[Pref
     finally:
         if server.process is not None:
             stop_group(server.process)
+
+
+def ask(method: str, url: str, body: object = None) -> httpx.Response:
+    """Talk to Prefect's API; return an answer that says that it went well."""
+    for pause_s in (1, 4, 16, 0):
+        answer = HTTP.request(method, url, json=body)
+        # "Ask again": SQLite was locked, for a moment or for a minute. Prefect's own client does ask again.
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(pause_s)
+    assert answer.is_success, f"{method} {url}: {answer.status_code} {answer.text[:2000]}"
+    return answer
 
 
 def server_settings() -> dict[str, str]:

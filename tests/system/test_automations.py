@@ -115,7 +115,7 @@ def notified(server: PrefectServer, folder: Path, addresses: dict[str, str]) -> 
 
     def notify(*arguments: str) -> None:
         command = [sys.executable, "-m", "flows.cli", "notify", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
 
     notify("apply", str(file))

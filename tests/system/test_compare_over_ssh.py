@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from helpers.command_line import CommandLine, figures
-from helpers.processes import heed_interrupts, wait_until
+from helpers.processes import heed_interrupts, processes_in, wait_until
 from helpers.servers import ROOT, PrefectServer, kill_group, serving
 
 from tests.fakes.s3_server import s3_client, s3_endpoint
@@ -98,14 +98,7 @@ class Place:
 
     def processes(self) -> list[int]:
         """What works in the host's folder."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if (entry / "cwd").readlink().is_relative_to(self.there):
-                    found.append(int(entry.name))
-            except (OSError, ValueError):
-                continue
-        return found
+        return processes_in(self.there)
 
     def result(self, artifacts: str) -> dict[str, Any]:
         """The newest finished comparison."""

@@ -25,12 +25,12 @@ IN_SHELL = {
 def test_commands_and_flags_are_completed(shell: str, typed: str, offered: str) -> None:
     script = IN_SHELL[shell].format(typed, len(typed.split()))
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run([shell, "-c", script], env=env, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([shell, "-c", script], env=env, capture_output=True, text=True, timeout=300, check=True)
     assert offered in done.stdout.split()
 
 
 def test_zsh_takes_what_is_printed_for_it(tmp_path: Path) -> None:
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     script = 'autoload -Uz compinit && compinit -D; eval "$(jade completion zsh)"; echo ${_comps[jade]}'
-    done = subprocess.run(["zsh", "-fc", script], env=env, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(["zsh", "-fc", script], env=env, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.strip() == "_jade_completion"

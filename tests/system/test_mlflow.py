@@ -158,7 +158,7 @@ def test_epochs_are_told_while_a_run_trains_and_each_one_once(small_windows: Win
         done, unfinished = write_job(run.layout, [small_windows], PLAN).trainings
         assert run.tracking is not None
         run.tracking.epoch(done, {**epochs[0], "arm": "soft_span", "epochs": 2})
-        wait_until(lambda: [steps(child) for child in runs_of(run.layout.run_id, "training")] == [[1]])
+        wait_until(lambda: [steps(child) for child in runs_of(run.layout.run_id, "training")] == [[1]], 200)
         (parent,) = runs_of(run.layout.run_id, "run")
         assert parent.info.status == "RUNNING"
         files = files_of(done, run.layout.root)

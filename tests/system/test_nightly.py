@@ -213,7 +213,7 @@ def test_a_schedule_fires(up: Deployments) -> None:
 def test_a_second_nightly_is_cancelled_and_the_first_goes_on_after_the_worker_was_killed(
     up: Deployments, told: Inbox, data: Path
 ) -> None:
-    parameters = {**QUICK, "data": [str(data)], "epochs": 20, "fresh": True}
+    parameters = {**QUICK, "data": [str(data)], "epochs": 100, "fresh": True}
     first = up.start("compare/nightly", parameters)
     wait_until(lambda: up.run(first)["state_type"] == "RUNNING", 300, lambda: up.told(first))
     second = up.start("compare/nightly", parameters)

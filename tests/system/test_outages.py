@@ -20,7 +20,7 @@ from tasks.operations.watch import look_at_data
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("outages")]
 
-LONG = 4000
+LONG = 9000
 """Epochs that nobody waits for."""
 
 

@@ -8,13 +8,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
-from helpers.processes import wait_until
-from helpers.servers import HTTP, PrefectServer
+from helpers.deployments import ENDED, Deployments
+from helpers.processes import processes_in, wait_until
+from helpers.servers import PrefectServer
 
 from tasks.artifacts.backend import Records
 from tasks.artifacts.leases import holders
@@ -22,8 +21,6 @@ from tasks.artifacts.local import LocalBackend
 from tests.fakes.sshd import SSHD, Sshd, running_sshd
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
-
-ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +33,7 @@ class Site:
     """A host `ci` that the worker's flows know, and the deployment `compare/nightly` on it."""
 
     def __init__(self, folder: Path, sshd: Sshd, server: PrefectServer, data: Path) -> None:
-        self.folder, self.server, self.data = folder, server, data
+        self.folder, self.up, self.data = folder, Deployments.of(server), data
         self.there, self.started = folder / "there", folder / "started"
         python = folder / "python"
         # A line for each training process that begins.
@@ -59,11 +56,7 @@ python = "{python}"
 
     def start(self, epochs: int) -> str:
         """Start the deployment; return the flow run's id."""
-        (deployment,) = [
-            item
-            for item in self.server.read("deployments")
-            if (item["name"], item["paused"]) == ("nightly", False) and "compare" in str(item["entrypoint"])
-        ]
+        deployment = self.up.find("compare/nightly")
         parameters = {
             "data": [str(self.data)],
             "arms": ["soft_span", "crf"],
@@ -74,34 +67,17 @@ python = "{python}"
             "artifacts": str(self.folder / "artifacts"),
         }
         environment = {"JADE_CONFIG_DIR": str(self.folder / "config"), "JADE_STATE_DIR": str(self.folder / "state")}
-        wanted = {"parameters": parameters, "job_variables": {"env": environment}}
-        url = f"{self.server.url}/deployments/{deployment['id']}/create_flow_run"
-        answers: list[httpx.Response] = []
-
-        def is_made() -> bool:
-            # A server whose database is busy says so with 503, as Prefect's own client expects.
-            answers.append(HTTP.post(url, json={**wanted, "idempotency_key": str(key)}))
-            return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
-
-        key = uuid4()
-        wait_until(is_made, 200)
-        answers[-1].raise_for_status()
-        return str(answers[-1].json()["id"])
-
-    def flow_run(self, run: str) -> dict[str, Any]:
-        answer = HTTP.get(f"{self.server.url}/flow_runs/{run}")
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
-        return found
+        wanted = {"parameters": parameters, "job_variables": {"env": environment}, "idempotency_key": str(uuid4())}
+        return str(self.up.ask("POST", f"deployments/{deployment['id']}/create_flow_run", wanted)["id"])
 
     def state(self, run: str) -> str:
-        return str(self.flow_run(run)["state_type"])
+        return str(self.up.run(run)["state_type"])
 
     def wait_for_training(self, run: str) -> None:
         """Return once the training process runs on the host."""
 
         def trains() -> bool:
-            assert self.state(run) not in ENDED, self.flow_run(run)["state"]
+            assert self.state(run) not in ENDED, self.up.told(run)
             return self.started.is_file()
 
         wait_until(trains, 400)
@@ -114,14 +90,7 @@ python = "{python}"
 
     def processes(self) -> list[int]:
         """What works in the host's folder."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if (entry / "cwd").readlink().is_relative_to(self.there):
-                    found.append(int(entry.name))
-            except (OSError, ValueError):
-                continue
-        return found
+        return processes_in(self.there)
 
 
 @pytest.fixture
@@ -137,12 +106,9 @@ def test_cancelling_in_the_ui_stops_the_processes_on_the_host(site: Site) -> Non
     site.wait_for_training(run)
     assert site.processes()
     # What the UI's button sends.
-    answer = httpx.post(
-        f"{site.server.url}/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}, timeout=60
-    )
-    answer.raise_for_status()
-    wait_until(lambda: not site.processes(), 250, lambda: str(site.flow_run(run)["state"]))
-    wait_until(lambda: site.state(run) == "CANCELLED", 200, lambda: str(site.flow_run(run)["state"]))
+    site.up.ask("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_until(lambda: not site.processes(), 250, lambda: site.up.told(run))
+    wait_until(lambda: site.state(run) == "CANCELLED", 200, lambda: site.up.told(run))
     (failed,) = (site.folder / "artifacts").glob("*/FAILED.json")
     assert json.loads((failed.parent / "run.json").read_text())["state"] == "failed"
 
@@ -151,10 +117,8 @@ def test_a_flow_that_is_killed_is_picked_up_by_the_next_run_which_does_not_train
     run = site.start(epochs=2)
     site.wait_for_training(run)
     os.kill(site.flow_process(), signal.SIGKILL)
-    wait_until(lambda: site.state(run) == "CRASHED", 200, lambda: str(site.flow_run(run)["state"]))
-    again = site.start(epochs=2)
-    wait_until(lambda: site.state(again) in ENDED, 400, lambda: str(site.flow_run(again)["state"]))
-    assert site.state(again) == "COMPLETED", site.flow_run(again)["state"]
+    wait_until(lambda: site.state(run) == "CRASHED", 200, lambda: site.up.told(run))
+    site.up.completed(site.start(epochs=2))
     assert len(site.started.read_text().splitlines()) == 1
     (finished,) = (path.parent for path in (site.folder / "artifacts").glob("*/comparison.json"))
     assert (finished / "remote.log").read_text().count('"job_started"') == 1

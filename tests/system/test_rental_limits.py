@@ -15,7 +15,7 @@ from tasks.core.errors import BadRequest
 from tasks.execution.prefect_tasks import limit_names, machines_admitted
 from tasks.provisioning.offers import RentalRequest
 from tests.helpers.processes import wait_until
-from tests.helpers.servers import PrefectServer
+from tests.helpers.servers import PrefectServer, ask
 
 pytestmark = pytest.mark.system
 
@@ -38,17 +38,17 @@ def server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
 def is_set(server: PrefectServer, name: str, limit: int) -> bool:
     """Set a limit, whether an installation that another test has deployed has it or not; False: ask again."""
     body = {"name": name, "limit": limit, "active": True, "active_slots": 0}
-    return ask(server, "PATCH", name, body) == httpx.codes.NO_CONTENT or (
-        ask(server, "POST", "", body) == httpx.codes.CREATED
+    return status_of(server, "PATCH", name, body) == httpx.codes.NO_CONTENT or (
+        status_of(server, "POST", "", body) == httpx.codes.CREATED
     )
 
 
 def is_gone(server: PrefectServer, name: str) -> bool:
     """Remove a limit; False: ask again."""
-    return ask(server, "DELETE", name) in {httpx.codes.NO_CONTENT, httpx.codes.NOT_FOUND}
+    return status_of(server, "DELETE", name) in {httpx.codes.NO_CONTENT, httpx.codes.NOT_FOUND}
 
 
-def ask(server: PrefectServer, method: str, name: str, body: object = None) -> int | None:
+def status_of(server: PrefectServer, method: str, name: str, body: object = None) -> int | None:
     """Return the status; None: a busy server has not answered in time, and may do it yet."""
     with contextlib.suppress(httpx.TimeoutException):
         return httpx.request(method, f"{server.url}/v2/concurrency_limits/{name}", json=body, timeout=60).status_code
@@ -59,11 +59,8 @@ def test_machines_count_against_their_provider_and_their_gpu(server: PrefectServ
     assert limit_names("runpod", L4) == ["provider-runpod", "gpu-nvidia-l4"]
 
     def slots() -> list[int]:
-        limits = [
-            httpx.get(f"{server.url}/v2/concurrency_limits/{name}", timeout=60).json()
-            for name in limit_names("runpod", L4)
-        ]
-        return [limit["active_slots"] for limit in limits]
+        found = [ask("GET", f"{server.url}/v2/concurrency_limits/{name}") for name in limit_names("runpod", L4)]
+        return [limit.json()["active_slots"] for limit in found]
 
     admitted = threading.Event()
 

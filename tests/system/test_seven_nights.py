@@ -140,7 +140,7 @@ def nights(tmp_path: Path, postgres_server: PrefectServer) -> Iterator[Nights]:
 
 def notify(env: dict[str, str], *arguments: str, address: str = "") -> None:
     command = [sys.executable, "-m", "flows.cli", "notify", *arguments]
-    subprocess.run(command, cwd=ROOT, env=env, input=address, text=True, timeout=120, check=True)
+    subprocess.run(command, cwd=ROOT, env=env, input=address, text=True, timeout=300, check=True)
 
 
 def test_seven_nights(nights: Nights) -> None:
