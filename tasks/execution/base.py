@@ -6,13 +6,14 @@ is the first result whose files are in the run's folder and agree with their man
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from jade_model.core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged, UserError
-from jade_model.core.job import Training
+from jade_model.core.job import Job, Training
 from jade_model.core.training_files import TrainingFiles, files_of, is_done
 
 HERE = "this machine"
@@ -62,8 +63,17 @@ def failed(
     return Event("failed", run_key, where, data)
 
 
-class Executor(Protocol):
-    """Runs trainings of one run's job; `tasks.execution.opening.open_executor` makes one, and ends it."""
+class Executor(ABC):
+    """Runs trainings of one run's job; `tasks.execution.opening.open_executor` makes one, and ends it.
+
+    Args:
+        folder: The run's.
+        job: What the run trains.
+    """
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        self._folder, self._job = folder, job
+        self._reason: Exception | None = None
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
         """Run trainings; tell what happens until each has ended with one `done` or `failed`, in any order.
@@ -76,7 +86,14 @@ class Executor(Protocol):
             Exception: The reason that `stop` was given, once nothing is waited for any more.
             RunError, HostError: Somebody stopped the job on its host.
         """
-        ...
+        pending = pending_trainings(trainings, self._folder)
+        for training in trainings:
+            if training.run_key not in pending:
+                yield done(training.run_key, HERE, 0.0)
+        if self._reason is None:
+            yield from self._train(pending)
+        if self._reason is not None:
+            raise self._reason
 
     def stop(self, reason: Exception | None = None) -> None:
         """End what runs. Returns once nothing of it does, or says what may still run. Silent if nothing does.
@@ -85,18 +102,21 @@ class Executor(Protocol):
             reason: Why the run may not go on: `run` raises it. Jobs on other hosts are then left alone, for whoever
                 goes on with the run may be attached to them.
         """
-        ...
+        self._reason = self._reason or reason
+        self._end()
+
+    @abstractmethod
+    def _train(self, pending: dict[str, Training]) -> Iterator[Event]:
+        """Run those that are not done, by run key; there may be none. Ends early once there is a reason to stop."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """End what `_train` has begun, from another thread or after it; there may be nothing."""
 
 
 def pending_trainings(trainings: Iterable[Training], folder: Path) -> dict[str, Training]:
     """Return the trainings that are not done in a run's folder, by run key."""
     return {item.run_key: item for item in trainings if not is_done(item, files_of(item, folder))}
-
-
-def split_done(trainings: Sequence[Training], folder: Path) -> tuple[list[Event], dict[str, Training]]:
-    """Return the events of the trainings that are done in a run's folder, and the others by run key."""
-    pending = pending_trainings(trainings, folder)
-    return [done(item.run_key, HERE, 0.0) for item in trainings if item.run_key not in pending], pending
 
 
 def checkpoint_of(files: TrainingFiles, which: str = "last") -> Path:

@@ -19,7 +19,7 @@ import functools
 import json
 import logging
 import queue
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from jade_model.core.job import Job, Training
 from tasks.core.errors import BadRequest, UnitError
-from tasks.execution.base import OWN_FAULTS, Event, done, failed, split_done
+from tasks.execution.base import OWN_FAULTS, Event, Executor, done, failed
 from tasks.execution.parcels import Files, Parcel, checkpoint_name, pack, topic_of, unpack
 from tasks.execution.placement import Placement
 from tasks.execution.trainer_output import TrainerOutput
@@ -59,7 +59,7 @@ LOOPBACK = ("127.", "localhost", "[::1]")
 _log = logging.getLogger(__name__)
 
 
-class DaskExecutor:
+class DaskExecutor(Executor):
     """An `Executor` on a Dask cluster; made by `dask_executor`.
 
     Args:
@@ -71,24 +71,14 @@ class DaskExecutor:
     """
 
     def __init__(self, folder: Path, job: Job, runner: DaskTaskRunner, *, device: str, api_url: str) -> None:
-        self._folder, self._job, self._runner, self._device, self._api_url = folder, job, runner, device, api_url
+        super().__init__(folder, job)
+        self._runner, self._device, self._api_url = runner, device, api_url
         self._arrays: dict[str, PrefectFuture[bytes]] = {}
         self._open: dict[Any, tuple[Training, PrefectFuture[TrainedUnit]]] = {}
         self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._reason: Exception | None = None
 
-    def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
-        """Submit each training as a task of the cluster; tell what its worker tells."""
-        kept, pending = split_done(trainings, self._folder)
-        yield from kept
-        if pending and self._reason is None:
-            yield from self._train(pending)
-        if self._reason is not None:
-            raise self._reason
-
-    def stop(self, reason: Exception | None = None) -> None:
+    def _end(self) -> None:
         """Give up what was submitted; what a cluster elsewhere is at ends with its training."""
-        self._reason = self._reason or reason
         if self._open:
             self._runner.client.cancel(list(self._open), force=True)  # type: ignore[no-untyped-call]
         self._told.put(None)

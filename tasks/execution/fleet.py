@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 from jade_model.core.job import Job, Training
 from tasks.artifacts.leases import load_records
 from tasks.artifacts.training_cache import Note, say
-from tasks.core.errors import RentingCancelled
-from tasks.execution.base import Event, split_done
+from tasks.execution.base import Event, Executor
 from tasks.execution.found_jobs import find_ours, remove_all
 from tasks.execution.lanes import Lane
 from tasks.execution.queue import QueueRules, UnitQueue
@@ -30,15 +29,13 @@ from tasks.execution.shift import Board, Shift
 from tasks.hosts.errors import HostError
 
 POLL_S = 1.0
-ASK_WITHIN_S = 10.0
-"""So long hosts wait for others to say which trainings they have from before."""
 STOP_WITHIN_S = 60.0
 """A host that is out of reach is left after so long; what it may still do is said."""
 STOP_DOUBTFUL_WITHIN_S = 5.0
 """One that was out of reach when it was asked last."""
 
 
-class FleetExecutor:
+class FleetExecutor(Executor):
     """An `Executor` on hosts that each do a part.
 
     Args:
@@ -47,52 +44,78 @@ class FleetExecutor:
         lanes: The hosts.
         rules: Of the queue.
         note: Told what a person should know.
-        clock: Seconds that only grow.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        job: Job,
-        lanes: Sequence[Lane],
-        *,
-        rules: QueueRules | None = None,
-        note: Note = say,
-        clock: Callable[[], float] = time.monotonic,
+        self, folder: Path, job: Job, lanes: Sequence[Lane], *, rules: QueueRules | None = None, note: Note = say
     ) -> None:
-        self._folder, self._job, self._lanes = folder, job, tuple(lanes)
-        self._rules, self._note, self._clock = rules, note, clock
-        self._reason: Exception | None = None
-        self._round: _Round | None = None
+        super().__init__(folder, job)
+        self._lanes, self._rules, self._note = tuple(lanes), rules, note
+        self._board: Board | None = None
+        self._shifts: list[Shift] = []
 
-    def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
-        """Give trainings out to the lanes as these ask for more; tell what each of them tells."""
-        kept, pending = split_done(trainings, self._folder)
-        yield from kept
-        if pending and self._reason is None:
-            # A host that has not answered since the last time sits out.
-            stuck = self._round.stuck if self._round is not None else frozenset()
-            lanes = [lane for lane in self._lanes if lane.name not in stuck]
-            board = Board(self._folder, self._job, UnitQueue(pending, self._rules), self._note, self._clock)
-            self._round = _Round(board, lanes)
-            yield from self._round.events()
-            self._reason = self._reason or board.reason
-        elif not pending:
+    def _train(self, pending: dict[str, Training]) -> Iterator[Event]:
+        """Serve the lanes; tell what happens until every training has ended."""
+        if not pending:
             self._clear_remains()
-        if self._reason is not None:
-            raise self._reason
+            return
+        # A host that has not answered since the last time sits out.
+        stuck = [shift for shift in self._shifts if shift.is_alive()]
+        lanes = [lane for lane in self._lanes if all(lane is not shift.lane for shift in stuck)]
+        queue = UnitQueue(pending, self._rules, num_expected=len(lanes))
+        board = Board(self._folder, self._job, queue, self._note)
+        if load_records():
+            board.unasked = {lane.name for lane in lanes}
+        shifts = [Shift(lane, board) for lane in lanes]
+        self._shifts, self._board = [*stuck, *shifts], board
+        if self._reason is not None:  # it came just now, when there was nothing to halt
+            return
+        try:
+            for shift in shifts:
+                shift.start()
+            if not lanes:
+                queue.give_up_if_alone()
+            yield from _events(board, shifts)
+        finally:
+            self._halt(board)
+        # What was written while they ended.
+        yield from board.heard()
+        self._reason = self._reason or board.reason
 
-    def stop(self, reason: Exception | None = None) -> None:
+    def _end(self) -> None:
         """End what runs, and free machines that are rented; jobs are left alone where a reason is given."""
-        self._reason = self._reason or reason
-        if self._round is not None:
-            self._round.halt(leave_jobs=reason is not None)
+        if self._board is not None:
+            self._halt(self._board, leave_jobs=self._reason is not None)
         # Side by side: each may take as long as a provider needs to end a machine.
         closing = [threading.Thread(target=lane.close, name=f"close-{lane.name}") for lane in self._lanes]
         for thread in closing:
             thread.start()
         for thread in closing:
             thread.join()
+
+    def _halt(self, board: Board, *, leave_jobs: bool = False) -> None:
+        """Let the lanes end; returns once they have, or says which host does not answer.
+
+        Args:
+            board: What they share.
+            leave_jobs: Stop no job on a host.
+        """
+        with board.changed:
+            board.is_stopping, board.leaves_jobs = True, board.leaves_jobs or leave_jobs
+            board.wake()
+        began = monotonic()
+        for shift in self._shifts:
+            if shift.ident is None or shift.was_left:
+                continue
+            within_s = STOP_DOUBTFUL_WITHIN_S if shift.is_silent or shift.is_doubtful else STOP_WITHIN_S
+            shift.join(max(0.0, began + within_s - monotonic()))
+            if shift.is_alive():
+                shift.was_left = True
+                board.note(
+                    f"{shift.lane.name} does not answer: its job may run on until its time limit; `jade runs` shows "
+                    "it, `jade runs stop` stops it"
+                )
+        shutil.rmtree(board.folder / LANES_NAME, ignore_errors=True)
 
     def _clear_remains(self) -> None:
         """Remove what a process has left on a host that was killed once all results were here."""
@@ -101,7 +124,7 @@ class FleetExecutor:
             if lane.name not in hosts:
                 continue
             try:
-                station = lane.open()
+                station = lane.open(lambda: self._reason is not None)
                 for found in find_ours(station, self._job):
                     remove_all(station, found.handle, self._note, may_run=not found.status.is_over)
             except HostError as error:
@@ -110,132 +133,22 @@ class FleetExecutor:
                 lane.rest(is_over=True)
 
 
-class _Round:
-    """One call of `run`: the threads that serve its lanes, and what they tell.
-
-    Args:
-        board: What they share.
-        lanes: Which.
-    """
-
-    def __init__(self, board: Board, lanes: Sequence[Lane]) -> None:
-        self._board, self._lanes = board, lanes
-        board.queue.num_expected = len(lanes)
-        # Where jobs may be left from before, none of their trainings is given out before every host has been asked.
-        board.unasked = {lane.name for lane in lanes} if load_records() else set()
-        board.ask_until = board.clock() + ASK_WITHIN_S
-        self._shifts: dict[str, Shift] = {}
-        self._left: set[str] = set()
-        self._threads = {
-            lane.name: threading.Thread(target=self._serve, args=(lane,), daemon=True, name=f"lane-{lane.name}")
-            for lane in lanes
-        }
-
-    @property
-    def stuck(self) -> frozenset[str]:
-        """Lanes whose thread still waits for a host."""
-        return frozenset(name for name, thread in self._threads.items() if thread.is_alive())
-
-    def events(self) -> Iterator[Event]:
-        """Serve the lanes; tell what happens until every training has ended."""
-        try:
-            for thread in self._threads.values():
-                thread.start()
-            if not self._threads:
-                self._board.queue.give_up_if_alone()
-            yield from self._events()
-        finally:
-            self.halt()
-        # What was written while they ended.
-        yield from self._heard()
-
-    def halt(self, *, leave_jobs: bool = False) -> None:
-        """Let the lanes end; returns once they have, or says which host does not answer.
-
-        Args:
-            leave_jobs: Stop no job on a host.
-        """
-        board = self._board
+def _events(board: Board, shifts: Sequence[Shift]) -> Iterator[Event]:
+    is_last = False
+    while not is_last:
+        board.news.wait(POLL_S)
+        board.news.clear()
         with board.changed:
-            board.is_stopping, board.leaves_jobs = True, board.leaves_jobs or leave_jobs
-            board.wake()
-        for lane in self._lanes:
-            lane.cancel()
-        began = board.clock()
-        for name, thread in self._threads.items():
-            if thread.ident is None or name in self._left:
-                continue
-            shift = self._shifts.get(name)
-            is_doubtful = shift is not None and (shift.is_silent or shift.is_doubtful)
-            within_s = STOP_DOUBTFUL_WITHIN_S if is_doubtful else STOP_WITHIN_S
-            thread.join(max(0.0, began + within_s - board.clock()))
-            if thread.is_alive():
-                self._left.add(name)
-                board.note(
-                    f"{name} does not answer: its job may run on until its time limit; `jade runs` shows it, "
-                    "`jade runs stop` stops it"
-                )
-        shutil.rmtree(board.folder / LANES_NAME, ignore_errors=True)
-
-    def _events(self) -> Iterator[Event]:
-        board, is_last = self._board, False
-        while not is_last:
-            board.news.wait(POLL_S)
-            board.news.clear()
-            with board.changed:
-                for shift in self._shifts.values():
-                    shift.share_if_silent()
-                # Asked before the events are taken, so that what came last is not passed over.
-                is_last = board.is_done
-                ended = [self._ended(item) for item in board.queue.drain()]
-            yield from self._heard()
-            yield from ended
-
-    def _heard(self) -> Iterator[Event]:
-        while self._board.told:
-            yield self._board.told.popleft()
-
-    def _ended(self, event: Event) -> Event:
-        error = next(iter(self._board.errors.values()), None)
-        if event.kind == "done" or event.data["is_own_fault"] or error is None or len(self._lanes) > 1:
-            return event
-        # Where there is one host alone, its error says more than that no other was left.
-        return replace(event, data={**event.data, "reason": str(error), "error": error})
-
-    def _serve(self, lane: Lane) -> None:
-        """Serve a lane, one host after the other, until there is nothing more for it."""
-        board, is_expected, is_over, reason = self._board, True, False, "it is done"
-        try:
-            while True:
-                shift = Shift(lane, board)
-                with board.changed:
-                    self._shifts[lane.name] = shift
-                    board.queue.num_expected -= 1
-                    is_expected = False
-                given_up = shift.work()
-                if given_up is None:
-                    break
-                reason = given_up
-                with board.changed:
-                    # Counted first: while another host may come, nothing is given up for want of one.
-                    board.queue.num_expected += 1
-                    is_expected = True
-                    board.queue.leave(lane.name, reason)
-                    board.wake()
-                if not lane.retire(reason, has_worked=shift.has_worked) or board.is_done:
-                    break
-        except RentingCancelled:
-            reason = "the run is over"
-        except Exception as error:  # whatever it is, the run must not wait for this host for ever
-            reason = str(error) or type(error).__name__
-            board.errors[lane.name] = error
-            board.note(f"{lane.name} does not take part: {reason}")
-        finally:
-            with board.changed:
-                board.queue.num_expected -= is_expected
-                board.unasked.discard(lane.name)
-                board.queue.leave(lane.name, reason)
-                self._shifts.pop(lane.name, None)
-                board.wake()
-                is_over = board.is_done
-            lane.rest(is_over=is_over)
+            for shift in shifts:
+                shift.share_if_silent()
+            # Asked before the events are taken, so that what came last is not passed over.
+            is_last = board.is_done
+            ended = board.queue.drain()
+            # Where there is one host alone, its error says more than that no other was left.
+            error = next(iter(board.errors.values()), None) if len(shifts) == 1 else None
+        yield from board.heard()
+        for event in ended:
+            if event.kind == "failed" and error is not None and not event.data["is_own_fault"]:
+                yield replace(event, data={**event.data, "reason": str(error), "error": error})
+            else:
+                yield event

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host, RemotePlace
@@ -38,51 +38,48 @@ class Station:
     must_leave: MustLeave = lambda: None
 
 
-class Lane(Protocol):
-    """A place for one host, which may be another one later. One thread at a time opens, replaces and rests it."""
+class Lane(ABC):
+    """A place for one host, which may be another one later. One thread at a time opens, replaces and rests it.
 
-    @property
-    def name(self) -> str:
-        """For people, and for the queue."""
-        ...
+    Attributes:
+        name: For people, and for the queue.
+        idle_s: How long its host is kept when there is nothing for it, in case that others are lost.
+    """
 
-    @property
-    def idle_s(self) -> float:
-        """How long its host is kept when there is nothing for it, in case that others are lost."""
-        ...
+    name: str
+    idle_s: float = 0.0
 
-    def open(self) -> Station:
+    @abstractmethod
+    def open(self, is_over: Callable[[], bool]) -> Station:
         """Return the host that is at hand, or get one: the one that an earlier process of the same run has left first.
+
+        Args:
+            is_over: Tells whether it is wanted no more: what takes long ends soon then.
 
         Raises:
             HostError, RunError, LedgerError: There is none to be had.
         """
-        ...
 
-    def is_lost(self, error: Exception) -> bool:
+    def is_lost(self, error: Exception) -> bool:  # noqa: ARG002 - most come back
         """Whether the error means that the host will never answer again."""
-        ...
+        return False
 
-    def retire(self, why: str, *, has_worked: bool) -> bool:
+    def retire(self, why: str, *, has_worked: bool) -> bool:  # noqa: ARG002 - most have no other
         """Give up the host that is lost or no good; return whether `open` may be asked for another."""
-        ...
+        return False
 
+    @abstractmethod
     def rest(self, *, is_over: bool) -> None:
         """There is nothing for the host now; if the round is over, more may come soon. Silent if there is none."""
-        ...
-
-    def cancel(self) -> None:
-        """Let `open` end soon, if it is under way in another thread."""
-        ...
 
     def close(self) -> None:
         """Let go of the host for good. Returns once it costs nothing, or says what may still cost."""
-        ...
+        self.rest(is_over=True)
 
 
 @dataclass
-class HostLane:
-    """A host of the settings: it is there or not, and there is no other.
+class HostLane(Lane):
+    """A host of the settings: it is there or not, it may come back, and there is no other.
 
     Attributes:
         name: Of the host.
@@ -97,30 +94,15 @@ class HostLane:
     place: RemotePlace
     device: str
     workers: Workers
-    idle_s: float = 0.0
     _host: Host | None = field(default=None, init=False, repr=False)
 
-    def open(self) -> Station:
+    def open(self, is_over: Callable[[], bool]) -> Station:  # noqa: ARG002 - it takes no time
         """Connect, the first time; afterwards the host is the same."""
         self._host = self._host or self.connect()
         return Station(self.name, self._host, self.place, self.device, self.workers)
-
-    def is_lost(self, error: Exception) -> bool:  # noqa: ARG002 - it may come back
-        """No: it may come back."""
-        return False
-
-    def retire(self, why: str, *, has_worked: bool) -> bool:  # noqa: ARG002 - there is no other
-        """There is no other."""
-        return False
 
     def rest(self, *, is_over: bool) -> None:  # noqa: ARG002 - a connection is made anew at no cost
         """Close the connection: it is made anew at no cost."""
         host, self._host = self._host, None
         if host is not None:
             host.close()
-
-    def cancel(self) -> None:
-        """Opening takes no time."""
-
-    def close(self) -> None:
-        """It was closed when it came to rest."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -18,7 +18,7 @@ import psutil
 
 from jade_model.core.job import ARM_MODULE, Job, Training, save_job
 from tasks.core.errors import TrainingFailed
-from tasks.execution.base import HERE, Event, failed, split_done
+from tasks.execution.base import HERE, Event, Executor, failed
 from tasks.execution.trainer_output import TrainerOutput
 from tasks.settings.environment import training_environment
 from tasks.settings.models import Workers
@@ -29,7 +29,7 @@ GONE_WITHIN_S = 5.0
 """After KILL nothing takes longer but for a call of the kernel that hangs."""
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """An `Executor` of processes on this machine.
 
     Args:
@@ -40,32 +40,23 @@ class LocalExecutor:
     """
 
     def __init__(self, folder: Path, job: Job, *, device: str = "cpu", workers: Workers = None) -> None:
-        self._folder, self._job, self._device, self._workers = folder, job, device, workers
+        super().__init__(folder, job)
+        self._device, self._workers = device, workers
         self._process: subprocess.Popen[str] | None = None
-        self._reason: Exception | None = None
         self._lock = threading.Lock()
 
-    def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
-        """Train in processes of this machine, as many at once as the placement says; tell their events."""
-        kept, pending = split_done(trainings, self._folder)
-        yield from kept
-        if pending:
-            path = self._folder / BATCH_NAME
-            save_job(replace(self._job, trainings=tuple(pending.values())), path)
-            try:
-                yield from self._train(pending, path)
-            finally:
-                self._end_group()
-                path.unlink(missing_ok=True)
-        if self._reason is not None:
-            raise self._reason
+    def _train(self, pending: dict[str, Training]) -> Iterator[Event]:
+        if not pending:
+            return
+        path = self._folder / BATCH_NAME
+        save_job(replace(self._job, trainings=tuple(pending.values())), path)
+        try:
+            yield from self._follow(pending, path)
+        finally:
+            self._end()
+            path.unlink(missing_ok=True)
 
-    def stop(self, reason: Exception | None = None) -> None:
-        """End the processes and their children."""
-        self._reason = self._reason or reason
-        self._end_group()
-
-    def _train(self, pending: dict[str, Training], path: Path) -> Iterator[Event]:
+    def _follow(self, pending: dict[str, Training], path: Path) -> Iterator[Event]:
         process = self._start(path)
         if process is None:
             return
@@ -108,7 +99,7 @@ class LocalExecutor:
             )
             return self._process
 
-    def _end_group(self) -> None:
+    def _end(self) -> None:
         """End the process group: TERM, then KILL; returns once nothing of it runs."""
         with self._lock:
             process, self._process = self._process, None

@@ -95,14 +95,11 @@ class UnitQueue:
     Args:
         units: Names, each once, in the order in which they should be begun.
         rules: How it decides.
-
-    Attributes:
         num_expected: Hosts that may still join, as the caller knows: until then nothing is given up for want of one.
     """
 
-    def __init__(self, units: Iterable[str], rules: QueueRules | None = None) -> None:
-        self.rules = rules or QueueRules()
-        self.num_expected = 0
+    def __init__(self, units: Iterable[str], rules: QueueRules | None = None, *, num_expected: int = 0) -> None:
+        self.rules, self.num_expected = rules or QueueRules(), num_expected
         self._open = {unit: _Unit() for unit in units}
         self._waiting = deque(self._open)
         self._hosts: dict[str, _Host] = {}

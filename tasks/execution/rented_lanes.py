@@ -14,7 +14,7 @@ from pathlib import Path
 from jade_model.core.job import Job
 from tasks.artifacts.training_cache import say
 from tasks.execution.base import pending_trainings
-from tasks.execution.lanes import Station
+from tasks.execution.lanes import Lane, Station
 from tasks.execution.placement import Placement
 from tasks.hosts.errors import HostError
 from tasks.provisioning.entries import LeaseState
@@ -38,8 +38,8 @@ _ATTACHING = threading.Lock()
 """Held by the lane that attaches: two of a run must not take the same machine for theirs."""
 
 
-class RentedLane:
-    """A `Lane` of machines that are rented, one at a time.
+class RentedLane(Lane):
+    """Machines that are rented, one at a time.
 
     Args:
         name: For people, and for the queue.
@@ -48,9 +48,10 @@ class RentedLane:
         device: Where it trains there; None: as the provider's machines do.
         workers: Trainings at once; None: as many as a machine does by itself.
         renters: Of all lanes of the run, this one among them; None: this one alone.
-        idle_s: See `Lane`.
         sleep: Waits.
     """
+
+    idle_s = IDLE_S
 
     def __init__(
         self,
@@ -61,10 +62,9 @@ class RentedLane:
         device: str | None = None,
         workers: Workers = None,
         renters: Sequence[Renter] | None = None,
-        idle_s: float = IDLE_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.name, self.idle_s = name, idle_s
+        self.name = name
         self._renter, self._folder, self._device, self._workers, self._sleep = renter, folder, device, workers, sleep
         self._renters = renters or (renter,)
         self._lease: Lease | None = None
@@ -77,13 +77,14 @@ class RentedLane:
         """The machine that is ours now, lost or not."""
         return self._lease
 
-    def open(self) -> Station:
+    def open(self, is_over: Callable[[], bool]) -> Station:
         """Attach to the machine that an earlier process of the run left, else rent one; a lost one is let go first."""
         with self._renting:
             if self._lease is not None and self._lease.over is not None:
                 self._let_go("it was lost")
             if self._lease is None:
-                self._renter.resume()
+                self._renter.is_over = is_over
+                self._renter.pause(0.0)
                 self._begin(self._attached() or self._renter.rent())
             lease = self._lease
             assert lease is not None  # noqa: S101 -- it has begun
@@ -138,13 +139,8 @@ class RentedLane:
         if not is_over:
             self._let_go("there is nothing more for it")
 
-    def cancel(self) -> None:
-        """Let a renting that is under way end soon."""
-        self._renter.cancel()
-
     def close(self) -> None:
         """End the machine, and whatever else was requested for this lane; returns once the provider denies it."""
-        self._renter.cancel()
         with self._renting:
             self._let_go("the run is over")
             self._renter.release_rest("the run is over")

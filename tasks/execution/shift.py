@@ -1,17 +1,17 @@
-"""A host at work in its lane: batch after batch from the queue, and first of all what an earlier process has left."""
+"""A lane at work: one host after the other, batch after batch, and first of all what an earlier process has left."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 
 from jade_model.core.job import Job
 from tasks.artifacts.training_cache import Note
-from tasks.core.errors import RunError
+from tasks.core.errors import RentingCancelled, RunError
 from tasks.core.retry import retry_transient
 from tasks.execution.base import Event
 from tasks.execution.found_jobs import FoundJob, find_ours, remove_all
@@ -21,6 +21,8 @@ from tasks.execution.remote import RemoteBatch
 from tasks.hosts.errors import HostError, JobStopped
 
 PLACES_ON_GPU = 4
+ASK_WITHIN_S = 10.0
+"""So long hosts wait for others to say which trainings they have from before."""
 _CALL_S = 60.0
 
 
@@ -33,9 +35,8 @@ class Board:
         job: What the run trains.
         queue: Of its trainings; touched with the lock held, as all that follows but `news` and `told`.
         note: Told what a person should know.
-        clock: Seconds that only grow.
-        unasked: Lanes whose host has not said yet what it has from before.
-        ask_until: No training is given out before all have, or this time has come.
+        unasked: Lanes whose host has not said yet what it has from before. None of that is given out before all have,
+            or the time `ask_until` has come.
         errors: What went wrong with each lane's host, unless it has begun something since.
         is_stopping: Whether all is to end.
         leaves_jobs: Whether no job on a host is to be stopped then.
@@ -49,9 +50,8 @@ class Board:
     job: Job
     queue: UnitQueue
     note: Note
-    clock: Callable[[], float] = time.monotonic
     unasked: set[str] = field(default_factory=set)
-    ask_until: float = 0.0
+    ask_until: float = field(default_factory=lambda: monotonic() + ASK_WITHIN_S)
     errors: dict[str, Exception] = field(default_factory=dict)
     is_stopping: bool = False
     leaves_jobs: bool = False
@@ -70,10 +70,10 @@ class Board:
         self.changed.notify_all()
         self.news.set()
 
-    def tell(self, event: Event) -> None:
-        """Give out an event."""
-        self.told.append(event)
-        self.news.set()
+    def heard(self) -> Iterator[Event]:
+        """Give out what was told since the last time."""
+        while self.told:
+            yield self.told.popleft()
 
     def is_wanted(self, units: Iterable[str]) -> bool:
         """Whether any of the trainings is neither done nor given up."""
@@ -81,38 +81,34 @@ class Board:
             return any(self.queue.is_open(unit) for unit in units)
 
 
-class Shift:
-    """One host of a lane, from its opening until it is given up or there is nothing more for it.
+class Shift(threading.Thread):
+    """Serves a lane for one call of `run`, until there is nothing more for it; the queue expects its host.
 
     Args:
         lane: Where.
         board: What it shares with others.
 
     Attributes:
-        has_worked: Whether it has brought anything: a training, or a checkpoint.
-        is_doubtful: Whether something went wrong with it last, and it has begun nothing since.
-
-    Raises:
-        HostError, RunError, LedgerError: There is no host to be had, or it does not answer.
+        is_doubtful: Whether something went wrong with its host last, and it has begun nothing since.
+        was_left: Whether nobody waits for its end any more.
     """
 
     def __init__(self, lane: Lane, board: Board) -> None:
+        super().__init__(daemon=True, name=f"lane-{lane.name}")
         self.lane, self.board = lane, board
-        self.station = lane.open()
-        places = retry_transient(lambda: _places(self.station))
-        self._found = deque(find_ours(self.station, board.job))
-        self._is_ready = self.station.is_rented
+        self.is_doubtful = self.was_left = False
+        self._is_expected, self._was_silent = True, False
         self._batch: RemoteBatch | None = None
-        self._was_silent = self._is_gone = False
-        self.has_worked = self.is_doubtful = False
-        with board.changed:
-            board.queue.join(lane.name, board.clock(), places=places, costs=self.station.costs)
-            self._asked()
+        # Of the host that it has now:
+        self._station: Station
+        self._found = deque[FoundJob]()
+        self._is_ready = self._is_gone = self._has_worked = False
 
     @property
     def is_silent(self) -> bool:
         """Whether its host does not answer."""
-        return self._batch is not None and self._batch.is_silent
+        batch = self._batch
+        return batch is not None and batch.is_silent
 
     def share_if_silent(self) -> None:
         """Give others what its host has if that does not answer; what it brings later counts if it is first."""
@@ -121,7 +117,58 @@ class Shift:
             self.board.wake()
         self._was_silent = self.is_silent
 
-    def work(self) -> str | None:
+    def run(self) -> None:
+        """Serve one host after the other; whatever goes wrong, the others must not wait for this one for ever."""
+        board, lane, reason, is_over = self.board, self.lane, "it is done", False
+        try:
+            while True:
+                self._begin()
+                given_up = self._work()
+                if given_up is None:
+                    break
+                reason = given_up
+                with board.changed:
+                    # Counted first: while another host may come, nothing is given up for want of one.
+                    board.queue.num_expected += 1
+                    self._is_expected = True
+                    board.queue.leave(lane.name, reason)
+                    board.wake()
+                if not lane.retire(reason, has_worked=self._has_worked) or board.is_done:
+                    break
+        except RentingCancelled:
+            reason = "the run is over"
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            board.errors[lane.name] = error
+            board.note(f"{lane.name} does not take part: {reason}")
+        finally:
+            with board.changed:
+                board.queue.num_expected -= self._is_expected
+                board.unasked.discard(lane.name)
+                board.queue.leave(lane.name, reason)
+                board.wake()
+                is_over = board.is_done
+            lane.rest(is_over=is_over)
+
+    def _begin(self) -> None:
+        """Get a host, and see what it has from before.
+
+        Raises:
+            HostError, RunError, LedgerError: There is none to be had, or it does not answer.
+        """
+        board = self.board
+        self._station = station = self.lane.open(lambda: board.is_stopping)
+        places = retry_transient(lambda: _places(station))
+        self._found = deque(find_ours(station, board.job))
+        self._is_ready = station.is_rented
+        self._is_gone = self._has_worked = self.is_doubtful = False
+        with board.changed:
+            board.queue.join(self.lane.name, monotonic(), places=places, costs=station.costs)
+            board.queue.num_expected -= 1
+            self._is_expected = False
+            self._asked()
+
+    def _work(self) -> str | None:
         """Do what there is for the host; return why it was given up, or None once there is nothing more for it."""
         board, lane, problem, idle_since = self.board, self.lane, "", 0.0
         while True:
@@ -131,7 +178,7 @@ class Shift:
                 with board.changed:
                     if board.is_stopping:
                         return None
-                    now = board.clock()
+                    now = monotonic()
                     if board.unasked and now < board.ask_until:
                         board.changed.wait(board.ask_until - now)
                         continue
@@ -166,7 +213,7 @@ class Shift:
         """Take over a job that an earlier process of this run has left; return what went wrong with the host."""
         board = self.board
         with board.changed:
-            units = board.queue.assign(self.lane.name, found.run_keys, board.clock())
+            units = board.queue.assign(self.lane.name, found.run_keys, monotonic())
             self._asked()
         batch = self._new_batch(found.run_keys, pending=units)
         if units and found.may_be_followed:
@@ -176,7 +223,7 @@ class Shift:
                 for event in batch.salvage(found):
                     self._take(event)
             else:
-                remove_all(self.station, found.handle, board.note, may_run=not found.status.is_over)
+                remove_all(self._station, found.handle, board.note, may_run=not found.status.is_over)
         except HostError as error:
             return self._lost(batch, error)
         self._drop()
@@ -190,7 +237,7 @@ class Shift:
     def _new_batch(self, units: Iterable[str], pending: Sequence[str] | None = None) -> RemoteBatch:
         board, wanted = self.board, set(units)
         return RemoteBatch(
-            self.station,
+            self._station,
             replace(board.job, trainings=tuple(item for item in board.job.trainings if item.run_key in wanted)),
             board.folder,
             note=board.note,
@@ -210,7 +257,7 @@ class Shift:
                     self._take(event)
                 elif self._is_over(units, batch):
                     break
-                elif (going := self.station.must_leave()) is not None:
+                elif (going := self._station.must_leave()) is not None:
                     for brought in batch.bring_newest():
                         self._take(brought)
                     raise going
@@ -242,7 +289,7 @@ class Shift:
         self.is_doubtful = True
         with board.changed:
             board.errors[name] = error
-            board.queue.lost(name, board.clock(), str(error))
+            board.queue.lost(name, monotonic(), str(error))
             board.wake()
         self._is_gone = self.lane.is_lost(error)
         if isinstance(error, JobStopped) and not self._is_gone:
@@ -267,16 +314,17 @@ class Shift:
     def _take(self, event: Event) -> None:
         board, name = self.board, self.lane.name
         if event.kind in {"checkpoint", "done"}:
-            self.has_worked = True
-        if event.kind in {"line", "epoch", "checkpoint"}:
+            self._has_worked = True
+        if event.kind not in {"done", "failed"}:
             if event.kind == "checkpoint":
                 with board.changed:
                     board.queue.progressed(name, event.run_key)
-            board.tell(event)
+            board.told.append(event)
+            board.news.set()
             return
         with board.changed:
             if event.kind == "done":
-                board.queue.finished(name, event.run_key, board.clock(), seconds=event.data["seconds"])
+                board.queue.finished(name, event.run_key, monotonic(), seconds=event.data["seconds"])
             else:
                 reason, is_own_fault = event.data["reason"], event.data["is_own_fault"]
                 board.queue.failed(name, event.run_key, reason, is_own_fault=is_own_fault)

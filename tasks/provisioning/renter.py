@@ -6,8 +6,7 @@ because nobody answered or this process died, is left to the reaper with a row t
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from tasks.core.errors import BadRequest, HostNotReady, RentingCancelled, RunError
@@ -53,6 +52,7 @@ class Renter(Connector):
         tried: What became of every candidate so far.
         rented: Every request of this run that became a machine, in order.
         requests: Every request of this run that it still answers for.
+        is_over: Tells whether the run has ended: whatever is under way then ends soon, and frees what it has.
     """
 
     request: RentalRequest
@@ -60,7 +60,7 @@ class Renter(Connector):
     tried: list[Tried] = field(default_factory=list)
     rented: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
+    is_over: Callable[[], bool] = lambda: False
 
     @property
     def provider(self) -> str:
@@ -168,21 +168,13 @@ class Renter(Connector):
         used_s = sum(self.ledger.entry(request_id).age_s(now) for request_id in self.rented)
         return self.request.max_hours - used_s / HOUR_S
 
-    def cancel(self) -> None:
-        """Rent no more: whatever is under way in another thread ends at its next pause and frees what it has."""
-        self._cancelled.set()
-
-    def resume(self) -> None:
-        """Rent again after a `cancel`."""
-        self._cancelled.clear()
-
     def pause(self, seconds: float) -> None:
         """Wait.
 
         Raises:
             RentingCancelled: The run has ended.
         """
-        if self._cancelled.is_set():
+        if self.is_over():
             raise RentingCancelled("renting was cancelled")
         self.sleep(seconds)
 
@@ -288,6 +280,7 @@ class Renter(Connector):
 
     def _try(self, offer: Offer) -> Lease | None:
         """Rent one candidate and look it over; None if it is no good, which is told and ended."""
+        self.pause(0.0)
         hours = self.hours_left()
         if hours <= 0:
             raise HoursSpent(offer.provider, "the next machine", f"{self.request.max_hours:.2f} h were allowed")

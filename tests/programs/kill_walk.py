@@ -55,7 +55,7 @@ class Walk:
             self.machines.tell("lose_reply", "NVIDIA GeForce RTX 4090")
         renter = renter_of(self.ledger(watch), self.machines, self.folder, [], **({"request": SPOT} if spot else {}))
         with closing(RentedLane("fake-1", renter, self.folder, sleep=lambda seconds: None)) as lane:
-            lane.open().host.run("true", timeout_s=30)
+            lane.open(lambda: False).host.run("true", timeout_s=30)
             if spot:
                 lease = lane.lease
                 assert lease is not None
@@ -63,7 +63,7 @@ class Walk:
                 error = ConnectionLost(lease.name, "follow", "reset")
                 assert lane.is_lost(error)
                 assert lane.retire(str(error), has_worked=True)
-                lane.open()
+                lane.open(lambda: False)
 
     def play_reaper(self, watch: Watch | None) -> None:
         """A dead renter's leavings, and the reaper that frees them."""

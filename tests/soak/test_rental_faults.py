@@ -135,7 +135,7 @@ class Life:
             self.published = max(self.published, epoch)
 
     def _begin(self, lane: RentedLane) -> tuple[Lease, SimMachine]:
-        lane.open()
+        lane.open(lambda: False)
         kept = lane.lease
         assert kept is not None
         machine = self.world.machines[kept.entry.machine]

@@ -139,7 +139,7 @@ def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_anothe
     python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
     place = dataclasses.replace(PLACE, python=str(python))
     one = renter(world, ledger, tmp_path, notes, spot=True, place=place)
-    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1, idle_s=0.0)
+    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1)
     executor, outcomes, announced = FleetExecutor(layout.root, job, [lane], note=notes.append), list[Event](), ""
     try:
         for event in executor.run(job.trainings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout
 from tasks.execution.base import Event
 from tasks.execution.fleet import FleetExecutor
-from tasks.execution.lanes import Station
+from tasks.execution.lanes import Lane, Station
 from tasks.execution.queue import QueueRules
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
@@ -44,7 +44,7 @@ class DyingHost(LocalHost):
 
 
 @dataclass
-class LaneOfMachines:
+class LaneOfMachines(Lane):
     """Has one machine after the other; how many trainings each does until it is lost is told beforehand."""
 
     name: str
@@ -54,7 +54,7 @@ class LaneOfMachines:
     told: list[str] = field(default_factory=list)
     host: DyingHost | None = None
 
-    def open(self) -> Station:
+    def open(self, is_over: Callable[[], bool]) -> Station:
         self.told.append("open")
         if not self.machines:
             raise RunError("sold out")
@@ -73,9 +73,6 @@ class LaneOfMachines:
 
     def rest(self, *, is_over: bool) -> None:
         self.told.append(f"rest {is_over}")
-
-    def cancel(self) -> None:
-        """Opening takes no time."""
 
     def close(self) -> None:
         self.told.append("close")
