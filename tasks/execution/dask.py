@@ -2,7 +2,7 @@
 
 Whoever may connect to a Dask scheduler may run code on its workers and, by what they send back, here: that is how Dask
 works, and a cluster is therefore one's own, behind TLS or a private network. Jade adds that nothing of a training is
-taken that does not agree with its manifest (see parcels.py).
+taken that does not agree with its manifest.
 
 Inputs and results travel as bytes with digests, over Dask's own connections, to a cluster on this machine as to one
 elsewhere: there is one way, it needs no shared file system, and a training's files are about a megabyte. A data set's
@@ -16,9 +16,11 @@ takes its worker with it again and again is given up (Dask's `distributed.schedu
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import queue
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,19 +31,23 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from jade_model.core.files import write_atomically
 from jade_model.core.job import Job, Training
+from jade_model.core.training_files import MANIFEST_NAME, files_of
 from tasks.core.errors import BadRequest, UnitError
 from tasks.execution.base import OWN_FAULTS, Event, Executor, done, failed
-from tasks.execution.parcels import Files, Parcel, checkpoint_name, pack, topic_of, unpack
+from tasks.execution.bundle import checkpoint_files, input_files, write_remote_job
+from tasks.execution.fetching import manifest_entries, move_training
 from tasks.execution.placement import Placement
 from tasks.execution.trainer_output import TrainerOutput
-from tasks.hosts.errors import HostError
+from tasks.hosts.errors import HostError, TransferCorrupted
 from tasks.settings.environment import THREADING, available_cores
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect_dask.task_runners import DaskTaskRunner
 
+Files = dict[str, bytes]
 TrainedUnit = tuple[Files, str, float]
 """A training's files, where it was trained, and how many seconds that took."""
 
@@ -55,8 +61,64 @@ MISSING = (
 CHECKPOINT_WITHIN_S = 30.0
 LOOPBACK = ("127.", "localhost", "[::1]")
 
-
 _log = logging.getLogger(__name__)
+
+
+def topic_of(run_id: str) -> str:
+    """Return under which topic a cluster's workers tell of a run's trainings."""
+    return f"jade-{run_id}"
+
+
+def checkpoint_name(run_id: str, run_key: str) -> str:
+    """Return under which name a cluster keeps the newest checkpoint of a training."""
+    return f"jade-{run_id}-{run_key}"
+
+
+def pack(job: Job, training: Training, root: Path) -> Files:
+    """Return what a worker needs for a training, but the arrays: by name in a run's folder, `job.json` among them.
+
+    Args:
+        job: The run's.
+        training: One of its trainings.
+        root: The run's folder.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        job_json = Path(scratch) / "job.json"
+        write_remote_job(job, (training,), job.run_id, job_json)
+        sent = {**input_files(job, (training,), root), **checkpoint_files((training,), root), "job.json": job_json}
+        del sent[job.dataset(training.dataset).arrays]
+        return {name: path.read_bytes() for name, path in sent.items()}
+
+
+def unpack(files: Mapping[str, bytes], training: Training, root: Path, *, is_complete: bool = True) -> bool:
+    """Write what a worker left of a training into the run's folder, manifest last, unless what lies there is as far.
+
+    Nothing that came is unpickled: weights stay bytes until `load_checkpoint` reads them, which runs no code.
+
+    Args:
+        files: By name, the manifest among them.
+        training: Whose they must be.
+        root: The run's folder.
+        is_complete: Whether they must be those of the finished training, or of one that goes on.
+
+    Returns:
+        Whether they were written.
+
+    Raises:
+        TransferCorrupted: They are not what the manifest says, or it is not of this training.
+        NameRefused: The manifest names a file that no training leaves, or one that is too large.
+    """
+    manifest = files.get(MANIFEST_NAME, b"")
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        came = files_of(training, Path(scratch))
+        for entry in manifest_entries(manifest, training, came, is_complete=is_complete):
+            content = files.get(entry.path, b"")
+            found = hashlib.sha256(content).hexdigest()
+            if (len(content), found) != (entry.size, entry.sha256):
+                raise TransferCorrupted(entry.path, entry.sha256, found)
+            write_atomically(came.folder / entry.path, content)
+        write_atomically(came.manifest, manifest)
+        return move_training(training, Path(scratch), root)
 
 
 class DaskExecutor(Executor):
@@ -133,9 +195,8 @@ class DaskExecutor(Executor):
         if data.name not in self._arrays:
             content = (self._folder / data.arrays).read_bytes()
             self._arrays[data.name] = self._runner.submit(hold_arrays, {"name": data.name, "content": content})
-        parcel = pack(self._job, training, self._folder, device=self._device)
-        parameters = {"title": training.title, "parcel": parcel, "arrays": self._arrays[data.name]}
-        future = self._runner.submit(train_unit, parameters)
+        parcel = {"files": pack(self._job, training, self._folder), "arrays": self._arrays[data.name]}
+        future = self._runner.submit(train_unit, {"title": training.title, "device": self._device, **parcel})
         self._open[future.wrapped_future] = (training, future)
 
     def _outcome(self, training: Training, future: PrefectFuture[TrainedUnit]) -> Event:
@@ -158,7 +219,7 @@ def hold_arrays(name: str, content: bytes) -> bytes:  # noqa: ARG001 - the name 
 
 
 @task(name="train-unit", task_run_name="train {title}", tags={TAG}, cache_policy=NO_CACHE, persist_result=False)
-def train_unit(title: str, parcel: Parcel, arrays: bytes) -> TrainedUnit:  # noqa: ARG001
+def train_unit(title: str, device: str, files: Files, arrays: bytes) -> TrainedUnit:  # noqa: ARG001
     """Train one model on a worker of the cluster; return its files, where that was, and how long it took.
 
     Raises:
@@ -167,7 +228,7 @@ def train_unit(title: str, parcel: Parcel, arrays: bytes) -> TrainedUnit:  # noq
     # Prefect sends tasks by value: what a worker does lies in a module that it imports.
     from tasks.execution.dask_worker import train_here
 
-    return train_here(parcel, arrays)
+    return train_here(files, arrays, device=device)
 
 
 @contextmanager

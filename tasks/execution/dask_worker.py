@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -15,8 +17,15 @@ from typing import Any
 
 from distributed import Variable, get_client, get_worker
 
+from jade_model.core.errors import ConfigError
+from jade_model.core.files import write_atomically
+from jade_model.core.job import ARM_MODULE, Execution, load_job
+from jade_model.core.job_runner import prepare_process
+from jade_model.core.span_heads.own import load_arms
+from jade_model.core.training_files import MANIFEST_NAME, files_of
+from jade_model.core.worker import run_training
 from tasks.core.errors import UnitError
-from tasks.execution.parcels import Files, Parcel, checkpoint_name, topic_of, train_parcel
+from tasks.execution.dask import Files, checkpoint_name, topic_of
 
 TELL_EVERY_S = 1.0
 """Of one training's epochs: some end ten times a second."""
@@ -30,8 +39,8 @@ _log = logging.getLogger("distributed.worker.jade")
 _TRAINING = threading.Lock()
 
 
-def train_here(parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:
-    """Train a parcel in this worker's process; return the files, where that was, and how long it took.
+def train_here(sent: Files, arrays: bytes, *, device: str) -> tuple[Files, str, float]:
+    """Train in this worker's process; return the files, where that was, and how long it took. As `train_files`.
 
     Each event goes to the worker's log, and, but for most epochs, through the scheduler to whoever runs the trainings.
     The newest checkpoint is kept by the scheduler until it is replaced, or the training is over.
@@ -39,7 +48,7 @@ def train_here(parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:
     Raises:
         UnitError: The training failed.
     """
-    worker, job = get_worker(), json.loads(parcel.job)
+    worker, job = get_worker(), json.loads(sent["job.json"])
     where = f"{socket.gethostname()}, process {os.getpid()}"
     topic = topic_of(job["run_id"])
     name = checkpoint_name(job["run_id"], job["trainings"][0]["run_key"])
@@ -64,10 +73,63 @@ def train_here(parcel: Parcel, arrays: bytes) -> tuple[Files, str, float]:
 
     with _TRAINING:
         try:
-            files = train_parcel(parcel, arrays, Path(worker.local_directory) / "jade", emit)
+            files = train_files(sent, arrays, Path(worker.local_directory) / "jade", emit, device=device)
         except Exception as error:
             # Errors that carry evidence do not all survive the way back as themselves.
             raise UnitError(type(error).__name__, str(error) or type(error).__name__, where) from None
         finally:
             kept.delete()
     return files, where, seconds
+
+
+def train_files(
+    sent: Files,
+    arrays: bytes,
+    scratch: Path,
+    emit: Callable[[dict[str, Any], Callable[[], Files]], None] = lambda *_: None,
+    *,
+    device: str,
+) -> Files:
+    """Train what `pack` sent; return the files that the training leaves, the manifest among them.
+
+    Args:
+        sent: The training's job and what else it reads, by name.
+        arrays: The data set's `.npz`.
+        scratch: Folder of ours; keeps the arrays for the next training.
+        emit: Told of each event, with what reads the files that the training's manifest names then; what it raises ends
+            the training.
+        device: Where it trains.
+
+    Raises:
+        JadeError: As `run_training` says.
+    """
+    write_atomically(scratch / "job.json", sent["job.json"])
+    if ARM_MODULE in sent:
+        write_atomically(scratch / ARM_MODULE, sent[ARM_MODULE])
+        load_arms(scratch / ARM_MODULE)
+    # Reading it refuses every name that leads out of the folder.
+    job = load_job(scratch / "job.json")
+    (training,), (data,) = job.trainings, job.data
+    found = hashlib.sha256(arrays).hexdigest()
+    if found != data.arrays_sha256:
+        raise ConfigError(f"arrays of {data.name}: expected SHA-256 {data.arrays_sha256[:12]}..., got {found[:12]}...")
+    if not (scratch / data.arrays).is_file() or (scratch / data.arrays).stat().st_size != len(arrays):
+        write_atomically(scratch / data.arrays, arrays)
+    files = files_of(training, scratch)
+    shutil.rmtree(files.folder, ignore_errors=True)
+    for path in (scratch / training.rows, files.resume, files.best):
+        if (content := sent.get(path.relative_to(scratch).as_posix())) is not None:
+            write_atomically(path, content)
+
+    def left() -> Files:
+        names = [MANIFEST_NAME, *(item["path"] for item in json.loads(files.manifest.read_bytes())["files"])]
+        return {name: (files.folder / name).read_bytes() for name in names}
+
+    try:
+        execution = Execution(device=device, resume=True)
+        prepare_process(execution)
+        for _ in run_training(job, training, scratch, execution, lambda event: emit(event, left)):
+            pass
+        return left()
+    finally:
+        shutil.rmtree(files.folder, ignore_errors=True)

@@ -14,7 +14,8 @@ from jade_model.core.job import Job
 from jade_model.core.training_files import MANIFEST_NAME, files_of, is_done
 from jade_model.core.windows import Windows
 from tasks.core.layout import RunLayout
-from tasks.execution.parcels import Files, pack, train_parcel, unpack
+from tasks.execution.dask import Files, pack, unpack
+from tasks.execution.dask_worker import train_files
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import NameRefused, TransferCorrupted
 
@@ -32,8 +33,8 @@ def run(small_windows: Windows, tmp_path_factory: pytest.TempPathFactory) -> tup
 def files(run: tuple[Path, Job], tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder, job = run
     arrays = (folder / job.data[0].arrays).read_bytes()
-    parcel = pack(job, job.trainings[1], folder, device="cpu")
-    return train_parcel(parcel, arrays, tmp_path_factory.mktemp("elsewhere") / "worker")
+    parcel = pack(job, job.trainings[1], folder)
+    return train_files(parcel, arrays, tmp_path_factory.mktemp("elsewhere") / "worker", device="cpu")
 
 
 def test_what_was_trained_elsewhere_is_a_finished_training_here(
@@ -64,6 +65,6 @@ def test_changed_missing_or_foreign_files_are_refused(run: tuple[Path, Job], fil
 
 def test_arrays_that_are_not_the_jobs_are_refused(run: tuple[Path, Job], tmp_path: Path) -> None:
     folder, job = run
-    parcel = pack(job, job.trainings[0], folder, device="cpu")
+    parcel = pack(job, job.trainings[0], folder)
     with pytest.raises(ConfigError, match="expected SHA-256"):
-        train_parcel(parcel, b"something else", tmp_path)
+        train_files(parcel, b"something else", tmp_path, device="cpu")

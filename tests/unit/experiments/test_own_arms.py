@@ -25,7 +25,8 @@ from jade_model.core.windows import Windows
 from tasks.core.errors import BadRequest
 from tasks.core.layout import RunLayout
 from tasks.execution.bundle import input_files, write_remote_job
-from tasks.execution.parcels import pack, train_parcel
+from tasks.execution.dask import pack
+from tasks.execution.dask_worker import train_files
 from tasks.experiments.report import write_run_report
 from tasks.experiments.sweep_plan import recipes_of
 
@@ -129,9 +130,9 @@ def test_the_module_travels_with_the_job_and_in_a_parcel(own_run: RunLayout, tmp
     assert load_job(tmp_path / "job.json").arm_module_sha256 == job.arm_module_sha256
     forget("focal")
     load_job(own_run.job_json)
-    parcel = pack(job, focal, own_run.root, device="cpu")
+    parcel = pack(job, focal, own_run.root)
     arrays = (own_run.root / job.data[0].arrays).read_bytes()
-    made = train_parcel(parcel, arrays, tmp_path / "worker")
+    made = train_files(parcel, arrays, tmp_path / "worker", device="cpu")
     assert any(name.startswith("checkpoint_") for name in made)
 
 
