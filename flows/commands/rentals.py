@@ -94,11 +94,10 @@ def rented(context: click.Context, *, owner: str | None, wants_all: bool, as_jso
     Ledger and providers are both asked; what only one of them knows is said. Exit code 1 if a provider with machines of
     ours did not answer.
     """
-    from tasks.provisioning.listing import list_rented
     from tasks.provisioning.registry import open_registry
 
     with closing(open_registry()) as registry:
-        entries, problems = list_rented(registry, owner, wants_all=wants_all)
+        entries, problems = registry.rented(owner, wants_all=wants_all)
         spent = registry.ledger.spent_usd()
     if as_json:
         print_json({"machines": entries, "spent_this_month_usd": round(spent, 4), "problems": problems})

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from tasks.artifacts.errors import ArtifactCorrupted, ArtifactNotFound, PreconditionFailed, StoreUnavailable
 from tasks.artifacts.manifest import check_path, size_and_sha256
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.core.retry import retry_transient
 
 T = TypeVar("T")

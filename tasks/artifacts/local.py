@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from tasks.artifacts import errors
 from tasks.artifacts.backend import FOLDER_KEYS, Item
 from tasks.artifacts.manifest import check_path, check_source, file_chunks, is_same, size_and_sha256
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 
 LOCK_TIMEOUT_S = 60.0
 _KINDS: dict[type[errors.StoreError], set[int]] = {

@@ -15,8 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, PositiveInt, Typ
 from pydantic.dataclasses import dataclass
 
 from tasks.artifacts.errors import ArtifactNotFound, ManifestCorrupted, NameRefused, SourceChanged
-from tasks.core.files import MAX_NAME_BYTES, FileEntry
-from tasks.core.names import is_plain_name, name_fault
+from tasks.core.names import MAX_NAME_BYTES, FileEntry, is_plain_name, name_fault
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1

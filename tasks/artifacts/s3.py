@@ -25,7 +25,7 @@ from tasks.artifacts.backend import BUCKET_KEYS, Item, read_small
 from tasks.artifacts.local import disk_errors
 from tasks.artifacts.manifest import CHUNK_BYTES, MAX_MANIFEST_BYTES, check_path, check_source
 from tasks.artifacts.s3_client import ConditionRefused, connect, s3_errors
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.core.retry import retry_transient
 from tasks.settings.models import S3Settings
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from tasks.artifacts import errors
 from tasks.artifacts.backend import Backend, Item, Record, Records, read_small, when_unchanged
 from tasks.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, check_plain, manifest_bytes, parse_manifest
-from tasks.core.files import FileEntry
-from tasks.core.names import is_plain_name
+from tasks.core.names import FileEntry, is_plain_name
 
 READ_ATTEMPTS = 5
 """For a file's content; each goes on where the one before was cut off."""

@@ -27,8 +27,8 @@ from tasks.artifacts.errors import ArtifactCorrupted, ArtifactNotFound, Manifest
 from tasks.artifacts.manifest import Manifest
 from tasks.artifacts.repository import ArtifactPlace
 from tasks.artifacts.transfer import fetch_file, publish_files
-from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout
+from tasks.core.names import FileEntry
 
 INDEX_NAME = ".trainings"
 """Index in a folder of runs: one file a run key, which names the training's folder."""

@@ -14,7 +14,7 @@ from tasks.artifacts.backend import when_unchanged
 from tasks.artifacts.local import disk_errors, write_chunks
 from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, describe_file, describe_folder, size_and_sha256
 from tasks.artifacts.store import ArtifactStore
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 
 T = TypeVar("T")
 

@@ -1,10 +1,16 @@
-"""Names from outside, before they become paths or addresses: one rule for hosts, stores and settings."""
+"""Names from outside, before they become paths, addresses or files: one rule for hosts, stores and settings."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+MAX_NAME_BYTES = 900
+"""An S3 key has at most 1024, and a prefix goes before."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -66,3 +72,24 @@ def check_pins(pins: tuple[str, ...]) -> None:
 def is_plain_name(name: object) -> bool:
     """Whether it is 1 to 128 letters, digits, dots, dashes and underscores, the first a letter or digit."""
     return isinstance(name, str) and _PLAIN_NAME.fullmatch(name) is not None
+
+
+def _inside(path: str) -> str:
+    if fault := name_fault(path, MAX_NAME_BYTES):
+        raise ValueError(f"the name {fault[0]!r} is refused: {fault[1]}")
+    return path
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True))
+class FileEntry:
+    """A file's name, size and digest; a ValueError says what is wrong with one of them.
+
+    Attributes:
+        path: Relative, with forward slashes; never leaves its folder.
+        size: Bytes.
+        sha256: 64 lower-case hexadecimal digits.
+    """
+
+    path: Annotated[str, AfterValidator(_inside)]
+    size: NonNegativeInt
+    sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from jade_model.core.files import write_atomically
 from jade_model.core.job import Training
 from jade_model.core.training_files import MANIFEST_NAME, TrainingFiles, files_of, is_done
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.hosts.errors import NameRefused, RemoteFileMissing, TransferCorrupted
 from tasks.hosts.host import Host
 
@@ -92,9 +92,7 @@ def move_training(training: Training, source: Path, root: Path) -> bool:
 
 def _fetch(host: Host, remote_run: str, training: Training, files: TrainingFiles, *, is_complete: bool) -> None:
     remote = f"{remote_run}/{training.output_dir}"
-    path = f"{remote}/{MANIFEST_NAME}"
-    script = f"# jade: read {shlex.quote(path)}\nhead -c {MAX_MANIFEST_BYTES} < {shlex.quote(path)}"
-    content = host.run(script, timeout_s=_CALL_S).stdout
+    content = _read(host, f"{remote}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES)
     entries = manifest_entries(content, training, files, is_complete=is_complete)
     host.get(entries, remote, files.folder, timeout_s=_FETCH_S)
     write_atomically(files.manifest, content)
@@ -155,10 +153,9 @@ def remote_trainings(host: Host, remote_run: str) -> set[tuple[str, str]]:
     Raises:
         HostError: The host could not be asked.
     """
-    path = shlex.quote(f"{remote_run}/{JOB_NAME}")
-    read = host.run(f"# jade: read {path}\nhead -c {MAX_JOB_BYTES} < {path}", timeout_s=_CALL_S, check=False)
+    content = _read(host, f"{remote_run}/{JOB_NAME}", MAX_JOB_BYTES, check=False)
     try:
-        return {(str(item["run_key"]), str(item["output_dir"])) for item in json.loads(read.stdout)["trainings"]}
+        return {(str(item["run_key"]), str(item["output_dir"])) for item in json.loads(content)["trainings"]}
     except (ValueError, KeyError, TypeError):
         return set()
 
@@ -169,15 +166,19 @@ def remote_epoch(host: Host, remote_run: str, training: Training) -> int:
     Raises:
         HostError: The host could not be asked.
     """
-    path = shlex.quote(f"{remote_run}/{training.output_dir}/{MANIFEST_NAME}")
-    read = host.run(f"# jade: read {path}\nhead -c {MAX_MANIFEST_BYTES} < {path}", timeout_s=_CALL_S, check=False)
-    return _epoch_of(read.stdout, training)
+    path = f"{remote_run}/{training.output_dir}/{MANIFEST_NAME}"
+    return _epoch_of(_read(host, path, MAX_MANIFEST_BYTES, check=False), training)
 
 
 def local_epoch(root: Path, training: Training) -> int:
     """Return the same of the checkpoint in the run's folder here."""
     manifest = files_of(training, root).manifest
     return _epoch_of(manifest.read_bytes(), training) if manifest.is_file() else 0
+
+
+def _read(host: Host, path: str, max_bytes: int, *, check: bool = True) -> bytes:
+    script = f"# jade: read {shlex.quote(path)}\nhead -c {max_bytes} < {shlex.quote(path)}"
+    return host.run(script, timeout_s=_CALL_S, check=check).stdout
 
 
 def _epoch_of(content: bytes, training: Training) -> int:

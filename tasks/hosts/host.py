@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.settings.models import HostEntry
 
 

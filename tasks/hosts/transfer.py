@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from time import monotonic
 from typing import IO, NoReturn, cast
 
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.hosts.errors import CommandTimedOut, HostUserError, NameRefused, TransferCorrupted
 from tasks.hosts.shell import CHUNK_BYTES, NO_SPACE, NOT_PLAIN, CommandStream, Shell, assigned
 

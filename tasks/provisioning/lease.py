@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.hosts.errors import HostError, HostUnreachable
 from tasks.hosts.host import CommandResult, Host
 from tasks.provisioning import deadman

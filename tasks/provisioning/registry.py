@@ -19,10 +19,11 @@ from tasks.core.errors import BadRequest, SettingsError
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import RemotePlace
 from tasks.provisioning.connect import Note, Provider
-from tasks.provisioning.entries import new_claim
+from tasks.provisioning.entries import HOUR_S, LedgerEntry, month_of, new_claim
+from tasks.provisioning.errors import ApiKeyMissing
 from tasks.provisioning.keys import open_rented
 from tasks.provisioning.ledger import Ledger, Purpose
-from tasks.provisioning.provisioner import Provisioner, Timing, check_owner
+from tasks.provisioning.provisioner import Instance, Provisioner, Timing, check_owner
 from tasks.provisioning.reaper import Reaped, Reaper
 from tasks.provisioning.renter import Renter
 from tasks.settings.environment import provider_environment
@@ -214,6 +215,48 @@ class Registry:
         owners = {entry.owner for entry in self.ledger.entries(only_open=True) if entry.flow_run_id == flow_run_id}
         return [item for owner in sorted(owners) for item in self.reaper(owner).reap(ended_flow_run=flow_run_id)]
 
+    def rented(self, owner: str | None, *, wants_all: bool = False) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Return an owner's machines, as ledger and providers tell, and why providers that have some did not answer.
+
+        Of each machine, or request for one: `provider`, `machine_id` (the provider's), `request_id` (the ledger's),
+        `title` of the GPU, `state` (the ledger's, or the provider's where the ledger knows nothing), `hours` of age,
+        `price_usd_per_hour`, `cost_usd` so far, the run that it serves (`run_id`), and a `note` on what does not agree
+        or went wrong. What nobody knows is None.
+
+        Args:
+            owner: Tag; None is the ledger's own.
+            wants_all: Also what has ended this month.
+
+        Raises:
+            BadRequest: It is no owner's tag.
+        """
+        tag, now = self.owner_tag(owner), self.ledger.now()
+        there, missing = self.provisioners()
+        shown: dict[str, dict[str, Instance]] = {}
+        problems: dict[str, str] = {}
+        for name, provisioner in there.items():
+            try:
+                shown[name] = {instance.name: instance for instance in provisioner.list(tag)}
+            except ApiKeyMissing as error:
+                missing[name] = error
+            except HostError as error:
+                problems[name] = str(error)
+        entries = self.ledger.entries(owner=tag)
+        known = {entry.name: entry.provider for entry in entries if not entry.state.is_over}
+        problems |= {name: str(error) for name, error in missing.items() if name in known.values()}
+        month, _ = month_of(now)
+        listed = [
+            _known(entry, shown.get(entry.provider), now)
+            for entry in entries
+            if not entry.state.is_over or (wants_all and (entry.ended_at or 0.0) >= month)
+        ]
+        return listed + [
+            _unknown(instance, now)
+            for instances in shown.values()
+            for instance in instances.values()
+            if instance.name not in known
+        ], problems
+
     def close(self) -> None:
         """Let go of the ledger."""
         self.ledger.close()
@@ -256,3 +299,37 @@ def _read(provider: str, settings: Settings, *kinds: type[Any]) -> list[Any]:
             where = ".".join(map(str, first["loc"]))
             raise SettingsError(f"{provider}: {where}: {first['msg']}, not {first['input']!r}") from error
     return found
+
+
+def _known(entry: LedgerEntry, shown: dict[str, Instance] | None, now: float) -> dict[str, Any]:
+    instance, note = (shown or {}).get(entry.name), entry.reason
+    if not entry.state.is_over and shown is not None and instance is None:
+        note = f"{note}; the provider does not show it".lstrip("; ")
+    return {
+        "provider": entry.provider,
+        "machine_id": entry.instance_id or (instance.instance_id if instance else None),
+        "request_id": entry.request_id,
+        "title": entry.title + (" (spot)" if entry.spot else ""),
+        "state": entry.state.value,
+        "hours": round(entry.age_s(now) / HOUR_S, 4),
+        "price_usd_per_hour": entry.price_usd_per_hour,
+        "cost_usd": round(entry.cost_until(now), 4),
+        "run_id": entry.run_id or None,
+        "note": note or None,
+    }
+
+
+def _unknown(instance: Instance, now: float) -> dict[str, Any]:
+    hours = None if instance.started_at is None else max(now - instance.started_at.timestamp(), 0.0) / HOUR_S
+    return {
+        "provider": instance.provider,
+        "machine_id": instance.instance_id,
+        "request_id": None,
+        "title": "",
+        "state": instance.state.value,
+        "hours": None if hours is None else round(hours, 4),
+        "price_usd_per_hour": instance.price_usd_per_hour,
+        "cost_usd": None if hours is None else round(hours * instance.price_usd_per_hour, 4),
+        "run_id": None,
+        "note": "the ledger holds it for ended, or does not know it: `jade reap` frees it",
+    }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.hosts.errors import (
     CommandFailed,
     CommandTimedOut,

@@ -23,7 +23,7 @@ from tasks.artifacts.manifest import MANIFEST_NAME, Manifest, describe_file, des
 from tasks.artifacts.retention import gather_facts, plan_prune, prune
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 
 RUN = "20261122T101500Z-compare-a1b2c3"
 WEIGHTS = "crf/checkpoint_crf_2.pt"

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.artifacts.local import LocalBackend
 from tasks.artifacts.store import ArtifactStore
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tests.fakes.s3_server import Bucket, WithBucket
 from tests.fakes.store_contract import Damage, DamageManifest, SeamContract, TransferContract
 

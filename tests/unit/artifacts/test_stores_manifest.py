@@ -19,7 +19,7 @@ from tasks.artifacts.manifest import (
     parse_manifest,
 )
 from tasks.artifacts.retention import RunFacts, plan_prune
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tests.fakes.store_contract import UNSAFE_PATHS, make_run
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -30,7 +30,7 @@ from tasks.artifacts.s3 import S3Backend
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.transfer import fetch_file, publish_files, publish_run, verify
 from tasks.core.errors import RunNotFound
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.settings.models import S3Settings
 from tests.fakes.s3_faults import Fault, FaultyProxy, Kind, faulty_proxy
 from tests.fakes.s3_server import Bucket, WithBucket, client_for, s3_endpoint

@@ -11,8 +11,8 @@ import pytest
 from jade_model.core.job import Job
 from jade_model.core.windows import Windows
 from tasks.core.errors import RunError
-from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout
+from tasks.core.names import FileEntry
 from tasks.execution.base import Event
 from tasks.execution.fleet import FleetExecutor
 from tasks.execution.lanes import Lane, Station

@@ -16,8 +16,8 @@ from jade_model.core.training_files import files_of, is_done
 from jade_model.core.windows import Windows
 from tasks.artifacts.leases import load_records
 from tasks.core.errors import HostNotReady, TrainingFailed
-from tasks.core.files import FileEntry
 from tasks.core.layout import RunLayout
+from tasks.core.names import FileEntry
 from tasks.execution.base import Event
 from tasks.execution.bundle import job_key
 from tasks.execution.fetching import fetch_checkpoint, fetch_training, manifest_entries, move_training

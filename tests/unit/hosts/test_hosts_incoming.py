@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.files import FileEntry
+from tasks.core.names import FileEntry
 from tasks.hosts import transfer
 from tasks.hosts.transfer import part_name, receive_file
 
