@@ -38,21 +38,25 @@ tell() {
   echo "@MARK@ ${holder:--} ${since:-0} ${until:-0} $(date +%s)"
 }
 is_free() { [ -z "$holder" ] || [ "$(date +%s)" -ge "$until" ]; }
+# Two that find a lease run out at once must not both take it, and none may give back what another has just taken:
+# whoever makes the guard decides alone, for a moment.
+decide_alone() {
+  tries=0
+  until mkdir lease.guard 2>/dev/null; do
+    tries=$((tries + 1))
+    # Nobody needs it for this long: its maker died.
+    [ -z "$(find lease.guard -maxdepth 0 -mmin +1 2>/dev/null)" ] || rmdir lease.guard 2>/dev/null
+    [ "$tries" -lt 50 ] || { echo 'jade: the lease is being taken by somebody else' >&2; rmdir lease.guard; exit 1; }
+    nap
+  done
+  trap 'rmdir lease.guard 2>/dev/null' EXIT
+  tell > /dev/null
+}
 """
 
-# Two that find a lease run out at once must not both take it: whoever makes the guard decides alone, for a moment.
 _TAKE = """
 mkdir -p -- "$folder" && cd -- "$folder" || exit 1
-tries=0
-until mkdir lease.guard 2>/dev/null; do
-  tries=$((tries + 1))
-  # Nobody needs it for this long: its maker died.
-  [ -z "$(find lease.guard -maxdepth 0 -mmin +1 2>/dev/null)" ] || rmdir lease.guard 2>/dev/null
-  [ "$tries" -lt 50 ] || { echo 'jade: the lease is being taken by somebody else' >&2; rmdir lease.guard; exit 1; }
-  nap
-done
-trap 'rmdir lease.guard 2>/dev/null' EXIT
-tell > /dev/null
+decide_alone
 if [ "$holder" = "$name" ] || is_free; then
   mkdir -p lease
   [ "$holder" = "$name" ] && ! is_free || put lease/holder "$name $(date +%s) $(($(date +%s) + max_age_s))"
@@ -66,9 +70,10 @@ tell
 """
 
 _GIVE_BACK = """
-[ -d "$folder" ] && cd -- "$folder" || exit 0
-tell > /dev/null
+cd -- "$folder" || exit 1
+decide_alone
 [ "$holder" != "$name" ] || rm -rf -- lease
+tell
 """
 
 
@@ -171,7 +176,7 @@ class StaticProvisioner:
         instance = self.describe(instance_id)
         if instance.state is not InstanceState.GONE:
             host = host_of(instance_id)
-            self._ask(host, _GIVE_BACK + _SHOW, f"give {host} back", name=instance.name)
+            self._ask(host, _GIVE_BACK, f"give {host} back", name=instance.name)
         return instance
 
     def _machine(self, host: str, lease: _Lease) -> Instance:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,22 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_holder_cannot_give_it_back(w
     new = world.provisioner.create(new_request(offer_of(world, "gpu1")))
     world.provisioner.terminate(old.instance_id)
     assert holder.read_text().startswith(new.name)
+
+
+def test_who_gives_a_lease_back_decides_alone_whose_it_is(world: StaticWorld) -> None:
+    old = world.provisioner.create(new_request(offer_of(world, "gpu1")))
+    jade = world.folder / "gpu1" / "jade"
+    guard, holder = jade / "lease.guard", jade / "lease" / "holder"
+    guard.mkdir()  # somebody is at it just now
+    giving_back = threading.Thread(target=world.provisioner.terminate, args=(old.instance_id,))
+    giving_back.start()
+    time.sleep(0.5)
+    assert holder.read_text().startswith(old.name)
+    holder.write_text(holder.read_text().replace(old.name, "jade-other-00000000"))
+    guard.rmdir()
+    giving_back.join(30)
+    assert holder.read_text().startswith("jade-other-00000000")
+    assert not guard.exists()
 
 
 def test_a_host_out_of_reach_is_passed_over(tmp_path: Path) -> None:
