@@ -179,7 +179,7 @@ def check(context: click.Context, *, name: str, timeout_s: float, wants_bootstra
             click.echo(
                 f"torch and numpy are installed for {python}, noted in {save_host(entry, replace=True)}", err=True
             )
-        report = check_host(host, place_on(entry), needs_gpu=entry.device == "cuda", timeout_s=timeout_s)
+        report = check_host(host, place_on(entry), timeout_s=timeout_s)
     finally:
         host.close()
     is_ready = not report.problems

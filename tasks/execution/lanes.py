@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host, RemotePlace
-from tasks.settings.models import Workers
 
 MustLeave = Callable[[], HostError | None]
 
@@ -21,8 +20,6 @@ class Station:
         name: Of the lane.
         host: Connects when it is first used.
         place: How it is used.
-        device: Where it trains there.
-        workers: Trainings at once; None: as many as the host does by itself.
         costs: Whether it costs something while the lane has it.
         is_rented: Whether it was looked over when it was rented, and nobody else has jobs there.
         must_leave: Says why it is lost in a moment, if it is.
@@ -31,8 +28,6 @@ class Station:
     name: str
     host: Host
     place: RemotePlace
-    device: str
-    workers: Workers = None
     costs: bool = False
     is_rented: bool = False
     must_leave: MustLeave = lambda: None
@@ -85,21 +80,17 @@ class HostLane(Lane):
         name: Of the host.
         connect: Gives a connection that the lane closes.
         place: How the host is used.
-        device: Where it trains there.
-        workers: Trainings at once; None: as many as the host does by itself.
     """
 
     name: str
     connect: Callable[[], Host]
     place: RemotePlace
-    device: str
-    workers: Workers
     _host: Host | None = field(default=None, init=False, repr=False)
 
     def open(self, is_over: Callable[[], bool]) -> Station:  # noqa: ARG002 - it takes no time
         """Connect, the first time; afterwards the host is the same."""
         self._host = self._host or self.connect()
-        return Station(self.name, self._host, self.place, self.device, self.workers)
+        return Station(self.name, self._host, self.place)
 
     def rest(self, *, is_over: bool) -> None:  # noqa: ARG002 - a connection is made anew at no cost
         """Close the connection: it is made anew at no cost."""

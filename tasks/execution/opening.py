@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from jade_model.core.job import Job
@@ -51,18 +52,10 @@ def _fleet(placement: Placement, folder: Path, job: Job, flow_run_id: str, stack
     from tasks.hosts.ssh import open_host
 
     known = load_settings()
-    lanes: list[Lane] = []
-    for name in placement.named_hosts:
-        entry = known.entry(name)
-        lanes.append(
-            HostLane(
-                name,
-                lambda name=name: open_host(known, name),  # type: ignore[misc]
-                place_on(entry),
-                placement.device or entry.device,
-                placement.workers,
-            )
-        )
+    lanes: list[Lane] = [
+        HostLane(name, partial(open_host, known, name), placement.place_on(place_on(known.entry(name))))
+        for name in placement.named_hosts
+    ]
     if placement.provider is not None and pending_trainings(job.trainings, folder):
         from tasks.execution.rented_lanes import rented_lanes
         from tasks.provisioning.registry import open_registry

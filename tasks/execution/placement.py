@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.artifacts.training_cache import say
+from tasks.hosts.host import RemotePlace
 from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.registry import open_registry
@@ -122,6 +124,10 @@ class Where(BaseModel):
         if self.is_local or self.uses_dask:
             return ()
         return tuple(item for item in self.host if _provider_of(item) is None)
+
+    def place_on(self, place: RemotePlace) -> RemotePlace:
+        """Return how a host is used that trains here, if it were used so by itself."""
+        return replace(place, device=self.device or place.device, workers=self.workers)
 
     def renting(self, rental: RentalRequest) -> Placement:
         """Return the placement with what may be rented for it."""

@@ -133,25 +133,25 @@ class RemoteBatch:
         Raises:
             HostError, HostNotReady: It could not be started.
         """
-        host, place, device = self._host, self._place, self._station.device
+        host, place = self._host, self._place
         self._remove_remains()
         bundle = code_bundle()
         if not is_ready:
-            retry_transient(lambda: check_ready(host, place, device=device, is_quick=True))
+            retry_transient(lambda: check_ready(host, place, is_quick=True))
         # Side by side: each takes seconds, on a far host or where torch is slow to import.
         with ThreadPoolExecutor(max_workers=2) as pool:
             others = [pool.submit(retry_transient, lambda: send_code(host, place, bundle))]
-            if not is_ready and device != "cpu":
-                others.append(pool.submit(retry_transient, lambda: check_ready(host, place, device=device)))
+            if not is_ready and place.device != "cpu":
+                others.append(pool.submit(retry_transient, lambda: check_ready(host, place)))
             self._send_inputs()
             for other in others:
                 other.result()
-        command = [place.python, "-m", "jade_model", "train", "job.json", "--device", device]
+        command = [place.python, "-m", "jade_model", "train", "job.json", "--device", place.device]
         command += ["--resume", "--progress", "json"]
         if self.job.arm_module_sha256:
             command += ["--arm-module", ARM_MODULE]
-        if self._station.workers is not None:
-            command += ["--workers", str(self._station.workers)]
+        if place.workers is not None:
+            command += ["--workers", str(place.workers)]
         spec = JobSpec(
             self.key,
             tuple(command),

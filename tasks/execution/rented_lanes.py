@@ -15,7 +15,7 @@ from jade_model.core.job import Job
 from tasks.artifacts.training_cache import say
 from tasks.execution.base import pending_trainings
 from tasks.execution.lanes import Lane, Station
-from tasks.execution.placement import Placement
+from tasks.execution.placement import Placement, Where
 from tasks.hosts.errors import HostError
 from tasks.provisioning.entries import LeaseState
 from tasks.provisioning.errors import ClaimLost, HoursSpent, InstanceLost, LedgerError
@@ -24,7 +24,6 @@ from tasks.provisioning.ledger import Purpose
 from tasks.provisioning.registry import Registry
 from tasks.provisioning.rental_record import save_rental
 from tasks.provisioning.renter import Renter
-from tasks.settings.models import Workers
 
 IDLE_S = 120.0
 """Another minute or two of a machine costs less than a new one takes to start."""
@@ -45,8 +44,7 @@ class RentedLane(Lane):
         name: For people, and for the queue.
         renter: Rents for this lane alone.
         folder: The run's; what was rented is written there.
-        device: Where it trains there; None: as the provider's machines do.
-        workers: Trainings at once; None: as many as a machine does by itself.
+        where: What trains there, and how many at once.
         renters: Of all lanes of the run, this one among them; None: this one alone.
         sleep: Waits.
     """
@@ -58,14 +56,13 @@ class RentedLane(Lane):
         name: str,
         renter: Renter,
         folder: Path,
+        where: Where,
         *,
-        device: str | None = None,
-        workers: Workers = None,
         renters: Sequence[Renter] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name = name
-        self._renter, self._folder, self._device, self._workers, self._sleep = renter, folder, device, workers, sleep
+        self._renter, self._folder, self._where, self._sleep = renter, folder, where, sleep
         self._renters = renters or (renter,)
         self._lease: Lease | None = None
         self._in_vain, self._may_attach = 0, True
@@ -91,9 +88,7 @@ class RentedLane(Lane):
         return Station(
             self.name,
             lease,
-            lease.place,
-            self._device or lease.device,
-            self._workers,
+            self._where.place_on(lease.place),
             costs=lease.entry.price_usd_per_hour > 0,
             is_rented=True,
             must_leave=lambda: lease.preempted,
@@ -198,13 +193,6 @@ def rented_lanes(
     purpose = Purpose(folder.name, flow_run_id, tuple(pending_trainings(job.trainings, folder)))
     renters = [registry.renter(provider, placement.rental, purpose, note=say) for _ in range(placement.machines)]
     return [
-        RentedLane(
-            f"{provider}-{number}",
-            renter,
-            folder,
-            device=placement.device,
-            workers=placement.workers,
-            renters=renters,
-        )
+        RentedLane(f"{provider}-{number}", renter, folder, placement, renters=renters)
         for number, renter in enumerate(renters, start=1)
     ]

@@ -332,9 +332,9 @@ class Shift(threading.Thread):
 
 
 def _places(station: Station) -> int:
-    if isinstance(station.workers, int):
-        return station.workers
-    if station.device != "cpu":
+    if isinstance(station.place.workers, int):
+        return station.place.workers
+    if station.place.device != "cpu":
         return PLACES_ON_GPU
     cores = station.host.run("# jade: count the cores\ngetconf _NPROCESSORS_ONLN", timeout_s=_CALL_S).text.strip()
     return int(cores) if cores.isdigit() else 1

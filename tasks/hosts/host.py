@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.core.names import FileEntry
-from tasks.settings.models import HostEntry
+from tasks.settings.models import HostEntry, Workers
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,16 @@ class RemotePlace:
         python: Program that trains.
         time_limit_s: The host ends a job after this long.
         provider: Whose machine it is, where it is rented; empty: a host of the settings.
+        device: What trains there.
+        workers: Trainings at once; None: as many as the host does by itself.
     """
 
     folder: str
     python: str
     time_limit_s: int
     provider: str = ""
+    device: str = "cpu"
+    workers: Workers = None
 
     @property
     def jobs(self) -> str:
@@ -127,4 +131,4 @@ class RemotePlace:
 
 def place_on(entry: HostEntry) -> RemotePlace:
     """Return how a host of the settings is used."""
-    return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s)
+    return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s, device=entry.device)

@@ -153,12 +153,11 @@ def check_host(
     host: Host,
     place: RemotePlace,
     *,
-    needs_gpu: bool,
     min_free_bytes: int = MIN_FREE_BYTES,
     timeout_s: float = 120.0,
     is_quick: bool = False,
 ) -> HostReport:
-    """Look a host over, changing nothing there. Errors become part of the report.
+    """Look over whether a host can train on its place's device, changing nothing. Errors become part of the report.
 
     The folder of its place need not be there yet; `min_free_bytes` are wanted on that disk. Importing torch from a cold
     disk takes its time, within `timeout_s`; a quick look asks for the versions of torch and numpy without importing
@@ -173,6 +172,7 @@ def check_host(
         told = _ask(host, f"{place.python}\nexec {command}", timeout_s)
     except HostError as problem:
         return HostReport((_judged("reachable", "no", str(problem)),), problem=problem)
+    needs_gpu = place.device != "cpu"
     programs = next((found for line in told.text.splitlines() if (found := _programs(line))), _Programs())
     gpus = "; ".join(_shown_gpu(line) for line in listed.text.splitlines() if line.count(",") == 3)
     missing = ", ".join(re.findall(r"(?m)^lacks (.*)$", looked))
@@ -286,14 +286,14 @@ def _clock(looked: str, now: float) -> Finding:
     return Finding("clock", shown, Verdict.WARNING, "Harmless to jobs; file times will look odd.")
 
 
-def check_ready(host: Host, place: RemotePlace, *, device: str, is_quick: bool = False) -> None:
-    """Return if a host can train on a device of its, as `check_host` finds.
+def check_ready(host: Host, place: RemotePlace, *, is_quick: bool = False) -> None:
+    """Return if a host can train, as `check_host` finds.
 
     Raises:
         HostError: It cannot be reached or used at all.
         HostNotReady: Something is missing there; the message names all of it and what to do.
     """
-    report = check_host(host, place, needs_gpu=device != "cpu", min_free_bytes=_LEAST_FREE_BYTES, is_quick=is_quick)
+    report = check_host(host, place, min_free_bytes=_LEAST_FREE_BYTES, is_quick=is_quick)
     if report.problem is not None:
         raise report.problem
     if not report.problems:

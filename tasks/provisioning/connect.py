@@ -54,8 +54,7 @@ class Provider:
     Attributes:
         provisioner: Lends.
         open: Connects.
-        place: Where things lie on a machine, by the provider's identifier of it.
-        device: What trains there, likewise.
+        place: How a machine is used, by the provider's identifier of it.
         timing: How long one waits.
         has_own_keys: Whether its machines show a host key of their own that is verified otherwise (static hosts).
         admit: Lets the address that we have now in to a machine, by the provider's identifier of it, where a machine
@@ -65,7 +64,6 @@ class Provider:
     provisioner: Provisioner
     open: OpenInstance
     place: Callable[[str], RemotePlace]
-    device: Callable[[str], str]
     timing: Timing = field(default_factory=Timing)
     has_own_keys: bool = False
     admit: Callable[[str], None] = lambda _: None
@@ -107,7 +105,7 @@ class Connector:
         """
         entry, host = self._reach(entry)
         try:
-            check_ready(host, self.lender.place(entry.machine), device=self.lender.device(entry.machine))
+            check_ready(host, self.lender.place(entry.machine))
             self.arm(entry, host)
             return self.ledger.advance(entry.request_id, LeaseState.READY), host
         except BaseException:

@@ -41,7 +41,6 @@ class Lease:
     def __init__(self, connector: Connector, entry: LedgerEntry, host: Host) -> None:
         self.entry = entry
         self.place = connector.lender.place(entry.machine)
-        self.device = connector.lender.device(entry.machine)
         self.over: ClaimLost | HoursSpent | InstanceLost | None = None
         self.preempted: InstanceLost | None = None
         self._connector, self._host = connector, host

@@ -17,7 +17,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from tasks.core.errors import BadRequest, SettingsError
 from tasks.hosts.errors import HostError
-from tasks.hosts.host import RemotePlace
+from tasks.hosts.host import RemotePlace, place_on
 from tasks.provisioning.connect import Note, Provider
 from tasks.provisioning.entries import HOUR_S, LedgerEntry, month_of, new_claim
 from tasks.provisioning.errors import ApiKeyMissing
@@ -113,18 +113,13 @@ def static(settings: Settings) -> Provider:
         for name, entry in settings.hosts.items()
     }
 
-    def place(instance_id: str) -> RemotePlace:
-        entry = settings.entry(host_of(instance_id))
-        return RemotePlace(entry.remote_folder, entry.python, entry.time_limit_s)
-
     return Provider(
         StaticProvisioner(hosts),
         # The settings say how a host of theirs is reached.
         lambda entry, *_, connect_timeout_s: open_host(
             settings, host_of(entry.machine), connect_timeout_s=connect_timeout_s
         ),
-        place,
-        lambda instance_id: settings.entry(host_of(instance_id)).device,
+        lambda instance_id: place_on(settings.entry(host_of(instance_id))),
         use,
         has_own_keys=True,
     )
@@ -136,8 +131,8 @@ FACTORIES: dict[str, Factory] = {"runpod": runpod, "ec2": ec2, "static": static}
 
 def provider_of(provisioner: Provisioner, use: UseSettings) -> Provider:
     """Return how machines of a provisioner are used that show the host key which we gave them."""
-    place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s, provisioner.provider)
-    return Provider(provisioner, open_rented, lambda _: place, lambda _: use.device, use)
+    place = RemotePlace(use.folder.removeprefix("~/"), use.python, use.time_limit_s, provisioner.provider, use.device)
+    return Provider(provisioner, open_rented, lambda _: place, use)
 
 
 @dataclass

@@ -219,8 +219,7 @@ def _host(settings: Settings, name: str, limit_s: float) -> list[Finding]:
     entry, subject = settings.entry(name), f"host {name}"
     host = open_host(settings, name, connect_timeout_s=limit_s / 2)
     try:
-        needs_gpu = entry.device == "cuda"
-        report = check_host(host, place_on(entry), needs_gpu=needs_gpu, timeout_s=limit_s, is_quick=True)
+        report = check_host(host, place_on(entry), timeout_s=limit_s, is_quick=True)
     finally:
         host.close()
     return [

@@ -24,8 +24,8 @@ TIMING = Timing(start_limit_s=60.0, settle_s=20.0, release_s=60.0)
 def provider_of(
     machines: LocalMachines, *, python: str = sys.executable, device: str = "cpu", timing: Timing = TIMING
 ) -> Provider:
-    place = RemotePlace(".jade", python, 3600)
-    return Provider(machines, open_rented, lambda instance_id: place, lambda instance_id: device, timing)
+    place = RemotePlace(".jade", python, 3600, device=device)
+    return Provider(machines, open_rented, lambda instance_id: place, timing)
 
 
 def renter_of(

@@ -72,8 +72,8 @@ def train_on_three_hosts(job: Job, run: Path, folder: Path, unit_s: float) -> Th
                 connect_timeout_s=10,
             )
             python = waiting_python(folder / f"{name}-python", factor * unit_s)
-            place = RemotePlace(str(folder / f"{name}-there"), str(python), 600)
-            lanes.append(HostLane(name, lambda a=access, n=name: SshHost(a, name=n), place, "cpu", 1))  # type: ignore[misc]
+            place = RemotePlace(str(folder / f"{name}-there"), str(python), 600, workers=1)
+            lanes.append(HostLane(name, lambda a=access, n=name: SshHost(a, name=n), place))  # type: ignore[misc]
         executor = FleetExecutor(run, job, lanes, note=found.notes.append)
         began = time.monotonic()
         for event in executor.run(job.trainings):

@@ -11,6 +11,7 @@ import pytest
 
 from tasks.core.errors import RunError
 from tasks.core.names import HostAddress
+from tasks.execution.placement import Where
 from tasks.execution.rented_lanes import RentedLane
 from tasks.hosts.errors import HostError
 from tasks.hosts.host import Host, RemotePlace
@@ -95,8 +96,8 @@ class Life:
 
     def command(self, number: int, gate: Gate) -> None:
         """The command once, as long as it lives."""
-        place = RemotePlace(".jade", "python3", 3600)
-        lender = Provider(self.provisioner, self.open, lambda _: place, lambda _: "cuda")
+        place = RemotePlace(".jade", "python3", 3600, device="cuda")
+        lender = Provider(self.provisioner, self.open, lambda _: place)
         renter = Renter(
             self.ledger,
             lender,
@@ -107,7 +108,7 @@ class Life:
             request=self.request,
             purpose=Purpose(f"run{number}", "", ("k",)),
         )
-        lane = RentedLane("fake-1", renter, self.folder, sleep=self.world.sleep)
+        lane = RentedLane("fake-1", renter, self.folder, Where(), sleep=self.world.sleep)
         with self.world.process(gate):
             try:
                 with closing(lane):

@@ -21,7 +21,7 @@ from tasks.execution.base import Event, Executor, pending_trainings
 from tasks.execution.fleet import FleetExecutor
 from tasks.execution.lanes import HostLane
 from tasks.execution.opening import open_executor
-from tasks.execution.placement import Placement
+from tasks.execution.placement import Placement, Where
 from tasks.execution.queue import QueueRules
 from tasks.execution.rented_lanes import RentedLane
 from tasks.hosts.errors import HostUnreachable
@@ -84,9 +84,9 @@ class HostsWorld(World):
 
     def executor(self, layout: RunLayout, job: Job) -> contextlib.AbstractContextManager[Executor]:
         python = waiting_python(self.folder / "python", UNIT_S)
-        place = RemotePlace("jade", str(python), 600)
+        place = RemotePlace("jade", str(python), 600, workers=1)
         self.hosts = [MortalHost(self.folder / name, name=name) for name in self.names]
-        lanes = [HostLane(host.name, lambda host=host: host, place, "cpu", 1) for host in self.hosts]
+        lanes = [HostLane(host.name, lambda host=host: host, place) for host in self.hosts]
         rules = QueueRules(batch_s=math.inf if len(lanes) == 1 else 60.0, pause_s=0.1)
         return opened(FleetExecutor(layout.root, job, lanes, rules=rules, note=self.notes.append))
 
@@ -155,7 +155,7 @@ class RentedWorld(World):
             lender = provider_of(self.machines, python=str(python))
             renter = renter_of(ledger, self.machines, self.folder, self.notes, lender=lender)
             renter.purpose = Purpose(layout.root.name, "", tuple(pending_trainings(job.trainings, layout.root)))
-            lane = RentedLane("fake-1", renter, layout.root, workers=1)
+            lane = RentedLane("fake-1", renter, layout.root, Where(workers=1))
             rules = QueueRules(batch_s=math.inf, pause_s=0.1)
             with opened(FleetExecutor(layout.root, job, [lane], rules=rules, note=self.notes.append)) as executor:
                 yield executor

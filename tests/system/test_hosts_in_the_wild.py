@@ -119,7 +119,7 @@ class TestStartUpFiles:
             assert host.run("pwd; cd place/a && pwd; set -- $words; cat", timeout_s=60, stdin=b"in").text == (
                 f"{sshd.folder}\n{sshd.folder}/place/a\nin"
             )
-            report = check_host(host, RemotePlace("place", "python3", 60), needs_gpu=False)
+            report = check_host(host, RemotePlace("place", "python3", 60))
             found = {row.subject: row.found for row in report.findings}
             assert abs(int(found["clock"].split()[0])) < 60
             with pytest.raises(CommandFailed) as caught:

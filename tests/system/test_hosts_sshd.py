@@ -254,7 +254,7 @@ class TestFaults:
 
 def test_the_check_tells_what_the_host_has(host: Host, sshd: Sshd, place: Path) -> None:
     there = RemotePlace(str(place / "not" / "there" / "yet"), "python3", 60)
-    report = check_host(host, there, needs_gpu=False)
+    report = check_host(host, there)
     assert report.problem is None
     found = {row.subject: row.found for row in report.findings}
     assert found["host key"] == sshd.fingerprint

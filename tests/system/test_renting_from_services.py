@@ -38,9 +38,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def check_a_rental(provisioner: Provisioner, request: RentalRequest, ledger: Ledger, folder: Path) -> None:
     place = RemotePlace(".jade", sys.executable, 3600)
-    lender = Provider(
-        provisioner, open_rented, lambda _: place, lambda _: "cpu", Timing(start_limit_s=120.0, look_s=0.1)
-    )
+    lender = Provider(provisioner, open_rented, lambda _: place, Timing(start_limit_s=120.0, look_s=0.1))
     notes: list[str] = []
     renter: Renter = renter_of(ledger, None, folder, notes, request=request, lender=lender)  # type: ignore[arg-type]
     rented = renter.rent()

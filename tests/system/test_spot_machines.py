@@ -21,6 +21,7 @@ from tasks.execution.base import Event
 from tasks.execution.bundle import job_key
 from tasks.execution.fetching import local_epoch, remote_epoch
 from tasks.execution.fleet import FleetExecutor
+from tasks.execution.placement import Where
 from tasks.execution.rented_lanes import RentedLane
 from tasks.execution.run import TrainingRun
 from tasks.experiments.plan import Plan, write_job
@@ -82,7 +83,7 @@ def renter(
 ) -> Renter:
     provisioner = world.connect(release_s=60.0, **settings)
     timing = Timing(start_limit_s=120.0, look_s=0.1, notice_s=0.2)
-    lender = Provider(provisioner, open_rented, lambda _: place, lambda _: "cpu", timing, admit=provisioner.admit)
+    lender = Provider(provisioner, open_rented, lambda _: place, timing, admit=provisioner.admit)
     request = REQUEST.model_copy(update={"spot": spot})
     return renter_of(ledger, None, folder, notes, request=request, lender=lender)  # type: ignore[arg-type]
 
@@ -103,7 +104,7 @@ def test_an_announced_end_brings_the_newest_checkpoint_here_and_the_run_goes_on_
     published = KeptTrainings(open_place(tmp_path / "a"))
     mirror = Mirror(published, layout, notes.append)
     one = renter(world, ledger, tmp_path, notes, spot=True)
-    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1)
+    lane = RentedLane("ec2-1", one, layout.root, Where(workers=1))
     going_on = TrainingRun(job, layout, FleetExecutor(layout.root, job, [lane], note=notes.append), mirror)
     going_on.start()
     try:
@@ -139,7 +140,7 @@ def test_a_sweep_leaves_a_machine_that_is_announced_to_end_and_goes_on_on_anothe
     python = waiting_python(tmp_path / "waiting-python", unit_s=2.0)
     place = dataclasses.replace(PLACE, python=str(python))
     one = renter(world, ledger, tmp_path, notes, spot=True, place=place)
-    lane = RentedLane("ec2-1", one, layout.root, device="cpu", workers=1)
+    lane = RentedLane("ec2-1", one, layout.root, Where(workers=1))
     executor, outcomes, announced = FleetExecutor(layout.root, job, [lane], note=notes.append), list[Event](), ""
     try:
         for event in executor.run(job.trainings):

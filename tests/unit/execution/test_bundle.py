@@ -84,7 +84,7 @@ def test_only_what_the_trainings_read_is_sent(small_run: RunLayout) -> None:
 
 
 def test_a_host_that_can_train_is_accepted(host: LocalHost) -> None:
-    check_ready(host, PLACE, device="cpu")
+    check_ready(host, PLACE)
 
 
 def test_a_host_without_torch_is_refused_with_the_command_that_helps(host: LocalHost, tmp_path: Path) -> None:
@@ -92,11 +92,11 @@ def test_a_host_without_torch_is_refused_with_the_command_that_helps(host: Local
     bare.write_text('#!/bin/sh\necho \'{"python_version": [3, 12, 2], "python": "/usr/bin/python3"}\'\n')
     bare.chmod(0o755)
     with pytest.raises(HostNotReady) as caught:
-        check_ready(host, replace(PLACE, python=str(bare)), device="cuda")
+        check_ready(host, replace(PLACE, python=str(bare), device="cuda"))
     for said in ("numpy: none", "torch: none", "--bootstrap"):
         assert said in str(caught.value)
     with pytest.raises(HostNotReady) as caught:
-        check_ready(host, replace(PLACE, python=str(bare), provider="runpod"), device="cuda")
+        check_ready(host, replace(PLACE, python=str(bare), provider="runpod", device="cuda"))
     for said in ("numpy: none", "torch: none", "in [runpod] of jade.toml: `image` with Python 3.11+"):
         assert said in str(caught.value)
     assert "jade hosts" not in str(caught.value)

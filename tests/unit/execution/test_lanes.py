@@ -60,8 +60,8 @@ class LaneOfMachines(Lane):
             raise RunError("sold out")
         self.host = DyingHost(self.folder / f"{self.name}-{len(self.machines)}", name=self.name)
         self.host.left = self.machines[0]
-        place = RemotePlace("jade", str(self.folder / "python"), 60)
-        return Station(self.name, self.host, place, "cpu", 1, costs=True, is_rented=True)
+        place = RemotePlace("jade", str(self.folder / "python"), 60, workers=1)
+        return Station(self.name, self.host, place, costs=True, is_rented=True)
 
     def is_lost(self, error: Exception) -> bool:
         return self.host is not None and self.host.left < 0

@@ -98,7 +98,7 @@ def train(
 ) -> TrainingRun:
     """Train a run on one host, as `--host ci` does."""
     job = load_job(folder / "job.json")
-    lane = HostLane(host.name, lambda: host, place, device, 1)
+    lane = HostLane(host.name, lambda: host, replace(place, device=device, workers=1))
     rules = QueueRules(batch_s=float("inf"), max_host_failures=1)
     executor = FleetExecutor(folder, job, [lane], rules=rules, note=notes.append)
     training = TrainingRun(job, RunLayout(folder), executor)
@@ -113,7 +113,7 @@ def train(
 def begun(folder: Path, host: LocalHost, place: RemotePlace) -> RemoteBatch:
     """Start a run's job, and do no more: all that a process which is killed leaves."""
     batch = RemoteBatch(
-        Station("ci", host, place, "cpu", 1),
+        Station("ci", host, replace(place, workers=1)),
         load_job(folder / "job.json"),
         folder,
         note=lambda _: None,

@@ -24,6 +24,7 @@ PROGRAMS: dict[str, object] = {
     "torch_devices": ["NVIDIA L4"],
 }
 PLACE = RemotePlace(".", "the-python", 60)
+ON_GPU = replace(PLACE, device="cuda")
 NO_TORCH = {"torch_version": None, "torch_devices": None}
 
 
@@ -74,7 +75,7 @@ def row_of(report: HostReport, subject: str) -> Finding:
 
 
 def test_a_host_with_everything_is_ready() -> None:
-    report = check_host(AnsweringHost(), PLACE, needs_gpu=True)
+    report = check_host(AnsweringHost(), ON_GPU)
     assert report.problems == []
     assert subjects(report, Verdict.WARNING) == []
 
@@ -95,19 +96,19 @@ def test_a_host_with_everything_is_ready() -> None:
     ],
 )
 def test_what_is_missing_is_a_problem_with_advice(change: dict[str, Any], subject: str) -> None:
-    report = check_host(AnsweringHost(**change), PLACE, needs_gpu=True)
+    report = check_host(AnsweringHost(**change), ON_GPU)
     assert [row.subject for row in report.problems] == [subject]
     assert all(row.advice for row in report.problems)
 
 
 def test_a_host_without_gpu_will_do_where_none_is_needed() -> None:
-    report = check_host(AnsweringHost({"torch_devices": []}, gpus=""), PLACE, needs_gpu=False)
+    report = check_host(AnsweringHost({"torch_devices": []}, gpus=""), PLACE)
     assert report.problems == []
     assert subjects(report, Verdict.WARNING) == ["GPU"]
 
 
 def test_a_clock_that_is_an_hour_off_is_a_warning_only() -> None:
-    report = check_host(AnsweringHost(offset_s=-3600.0), PLACE, needs_gpu=True)
+    report = check_host(AnsweringHost(offset_s=-3600.0), ON_GPU)
     assert report.problems == []
     assert subjects(report, Verdict.WARNING) == ["clock"]
     assert re.match(r"-3(599|60\d) s from ours", row_of(report, "clock").found)
@@ -115,7 +116,7 @@ def test_a_clock_that_is_an_hour_off_is_a_warning_only() -> None:
 
 @pytest.mark.parametrize("error", [HostUnreachable("h", 30.0, 4, "refused"), HostUserError("its key is unknown")])
 def test_a_host_that_cannot_be_asked_says_why(error: HostError) -> None:
-    report = check_host(AnsweringHost(problem=error), PLACE, needs_gpu=False)
+    report = check_host(AnsweringHost(problem=error), PLACE)
     (row,) = report.findings
     assert report.problem is error
     assert row.verdict is Verdict.PROBLEM
@@ -127,7 +128,7 @@ def test_what_the_host_says_is_read(tmp_path: Path, programs: Path) -> None:
     answer = json.dumps(PROGRAMS | {"cuda": True})
     greeting = "echo 'a library greets'"
     write_program(programs, "the-python", f"{greeting}; echo '{answer}'; echo 'and says goodbye'; exit 1")
-    report = check_host(LocalHost(tmp_path / "host"), replace(PLACE, folder="not/there"), needs_gpu=True)
+    report = check_host(LocalHost(tmp_path / "host"), replace(ON_GPU, folder="not/there"))
     assert row_of(report, "GPU").found == "NVIDIA L4, 22000 of 23034 MiB free, driver 550.54"
     assert row_of(report, "Python").found == "3.12.1 (/usr/bin/python3)"
     assert row_of(report, "torch").found == "2.4.1+cu121"
@@ -140,7 +141,7 @@ def test_what_the_host_says_is_read(tmp_path: Path, programs: Path) -> None:
 def test_a_quick_look_imports_nothing_and_leaves_open_what_torch_sees(tmp_path: Path, programs: Path) -> None:
     write_program(programs, "the-python", f'exec {sys.executable} -X importtime "$@" 2> {tmp_path}/imported')
     write_program(programs, "nvidia-smi", "echo 'NVIDIA L4, 550.54, 23034, 22000'")
-    report = check_host(LocalHost(tmp_path), PLACE, needs_gpu=True, is_quick=True, min_free_bytes=0)
+    report = check_host(LocalHost(tmp_path), ON_GPU, is_quick=True, min_free_bytes=0)
     assert row_of(report, "torch").found == importlib.metadata.version("torch")
     assert row_of(report, "numpy").found == importlib.metadata.version("numpy")
     assert report.problems == []
@@ -163,7 +164,7 @@ def test_a_python_that_does_not_run_is_told_with_its_path_and_its_words(
 ) -> None:
     if program is not None:
         write_program(programs, "the-python", program)
-    report = check_host(LocalHost(tmp_path), PLACE, needs_gpu=False, min_free_bytes=0)
+    report = check_host(LocalHost(tmp_path), PLACE, min_free_bytes=0)
     assert report.problem is None
     (row,) = report.problems
     assert row.subject == "Python"
@@ -173,7 +174,7 @@ def test_a_python_that_does_not_run_is_told_with_its_path_and_its_words(
 
 def test_a_python_that_may_not_be_executed_is_told(tmp_path: Path) -> None:
     (tmp_path / "python").write_text("")
-    report = check_host(LocalHost(tmp_path), replace(PLACE, python=str(tmp_path / "python")), needs_gpu=False)
+    report = check_host(LocalHost(tmp_path), replace(PLACE, python=str(tmp_path / "python")))
     assert f"{tmp_path}/python: " in row_of(report, "Python").found
     assert "Permission denied" in row_of(report, "Python").found
 
@@ -199,7 +200,7 @@ def test_torch_decides_whether_there_is_a_gpu_and_nvidia_smi_is_quoted(
     devices: list[str] | None
     for devices, verdict in ((["AMD MI300X"], Verdict.OK), (None, Verdict.WARNING), ([], Verdict.PROBLEM)):
         write_program(programs, "the-python", f"echo '{json.dumps(PROGRAMS | {'torch_devices': devices})}'")
-        row = row_of(check_host(LocalHost(tmp_path), PLACE, needs_gpu=True), "GPU")
+        row = row_of(check_host(LocalHost(tmp_path), ON_GPU), "GPU")
         assert shown in row.found
         assert row.verdict is (Verdict.OK if program and "GB10" in program else verdict)
 
@@ -218,6 +219,6 @@ def test_torch_decides_whether_there_is_a_gpu_and_nvidia_smi_is_quoted(
     ],
 )
 def test_a_bootstrap_is_offered_for_what_it_can_mend_only(change: dict[str, Any], can: bool) -> None:
-    report = check_host(AnsweringHost(**change), PLACE, needs_gpu=True)
+    report = check_host(AnsweringHost(**change), ON_GPU)
     assert report.can_bootstrap is can
     assert any("--bootstrap" in row.advice for row in report.findings) is can
