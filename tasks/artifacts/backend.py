@@ -20,6 +20,7 @@ from tasks.core.retry import retry_transient
 
 T = TypeVar("T")
 MAX_RECORD_BYTES = 64 * 2**10
+MOST_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,13 @@ def read_small(backend: Backend, key: str, max_bytes: int) -> Record | None:
         return None
 
 
-def when_unchanged(write: Callable[[], T], *, attempts: int = 50) -> T:
+def when_unchanged(write: Callable[[], T]) -> T:
     """Call what reads, decides and writes, again where somebody else wrote in between: whoever was quicker got on.
 
     Raises:
         PreconditionFailed: Again and again.
     """
-    for _ in range(attempts - 1):
+    for _ in range(MOST_ATTEMPTS - 1):
         with contextlib.suppress(PreconditionFailed):
             return write()
     return write()

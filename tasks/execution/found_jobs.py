@@ -41,7 +41,7 @@ class FoundJob:
 def find_ours(station: Station, job: Job) -> list[FoundJob]:
     """Return the jobs on a host that do trainings of a run, into the folders of that run, and nothing else.
 
-    On a machine that is ours alone, whatever else runs there is stopped.
+    On a rented machine, which is ours alone, all else is stopped; not so on a host of the settings, leased or not.
 
     Raises:
         HostError: The host could not be asked.
@@ -53,7 +53,7 @@ def find_ours(station: Station, job: Job) -> list[FoundJob]:
         theirs = retry_transient(functools.partial(remote_trainings, station.host, run))
         if theirs and theirs <= ours:
             found.append(FoundJob(handle, status, frozenset(run_key for run_key, _ in theirs)))
-        elif station.is_rented and not status.is_over:
+        elif station.place.provider and not status.is_over:
             retry_transient(functools.partial(stop_job, station.host, handle, grace_s=STOP_GRACE_S))
     return found
 

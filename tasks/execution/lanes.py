@@ -21,7 +21,7 @@ class Station:
         host: Connects when it is first used.
         place: How it is used.
         costs: Whether it costs something while the lane has it.
-        is_rented: Whether it was looked over when it was rented, and nobody else has jobs there.
+        is_rented: Whether it was looked over when it was rented.
         must_leave: Says why it is lost in a moment, if it is.
     """
 

@@ -343,15 +343,12 @@ class UnitQueue:
         """Fail what waits if nobody is left to do it, and nobody is expected."""
         if not self.num_expected and all(host.is_quarantined for host in self._hosts.values()):
             # A unit that no host ever took has no reason of its own.
-            self._fail_waiting("no host is left that could do it", otherwise=self._last_trouble)
-
-    def _fail_waiting(self, reason: str, *, otherwise: str = "") -> None:
-        for unit in list(self._waiting):
-            state = self._open[unit]
-            last = state.last_reason or otherwise
-            state.last_reason = f"{reason} (last: {last})" if last else reason
-            self._end_failed(unit, is_own_fault=False)
-        self._waiting.clear()
+            for unit in list(self._waiting):
+                state = self._open[unit]
+                last = state.last_reason or self._last_trouble
+                state.last_reason = "no host is left that could do it" + (f" (last: {last})" if last else "")
+                self._end_failed(unit, is_own_fault=False)
+            self._waiting.clear()
 
     def _end_failed(self, unit: str, *, is_own_fault: bool) -> None:
         state = self._open.pop(unit)

@@ -7,7 +7,6 @@ same run comes again before, attaches to it, and goes on with what trains there.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +45,6 @@ class RentedLane(Lane):
         folder: The run's; what was rented is written there.
         where: What trains there, and how many at once.
         renters: Of all lanes of the run, this one among them; None: this one alone.
-        sleep: Waits.
     """
 
     idle_s = IDLE_S
@@ -59,10 +57,9 @@ class RentedLane(Lane):
         where: Where,
         *,
         renters: Sequence[Renter] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name = name
-        self._renter, self._folder, self._where, self._sleep = renter, folder, where, sleep
+        self._renter, self._folder, self._where = renter, folder, where
         self._renters = renters or (renter,)
         self._lease: Lease | None = None
         self._in_vain, self._may_attach = 0, True
@@ -105,7 +102,7 @@ class RentedLane(Lane):
         looks = int(GOING_S / LOOK_EVERY_S) if lease.entry.spot else 1
         for look in range(looks):
             if look:
-                self._sleep(LOOK_EVERY_S)
+                self._renter.sleep(LOOK_EVERY_S)
             try:
                 lease.look()
             except InstanceLost:

@@ -142,7 +142,6 @@ class Ec2Provisioner:
         settings: What machines shall be.
         timing: How long AWS may take to know what was just made, and to let go of a machine's security group.
         now: Seconds since 1970: what a machine's age is counted from.
-        sleep: Waits.
     """
 
     def __init__(
@@ -152,17 +151,15 @@ class Ec2Provisioner:
         *,
         timing: Timing | None = None,
         now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._api, self._settings, self._timing = api, settings or Ec2Settings(), timing or Timing()
-        self._now, self._sleep = now, sleep
+        self._now = now
         admitted = self._settings.admit
         self._network = Network(
             api,
             (lambda: admitted) if admitted is not None else lambda: public_address(limits=api.limits),
             port=self._settings.ssh_port,
             subnet=self._settings.subnet,
-            sleep=sleep,
         )
 
     provider = PROVIDER
@@ -280,7 +277,7 @@ class Ec2Provisioner:
                         return found
             if time.monotonic() > deadline:
                 return None
-            self._sleep(self._timing.look_s)
+            time.sleep(self._timing.look_s)
 
     def _clean_up(self, described: Mapping[str, Any]) -> None:
         """Remove what admitted us to a machine that has ended, and what earlier ones left; nothing of it costs."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -72,19 +71,10 @@ class Network:
         address: Tells the address that is admitted; asked for each machine anew, for laptops travel.
         port: Of SSH.
         subnet: Where machines are made; None: the default network.
-        sleep: Waits.
     """
 
-    def __init__(
-        self,
-        api: Ec2Api,
-        address: Callable[[], str],
-        *,
-        port: int,
-        subnet: str | None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._api, self._address, self._port, self._subnet, self._sleep = api, address, port, subnet, sleep
+    def __init__(self, api: Ec2Api, address: Callable[[], str], *, port: int, subnet: str | None) -> None:
+        self._api, self._address, self._port, self._subnet = api, address, port, subnet
 
     def make_group(self, request: InstanceRequest, tags: Tags) -> str:
         """Return the id of a security group that admits our address to SSH, and nothing else; safe to repeat."""
@@ -129,9 +119,7 @@ class Network:
                 self._remove_one(group)
 
         try:
-            retry_transient(
-                remove, attempts=None, limit_s=limit_s, pause_s=pause_s, longest_pause_s=10, sleep=self._sleep
-            )
+            retry_transient(remove, attempts=None, limit_s=limit_s, pause_s=pause_s, longest_pause_s=10)
         except ProviderError as error:
             _log.warning("ec2: left behind for now, it costs nothing: %s", error)
 

@@ -201,7 +201,6 @@ class RunPodProvisioner:
         access: Address, key, limits of single calls.
         settings: What pods shall be.
         now: Seconds since 1970: what a machine's age is counted from.
-        sleep: Waits.
     """
 
     provider = PROVIDER
@@ -212,9 +211,8 @@ class RunPodProvisioner:
         settings: RunPodSettings | None = None,
         *,
         now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._api = RunPodApi(access, sleep=sleep)
+        self._api = RunPodApi(access)
         self._settings, self._now = settings or RunPodSettings(), now
         self.scripts = InstanceScripts(END, self._settings.pod_may_delete_itself, RENEW_HOST_KEY)
 

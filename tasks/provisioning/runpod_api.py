@@ -87,11 +87,10 @@ class RunPodApi:
 
     Args:
         access: Address, key, limits.
-        sleep: Waits between attempts.
     """
 
-    def __init__(self, access: RunPodAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._access, self._sleep = access, sleep
+    def __init__(self, access: RunPodAccess) -> None:
+        self._access = access
         timeout = httpx.Timeout(access.limits.read_timeout_s, connect=access.limits.connect_timeout_s)
         # A connection that was kept may be closed by the other side just as a request goes out, and then nobody knows
         # whether it was heard: each call makes its own.
@@ -148,7 +147,6 @@ class RunPodApi:
             limit_s=limits.call_timeout_s,
             pause_s=limits.pause_s,
             longest_pause_s=limits.longest_wait_s,
-            sleep=self._sleep,
         )
 
     def _call(

@@ -55,7 +55,7 @@ class Walk:
         if self.scenario == "reply lost":
             self.machines.tell("lose_reply", "NVIDIA GeForce RTX 4090")
         renter = renter_of(self.ledger(watch), self.machines, self.folder, [], **({"request": SPOT} if spot else {}))
-        with closing(RentedLane("fake-1", renter, self.folder, Where(), sleep=lambda seconds: None)) as lane:
+        with closing(RentedLane("fake-1", renter, self.folder, Where())) as lane:
             lane.open(lambda: False).host.run("true", timeout_s=30)
             if spot:
                 lease = lane.lease

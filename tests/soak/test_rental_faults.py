@@ -108,7 +108,7 @@ class Life:
             request=self.request,
             purpose=Purpose(f"run{number}", "", ("k",)),
         )
-        lane = RentedLane("fake-1", renter, self.folder, Where(), sleep=self.world.sleep)
+        lane = RentedLane("fake-1", renter, self.folder, Where())
         with self.world.process(gate):
             try:
                 with closing(lane):

@@ -22,6 +22,7 @@ from tasks.execution.base import Event
 from tasks.execution.bundle import job_key
 from tasks.execution.fetching import fetch_checkpoint, fetch_training, manifest_entries, move_training
 from tasks.execution.fleet import FleetExecutor
+from tasks.execution.found_jobs import find_ours
 from tasks.execution.lanes import HostLane, Station
 from tasks.execution.queue import QueueRules
 from tasks.execution.remote import RemoteBatch
@@ -224,6 +225,20 @@ def test_a_job_of_other_trainings_is_left_alone(
     train(tmp_path / "run", host, place, notes).raise_if_failed()
     assert find_job(host, place.jobs, others.key) is not None
     assert notes == []
+
+
+def test_what_others_train_is_stopped_on_a_rented_machine_alone(
+    small_windows: Windows, tmp_path: Path, host: FaultyHost
+) -> None:
+    place = RemotePlace("jade", str(waiting_python(tmp_path / "python", 60.0)), 600)
+    run_of(tmp_path / "others", small_windows, replace(ONE, arms={"crf": "seed_crf"}))
+    begun(tmp_path / "others", host, place)
+    job = run_of(tmp_path / "run", small_windows, ONE)
+    leased = Station("static-1", host, place, is_rented=True)
+    assert find_ours(leased, job) == []
+    assert [status.is_over for _, status in list_jobs(host, place.jobs)] == [False]
+    assert find_ours(replace(leased, place=replace(place, provider="runpod")), job) == []
+    assert [status.is_over for _, status in list_jobs(host, place.jobs)] == [True]
 
 
 def test_the_newest_checkpoint_of_a_job_that_was_stopped_is_gone_on_from(
