@@ -13,19 +13,17 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any
 
 import paramiko
 
 from tasks.core.names import HostAddress
-from tasks.provisioning.ec2_api import PROVIDER, Ec2Api, tolerating
+from tasks.provisioning.ec2_api import PROVIDER, Ec2Api, Ec2Settings, tolerating
 from tasks.provisioning.ec2_network import (
     OWNER_TAG,
     REQUEST_TAG,
     Network,
-    public_address,
     tag_filters,
     tags_of,
     tags_told,
@@ -95,45 +93,6 @@ if [ "$left_s" -gt 0 ]; then shutdown -h "+$(((left_s + 59) / 60))"; else shutdo
 """
 
 
-@dataclass(frozen=True)
-class Ec2Settings:
-    """What a machine shall be, and how long to wait for AWS.
-
-    Attributes:
-        instance_types: Instance types that are offered.
-        image: AMI id, or `resolve:ssm:PARAMETER`; None: the launch template's, and without one `DEFAULT_IMAGE`.
-        launch_template: Id of one of the account (`lt-...`); what is said here goes before what it says.
-        launch_template_version: Its number, `$Latest` or `$Default`.
-        user: Account of the image.
-        ssh_port: Where the image's SSH server listens.
-        disk_gb: Root volume; None: as the image has it.
-        root_device: Name of that volume.
-        subnet: Where; None: the default network of the region.
-        has_private_address: Whether machines are reached by their private address, through a VPN.
-        key_pair: Name of one that is admitted, too; None: our own key alone, which is in the user data.
-        security_groups: Ids of ones that are there; empty: one is made for each machine, and removed.
-        admit: The address that a group made here admits; None: the one by which AWS sees this machine.
-        prices: USD an hour on demand, by machine type; goes before AWS's price list.
-        offers_spot: Whether spot machines are offered.
-    """
-
-    instance_types: tuple[str, ...] = ("g4dn.xlarge", "g5.xlarge", "g6.xlarge", "g6e.xlarge")
-    image: str | None = None
-    launch_template: str | None = None
-    launch_template_version: str = "$Default"
-    user: str = "ubuntu"
-    ssh_port: int = 22
-    disk_gb: int | None = None
-    root_device: str = "/dev/sda1"
-    subnet: str | None = None
-    has_private_address: bool = False
-    key_pair: str | None = None
-    security_groups: tuple[str, ...] = ()
-    admit: str | None = None
-    prices: Mapping[str, float] = field(default_factory=dict)
-    offers_spot: bool = True
-
-
 class Ec2Provisioner:
     """EC2 as a `Provisioner`.
 
@@ -154,26 +113,14 @@ class Ec2Provisioner:
     ) -> None:
         self._api, self._settings, self._timing = api, settings or Ec2Settings(), timing or Timing()
         self._now = now
-        admitted = self._settings.admit
-        self._network = Network(
-            api,
-            (lambda: admitted) if admitted is not None else lambda: public_address(limits=api.limits),
-            port=self._settings.ssh_port,
-            subnet=self._settings.subnet,
-        )
+        self._network = Network(api, self._settings)
 
     provider = PROVIDER
     scripts = InstanceScripts(END, end_is_certain=True, renew_host_key=RENEW_HOST_KEY, notice=NOTICE)
 
     def offers(self) -> Sequence[Offer]:
         """Return what can be had. A spot machine has an offer for each zone, which is its region; disk is extra."""
-        settings, zone = self._settings, None
-        if settings.subnet is not None:
-            told = self._api.call(f"look at subnet {settings.subnet}", "describe_subnets", SubnetIds=[settings.subnet])
-            zone = str(told["Subnets"][0]["AvailabilityZone"])
-        return self._api.offers(
-            settings.instance_types, prices=settings.prices, zone=zone, offers_spot=settings.offers_spot
-        )
+        return self._api.offers(self._settings)
 
     def create(self, request: InstanceRequest) -> Instance:
         """Ask for one machine; what was made to admit us is removed again if there is none."""

@@ -6,8 +6,8 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,15 +77,45 @@ _JUST_MADE = {"InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound", "Inval
 
 
 @dataclass(frozen=True)
-class Ec2Access:
-    """How to reach AWS. Credentials come the usual ways of its own tools; none is held here.
+class Ec2Settings:
+    """How to reach AWS, and what a machine shall be. Credentials come the usual ways of its own tools.
 
     Attributes:
+        instance_types: Instance types that are offered.
+        image: AMI id, or `resolve:ssm:PARAMETER`; None: the launch template's, and without one `DEFAULT_IMAGE`.
+        launch_template: Id of one of the account (`lt-...`); what is said here goes before what it says.
+        launch_template_version: Its number, `$Latest` or `$Default`.
+        user: Account of the image.
+        ssh_port: Where the image's SSH server listens.
+        disk_gb: Root volume; None: as the image has it.
+        root_device: Name of that volume.
+        subnet: Where; None: the default network of the region.
+        has_private_address: Whether machines are reached by their private address, through a VPN.
+        key_pair: Name of one that is admitted, too; None: our own key alone, which is in the user data.
+        security_groups: Ids of ones that are there; empty: one is made for each machine, and removed.
+        admit: The address that a group made here admits; None: the one by which AWS sees this machine.
+        prices: USD an hour on demand, by machine type; goes before AWS's price list.
+        offers_spot: Whether spot machines are offered.
         region: Such as `eu-central-1`; None: as AWS's own settings say.
         profile: Of AWS's own settings; None: the default one.
         endpoint_url: None: AWS.
     """
 
+    instance_types: tuple[str, ...] = ("g4dn.xlarge", "g5.xlarge", "g6.xlarge", "g6e.xlarge")
+    image: str | None = None
+    launch_template: str | None = None
+    launch_template_version: str = "$Default"
+    user: str = "ubuntu"
+    ssh_port: int = 22
+    disk_gb: int | None = None
+    root_device: str = "/dev/sda1"
+    subnet: str | None = None
+    has_private_address: bool = False
+    key_pair: str | None = None
+    security_groups: tuple[str, ...] = ()
+    admit: str | None = None
+    prices: Mapping[str, float] = field(default_factory=dict)
+    offers_spot: bool = True
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None
@@ -95,7 +125,7 @@ class Ec2Api:
     """AWS, as far as it is needed here. Several threads and provisioners may share one; nothing is asked of AWS yet.
 
     Args:
-        access: Region, profile, address.
+        settings: Region, profile, address.
         limits: Of every call.
 
     Raises:
@@ -103,7 +133,7 @@ class Ec2Api:
         ProviderRefused: No region is set, or it or the endpoint is not usable.
     """
 
-    def __init__(self, access: Ec2Access, limits: CallLimits | None = None) -> None:
+    def __init__(self, settings: Ec2Settings, limits: CallLimits | None = None) -> None:
         log = logging.getLogger("botocore")
         if log.level == logging.NOTSET:
             # At DEBUG it writes whole requests, with the machine's host key in them.
@@ -118,13 +148,13 @@ class Ec2Api:
             )
 
         try:
-            session = boto3.Session(profile_name=access.profile, region_name=access.region)
+            session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
             if session.region_name is None:
                 raise ProviderRefused(
                     PROVIDER, "connect", "no region is set: `region` in [ec2] of jade.toml, or AWS_DEFAULT_REGION"
                 )
             self.region = session.region_name
-            url = access.endpoint_url
+            url = settings.endpoint_url
             self.ec2: Any = session.client("ec2", endpoint_url=url, config=config(limits.attempts))
             # What makes a machine is asked once: one that may have been heard is looked for first.
             self._once: Any = session.client("ec2", endpoint_url=url, config=config(1))
@@ -167,25 +197,26 @@ class Ec2Api:
         with _translated(doing):
             return [item for page in self.ec2.get_paginator(method).paginate(**parameters) for item in page[key]]
 
-    def offers(
-        self, kinds: Sequence[str], *, prices: Mapping[str, float], zone: str | None, offers_spot: bool
-    ) -> list[Offer]:
-        """Return the offers for some machine types, the cheapest first. A machine whose price is not known is none.
+    def subnet(self, subnet: str) -> dict[str, Any]:
+        """Return a subnet as AWS describes it; errors as `call`."""
+        described: dict[str, Any] = self.call(f"look at subnet {subnet}", "describe_subnets", SubnetIds=[subnet])
+        found: dict[str, Any] = described["Subnets"][0]
+        return found
 
-        Args:
-            kinds: Machine types, such as `g6.xlarge`.
-            prices: USD an hour on demand, by type; instead of the price list.
-            zone: The only availability zone that counts; None: all.
-            offers_spot: Whether spot machines count.
+    def offers(self, settings: Ec2Settings) -> list[Offer]:
+        """Return the offers for the wanted types, the cheapest first. A machine whose price is not known is none.
 
         Raises:
             ProviderRefused: No price of any of them can be had.
             ProviderUnavailable: Transient.
         """
+        kinds, zone = settings.instance_types, None
+        if settings.subnet is not None:
+            zone = str(self.subnet(settings.subnet)["AvailabilityZone"])
         filters = [{"Name": "instance-type", "Values": list(kinds)}]
         types = self.pages("list machine types", "describe_instance_types", "InstanceTypes", Filters=filters)
-        offers = list(self._on_demand(types, prices))
-        if offers_spot and types:
+        offers = list(self._on_demand(types, settings.prices))
+        if settings.offers_spot and types:
             offers += self._spot(types, zone)
         if not offers:
             raise ProviderRefused(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import httpx
 
 from tasks.core.retry import retry_transient
-from tasks.provisioning.ec2_api import PROVIDER, Ec2Api, tolerating
+from tasks.provisioning.ec2_api import PROVIDER, Ec2Api, Ec2Settings, tolerating
 from tasks.provisioning.errors import ProviderError, ProviderRefused, ProviderUnavailable
 from tasks.provisioning.provisioner import CallLimits, InstanceRequest
 
@@ -68,13 +68,11 @@ class Network:
 
     Args:
         api: AWS.
-        address: Tells the address that is admitted; asked for each machine anew, for laptops travel.
-        port: Of SSH.
-        subnet: Where machines are made; None: the default network.
+        settings: Where machines are made, and how they are reached.
     """
 
-    def __init__(self, api: Ec2Api, address: Callable[[], str], *, port: int, subnet: str | None) -> None:
-        self._api, self._address, self._port, self._subnet = api, address, port, subnet
+    def __init__(self, api: Ec2Api, settings: Ec2Settings) -> None:
+        self._api, self._settings = api, settings
 
     def make_group(self, request: InstanceRequest, tags: Tags) -> str:
         """Return the id of a security group that admits our address to SSH, and nothing else; safe to repeat."""
@@ -133,12 +131,14 @@ class Network:
                     self._remove_one(group)
 
     def _admit(self, group_id: str) -> None:
-        address = ipaddress.ip_address(self._address())
+        # Looked up for each machine anew, for laptops travel.
+        address = ipaddress.ip_address(self._settings.admit or public_address(limits=self._api.limits))
         whole = f"{address}/{address.max_prefixlen}"
         what: dict[str, Any] = {"IpRanges": [{"CidrIp": whole}]}
         if address.version == 6:
             what = {"Ipv6Ranges": [{"CidrIpv6": whole}]}
-        rule = {"IpProtocol": "tcp", "FromPort": self._port, "ToPort": self._port, **what}
+        port = self._settings.ssh_port
+        rule = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **what}
         with tolerating(".Duplicate"):
             self._api.call(
                 f"admit {whole} to {group_id}",
@@ -156,9 +156,8 @@ class Network:
             self._api.call(f"delete security group {group}", "delete_security_group", GroupId=group)
 
     def _network(self) -> str:
-        if self._subnet is not None:
-            doing = f"look at subnet {self._subnet}"
-            return str(self._api.call(doing, "describe_subnets", SubnetIds=[self._subnet])["Subnets"][0]["VpcId"])
+        if self._settings.subnet is not None:
+            return str(self._api.subnet(self._settings.subnet)["VpcId"])
         doing = "look for the default network"
         filters = [{"Name": "is-default", "Values": ["true"]}]
         networks = self._api.call(doing, "describe_vpcs", Filters=filters)["Vpcs"]

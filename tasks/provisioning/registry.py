@@ -66,16 +66,12 @@ def runpod(settings: Settings) -> Provider:
         ApiKeyMissing: RUNPOD_API_KEY is not set.
     """
     from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
-    from tasks.provisioning.runpod_api import API_URL, RunPodAccess
+    from tasks.provisioning.runpod_api import RunPodAccess
 
-    @dataclass(frozen=True)
-    class Where:
-        api_url: str = API_URL
-
-    use, own, where = _read("runpod", settings, UseSettings, RunPodSettings, Where)
+    use, own = _read("runpod", settings, UseSettings, RunPodSettings)
     environment = provider_environment((RUNPOD_KEY, RUNPOD_URL))
     try:
-        access = RunPodAccess(SecretStr(environment.get(RUNPOD_KEY, "")), environment.get(RUNPOD_URL) or where.api_url)
+        access = RunPodAccess(SecretStr(environment.get(RUNPOD_KEY, "")), environment.get(RUNPOD_URL) or own.api_url)
     except ValueError as error:
         raise SettingsError(f"runpod: {error}") from error
     return provider_of(RunPodProvisioner(access, own), use)
@@ -88,13 +84,13 @@ def ec2(settings: Settings) -> Provider:
         SettingsError: `[ec2]` has something unknown or of another type.
         ApiKeyMissing: There are no credentials.
     """
-    from tasks.provisioning.ec2 import DEFAULT_PYTHON, Ec2Provisioner, Ec2Settings
-    from tasks.provisioning.ec2_api import Ec2Access, Ec2Api
+    from tasks.provisioning.ec2 import DEFAULT_PYTHON, Ec2Provisioner
+    from tasks.provisioning.ec2_api import Ec2Api, Ec2Settings
 
-    use, own, access = _read("ec2", settings, UseSettings, Ec2Settings, Ec2Access)
+    use, own = _read("ec2", settings, UseSettings, Ec2Settings)
     if not {"python", "image", "launch_template"} & settings.providers.get("ec2", {}).keys():
         use = dataclasses.replace(use, python=DEFAULT_PYTHON)
-    provisioner = Ec2Provisioner(Ec2Api(access), own, timing=use)
+    provisioner = Ec2Provisioner(Ec2Api(own), own, timing=use)
     return dataclasses.replace(provider_of(provisioner, use), admit=provisioner.admit)
 
 

@@ -28,7 +28,7 @@ from tasks.provisioning.provisioner import (
     gone,
     owner_and_request,
 )
-from tasks.provisioning.runpod_api import PROVIDER, RunPodAccess, RunPodApi
+from tasks.provisioning.runpod_api import API_URL, PROVIDER, RunPodAccess, RunPodApi
 
 MACHINE_VARIABLE = "JADE_MACHINE"
 """Holds the machine's name in its environment: people rename pods, and a renamed pod is still ours to pay for."""
@@ -69,6 +69,7 @@ class RunPodSettings:
         pid_file: Where it writes its process id.
         pod_may_delete_itself: Whether the key that the service puts into each pod may delete that pod. The service
             does not promise it: say so only for an account where it was seen to work.
+        api_url: Base of the service's API.
     """
 
     image: str = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
@@ -80,6 +81,7 @@ class RunPodSettings:
     host_key_folder: str = "/etc/ssh"
     pid_file: str = "/run/sshd.pid"
     pod_may_delete_itself: bool = False
+    api_url: str = API_URL
 
 
 class _Answer(BaseModel):

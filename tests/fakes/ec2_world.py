@@ -14,8 +14,8 @@ from unittest import mock
 
 from botocore.retries import standard
 
-from tasks.provisioning.ec2 import Ec2Provisioner, Ec2Settings
-from tasks.provisioning.ec2_api import Ec2Access, Ec2Api
+from tasks.provisioning.ec2 import Ec2Provisioner
+from tasks.provisioning.ec2_api import Ec2Api, Ec2Settings
 from tasks.provisioning.provisioner import CallLimits, Timing
 from tests.fakes.ec2_server import Ec2Server, Fault, ec2_server
 
@@ -45,7 +45,7 @@ def shared_api(url: str) -> Ec2Api:
         mock.patch.object(standard, "ExponentialBackoff", _Quick),
         mock.patch.object(standard.quota, "RetryQuota", functools.partial(standard.quota.RetryQuota, 10**9)),
     ):
-        return Ec2Api(Ec2Access(region="us-east-1", endpoint_url=url), QUICK)
+        return Ec2Api(Ec2Settings(region="us-east-1", endpoint_url=url), QUICK)
 
 
 class Ec2World:

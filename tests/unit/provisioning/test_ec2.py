@@ -13,8 +13,8 @@ import pytest
 from botocore import exceptions as aws
 from botocore.exceptions import ClientError
 
-from tasks.provisioning.ec2 import Ec2Provisioner, Ec2Settings
-from tasks.provisioning.ec2_api import Ec2Access, Ec2Api, translate
+from tasks.provisioning.ec2 import Ec2Provisioner
+from tasks.provisioning.ec2_api import Ec2Api, Ec2Settings, translate
 from tasks.provisioning.ec2_network import public_address
 from tasks.provisioning.errors import (
     ApiKeyMissing,
@@ -306,7 +306,7 @@ def test_no_credentials_say_where_they_are_looked_for(world: Ec2World, monkeypat
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    access = Ec2Access(region="us-east-1", endpoint_url=world.server.url)
+    access = Ec2Settings(region="us-east-1", endpoint_url=world.server.url)
     with pytest.raises(ApiKeyMissing, match="AWS_PROFILE or AWS_ACCESS_KEY_ID"):
         Ec2Provisioner(Ec2Api(access, QUICK)).offers()
 
@@ -317,9 +317,9 @@ def test_no_region_and_no_profile_are_said(monkeypatch: pytest.MonkeyPatch) -> N
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ProviderRefused, match="no region is set"):
-        Ec2Api(Ec2Access())
+        Ec2Api(Ec2Settings())
     with pytest.raises(ApiKeyMissing, match="nobody"):
-        Ec2Api(Ec2Access(region="us-east-1", profile="nobody"))
+        Ec2Api(Ec2Settings(region="us-east-1", profile="nobody"))
 
 
 # -- the end
@@ -376,7 +376,7 @@ def test_a_spot_machine_that_is_taken_away_is_gone(world: Ec2World) -> None:
 
 def test_not_even_debugging_writes_the_host_key_to_the_log(world: Ec2World, caplog: pytest.LogCaptureFixture) -> None:
     with mock.patch.dict(os.environ, CREDENTIALS):
-        api = Ec2Api(Ec2Access(region="us-east-1", endpoint_url=world.server.url), QUICK)
+        api = Ec2Api(Ec2Settings(region="us-east-1", endpoint_url=world.server.url), QUICK)
     caplog.set_level(logging.DEBUG)
     request = new_request(ON_DEMAND)
     provisioner = Ec2Provisioner(api, Ec2Settings(image="ami-12345678", admit="127.0.0.1"), timing=Timing(look_s=0.01))
