@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,17 +13,23 @@ import pytest
 
 from jade_model.core.job import Job
 from jade_model.core.windows import Windows
-from tasks.core.errors import RunError
+from tasks.core.errors import RentingCancelled, RunError
 from tasks.core.layout import RunLayout
 from tasks.core.names import FileEntry
 from tasks.execution.base import Event
 from tasks.execution.fleet import FleetExecutor
 from tasks.execution.lanes import Lane, Station
+from tasks.execution.placement import Where
 from tasks.execution.queue import QueueRules
+from tasks.execution.rented_lanes import RentedLane
 from tasks.experiments.plan import Plan, write_job
 from tasks.hosts.errors import HostUnreachable
 from tasks.hosts.host import CommandResult, RemotePlace
+from tasks.provisioning.connect import Provider
+from tasks.provisioning.keys import open_rented
+from tasks.provisioning.ledger import Ledger
 from tests.fakes.local_host import LocalHost
+from tests.helpers.rentals import renter_of
 from tests.helpers.waiting_trainer import waiting_python
 
 PLAN = Plan({"soft_span": "seed_soft_span"}, 12, seeds=2, folds=3, split="grouped", ensemble=1)
@@ -121,6 +130,52 @@ def test_a_machine_without_work_is_kept_for_a_while_for_what_others_lose(job: Jo
     assert [event.kind for event in found] == ["done"] * 6, notes
     assert {event.where for event in found} == {"idle"}
     assert idle.told == ["open", "rest True", "close"]
+
+
+def test_a_reason_that_comes_just_as_a_round_begins_ends_it(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = LaneOfMachines("m", tmp_path, [99])
+    executor = FleetExecutor(tmp_path / "run", job, [lane], note=lambda _: None)
+    monkeypatch.setattr("tasks.execution.fleet.load_records", lambda: executor.stop(RunError("lost its claim")) or [])
+    with pytest.raises(RunError, match="lost its claim"):
+        list(executor.run(job.trainings))
+    assert lane.told == ["close"]
+
+
+def test_a_lane_rents_nothing_more_once_the_run_is_over(tmp_path: Path) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
+        renter = renter_of(ledger, None, tmp_path, [], lender=Provider(None, open_rented, lambda _: None))  # type: ignore[arg-type,return-value]
+        lane = RentedLane("fake-1", renter, tmp_path, Where())
+        with pytest.raises(RentingCancelled):
+            lane.open(lambda: True)
+        assert ledger.entries() == []
+
+
+def test_a_lane_that_still_waits_for_a_silent_host_sits_out_every_later_round(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.execution.fleet.STOP_WITHIN_S", 0.1)
+    answers = threading.Event()
+
+    class Stuck(LaneOfMachines):
+        def open(self, is_over: Callable[[], bool]) -> Station:
+            self.told.append("open")
+            assert answers.wait(120)
+            raise RunError("too late")
+
+    stuck, lane = Stuck("stuck", tmp_path, []), LaneOfMachines("m", tmp_path, [99])
+    executor = FleetExecutor(tmp_path / "run", job, [stuck, lane], note=lambda _: None)
+    try:
+        for trainings in (job.trainings[:2], job.trainings[:4], job.trainings):
+            found = [event.kind for event in executor.run(trainings)]
+            assert found.count("done") == len(trainings)
+            while any(thread.name == "lane-m" for thread in threading.enumerate()):
+                time.sleep(0.05)
+        assert stuck.told == ["open"]
+    finally:
+        answers.set()
+        executor.stop()
 
 
 def test_a_host_that_never_answers_is_the_reason_of_all(job: Job, tmp_path: Path) -> None:
