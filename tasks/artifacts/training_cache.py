@@ -220,7 +220,7 @@ class Mirror:
         while (training := self._next()) is not None:
             try:
                 self._kept.remember(training, self._layout)
-            except StoreError as error:
+            except (StoreError, OSError) as error:  # of the place, or of the disk here
                 self._note(f"{training.title}: not published yet: {error}")
 
     def _next(self) -> Training | None:

@@ -74,6 +74,7 @@ class Executor(ABC):
     def __init__(self, folder: Path, job: Job) -> None:
         self._folder, self._job = folder, job
         self._reason: Exception | None = None
+        self._is_stopped = False
 
     def run(self, trainings: Sequence[Training]) -> Iterator[Event]:
         """Run trainings; tell what happens until each has ended with one `done` or `failed`, in any order.
@@ -90,24 +91,24 @@ class Executor(ABC):
         for training in trainings:
             if training.run_key not in pending:
                 yield done(training.run_key, HERE, 0.0)
-        if self._reason is None:
+        if not self._is_stopped and self._reason is None:
             yield from self._train(pending)
         if self._reason is not None:
             raise self._reason
 
     def stop(self, reason: Exception | None = None) -> None:
-        """End what runs. Returns once nothing of it does, or says what may still run. Silent if nothing does.
+        """End what runs, and run nothing more. Returns once nothing runs, or says what may; silent if nothing does.
 
         Args:
             reason: Why the run may not go on: `run` raises it. Jobs on other hosts are then left alone, for whoever
                 goes on with the run may be attached to them.
         """
-        self._reason = self._reason or reason
+        self._reason, self._is_stopped = self._reason or reason, True
         self._end()
 
     @abstractmethod
     def _train(self, pending: dict[str, Training]) -> Iterator[Event]:
-        """Run those that are not done, by run key; there may be none. Ends early once there is a reason to stop."""
+        """Run those that are not done, by run key; there may be none. Ends early once `_is_stopped`."""
 
     @abstractmethod
     def _end(self) -> None:

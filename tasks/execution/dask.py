@@ -155,7 +155,7 @@ class DaskExecutor(Executor):
                     self._submit(training)
             for future in self._open:
                 future.add_done_callback(self._told.put)
-            while self._open and self._reason is None:
+            while self._open and not self._is_stopped:
                 item = self._told.get()
                 if item is None:
                     return

@@ -68,7 +68,7 @@ class FleetExecutor(Executor):
             board.unasked = {lane.name for lane in lanes}
         shifts = [Shift(lane, board) for lane in lanes]
         self._shifts, self._board = [*stuck, *shifts], board
-        if self._reason is not None:  # it came just now, when there was nothing to halt
+        if self._is_stopped:  # just now, when there was nothing to halt
             return
         try:
             for shift in shifts:
@@ -124,7 +124,7 @@ class FleetExecutor(Executor):
             if lane.name not in hosts:
                 continue
             try:
-                station = lane.open(lambda: self._reason is not None)
+                station = lane.open(lambda: self._is_stopped)
                 for found in find_ours(station, self._job):
                     remove_all(station, found.handle, self._note, may_run=not found.status.is_over)
             except HostError as error:

@@ -84,7 +84,7 @@ class LocalExecutor(Executor):
         if self._workers is not None:
             command += ["--workers", str(self._workers)]
         with self._lock:
-            if self._reason is not None:
+            if self._is_stopped:
                 return None
             # A group of its own, so that stopping it reaches the worker processes too.
             self._process = subprocess.Popen(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tasks.core.errors import RentingCancelled
 from tasks.core.names import FileEntry
 from tasks.hosts.errors import HostError, HostUnreachable
 from tasks.hosts.host import CommandResult, Host
@@ -124,7 +125,7 @@ class Lease:
             if self._scripts.end and self._beat_switch() is deadman.Switch.MISSING:
                 self._connector.note(f"{self.name}: its dead-man switch was gone; armed anew")
                 self._connector.arm(entry, self._host)
-        except (HostError, ValueError):
+        except (HostError, RentingCancelled, ValueError):
             return  # whoever follows the job notices, too, and decides
 
     def ask_for_notice(self) -> None:

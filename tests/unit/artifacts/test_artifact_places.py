@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +306,25 @@ class TestBucket(WithBucket, PlaceContract):
             open_place("gs://bucket/x")
         with pytest.raises(RunNotFound, match="names no run"):
             fetch_path("s3://bucket/prefix/latest/crf", None)
+
+
+def test_a_disk_that_is_full_for_a_while_ends_no_publishing(small_run: RunLayout, tmp_path: Path) -> None:
+    first, second = load_job(small_run.job_json).trainings[:2]
+    notes: list[str] = []
+    place = open_place(tmp_path / "artifacts")
+    kept = KeptTrainings(place)
+    layout = place.layout("20260101T000000Z-compare-aaaaaa")
+    copy_run(small_run, layout)
+    (place.folder / ".trainings").write_text("no folder, so that nothing can be written below it")
+    mirror = Mirror(kept, layout, notes.append)
+    mirror.publish(first, at_once=True)
+    while not notes:
+        time.sleep(0.01)
+    (place.folder / ".trainings").unlink()
+    mirror.publish(second, at_once=True)
+    mirror.close()
+    assert notes[0].startswith(f"{first.title}: not published yet: ")
+    assert (kept.is_finished(first), kept.is_finished(second)) == (False, True)
 
 
 def test_the_settings_say_where_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from tasks.core.names import FileEntry
 from tasks.execution.base import Event
 from tasks.execution.fleet import FleetExecutor
 from tasks.execution.lanes import Lane, Station
+from tasks.execution.local import LocalExecutor
 from tasks.execution.placement import Where
 from tasks.execution.queue import QueueRules
 from tasks.execution.rented_lanes import RentedLane
@@ -140,6 +141,14 @@ def test_a_reason_that_comes_just_as_a_round_begins_ends_it(
     monkeypatch.setattr("tasks.execution.fleet.load_records", lambda: executor.stop(RunError("lost its claim")) or [])
     with pytest.raises(RunError, match="lost its claim"):
         list(executor.run(job.trainings))
+    assert lane.told == ["close"]
+
+
+def test_an_executor_that_was_stopped_before_it_began_runs_nothing(job: Job, tmp_path: Path) -> None:
+    lane = LaneOfMachines("m", tmp_path, [99])
+    for executor in (FleetExecutor(tmp_path / "run", job, [lane]), LocalExecutor(tmp_path / "run", job)):
+        executor.stop()
+        assert list(executor.run(job.trainings)) == []
     assert lane.told == ["close"]
 
 
