@@ -122,14 +122,14 @@ class Shift(threading.Thread):
         board, lane, reason, is_over = self.board, self.lane, "it is done", False
         try:
             while True:
-                self._begin()
-                given_up = self._work()
+                self._station = lane.open(lambda: board.is_stopping)
+                given_up = self._begin() or self._work()
                 if given_up is None:
                     break
                 reason = given_up
                 with board.changed:
                     # Counted first: while another host may come, nothing is given up for want of one.
-                    board.queue.num_expected += 1
+                    board.queue.num_expected += not self._is_expected
                     self._is_expected = True
                     board.queue.leave(lane.name, reason)
                     board.wake()
@@ -150,23 +150,28 @@ class Shift(threading.Thread):
                 is_over = board.is_done
             lane.rest(is_over=is_over)
 
-    def _begin(self) -> None:
-        """Get a host, and see what it has from before.
+    def _begin(self) -> str | None:
+        """See what a new host has from before; return why it is lost, if it is.
 
         Raises:
-            HostError, RunError, LedgerError: There is none to be had, or it does not answer.
+            HostError: It does not answer, but may later.
         """
-        board = self.board
-        self._station = station = self.lane.open(lambda: board.is_stopping)
-        places = retry_transient(lambda: _places(station))
-        self._found = deque(find_ours(station, board.job))
+        board, station = self.board, self._station
         self._is_ready = station.is_rented
         self._is_gone = self._has_worked = self.is_doubtful = False
+        try:
+            places = retry_transient(lambda: _places(station))
+            self._found = deque(find_ours(station, board.job))
+        except HostError as error:
+            if not self.lane.is_lost(error):
+                raise
+            return str(error)
         with board.changed:
             board.queue.join(self.lane.name, monotonic(), places=places, costs=station.costs)
             board.queue.num_expected -= 1
             self._is_expected = False
             self._asked()
+        return None
 
     def _work(self) -> str | None:
         """Do what there is for the host; return why it was given up, or None once there is nothing more for it."""

@@ -116,6 +116,13 @@ def test_a_lane_whose_machine_is_lost_goes_on_with_another(job: Job, tmp_path: P
     assert "retire True" in lane.told
 
 
+def test_a_machine_that_is_lost_before_it_was_asked_for_anything_is_replaced_too(job: Job, tmp_path: Path) -> None:
+    lane = LaneOfMachines("m", tmp_path, [-1, 99])
+    found, notes = outcomes_of(job, tmp_path, lane)
+    assert [event.kind for event in found] == ["done"] * 6, notes
+    assert lane.told[:3] == ["open", "retire False", "open"]
+
+
 def test_without_any_other_machine_what_is_left_fails_with_the_reason(job: Job, tmp_path: Path) -> None:
     found, notes = outcomes_of(job, tmp_path, LaneOfMachines("m", tmp_path, [2]))
     failed = [event for event in found if event.kind == "failed"]
