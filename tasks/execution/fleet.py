@@ -130,7 +130,7 @@ class FleetExecutor(Executor):
             except HostError as error:
                 self._note(f"{lane.name}: what an earlier process has left could not be removed there: {error}")
             finally:
-                lane.rest(is_over=True)
+                lane.rest("what was left there is removed", is_over=True)
 
 
 def _events(board: Board, shifts: Sequence[Shift]) -> Iterator[Event]:

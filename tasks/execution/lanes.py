@@ -64,12 +64,12 @@ class Lane(ABC):
         return False
 
     @abstractmethod
-    def rest(self, *, is_over: bool) -> None:
-        """There is nothing for the host now; if the round is over, more may come soon. Silent if there is none."""
+    def rest(self, why: str, *, is_over: bool) -> None:
+        """The host is not needed now; if the round is over, more may come soon. Silent if there is none."""
 
     def close(self) -> None:
         """Let go of the host for good. Returns once it costs nothing, or says what may still cost."""
-        self.rest(is_over=True)
+        self.rest("the run is over", is_over=True)
 
 
 @dataclass
@@ -92,7 +92,7 @@ class HostLane(Lane):
         self._host = self._host or self.connect()
         return Station(self.name, self._host, self.place)
 
-    def rest(self, *, is_over: bool) -> None:  # noqa: ARG002 - a connection is made anew at no cost
+    def rest(self, why: str, *, is_over: bool) -> None:  # noqa: ARG002 - a connection is made anew at no cost
         """Close the connection: it is made anew at no cost."""
         host, self._host = self._host, None
         if host is not None:

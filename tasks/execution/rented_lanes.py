@@ -126,10 +126,10 @@ class RentedLane(Lane):
         )
         return True
 
-    def rest(self, *, is_over: bool) -> None:
-        """End the machine if nothing is left for it; between rounds it is kept."""
+    def rest(self, why: str, *, is_over: bool) -> None:
+        """End the machine if it is not needed; between rounds it is kept."""
         if not is_over:
-            self._let_go("there is nothing more for it")
+            self._let_go(why)
 
     def close(self) -> None:
         """End the machine, and whatever else was requested for this lane; returns once the provider denies it."""

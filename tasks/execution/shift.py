@@ -119,7 +119,7 @@ class Shift(threading.Thread):
 
     def run(self) -> None:
         """Serve one host after the other; whatever goes wrong, the others must not wait for this one for ever."""
-        board, lane, reason, is_over = self.board, self.lane, "it is done", False
+        board, lane, reason, is_over = self.board, self.lane, "there is nothing more for it", False
         try:
             while True:
                 self._station = lane.open(lambda: board.is_stopping)
@@ -148,7 +148,7 @@ class Shift(threading.Thread):
                 board.queue.leave(lane.name, reason)
                 board.wake()
                 is_over = board.is_done
-            lane.rest(is_over=is_over)
+            lane.rest(reason, is_over=is_over)
 
     def _begin(self) -> str | None:
         """See what a new host has from before; return why it is lost, if it is.

@@ -62,6 +62,7 @@ class LaneOfMachines(Lane):
     machines: list[int]
     idle_s: float = 0.0
     told: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     host: DyingHost | None = None
 
     def open(self, is_over: Callable[[], bool]) -> Station:
@@ -81,7 +82,8 @@ class LaneOfMachines(Lane):
         self.machines.pop(0)
         return True
 
-    def rest(self, *, is_over: bool) -> None:
+    def rest(self, why: str, *, is_over: bool) -> None:
+        self.reasons.append(why)
         self.told.append(f"rest {is_over}")
 
     def close(self) -> None:
@@ -196,13 +198,18 @@ def test_a_lane_that_still_waits_for_a_silent_host_sits_out_every_later_round(
 
 def test_a_host_that_never_answers_is_the_reason_of_all(job: Job, tmp_path: Path) -> None:
     class Silent(LaneOfMachines):
+        """Its machine is there, and does not answer."""
+
         def is_lost(self, error: Exception) -> bool:
             return False
 
         def retire(self, why: str, *, has_worked: bool) -> bool:
             return False
 
-    found, _ = outcomes_of(job, tmp_path, Silent("x", tmp_path, [-1]), rules=QueueRules(pause_s=0.01))
+    lane = Silent("x", tmp_path, [-1])
+    found, _ = outcomes_of(job, tmp_path, lane, rules=QueueRules(pause_s=0.01))
     assert len(found) == 6
     assert all(event.kind == "failed" and "gone" in event.data["reason"] for event in found)
     assert all(isinstance(event.data["error"], HostUnreachable) for event in found)
+    # The ledger of rented machines says it, too.
+    assert all("gone" in why for why in lane.reasons)
