@@ -125,8 +125,7 @@ class DaskExecutor(Executor):
     """An `Executor` on a Dask cluster; made by `dask_executor`.
 
     Args:
-        folder: The run's.
-        job: What the run trains.
+        folder, job: As of every executor.
         runner: Started.
         device: Where workers train.
         api_url: Of the Prefect server, as workers shall call it.

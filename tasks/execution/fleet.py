@@ -39,8 +39,7 @@ class FleetExecutor(Executor):
     """An `Executor` on hosts that each do a part.
 
     Args:
-        folder: The run's.
-        job: What the run trains.
+        folder, job: As of every executor.
         lanes: The hosts.
         rules: Of the queue.
         note: Told what a person should know.

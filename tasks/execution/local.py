@@ -33,8 +33,7 @@ class LocalExecutor(Executor):
     """An `Executor` of processes on this machine.
 
     Args:
-        folder: The run's.
-        job: What the run trains.
+        folder, job: As of every executor.
         device: Where it trains.
         workers: Trainings at once; None: one a core; "arms": on a GPU, one of each arm.
     """

@@ -66,15 +66,15 @@ def runpod(settings: Settings) -> Provider:
         ApiKeyMissing: RUNPOD_API_KEY is not set.
     """
     from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
-    from tasks.provisioning.runpod_api import RunPodAccess
+    from tasks.provisioning.runpod_api import RunPodApi
 
     use, own = _read("runpod", settings, UseSettings, RunPodSettings)
     environment = provider_environment((RUNPOD_KEY, RUNPOD_URL))
     try:
-        access = RunPodAccess(SecretStr(environment.get(RUNPOD_KEY, "")), environment.get(RUNPOD_URL) or own.api_url)
+        api = RunPodApi(SecretStr(environment.get(RUNPOD_KEY, "")), environment.get(RUNPOD_URL) or own.api_url)
     except ValueError as error:
         raise SettingsError(f"runpod: {error}") from error
-    return provider_of(RunPodProvisioner(access, own), use)
+    return provider_of(RunPodProvisioner(api, own), use)
 
 
 def ec2(settings: Settings) -> Provider:

@@ -28,7 +28,7 @@ from tasks.provisioning.provisioner import (
     gone,
     owner_and_request,
 )
-from tasks.provisioning.runpod_api import API_URL, PROVIDER, RunPodAccess, RunPodApi
+from tasks.provisioning.runpod_api import API_URL, PROVIDER, RunPodApi
 
 MACHINE_VARIABLE = "JADE_MACHINE"
 """Holds the machine's name in its environment: people rename pods, and a renamed pod is still ours to pay for."""
@@ -200,7 +200,7 @@ class RunPodProvisioner:
     """RunPod as a `Provisioner`.
 
     Args:
-        access: Address, key, limits of single calls.
+        api: The service.
         settings: What pods shall be.
         now: Seconds since 1970: what a machine's age is counted from.
     """
@@ -209,13 +209,12 @@ class RunPodProvisioner:
 
     def __init__(
         self,
-        access: RunPodAccess,
+        api: RunPodApi,
         settings: RunPodSettings | None = None,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._api = RunPodApi(access)
-        self._settings, self._now = settings or RunPodSettings(), now
+        self._api, self._settings, self._now = api, settings or RunPodSettings(), now
         self.scripts = InstanceScripts(END, self._settings.pod_may_delete_itself, RENEW_HOST_KEY)
 
     def offers(self) -> Sequence[Offer]:

@@ -11,7 +11,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -41,32 +40,6 @@ _SHOWN_CHARACTERS = 300
 _MIN_SECRET_CHARACTERS = 8
 
 
-@dataclass(frozen=True)
-class RunPodAccess:
-    """How to reach the service.
-
-    Attributes:
-        api_key: Of the account; sent in the header alone, never shown.
-        api_url: Base of the API; https, but on this machine.
-        limits: Of every call.
-    """
-
-    api_key: SecretStr
-    api_url: str = API_URL
-    limits: CallLimits = field(default_factory=CallLimits)
-
-    def __post_init__(self) -> None:
-        key = self.api_key.get_secret_value()
-        if not key:
-            raise ApiKeyMissing(PROVIDER, "connect", setting="RUNPOD_API_KEY")
-        if not re.fullmatch(r"[\x21-\x7e]+", key):
-            # The HTTP library would quote it in its error.
-            raise ProviderRefused(PROVIDER, "connect", "it holds blanks or characters that no key has", **KEY_REFUSED)
-        url = urlsplit(self.api_url)
-        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
-            raise ValueError(f"the API's address must begin with https://, or the key could be read: {self.api_url!r}")
-
-
 _authorities = functools.cache(httpx.create_ssl_context)
 """Reading the certificates of all authorities takes longer than a call."""
 
@@ -86,23 +59,33 @@ class RunPodApi:
     """The service's endpoints that take and give JSON. Several threads may share one.
 
     Args:
-        access: Address, key, limits.
+        api_key: Of the account; sent in the header alone, never shown.
+        url: Base of the API; https, but on this machine.
+        limits: Of every call.
+
+    Raises:
+        ApiKeyMissing, ProviderRefused: The key is empty, or no key.
+        ValueError: The key could be read on the way to this address.
     """
 
-    def __init__(self, access: RunPodAccess) -> None:
-        self._access = access
-        timeout = httpx.Timeout(access.limits.read_timeout_s, connect=access.limits.connect_timeout_s)
-        # A connection that was kept may be closed by the other side just as a request goes out, and then nobody knows
-        # whether it was heard: each call makes its own.
-        limits = httpx.Limits(max_keepalive_connections=0)
+    def __init__(self, api_key: SecretStr, url: str = API_URL, limits: CallLimits | None = None) -> None:
+        if not api_key.get_secret_value():
+            raise ApiKeyMissing(PROVIDER, "connect", setting="RUNPOD_API_KEY")
+        if not re.fullmatch(r"[\x21-\x7e]+", api_key.get_secret_value()):
+            # The HTTP library would quote it in its error.
+            raise ProviderRefused(PROVIDER, "connect", "it holds blanks or characters that no key has", **KEY_REFUSED)
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+            raise ValueError(f"the API's address must begin with https://, or the key could be read: {url!r}")
+        self.url, self._key, self._limits = url, api_key, limits or CallLimits()
         self._client = httpx.Client(
-            timeout=timeout, limits=limits, auth=_BearerKey(access.api_key), verify=_authorities()
+            timeout=httpx.Timeout(self._limits.read_timeout_s, connect=self._limits.connect_timeout_s),
+            # A connection that was kept may be closed by the other side just as a request goes out, and then nobody
+            # knows whether it was heard: each call makes its own.
+            limits=httpx.Limits(max_keepalive_connections=0),
+            auth=_BearerKey(api_key),
+            verify=_authorities(),
         )
-
-    @property
-    def url(self) -> str:
-        """Base of the API."""
-        return self._access.api_url
 
     def get(self, *path: str, doing: str, params: Mapping[str, str] | None = None) -> Any:
         """Return what is there, tried again after transient errors.
@@ -140,7 +123,7 @@ class RunPodApi:
         return self._call("POST", path, doing, body=body, secrets=secrets)
 
     def _repeated(self, action: Callable[[], Any]) -> Any:
-        limits = self._access.limits
+        limits = self._limits
         return retry_transient(
             action,
             attempts=limits.attempts,
@@ -178,7 +161,7 @@ class RunPodApi:
     def _exchange(
         self, method: str, url: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> tuple[int, httpx.Headers, bytes]:
-        deadline = time.monotonic() + self._access.limits.call_timeout_s
+        deadline = time.monotonic() + self._limits.call_timeout_s
         content = bytearray()
         with self._client.stream(method, url, params=params, json=body) as response:
             for chunk in response.iter_bytes():
@@ -186,12 +169,12 @@ class RunPodApi:
                 if len(content) > _MAX_ANSWER_BYTES:
                     raise httpx.ReadError(f"the answer is longer than {_MAX_ANSWER_BYTES} bytes")
                 if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout(f"the answer took longer than {self._access.limits.call_timeout_s:g} s")
+                    raise httpx.ReadTimeout(f"the answer took longer than {self._limits.call_timeout_s:g} s")
             return response.status_code, response.headers, bytes(content)
 
     def _shown(self, text: str, secrets: Sequence[str]) -> str:
         """What the service said, without what it must not repeat, on one line, and shortened last."""
-        for secret in (self._access.api_key.get_secret_value(), *secrets):
+        for secret in (self._key.get_secret_value(), *secrets):
             if len(secret) >= _MIN_SECRET_CHARACTERS:
                 text = text.replace(secret, "***")
         text = "".join(c if c.isprintable() else " " for c in text)

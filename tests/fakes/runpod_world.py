@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from tasks.provisioning.provisioner import CallLimits, Timing
 from tasks.provisioning.runpod import RunPodProvisioner, RunPodSettings
-from tasks.provisioning.runpod_api import RunPodAccess
+from tasks.provisioning.runpod_api import RunPodApi
 from tests.fakes.runpod_server import Fault, RunPodServer, running_runpod
 
 QUICK = CallLimits(pause_s=0.004, longest_wait_s=2.0)
@@ -30,8 +30,8 @@ class RunPodWorld:
 
     def connect(self, api_key: str | None = None, **settings: Any) -> RunPodProvisioner:
         key = SecretStr(self.server.api_key if api_key is None else api_key)
-        access = RunPodAccess(key, self.server.url, QUICK)
-        return RunPodProvisioner(access, RunPodSettings(**settings))
+        api = RunPodApi(key, self.server.url, QUICK)
+        return RunPodProvisioner(api, RunPodSettings(**settings))
 
     def add_other(self, name: str, **wanted: Any) -> None:
         """A pod of somebody else."""

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from tasks.hosts.errors import HostKeyMismatch
 from tasks.provisioning.provisioner import InstanceState, Timing, terminate_instance
 from tasks.provisioning.runpod import RunPodProvisioner
-from tasks.provisioning.runpod_api import RunPodAccess
+from tasks.provisioning.runpod_api import RunPodApi
 from tests.fakes.rented_machine import RentedMachine
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.runpod_world import QUICK
@@ -32,8 +32,8 @@ def server(tmp_path: Path) -> Iterator[RunPodServer]:
 
 @pytest.fixture
 def provisioner(server: RunPodServer) -> RunPodProvisioner:
-    access = RunPodAccess(SecretStr(server.api_key), server.url, QUICK)
-    return RunPodProvisioner(access)
+    api = RunPodApi(SecretStr(server.api_key), server.url, QUICK)
+    return RunPodProvisioner(api)
 
 
 class RentedPod(Rented):

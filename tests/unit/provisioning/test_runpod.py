@@ -23,7 +23,7 @@ from tasks.provisioning.errors import (
 )
 from tasks.provisioning.provisioner import CallLimits, InstanceState, Offer, create_instance
 from tasks.provisioning.runpod import Pod, RunPodProvisioner
-from tasks.provisioning.runpod_api import RunPodAccess
+from tasks.provisioning.runpod_api import RunPodApi
 from tests.fakes.provisioner_contract import ServiceContract, created, ended, in_haste, new_request, ours, texts_of
 from tests.fakes.runpod_server import Fault
 from tests.fakes.runpod_world import QUICK, RunPodWorld, runpod_world
@@ -181,8 +181,8 @@ def test_a_server_error_at_creation_is_looked_into_and_not_posted_again(world: R
 
 
 def test_nothing_listens_there(world: RunPodWorld, offer: Offer) -> None:
-    access = RunPodAccess(SecretStr("rpa_0123456789"), "http://127.0.0.1:9/v2", CallLimits(pause_s=0.001, attempts=2))
-    provisioner = RunPodProvisioner(access)
+    api = RunPodApi(SecretStr("rpa_0123456789"), "http://127.0.0.1:9/v2", CallLimits(pause_s=0.001, attempts=2))
+    provisioner = RunPodProvisioner(api)
     with pytest.raises(NothingDone, match="out of reach"):
         created(world, new_request(offer), provisioner)
 
@@ -192,18 +192,18 @@ def test_nothing_listens_there(world: RunPodWorld, offer: Offer) -> None:
 
 def test_no_key_says_where_it_is_looked_for() -> None:
     with pytest.raises(ApiKeyMissing, match="RUNPOD_API_KEY"):
-        RunPodAccess(SecretStr(""))
+        RunPodApi(SecretStr(""))
 
 
 def test_a_key_with_a_line_end_is_refused_without_being_shown() -> None:
     with pytest.raises(ProviderRefused) as caught:
-        RunPodAccess(SecretStr("rpa_secret\n"))
+        RunPodApi(SecretStr("rpa_secret\n"))
     assert "rpa_secret" not in texts_of(caught.value)
 
 
 def test_a_key_is_never_sent_in_the_clear_across_a_network() -> None:
     with pytest.raises(ValueError, match="https"):
-        RunPodAccess(SecretStr("rpa_0123456789"), "http://api.runpod.io/v2")
+        RunPodApi(SecretStr("rpa_0123456789"), "http://api.runpod.io/v2")
 
 
 def test_secrets_that_the_service_quotes_are_masked(world: RunPodWorld, offer: Offer) -> None:
@@ -261,7 +261,7 @@ def test_an_answer_that_makes_no_sense_is_a_lost_one(world: RunPodWorld, offer: 
 def test_a_reply_that_never_comes_is_a_lost_one(world: RunPodWorld, offer: Offer) -> None:
     world.server.faults.append(Fault("stall", "POST", seconds=30))
     limits = dataclasses.replace(QUICK, read_timeout_s=0.5)
-    provisioner = RunPodProvisioner(dataclasses.replace(_access(world), limits=limits))
+    provisioner = RunPodProvisioner(RunPodApi(SecretStr(world.server.api_key), world.server.url, limits))
     created(world, new_request(offer), provisioner)
     assert world.costing() == 1
 
@@ -381,7 +381,3 @@ def test_a_machine_id_never_leads_elsewhere(world: RunPodWorld, offer: Offer) ->
     ended(world, "../pods")
     assert world.server.requests[-1] == "GET /v2/pods/..%2Fpods"
     assert ours(world) != []
-
-
-def _access(world: RunPodWorld) -> RunPodAccess:
-    return RunPodAccess(SecretStr(world.server.api_key), world.server.url, QUICK)
