@@ -332,7 +332,7 @@ def test_a_host_that_cannot_train_trains_nothing(
 ) -> None:
     run_of(tmp_path / "run", small_windows)
 
-    def refuse(host: object, place: object, *, device: str, is_quick: bool = False) -> None:
+    def refuse(host: object, place: object, *, is_quick: bool = False) -> None:
         if not (only_gpu and is_quick):
             raise HostNotReady("no torch, or no GPU")
 
