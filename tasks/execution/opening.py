@@ -53,7 +53,7 @@ def _fleet(placement: Placement, folder: Path, job: Job, flow_run_id: str, stack
 
     known = load_settings()
     lanes: list[Lane] = [
-        HostLane(name, partial(open_host, known, name), placement.place_on(place_on(known.entry(name))))
+        HostLane(name, partial(open_host, known, name), placement.applied_to(place_on(known.entry(name))))
         for name in placement.named_hosts
     ]
     if placement.provider is not None and pending_trainings(job.trainings, folder):

@@ -125,8 +125,8 @@ class Where(BaseModel):
             return ()
         return tuple(item for item in self.host if _provider_of(item) is None)
 
-    def place_on(self, place: RemotePlace) -> RemotePlace:
-        """Return how a host is used that trains here, if it were used so by itself."""
+    def applied_to(self, place: RemotePlace) -> RemotePlace:
+        """Return how a host is used here that is used so if nothing else is said."""
         return replace(place, device=self.device or place.device, workers=self.workers)
 
     def renting(self, rental: RentalRequest) -> Placement:

@@ -85,7 +85,7 @@ class RentedLane(Lane):
         return Station(
             self.name,
             lease,
-            self._where.place_on(lease.place),
+            self._where.applied_to(lease.place),
             costs=lease.entry.price_usd_per_hour > 0,
             is_rented=True,
             must_leave=lambda: lease.preempted,
