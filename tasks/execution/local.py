@@ -16,10 +16,10 @@ from typing import IO
 
 import psutil
 
-from jade_model.core.job import ARM_MODULE, Job, Training, save_job
+from jade_model.core.job import Job, Training, save_job
 from tasks.core.errors import TrainingFailed
 from tasks.execution.base import HERE, Event, Executor, failed
-from tasks.execution.trainer_output import TrainerOutput
+from tasks.execution.trainer_output import TrainerOutput, trainer_command
 from tasks.settings.environment import training_environment
 from tasks.settings.models import Workers
 
@@ -76,12 +76,7 @@ class LocalExecutor(Executor):
             yield failed(run_key, HERE, str(error), error=error)
 
     def _start(self, path: Path) -> subprocess.Popen[str] | None:
-        command = [sys.executable, "-m", "jade_model", "train", str(path)]
-        command += ["--device", self._device, "--resume", "--progress", "json"]
-        if self._job.arm_module_sha256:
-            command += ["--arm-module", str(self._folder / ARM_MODULE)]
-        if self._workers is not None:
-            command += ["--workers", str(self._workers)]
+        command = trainer_command(sys.executable, path, self._job, device=self._device, workers=self._workers)
         with self._lock:
             if self._is_stopped:
                 return None

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from jade_model.core.job import ARM_MODULE, Job, Training
+from jade_model.core.job import Job, Training
 from tasks.artifacts.leases import RemoteRun, remove_record, save_record
 from tasks.artifacts.training_cache import Note
 from tasks.core.errors import TrainingFailed
@@ -35,7 +35,7 @@ from tasks.execution.fetching import (
 )
 from tasks.execution.found_jobs import STOP_GRACE_S, FoundJob, remove_all
 from tasks.execution.lanes import Station
-from tasks.execution.trainer_output import TrainerOutput
+from tasks.execution.trainer_output import TrainerOutput, trainer_command
 from tasks.hosts.errors import (
     CommandTimedOut,
     ConnectionLost,
@@ -146,15 +146,10 @@ class RemoteBatch:
             self._send_inputs()
             for other in others:
                 other.result()
-        command = [place.python, "-m", "jade_model", "train", "job.json", "--device", place.device]
-        command += ["--resume", "--progress", "json"]
-        if self.job.arm_module_sha256:
-            command += ["--arm-module", ARM_MODULE]
-        if place.workers is not None:
-            command += ["--workers", str(place.workers)]
+        command = trainer_command(place.python, Path("job.json"), self.job, device=place.device, workers=place.workers)
         spec = JobSpec(
             self.key,
-            tuple(command),
+            command,
             place.run(self.key),
             time_limit_s=place.time_limit_s,
             # Only our sources, wherever the job is started from; a module of the user's own arms is run by its name.

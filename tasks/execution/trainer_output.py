@@ -1,19 +1,31 @@
-"""What `python -m jade_model train --progress json` writes, read line by line: an event, or something for people."""
+"""How `python -m jade_model train` is called, and what it writes, read line by line: an event, or words for people."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from jade_model.core.job import Training
+from jade_model.core.job import ARM_MODULE, Job, Training
 from tasks.execution.base import OWN_FAULTS, Event, done, failed
+from tasks.settings.models import Workers
 
 BIGGEST_LOSS = 1e100
 """What is bigger, or no number, no trainer goes on with."""
 TAIL_LINES = 40
 LONGEST_NAME = 60
+
+
+def trainer_command(python: str, job_json: Path, job: Job, *, device: str, workers: Workers) -> tuple[str, ...]:
+    """Return what trains a job that was written to a file, a module of the user's arms beside it; it resumes."""
+    command = [python, "-m", "jade_model", "train", str(job_json), "--device", device, "--resume", "--progress", "json"]
+    if job.arm_module_sha256:
+        command += ["--arm-module", str(job_json.with_name(ARM_MODULE))]
+    if workers is not None:
+        command += ["--workers", str(workers)]
+    return tuple(command)
 
 
 class TrainerOutput:
