@@ -74,10 +74,10 @@ class RentedLane(Lane):
     def open(self, is_over: Callable[[], bool]) -> Station:
         """Attach to the machine that an earlier process of the run left, else rent one; a lost one is let go first."""
         with self._renting:
+            self._renter.is_over = is_over
             if self._lease is not None and self._lease.over is not None:
                 self._let_go("it was lost")
             if self._lease is None:
-                self._renter.is_over = is_over
                 self._renter.pause(0.0)
                 self._begin(self._attached() or self._renter.rent())
             lease = self._lease
