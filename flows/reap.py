@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
 from tasks.core.errors import RunError
-from tasks.operations.dead_runs import end_dead_runs, forget_quiet_runs, start_again
+from tasks.operations.dead_runs import end_dead_runs, forget_quiet_runs, name_waiting_runs, start_again
 from tasks.operations.flow_runs import conclude, prefect_run
 from tasks.operations.ui import show_table
 from tasks.provisioning.reaper import Deed, Reaped
@@ -42,6 +42,8 @@ def reap(owner: str | None = None, *, dry_run: bool = False) -> int:
     is_served = not dry_run and has_lasting_server()
     dead = end_dead_runs() if is_served else []
     again = start_again() if is_served else []
+    if is_served:
+        name_waiting_runs()
     for name in dead:
         logger.warning("%s gave no sign of life, and counts as crashed", name)
     for name in again:

@@ -25,7 +25,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from tasks.operations.flow_runs import NEW_DATA, NOTHING_DUE
+from tasks.operations.flow_runs import NEW_DATA, NOTHING_DUE, is_made_up, telling_name
 
 FLOWS = ["compare", "sweep", "retrain", "watch-data", "prune", "reap"]
 DEAD_AFTER_S = 600.0
@@ -118,6 +118,23 @@ def forget_quiet_runs(deployment_id: str) -> int:
             except ObjectNotFound:
                 continue
         return len(found)
+
+
+def name_waiting_runs() -> None:
+    """Name runs that are due later as they would be named when they begin, no longer as Prefect made it up."""
+    with get_client(sync_client=True) as client:
+        for flow in TRAINING_FLOWS:
+            found = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+                flow_run_filter=FlowRunFilter(
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+                ),
+                limit=_AT_ONCE,
+            )
+            for run in found:
+                if is_made_up(run.name) and run.expected_start_time is not None and "data" in run.parameters:
+                    name = telling_name(flow, run.parameters, run.expected_start_time, str(run.id))
+                    client.update_flow_run(run.id, name=name)
 
 
 def _is_dead(client: SyncPrefectClient, run: FlowRun, limit: datetime, now: datetime) -> bool:

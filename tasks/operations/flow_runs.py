@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -70,13 +71,16 @@ def run_name(flow: str) -> str:
     Args:
         flow: Its name.
     """
-    given_name = flow_run.name
-    if given_name and not _is_made_up(given_name):
-        return str(given_name)
-    sources = flow_run.parameters["data"]
+    name, start = str(flow_run.name or ""), flow_run.scheduled_start_time
+    return telling_name(flow, flow_run.parameters, start, str(flow_run.id)) if is_made_up(name) else name
+
+
+def telling_name(flow: str, parameters: dict[str, Any], start: datetime, run_id: str) -> str:
+    """Return the name of a run that nobody gave a name: flow, data, when it is due, and the end of its id."""
+    sources = parameters["data"]
     named = Path(sources[0]).stem.strip("*") or "data"
     more = f"-and-{len(sources) - 1}" if len(sources) > 1 else ""
-    return f"{flow}-{named}{more}-{flow_run.scheduled_start_time:%Y-%m-%d-%H%M}-{str(flow_run.id)[-4:]}"
+    return f"{flow}-{named}{more}-{start:%Y-%m-%d-%H%M}-{run_id[-4:]}"
 
 
 def is_stopping() -> bool:
@@ -291,9 +295,9 @@ def _patient(check: Callable[[SyncPrefectClient], None]) -> Callable[[SyncPrefec
     return wait_and_check
 
 
-def _is_made_up(name: str) -> bool:
+def is_made_up(name: str) -> bool:
     """Whether Prefect made a name up, such as `aloof-jerboa`, because nobody gave one."""
-    return set(name.split("-")) <= _made_up_words()
+    return not name or set(name.split("-")) <= _made_up_words()
 
 
 @functools.cache

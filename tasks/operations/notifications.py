@@ -32,6 +32,8 @@ _ENDS = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "
 _RUN_TEXT = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }} {{ flow_run|ui_url }}"
 _EVENT_TEXT = "{{ event.payload.message }}"
 _POOL_TEXT = "No worker of the work pool {{ work_pool.name }} gives a sign of life: nothing that is due will start."
+_TRIED_AGAIN = "retry=4&wait=15"
+"""What Apprise is to do about a message that was refused: four more attempts, so many seconds apart."""
 _EXPECTED_ADDRESS = {
     "slack": "https://hooks.slack.com/services/...",
     "email": "mailtos://USER:PASSWORD@SMTP-HOST?to=WHOM (Apprise writes addresses so)",
@@ -105,17 +107,21 @@ def _save_block(target: Target, address: str) -> UUID:
     block: SlackWebhook | Webhook
     match target.kind:
         case "slack":
-            block = SlackWebhook(url=SecretStr(address))
+            block = SlackWebhook(url=SecretStr(_with(_TRIED_AGAIN, address)))
         case "email":
             # The server loads only blocks that Prefect brings, and none of those is for mail. This one hands what is no
             # address of Slack's to Apprise, which sends mail. Of HTML, Apprise's default, nobody would see a "<".
-            block = SlackWebhook(url=SecretStr(f"{address}{'&' if '?' in address else '?'}format=text"))
+            block = SlackWebhook(url=SecretStr(_with(f"format=text&{_TRIED_AGAIN}", address)))
         case "webhook":
             block = Webhook(method="POST", url=SecretStr(address))
         case _:
             assert_never(target.kind)
     saved: UUID = block.save(target.block, overwrite=True)  # type: ignore[assignment]
     return saved
+
+
+def _with(options: str, address: str) -> str:
+    return f"{address}{'&' if '?' in address else '?'}{options}"
 
 
 def _check_address(kind: Kind, address: str) -> None:

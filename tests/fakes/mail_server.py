@@ -20,12 +20,14 @@ class MailServer:
         port: On 127.0.0.1.
         user: Who may send, and with which password.
         received: Messages, in order.
+        refuses: How many of the next ones it has no time for.
     """
 
     port: int
     user: str = "jade"
     password: str = "a-password"
     received: list[EmailMessage] = field(default_factory=list)
+    refuses: int = 0
 
 
 @contextmanager
@@ -47,8 +49,13 @@ def running_mail_server() -> Iterator[MailServer]:
                         self.say("235 welcome" if is_known else "535 who are you?")
                     case "DATA":
                         self.say("354 go on")
-                        found.received.append(self.message())
-                        self.say("250 taken")
+                        message = self.message()
+                        if found.refuses:
+                            found.refuses -= 1
+                            self.say("451 try again later")
+                        else:
+                            found.received.append(message)
+                            self.say("250 taken")
                     case "QUIT":
                         self.say("221 bye")
                         return

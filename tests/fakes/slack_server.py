@@ -29,10 +29,12 @@ class SlackServer:
     Attributes:
         environment: For a program that shall find it in Slack's place.
         received: JSON bodies, in order.
+        refuses: How many of the next ones it has no time for.
     """
 
     environment: dict[str, str]
     received: list[dict[str, Any]] = field(default_factory=list)
+    refuses: int = 0
 
     @property
     def address(self) -> str:
@@ -65,11 +67,13 @@ def running_slack(folder: Path) -> Iterator[SlackServer]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            is_known = self.path == PATH
-            if is_known:
+            status, answer = (200, b"ok") if self.path == PATH else (404, b"no_service")
+            if found.refuses:
+                found.refuses -= 1
+                status, answer = 503, b"try_again_later"
+            elif status == 200:
                 found.received.append(body)
-            answer = b"ok" if is_known else b"no_service"
-            self.send_response(200 if is_known else 404)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)

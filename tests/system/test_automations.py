@@ -57,6 +57,8 @@ def told(
     # What an attempt before this one left there.
     slack.received.clear()
     with inbox() as webhook, running_mail_server() as mail:
+        # Both turn the first one away: it is sent again.
+        slack.refuses = mail.refuses = 1
         addresses = {
             "webhook": webhook.url,
             "slack": slack.address,

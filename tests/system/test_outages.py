@@ -15,7 +15,7 @@ from helpers.processes import wait_until
 from helpers.servers import PrefectServer, serving
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.operations.dead_runs import end_dead_runs, start_again
+from tasks.operations.dead_runs import end_dead_runs, name_waiting_runs, start_again
 from tasks.operations.watch import look_at_data
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("outages")]
@@ -149,6 +149,22 @@ def test_runs_that_nobody_runs_any_more_are_ended(site: Site) -> None:
     assert len(ended_runs) in {2, 3}
     ended = {kind: site.up.run(run)["state_type"] for kind, run in ids.items()}
     assert ended == {"RUNNING": "CRASHED", "PENDING": "CRASHED", "CANCELLING": "CANCELLED"}
+
+
+def test_a_run_that_is_due_later_gets_a_telling_name_unless_somebody_gave_one(site: Site) -> None:
+    deployment = site.up.find("compare/on-demand")["id"]
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T02:00:00Z"}}
+    body = {"state": later, "parameters": {"data": ["/data/btcusd.parquet"]}}
+    runs = [
+        site.up.ask("POST", f"deployments/{deployment}/create_flow_run", body | named)["id"]
+        for named in ({}, {"name": "before-the-merge"})
+    ]
+    with temporary_settings({PREFECT_API_URL: site.server.url}):
+        name_waiting_runs()
+    names = [site.up.run(run)["name"] for run in runs]
+    assert names == [f"compare-btcusd-2100-01-01-0200-{runs[0][-4:]}", "before-the-merge"]
+    for run in runs:
+        site.up.ask("DELETE", f"flow_runs/{run}")
 
 
 def test_data_whose_comparison_crashed_are_compared_again_but_not_for_ever(site: Site) -> None:
