@@ -151,7 +151,7 @@ def held_out_span_loss(model: JadeCompact, data: PreparedWindows, rows: NDArray[
     """Return the model's span loss on windows that it was not fitted on: steadier than any F1."""
     import torch
 
-    losses_4 = evaluate(model, data.x_VNTF[0], data.labels, torch.from_numpy(rows), chosen.training)
+    losses_4 = evaluate(model, data.x_VNTF[0], data.labels, torch.from_numpy(rows), chosen.training).losses_4
     return float(losses_4[TASKS.index("span")])
 
 

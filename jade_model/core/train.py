@@ -35,7 +35,7 @@ from jade_model.core.train_state import (
     usable_device,
 )
 from jade_model.core.training_data import PreparedWindows, labels_to, prepare
-from jade_model.core.validation import evaluate
+from jade_model.core.validation import bar_f1, evaluate
 
 __all__ = [
     "EpochRecord",
@@ -66,6 +66,7 @@ class EpochRecord:
         learning_rate: At the last step.
         gradient_norm: Mean over steps, before clipping.
         seconds: Wall time, validation included.
+        validation_f1: Of bars; see `bar_f1`. None without validation windows, and from before it was recorded.
     """
 
     epoch: int
@@ -78,6 +79,7 @@ class EpochRecord:
     learning_rate: float
     gradient_norm: float
     seconds: float
+    validation_f1: float | None = None
 
 
 # Called after each epoch with its record and a function that takes a checkpoint of this moment.
@@ -182,15 +184,17 @@ def steps_of_training(
             # Read once an epoch: reading here would stall a GPU at every step.
             step_values[step] = take_step(rows, learning_rate=learning_rate)
             yield
-        validation_4 = None
+        validation = validation_f1 = None
         if len(validation_rows) > 0:
-            validation_4 = evaluate(state.model, x_VNTF[0], labels, validation_rows_on_device, config)
+            evaluated = evaluate(state.model, x_VNTF[0], labels, validation_rows_on_device, config)
             yield
+            validation = dict(zip(TASKS, evaluated.losses_4.tolist(), strict=True))
         means = _finite_means(step_values, epoch)
-        validation = None if validation_4 is None else dict(zip(TASKS, validation_4.tolist(), strict=True))
         # The last step's own losses are those from before it: where it led shows only here.
         _require_finite(epoch, steps_per_epoch - 1, validation or {}, "validation loss of")
         _require_finite(epoch, steps_per_epoch - 1, sigmas(state.model), "sigma of")
+        if validation is not None:
+            validation_f1 = bar_f1(state.model, evaluated.span_scores_NTK, labels, validation_rows_on_device)
         history.append(
             EpochRecord(
                 epoch=epoch,
@@ -203,6 +207,7 @@ def steps_of_training(
                 learning_rate=learning_rate,
                 gradient_norm=means["gradient_norm"],
                 seconds=time.perf_counter() - started,
+                validation_f1=validation_f1,
             )
         )
         if on_epoch is not None:

@@ -64,7 +64,7 @@ def initial_state(
     loss_scale_4 = torch.ones(len(TASKS), device=device)
     if config.normalise_losses:
         rows = torch.as_tensor(train_rows, dtype=torch.int64, device=device)
-        first_4 = evaluate(model, data.x_VNTF[0].to(device), labels_to(data.labels, device), rows, config)
+        first_4 = evaluate(model, data.x_VNTF[0].to(device), labels_to(data.labels, device), rows, config).losses_4
         loss_scale_4 = torch.where(first_4 > 0, first_4, 1.0)
     generator = torch.Generator(device).manual_seed(seed)
     is_cpu = device.type == "cpu"

@@ -30,7 +30,8 @@ class RunHistory:
         seed: Seed of the run.
         fold: Fold of the run.
         epochs: One record an epoch, as in `history.jsonl`: epoch (1-based), train_loss, validation_loss or None,
-            losses and validation_losses by task, sigma and task_weight by task, learning_rate, gradient_norm, seconds.
+            losses and validation_losses by task, sigma and task_weight by task, learning_rate, gradient_norm, seconds,
+            validation_f1 or None.
     """
 
     dataset: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -34,23 +35,24 @@ def parts_of(job: Job) -> list[str]:
     return list(dict.fromkeys(part_of(training) for training in job.trainings))
 
 
+CURVES = {"train_loss": "training loss", "validation_loss": "validation loss", "validation_f1": "F1 of bars"}
+"""What of an epoch's record is shown while it trains, and what people call it."""
+
+
 @dataclass
-class EpochLosses:
-    """Mean losses of one epoch, over the trainings that have had it; `validation` is None where none is measured."""
+class EpochMeans:
+    """What one epoch did, each value of `CURVES` the mean over the trainings that have it."""
 
-    train: float = 0.0
-    validation: float | None = None
-    _trained: int = 0
-    _validated: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+    _counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, train: float, validation: float | None) -> None:
+    def add(self, record: Mapping[str, Any]) -> None:
         """Count one training's."""
-        self._trained += 1
-        self.train += (train - self.train) / self._trained
-        if validation is not None:
-            self._validated += 1
-            before = self.validation or 0.0
-            self.validation = before + (validation - before) / self._validated
+        for name in CURVES:
+            if (value := record.get(name)) is not None:
+                self._counts[name] += 1
+                before = self.means.get(name, 0.0)
+                self.means[name] = before + (value - before) / self._counts[name]
 
 
 @dataclass
@@ -63,7 +65,7 @@ class PartState:
         finished: Run keys of those that are done.
         failed: Of those that failed.
         epochs_trained: Epochs that were seen to end: what was kept from before is not among them.
-        curve: Losses by epoch.
+        curve: Losses and F1 by epoch.
         latest: Line about what happened last.
     """
 
@@ -72,7 +74,7 @@ class PartState:
     finished: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     epochs_trained: int = 0
-    curve: dict[int, EpochLosses] = field(default_factory=dict)
+    curve: dict[int, EpochMeans] = field(default_factory=dict)
     latest: str = ""
 
     @property
@@ -112,7 +114,7 @@ class PartState:
                     self.done_by_training[key] = number
                     # One that goes on from a checkpoint begins in the middle.
                     self.epochs_trained += number - known if known else 1
-                    self.curve.setdefault(number, EpochLosses()).add(event.data["train_loss"], validation)
+                    self.curve.setdefault(number, EpochMeans()).add(event.data)
                 shown = "" if validation is None else f", val_loss={validation:.4f}"
                 loss = f"train_loss={event.data['train_loss']:.4f}"
                 self.latest = f"fold {training.fold}: Epoch {event.data['epoch']}: {loss}{shown}"

@@ -18,14 +18,14 @@ from typing import Any
 from jade_model.report.markup import code, plain, table
 from jade_model.report.numbers import count, duration
 from tasks.execution.placement import Placement
-from tasks.execution.progress import PartState, RunProgress
+from tasks.execution.progress import CURVES, PartState, RunProgress
 from tasks.operations.ui import run_logger, show_markdown
 from tasks.provisioning.rental_record import cost_until, read_rental
 
 UPDATE_EVERY_S = 15.0
 PACE_OVER_S = 1800.0
 """The time that is left is guessed from the epochs of so long: hosts come and go."""
-_HEAD = ("arm", "done", "under way", "epochs", "training loss", "validation loss")
+_HEAD = ("arm", "done", "under way", "epochs", *CURVES.values())
 _LEVELS = "▁▂▃▄▅▆▇█"
 _WIDTH = 8
 
@@ -71,7 +71,8 @@ class RunPage:
         if arms:
             parts.append(table(_HEAD, [_arm(name, state) for name, state in arms.items()], "lrrrl"))
             parts.append(
-                "Losses go from the first epoch to the newest; each is the mean of the trainings that came so far."
+                "Curves go from the first epoch to the newest; each value is the mean of the trainings that came so "
+                "far. F1 is that of the most probable labelling of the watched windows, before a threshold is chosen."
             )
         return "\n\n".join([*parts, f"As of {datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M:%S} UTC."])
 
@@ -142,14 +143,13 @@ def _epochs_had(state: PartState) -> int:
 
 
 def _arm(name: str, state: PartState) -> tuple[str, ...]:
-    curve = [losses for _, losses in sorted(state.curve.items())]
+    epochs = [epoch.means for _, epoch in sorted(state.curve.items())]
     return (
         plain(name),
         f"{len(state.finished)} of {len(state.trainings)}",
         str(state.num_under_way),
         f"{count(_epochs_had(state))} of {count(state.epochs)}",
-        sparkline([losses.train for losses in curve]),
-        sparkline([losses.validation for losses in curve if losses.validation is not None]),
+        *(sparkline([means[name] for means in epochs if name in means]) for name in CURVES),
     )
 
 

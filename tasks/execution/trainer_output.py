@@ -107,7 +107,8 @@ def _check(told: dict[str, Any], training: Training | None) -> None:
     """Refuse an event that makes no sense."""
     match told["event"]:
         case "epoch" if training is not None:
-            number, losses = told["epoch"], (told["train_loss"], told["validation_loss"] or 0.0)
+            losses = (told["train_loss"], told["validation_loss"] or 0.0, told.get("validation_f1") or 0.0)
+            number = told["epoch"]
             if not isinstance(number, int) or not 0 <= number <= training.recipe.training.epochs:
                 raise ValueError(number)
             if not all(isinstance(loss, int | float) and abs(loss) < BIGGEST_LOSS for loss in losses):

@@ -45,7 +45,16 @@ _DEFAULTS = {
 }
 """MLflow's own are two minutes and seven tries; and it tells terminals what it does."""
 
-_PER_EPOCH = ("train_losses", "validation_losses", "sigma", "task_weight", "learning_rate", "gradient_norm", "seconds")
+_PER_EPOCH = (
+    "train_losses",
+    "validation_losses",
+    "sigma",
+    "task_weight",
+    "learning_rate",
+    "gradient_norm",
+    "seconds",
+    "validation_f1",
+)
 
 
 class TrackingError(RunError):

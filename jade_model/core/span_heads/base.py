@@ -66,6 +66,10 @@ class SpanHead(nn.Module, ABC):
     def posterior(self, scores_BTK: Tensor, temperature: float = 1.0) -> SpanPosterior:
         """Return probabilities and the best labelling, all scores and parameters divided by the temperature, > 0."""
 
+    def best_path(self, scores_BTK: Tensor) -> Tensor:
+        """Return the most probable labelling alone, bool [B, T]."""
+        return self.posterior(scores_BTK).path_BT
+
     @classmethod
     @torch.no_grad()
     def posterior_of_ensemble(

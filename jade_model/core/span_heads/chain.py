@@ -40,3 +40,7 @@ class ChainHead(CRF, SpanHead):
         probability_BT = self.marginals(scores_BTK, temperature=temperature)[..., 1]
         best = self.viterbi(scores_BTK)
         return SpanPosterior(probability_BT, best.paths_BT == 1, best.margin_B / temperature)
+
+    def best_path(self, scores_BTK: Tensor) -> Tensor:
+        """Return the Viterbi path; marginals would take most of the time."""
+        return self.viterbi(scores_BTK).paths_BT == 1

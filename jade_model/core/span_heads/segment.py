@@ -43,3 +43,7 @@ class SegmentHead(SegmentModel, SpanHead):
         """Return marginals and the most probable outcome."""
         best = self.best(scores_BTK, temperature)
         return SpanPosterior(self.marginals(scores_BTK, temperature), best.path_BT, best.margin_B)
+
+    def best_path(self, scores_BTK: Tensor) -> Tensor:
+        """Return the most probable outcome; marginals would take most of the time."""
+        return self.best(scores_BTK).path_BT

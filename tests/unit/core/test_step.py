@@ -137,7 +137,7 @@ def test_a_step_tells_the_losses_before_it():
     data = prepare(random_windows(20), chosen)
     state = initial_state(chosen, data, rows(0, 14), seed=0, device=torch.device("cpu"))
     batch = torch.arange(8)
-    expected = evaluate(state.model, data.x_VNTF[0], data.labels, batch, chosen.training)
+    expected = evaluate(state.model, data.x_VNTF[0], data.labels, batch, chosen.training).losses_4
     state.model.train()
     step = Step(state, data.x_VNTF.flatten(0, 1), data.labels, chosen.training)
     told = step(batch, learning_rate=1e-3)

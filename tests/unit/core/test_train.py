@@ -80,6 +80,7 @@ def test_without_validation_windows_there_is_no_validation_loss():
     record = run(tweaked("seed_soft_span"), validation_rows=rows(0, 0)).history[-1]
     assert record["validation_loss"] is None
     assert record["validation_losses"] is None
+    assert record["validation_f1"] is None
 
 
 def test_validation_windows_do_not_influence_training():
@@ -92,8 +93,20 @@ def test_validation_losses_are_those_of_the_weights_that_are_scored():
     short = tweaked("jade_soft_span")
     checkpoint = run(short)
     data = prepare(random_windows(20), short)
-    losses = evaluate(model_of(checkpoint), data.x_VNTF[0], data.labels, torch.arange(14, 20), short.training)
+    losses = evaluate(model_of(checkpoint), data.x_VNTF[0], data.labels, torch.arange(14, 20), short.training).losses_4
     assert list(checkpoint.history[-1]["validation_losses"].values()) == pytest.approx(losses.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["jade_soft_span", "jade_crf", "jade_single_span"])
+def test_validation_f1_is_that_of_the_labelling_that_the_posterior_calls_best(name):
+    short = tweaked(name)
+    checkpoint = run(short)
+    data, model, watched = prepare(random_windows(20), short), model_of(checkpoint), torch.arange(14, 20)
+    with torch.no_grad():
+        path_NT = model.head.posterior(model(data.x_VNTF[0][watched]).span_scores_BTK).path_BT
+    labelled_NT = data.labels.in_span_BT[watched] == 1
+    expected = 2 * (path_NT & labelled_NT).sum() / (path_NT.sum() + labelled_NT.sum())
+    assert checkpoint.history[-1]["validation_f1"] == pytest.approx(float(expected))
 
 
 def test_evaluation_does_not_depend_on_how_windows_are_batched(monkeypatch):
@@ -162,7 +175,7 @@ def test_normalised_losses_start_at_one_each():
     scale = checkpoint.training_state["loss_scale"]
     fresh = build_model(chosen, seed=torch_seed(0, 0))
     torch.testing.assert_close(
-        scale, evaluate(fresh.train(), data.x_VNTF[0], data.labels, torch.arange(20), chosen.training)
+        scale, evaluate(fresh.train(), data.x_VNTF[0], data.labels, torch.arange(20), chosen.training).losses_4
     )
 
 

@@ -145,14 +145,17 @@ def test_curves_are_means_by_epoch_and_what_was_kept_or_jumped_over_counts_for_n
     progress.expect(trainings, lambda item: f"fold {item.fold}")
 
     def epoch(training: Training, number: int, loss: float, validation: float | None, where: str = "ci") -> Event:
-        data = {"epoch": number, "train_loss": loss, "validation_loss": validation}
+        data = {"epoch": number, "train_loss": loss, "validation_loss": validation, "validation_f1": validation}
         return Event("epoch", training.run_key, where, data)
 
     for event in (epoch(first, 1, 4.0, 3.0), epoch(first, 2, 2.0, None), epoch(second, 2, 1.0, 5.0, "gpu1")):
         progress.take(event)
     progress.take(epoch(first, 1, 99.0, 99.0, "gpu1"))  # a copy that is behind
     arm = progress.arms["a"]
-    assert {number: (at.train, at.validation) for number, at in arm.curve.items()} == {1: (4.0, 3.0), 2: (1.5, 5.0)}
+    assert {number: list(at.means.values()) for number, at in arm.curve.items()} == {
+        1: [4.0, 3.0, 3.0],
+        2: [1.5, 5.0, 5.0],
+    }
     assert (arm.epochs_done, arm.epochs_trained, arm.num_under_way) == (4, 3, 2)
     assert progress.under_way() == {"gpu1": 2}
     progress.take(done(second.run_key, "gpu1", 0.0))

@@ -51,7 +51,7 @@ def rows(page: RunPage) -> dict[str, list[str]]:
 
 
 def epoch(training: Training, number: int) -> Event:
-    data = {"epoch": number, "train_loss": 5.0 - number, "validation_loss": 6.0 - number}
+    data = {"epoch": number, "train_loss": 5.0 - number, "validation_loss": 6.0 - number, "validation_f1": number / 10}
     return Event("epoch", training.run_key, "gpu1", data)
 
 
@@ -77,8 +77,8 @@ def test_the_page_counts_trainings_by_arm_and_guesses_the_time_left(
     assert found["time left"] == ["about 15 min 0 s of training at the pace so far"]
     assert found["trains on"] == ["gpu1 (cuda) · gpu1 (NVIDIA L4): 2 under way"]
     assert found["folder"] == [f"`{tmp_path}`"]
-    assert found[trainings[0].arm] == ["1 of 3", "1", "12 of 30", "3.0000 █▁", "4.0000 █▁"]
-    assert found[fourth.arm] == ["0 of 3", "1", "2 of 30", "3.0000 █▁", "4.0000 █▁"]
+    assert found[trainings[0].arm] == ["1 of 3", "1", "12 of 30", "3.0000 █▁", "4.0000 █▁", "0.2000 ▁█"]
+    assert found[fourth.arm] == ["0 of 3", "1", "2 of 30", "3.0000 █▁", "4.0000 █▁", "0.2000 ▁█"]
     assert "machines" not in found
 
 
