@@ -57,7 +57,10 @@ class HostUnreachable(HostError):
     """No SSH server answered, or let us in, in the time given."""
 
     is_transient = True
-    text = "{address} did not answer: tried for {tried_s:.1f} s (attempt {attempts}), last reason: {reason}"
+    text = (
+        "{address} did not answer: tried for {tried_s:.1f} s (attempt {attempts}), last reason: {reason}. Does it run, "
+        "are address and port right, and does a firewall let this machine through?"
+    )
 
 
 class ConnectionLost(HostError):

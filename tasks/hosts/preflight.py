@@ -58,9 +58,10 @@ print("\\n" + json.dumps(found), flush=True)
 _LOOK = """
 for tool in $tools; do command -v "$tool" >/dev/null 2>&1 || echo "lacks $tool"; done
 while [ ! -d "$folder" ]; do
+  [ ! -e "$folder" ] || echo "readonly $folder"
   case $folder in */*) folder=${folder%/*}; folder=${folder:-/} ;; *) folder=. ;; esac
 done
-df -Pk -- "$folder" | { read -r header; read -r device total used free rest; echo "free $free"; }
+df -Pk -- "$folder" | { read -r header; read -r device total used free rest; echo "free $free $folder"; }
 [ -w "$folder" ] || echo "readonly $folder"
 echo "clock $(date +%s)"
 """
@@ -267,13 +268,14 @@ def _devices(devices: tuple[str, ...] | None, said: str, *, needs_gpu: bool, has
 
 
 def _disk(looked: str, min_free_bytes: int) -> Finding:
-    if re.search(r"(?m)^readonly ", looked):
-        return _judged("disk", "not writable", "Choose another folder or account.")
-    if not (free := re.search(r"(?m)^free (\d+)$", looked)):
+    if blocked := re.search(r"(?m)^readonly (.*)$", looked):
+        advice = f"This account cannot make files in {blocked[1]}: choose another `folder` or account."
+        return _judged("disk", "not writable", advice)
+    if not (free := re.search(r"(?m)^free (\d+) (.*)$", looked)):
         return Finding("disk", "unknown", Verdict.WARNING, "df gave no answer.")
     free_gib, wanted_gib = int(free[1]) / 2**20, min_free_bytes / 2**30
-    wanted = f"At least {wanted_gib:.1f} GiB are needed." if free_gib < wanted_gib else ""
-    return _judged("disk", f"{free_gib:.1f} GiB free", wanted)
+    advice = f"At least {wanted_gib:.1f} GiB are needed where {free[2]} is: free some, or choose another `folder`."
+    return _judged("disk", f"{free_gib:.1f} GiB free", advice if free_gib < wanted_gib else "")
 
 
 def _clock(looked: str, now: float) -> Finding:

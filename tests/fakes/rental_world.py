@@ -31,7 +31,7 @@ OFFERS = (
     Offer("fake", "B", "B", 24, 0.1, spot=True, available=True),
 )
 _READY = """clock 0
-free 99999999
+free 99999999 /root
 gpu A, 560, 24000, 24000
 {"python_version": [3, 12], "python": "py", "numpy_version": "2", "torch_version": "2.6.0", "torch_devices": ["A"]}
 """
@@ -302,7 +302,7 @@ class SimHost(OnlyAsked):
         if what.startswith("# jade: list jobs"):
             return ""
         if what.startswith("# jade: check host"):
-            return _READY if world.rng.random() >= world.faults.unfit else "clock 0\nfree 0\n"
+            return _READY if world.rng.random() >= world.faults.unfit else "clock 0\nfree 0 /root\n"
         if what.startswith(("# jade: arm", "# jade: beat")):
             if what.startswith("# jade: arm") and machine.heard_at is None:
                 machine.grace_s = 900.0

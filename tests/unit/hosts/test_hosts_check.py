@@ -45,7 +45,7 @@ class AnsweringHost(OnlyAsked):
             raise self.problem
         if not command.startswith("# jade: check host:"):
             clock = int(time.time() + self.offset_s)
-            return CommandResult(command, 0, f"{self.lacks}\nfree {self.free_kib}\nclock {clock}\n".encode(), "")
+            return CommandResult(command, 0, f"{self.lacks}\nfree {self.free_kib} /home/ci\nclock {clock}\n".encode(), "")
         if "nvidia-smi" in command:
             return CommandResult(command, 0, self.gpus.encode(), "")
         return CommandResult(command, 0, json.dumps(PROGRAMS | self.programs).encode(), "")
@@ -136,6 +136,13 @@ def test_what_the_host_says_is_read(tmp_path: Path, programs: Path) -> None:
     assert row_of(report, "clock").verdict is Verdict.OK
     assert re.fullmatch(r"\d+\.\d GiB free", row_of(report, "disk").found)
     assert not (tmp_path / "host" / "not").exists(), "a check changes nothing"
+
+
+def test_a_folder_that_cannot_be_made_is_a_problem_that_names_what_is_in_its_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = check_host(LocalHost(tmp_path), replace(PLACE, folder=f"{tmp_path}/file/jade"), needs_gpu=False)
+    assert row_of(report, "disk").found == "not writable"
+    assert f"make files in {tmp_path}/file:" in row_of(report, "disk").advice
 
 
 def test_a_quick_look_imports_nothing_and_leaves_open_what_torch_sees(tmp_path: Path, programs: Path) -> None:
