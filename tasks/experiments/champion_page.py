@@ -65,11 +65,11 @@ def champion_markdown(place: ArtifactPlace) -> str:
         parts.append("None: no retraining was kept back.")
     else:
         parts.append(judged(challenger).paragraph("", ""))
-    parts.append("## History")
-    rows = [_row(entry, judged(entry.run_id)) for entry in reversed(entries[-SHOWN:])]
-    # Prefect never wraps a cell: the table holds what a page is wide enough for, words follow below.
-    parts.append("\n".join(["| | when (UTC) | run | how | arm | F1 |", "|---" * 6 + "|", *rows]))
-    parts.append("\n".join(_said(entry, judged(entry.run_id)) for entry in reversed(entries[-SHOWN:])))
+    if entries:
+        shown = [(entry, judged(entry.run_id)) for entry in reversed(entries[-SHOWN:])]
+        # Prefect never wraps a cell: the table holds what a page is wide enough for, words follow below.
+        rows = ["| | when (UTC) | run | how | arm | F1 |", "|---" * 6 + "|", *(_row(*item) for item in shown)]
+        parts += ["## History", "\n".join(rows), "\n".join(_said(*item) for item in shown)]
     if len(entries) > SHOWN:
         parts.append(f"{len(entries) - SHOWN} earlier changes: `jade champion --history`.")
     return "\n\n".join(parts) + "\n"

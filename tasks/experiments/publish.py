@@ -149,7 +149,7 @@ def comparison_table(comparison: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def trend_table(trend: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a comparison, the newest first, for the UI: F1, duration and cost, and what was expected.
+    """Return one row a comparison, the newest first, for the UI: duration, cost and F1, and what was expected.
 
     A page shows some six columns; the rest is scrolled to.
 
@@ -161,16 +161,15 @@ def trend_table(trend: Mapping[str, Any]) -> list[dict[str, Any]]:
         points = [point for point in trend["points"] if point.run_id == run_id]
         night = trend["nights"].get(run_id, {})
         training = [point.seconds for point in points if point.seconds is not None]
-        row = {"comparison": run_link(run_id, night.get("flow_run_id"))}
-        row |= {f"F1 of {point.arm}": _score(point, night) for point in points}
         cost = points[0].cost_usd
         rows.append(
             {
-                **row,
-                "began (UTC)": f"{datetime.fromisoformat(points[0].created_at):%Y-%m-%d %H:%M}",
+                "comparison": run_link(run_id, night.get("flow_run_id")),
                 "took": NOTHING if night.get("seconds") is None else duration(night["seconds"]),
-                "training, all together": duration(sum(training)) if training else NOTHING,
                 "cost, USD": NOTHING if cost is None else f"{cost:.2f}",
+                **{f"F1 of {point.arm}": _score(point, night) for point in points},
+                "began (UTC)": f"{datetime.fromisoformat(points[0].created_at):%Y-%m-%d %H:%M}",
+                "training, all together": duration(sum(training)) if training else NOTHING,
                 **{f"expected of {point.arm}": _expected(night, point.arm) for point in points},
             }
         )
