@@ -45,7 +45,8 @@ class AnsweringHost(OnlyAsked):
             raise self.problem
         if not command.startswith("# jade: check host:"):
             clock = int(time.time() + self.offset_s)
-            return CommandResult(command, 0, f"{self.lacks}\nfree {self.free_kib} /home/ci\nclock {clock}\n".encode(), "")
+            looked = f"{self.lacks}\nfree {self.free_kib} /home/ci\nclock {clock}\n"
+            return CommandResult(command, 0, looked.encode(), "")
         if "nvidia-smi" in command:
             return CommandResult(command, 0, self.gpus.encode(), "")
         return CommandResult(command, 0, json.dumps(PROGRAMS | self.programs).encode(), "")
