@@ -23,7 +23,7 @@ from jade_model.scoring.parts import Score, Scores
 from jade_model.statistics.compare import ComparedArms, compare_arms
 from jade_model.statistics.pool import RULE, SPAN_SCORE, DataSet, Pool, verdict_decoder
 from jade_model.statistics.scored_windows import ArmCounts
-from jade_model.statistics.verdict import Question
+from jade_model.statistics.verdict import LEAKS, WHOLE_SPANS_ALONE, Question
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,9 +210,18 @@ def _mean_scores(
 
 def _baselines(data: Sequence[DataSet], compared: ComparedArms) -> dict[str, Any]:
     rule, spans = compared.score(RULE), compared.score(RULE, "span_f1_iou50")
-    everything = all_positive_scores([truth_of(item.windows) for item in data])
+    # On the same windows as all else: of a single split those that it scores, of folds all.
+    seeds = dict.fromkeys(split.seed for item in data for split in item.splits)
+    truths = [
+        [truth_of(item.windows).take(split.test_rows) for item in data for split in item.splits if split.seed == seed]
+        for seed in seeds
+    ]
+    everything = [all_positive_scores(of_seed) for of_seed in truths]
     return {
-        "all_positive": Score(f1=everything.f1, span_f1_iou50=everything.span_f1_iou50),
+        "all_positive": Score(
+            f1=float(np.mean([scores.f1 for scores in everything])),
+            span_f1_iou50=float(np.mean([scores.span_f1_iou50 for scores in everything])),
+        ),
         RULE: model.RuleScore(
             f1=rule.value,
             span_f1_iou50=spans.value,
@@ -251,13 +260,14 @@ def _against_span_score(pool: Pool, arms: Sequence[ArmCounts], asked: model.Sett
 
 def _unbeaten(span_score: model.SpanScore, beats: Mapping[str, bool]) -> list[str]:
     """Say which arms are not shown to be worth their network."""
-    alone = f"the score of whole spans alone ({span_score.num_parameters} parameters, F1 {span_score.f1:.3f})"
+    alone = f"{WHOLE_SPANS_ALONE} ({span_score.num_parameters} parameters, F1 {span_score.f1:.3f})"
     told = []
     for name, item in span_score.arms.items():
         low, high = item.confidence_interval
         if not beats[name]:
-            shown = f"the difference is {item.difference:+.3f} ({low:+.3f} to {high:+.3f})"
-            told.append(f"{name} is not shown to beat {alone}: {shown}.")
+            known = "its interval is unknown" if high - low >= 2 else f"{low:+.3f} to {high:+.3f}"
+            verb = "falls short of" if high < 0 else "is not shown to beat"
+            told.append(f"{name} {verb} {alone}: the difference is {item.difference:+.3f} ({known}).")
     return told
 
 
@@ -265,5 +275,5 @@ def _caveats(data: Sequence[DataSet], asked: model.Settings) -> list[str]:
     if asked.split != "seed":
         return []
     straddling = max(straddling_groups(split, item.grouping) for item in data for split in item.splits)
-    leaks = f"The split leaks: {straddling} groups of windows that share bars stand on both sides"
+    leaks = f"{LEAKS}: {straddling} groups of windows that share bars stand on both sides"
     return [f"{leaks}, and thresholds were chosen on the windows that they are scored on."]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jade_model.report.beside import DrawingProcess
-from jade_model.report.inputs import Curve, GalleryWindow, ReportInput, RunHistory
+from jade_model.report.inputs import Curve, GalleryWindow, ReportInput
 from jade_model.report.writing import ReportFiles, markdown_for_artifact, write_report
 from jade_model.statistics.trend import TrendPoint
 
@@ -13,7 +13,6 @@ __all__ = [
     "GalleryWindow",
     "ReportFiles",
     "ReportInput",
-    "RunHistory",
     "TrendPoint",
     "markdown_for_artifact",
     "write_report",

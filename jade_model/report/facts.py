@@ -33,10 +33,12 @@ class ArmFacts:
     Attributes:
         style: Name and colour.
         arm: Its part of the comparison.
+        all_positive: F1 of marking every bar.
     """
 
     style: ArmStyle
     arm: Arm
+    all_positive: float
 
     @property
     def key(self) -> str:
@@ -94,9 +96,15 @@ class ArmFacts:
         return mean([run.validation_loss_rise_since_best for run in self.arm.runs])
 
     @property
+    def diverged(self) -> bool:
+        """Whether the training loss ended above where it began."""
+        curve_E = mean_curve(self.train_RE)
+        return bool(curve_E[-1] > curve_E[0])
+
+    @property
     def overfits(self) -> bool:
-        """Whether the validation loss rose notably after its best epoch."""
-        return (self.rise_since_best or 0.0) > OVERFITTING_RISE
+        """Whether the validation loss rose notably after its best epoch, while the training loss fell."""
+        return (self.rise_since_best or 0.0) > OVERFITTING_RISE and not self.diverged
 
     @property
     def settled_epoch(self) -> float | None:
@@ -139,9 +147,19 @@ class ArmFacts:
         return self.arm.summary.separation.separation
 
     @property
-    def is_blind(self) -> bool:
-        """Whether it tells bars in a span from others hardly at all."""
+    def beats_all_positive(self) -> bool:
+        """Whether the whole interval of F1 lies above what marking every bar scores."""
+        return self.decoder.confidence_interval[0] > self.all_positive
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether probabilities in a span and outside hardly differ."""
         return self.separation is not None and self.separation < NO_SEPARATION
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it tells bars in a span from others not at all: where spans are rare, a weak one may."""
+        return self.is_weak and not self.beats_all_positive
 
     @property
     def is_clear(self) -> bool:
@@ -238,10 +256,6 @@ class Facts:
         """Whether the arm beats the untrained rule; None if that was not tested."""
         return self.numbers.verdict.beats_baseline.get(arm)
 
-    def beats_all_positive(self, arm: ArmFacts) -> bool:
-        """Whether the arm's whole interval lies above what marking every bar scores."""
-        return arm.decoder.confidence_interval[0] > self.all_positive
-
     def falls_short_of_rule(self, arm: str) -> bool:
         """Whether the untrained rule is shown to be better than the arm, in bar F1 over all data."""
         return any(
@@ -275,7 +289,7 @@ def gather(report: ReportInput) -> Facts:
     styles = arm_styles(numbers.arms)
     num_bars = [data.num_windows * data.window_length for data in numbers.data]
     in_span = sum(bars * data.in_span_rate for bars, data in zip(num_bars, numbers.data, strict=True))
-    arms = tuple(ArmFacts(styles[name], arm) for name, arm in numbers.arms.items())
+    arms = tuple(ArmFacts(styles[name], arm, numbers.baselines.all_positive.f1) for name, arm in numbers.arms.items())
     return Facts(report, numbers, arms, styles, in_span / sum(num_bars))
 
 

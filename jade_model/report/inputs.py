@@ -21,25 +21,6 @@ GalleryKind = Literal["best", "median", "worst", "disagreement", "error"]
 Spans = Sequence[tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class RunHistory:
-    """One training, epoch by epoch.
-
-    Attributes:
-        dataset: Name of the data set.
-        seed: Seed of the run.
-        fold: Fold of the run.
-        epochs: One record an epoch, as in `history.jsonl`: epoch (1-based), train_loss, validation_loss or None,
-            losses and validation_losses by task, sigma and task_weight by task, learning_rate, gradient_norm, seconds,
-            validation_f1 or None.
-    """
-
-    dataset: str
-    seed: int
-    fold: int
-    epochs: Sequence[Mapping[str, Any]]
-
-
 @dataclass(frozen=True, eq=False)
 class Curve:
     """How the scores move with the threshold, on the windows that the threshold was chosen on or swept over.
@@ -94,7 +75,6 @@ class ReportInput:
         comparison: `comparison.json`.
         run: `run.json`: run_id, started_at, finished_at, parameters, code (or code_version), versions, host, seconds
             by phase, overhead (seconds beside training; a number, or numbers by what took them).
-        histories: Arm -> one history a run; may be empty.
         curves: Arm -> decoder -> its threshold curve; may be empty.
         gallery: Windows to draw; may be empty.
         files: Path relative to the run folder, bytes, what it is.
@@ -110,7 +90,6 @@ class ReportInput:
 
     comparison: Mapping[str, Any]
     run: Mapping[str, Any] = field(default_factory=dict)
-    histories: Mapping[str, Sequence[RunHistory]] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     gallery: Sequence[GalleryWindow] = ()
     files: Sequence[tuple[str, int, str]] = ()

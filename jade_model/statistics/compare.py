@@ -92,7 +92,8 @@ def compare_arms(
     pair = (verdict.first, verdict.second, metric)
     each = [item for item in between if (item.first, item.second, item.metric) == pair and item.dataset is not None]
     order = [arm.name for arm in arms]
-    told = windows.what_decides(arms, order.index(verdict.first), order.index(verdict.second), metric)
+    ahead, behind = (verdict.first, verdict.second)[:: 1 if verdict.difference >= 0 else -1]
+    told = windows.what_decides(arms, order.index(ahead), order.index(behind), metric)
     over, said = over_datasets(verdict, each, question.confidence)
     more = {"what_decides": told, "over_datasets": over, "caveats": [*said, *verdict.caveats]}
     return ComparedArms(tuple(scores), (*between, *against), verdict.model_copy(update=more))

@@ -82,6 +82,7 @@ def compare_given(
         np.where(fold_NS < 0, -1, number_NS).T,
         dataset_N=dataset_N.astype(np.int64),
         dataset_names=list(dataset_names),
+        seeds=[*fold_NS.columns],
         given_models=not first.says_trainings,
     )
     caveat = (

@@ -82,6 +82,7 @@ class Pool:
             training_SN,
             dataset_N=dataset_N,
             dataset_names=[item.windows.name for item in data],
+            seeds=self.seeds,
         )
 
     def counts(self, name: str, scored: Sequence[Iterable[ScoredRows]]) -> ArmCounts:

@@ -104,6 +104,7 @@ class ScoredWindows:
         *,
         dataset_N: NDArray[np.int64] | None = None,
         dataset_names: Sequence[str] = ("",),
+        seeds: Sequence[int] | None = None,
         given_models: bool = False,
     ) -> None:
         """Keep the design that everything on these windows shares.
@@ -115,6 +116,7 @@ class ScoredWindows:
                 folds: 0 and -1.
             dataset_N: Index into dataset_names; None: all of one.
             dataset_names: Of the data sets.
+            seeds: What the seeds are called; None: from 0.
             given_models: Whether the question is about these very models, so that other trainings don't matter.
 
         Raises:
@@ -131,6 +133,7 @@ class ScoredWindows:
             raise ValueError("no window was scored: training_SN is -1 everywhere")
         self.group_N, self.training_SN = group_N, training_SN
         self.dataset_names, self.given_models = tuple(dataset_names), given_models
+        self.seeds = tuple(range(len(training_SN)) if seeds is None else seeds)
         self.num_groups = len(np.unique(group_N[self.scored_SN.any(axis=0)]))
         self._designs: dict[int | None, Design] = {}
 
@@ -269,17 +272,20 @@ class ScoredWindows:
         if len(shifts) < 2:
             return said
         name = max(shifts, key=lambda part: abs(shifts[part]))
-        return f"{said} Without {name} the difference would be {whole + shifts[name]:+.3f} instead of {whole:+.3f}."
+        return f"{said} Without {name} the lead would be {whole + shifts[name]:.3f} instead of {whole:.3f}."
 
     def _parts(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Yield each data set, and each training, by name, and where it scored."""
         for index, name in self.views[1:]:
             yield f"data set {name}", np.broadcast_to(self.dataset_N == index, self.training_SN.shape)
-        for seed, row_N in enumerate(self.training_SN):
-            for fold, training in enumerate(np.unique(row_N[row_N >= 0]).tolist()):
-                is_row = np.zeros(self.training_SN.shape, dtype=bool)
-                is_row[seed] = row_N == training
-                yield f"training {fold + 1} of seed {seed + 1}", is_row
+        for index, row_N in enumerate(self.training_SN):
+            place_N = np.zeros_like(self.dataset_N) if len(self.views) == 1 else self.dataset_N
+            for dataset in np.unique(place_N[row_N >= 0]).tolist():
+                on = f" on {self.dataset_names[dataset]}" if len(self.views) > 1 else ""
+                for fold, training in enumerate(np.unique(row_N[(row_N >= 0) & (place_N == dataset)]).tolist()):
+                    is_row = np.zeros(self.training_SN.shape, dtype=bool)
+                    is_row[index] = row_N == training
+                    yield f"fold {fold} of seed {self.seeds[index]}{on}", is_row
 
     def _without(
         self, arms: Sequence[ArmCounts], pair_PA: NDArray[np.float64], metric: Metric, left_out_SN: NDArray[np.bool_]

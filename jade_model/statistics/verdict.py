@@ -21,6 +21,9 @@ FEWEST_DATASETS = 6
 """From so many on, something can be said of instruments that are not among them."""
 
 NOT_BEATEN = "does not beat the untrained rule"
+MOSTLY_LUCK = "Most of the uncertainty is training noise"
+LEAKS = "The split leaks"
+WHOLE_SPANS_ALONE = "the score of whole spans alone"
 
 GROUPS_NEEDED = (
     "additional base windows that would decide, about, with folds in proportion; null if decided, or if no number of "
@@ -331,7 +334,7 @@ class _Words:
     def seeds_matter(self, outcome: Outcome, pair: Difference) -> list[str]:
         if outcome != "undecided" or (pair.training_share or 0.0) <= 0.5:
             return []
-        return ["Most of the uncertainty is training noise: more seeds help more than more base windows."]
+        return [f"{MOSTLY_LUCK}: more seeds help more than more base windows."]
 
     def beaten(self, item: Difference) -> str:
         low, high = item.confidence_interval

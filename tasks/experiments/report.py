@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from jade_model.comparison.files import read_comparison
-from jade_model.core.job import load_job
-from jade_model.core.training_files import files_of
-from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, RunHistory, write_report
+from jade_model.report import Curve, DrawingProcess, GalleryWindow, ReportFiles, ReportInput, write_report
 from jade_model.report.model_card import write_card
 from jade_model.report.sweep import SweepReport, write_sweep
 from tasks.artifacts.manifest import MANIFEST_NAME
 from tasks.core.errors import RunNotFound
-from tasks.core.layout import MEMBER_SEED_STEP, RunLayout
+from tasks.core.layout import RunLayout
 from tasks.experiments.model_card import read_card
 from tasks.runs.log import LOG_NAME
 from tasks.runs.past import read_checks, read_trend
@@ -39,7 +37,6 @@ _WHAT = {
     "thresholds": "scores at every threshold",
     "predictions": "what each arm said of every scored window",
 }
-_HISTORY_NAMES = {"train_losses": "losses"}
 
 
 def write_run_report(layout: RunLayout, beside: DrawingProcess | None = None) -> ReportFiles:
@@ -83,7 +80,6 @@ def collect_report(layout: RunLayout) -> ReportInput:
     return ReportInput(
         comparison=comparison,
         run=read_run_record(layout),
-        histories=_histories(layout),
         curves={arm: _curves(layout, arm) for arm in comparison["arms"]},
         gallery=_gallery(layout),
         files=_files(layout),
@@ -101,17 +97,6 @@ def _troubles(layout: RunLayout) -> list[str]:
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     said = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
     return [str(line["message"]) for line in said if line.get("level") in {"warning", "error", "critical"}]
-
-
-def _histories(layout: RunLayout) -> dict[str, list[RunHistory]]:
-    histories: dict[str, list[RunHistory]] = defaultdict(list)
-    for training in load_job(layout.job_json).trainings:
-        if training.seed >= MEMBER_SEED_STEP:
-            continue  # an ensemble is shown by its first member
-        lines = files_of(training, layout.root).history.read_text("utf-8").splitlines()
-        epochs = [{_HISTORY_NAMES.get(name, name): value for name, value in json.loads(line).items()} for line in lines]
-        histories[training.arm].append(RunHistory(training.dataset, training.seed, training.fold, epochs))
-    return dict(histories)
 
 
 def _curves(layout: RunLayout, arm: str) -> dict[str, Curve]:

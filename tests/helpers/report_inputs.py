@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from helpers.report_windows import (
     make_windows,
     sweep,
 )
-from jade_model.report import Curve, ReportInput, RunHistory, TrendPoint
+from jade_model.report import Curve, ReportInput, TrendPoint
 
 TASKS = ("pointer", "type", "span", "countdown")
 DECODERS = {
@@ -35,6 +35,15 @@ FINAL_SIGMA = {
     "single_span": {"pointer": 0.71, "type": 0.80, "span": 0.66, "countdown": 0.98},
 }
 LOSS_SCALE = {"soft_span": (17.7, 0.23), "crf": (66.9, 0.42), "single_span": (9.4, 0.55)}
+
+
+class RunHistory(NamedTuple):
+    """One training, epoch by epoch."""
+
+    dataset: str
+    seed: int
+    fold: int
+    epochs: list[dict[str, Any]]
 
 
 def history(
@@ -84,7 +93,6 @@ def make_report_input(
     learned: bool = True,
     validation: bool = True,
     gallery: bool = True,
-    histories: bool = True,
     split: str = "grouped",
     overfit: float = 0.0,
     trend: bool = False,
@@ -102,7 +110,7 @@ def make_report_input(
     truth_NT = np.concatenate([windows.truth_NT for windows in made.values()])
     rate = float(truth_NT.mean())
     parts = list(itertools.product(datasets, seeds, range(num_folds)))
-    probabilities, arm_numbers, curves, all_histories = {}, {}, {}, {}
+    probabilities, arm_numbers, curves = {}, {}, {}
     for arm in arms:
         per_set = [
             make_probabilities(rng, windows, SKILL[arm], SHARPNESS[arm])
@@ -118,11 +126,11 @@ def make_report_input(
             curves[arm]["score_margin"] = Curve(
                 scaled, curve.precision, curve.recall, curve.f1, 1.4, "validation windows"
             )
-        all_histories[arm] = [
+        histories = [
             RunHistory(dataset, seed, fold, history(rng, arm, epochs, validation=validation, overfit=overfit))
             for dataset, seed, fold in parts
         ]
-        arm_numbers[arm] = _arm(rng, arm, p_NT, truth_NT, curve, parts, datasets, all_histories[arm], learned=learned)
+        arm_numbers[arm] = _arm(rng, arm, p_NT, truth_NT, curve, parts, datasets, histories, learned=learned)
     comparison = _comparison(arms, arm_numbers, made, seeds, num_folds, split, rate)
     windows = (
         make_gallery(arms, made[datasets[0]], {arm: probabilities[arm][:num_windows] for arm in arms})
@@ -132,7 +140,6 @@ def make_report_input(
     return ReportInput(
         comparison=comparison,
         run=_run(comparison),
-        histories=all_histories if histories else {},
         curves=curves,
         gallery=windows,
         files=[
@@ -379,11 +386,12 @@ def _verdict(arms: Sequence[str], differences: list[dict[str, Any]], f1: Any, ru
 
 
 def _run(comparison: dict[str, Any]) -> dict[str, Any]:
+    family = next(iter(comparison["arms"].values()))["recipe"].partition("_")[0]
     return {
         "run_id": comparison["run_id"],
         "started_at": "2026-11-22T17:50:00+00:00",
         "finished_at": "2026-11-22T17:53:20+00:00",
-        "parameters": {"data": [data["path"] for data in comparison["data"]], "recipe": "jade"},
+        "parameters": {"data": [data["path"] for data in comparison["data"]], "recipe": family},
         "code_version": "3f2a91c",
         "versions": {"python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.6"},
         "host": {"machine": "x86_64", "cores": 2},

@@ -51,9 +51,11 @@ def _gallery(facts: Facts, windows: Sequence[GalleryWindow]) -> FigureFile:
     for label, colour in entries:
         figure.text(place / WIDTH, 1 - 0.2 / height, label, color=colour, fontsize=8.5, fontweight="bold")
         place += 0.3 + 0.085 * len(label)
+    firsts = {window.kind: window for window in reversed(windows)}
     alt = "; ".join(
-        f"{window.kind} {for_figure(window.window_id)} {'/'.join(number(f1, 2) for f1 in window.f1.values())}"
-        for window in windows
+        f"{kind} {for_figure(firsts[kind].window_id)} {'/'.join(number(f1, 2) for f1 in firsts[kind].f1.values())}"
+        for kind in KINDS
+        if kind in firsts
     )
     caption = (
         "In the worst ones and the sure mistakes, ask whether the label or the model is wrong; in disagreements, "

@@ -125,15 +125,21 @@ def thresholds(facts: Facts) -> FigureFile | None:
         handles, labels, loc="upper left", ncols=4, bbox_to_anchor=(0.55 / WIDTH, 1 - 0.02 / height), borderaxespad=0.0
     )
     alt = "; ".join(
-        f"{arm.name} by {decoder_name(decoder)} {number(_f1_at(curve, curve.chosen))} at {number(curve.chosen)}"
+        f"{arm.name} {number(_f1_at(curve, curve.chosen))} at {number(curve.chosen)}"
         for arm, decoder, curve in curves
-        if curve.chosen is not None
+        if curve.chosen is not None and decoder == arm.best_decoder
     )
     caption = (
         "The mark is the threshold in use. A broad hump forgives one that is a little off; along the dotted floor no "
         "threshold helps."
     )
-    return export(figure, "thresholds", f"F1 at the threshold in use: {alt}.", caption, facts.styles)
+    return export(
+        figure,
+        "thresholds",
+        f"F1 over thresholds; by the decoder in use: {alt}." if alt else "F1 over thresholds.",
+        caption,
+        facts.styles,
+    )
 
 
 def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) -> None:

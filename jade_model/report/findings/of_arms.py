@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from jade_model.report.facts import ArmFacts, Facts, mean_curve
 from jade_model.report.findings.of_run import Insight
 from jade_model.report.naming import task_name
-from jade_model.report.numbers import interval, number, percent, with_interval
+from jade_model.report.numbers import interval, number, percent, plural, with_interval
 from jade_model.scoring.calibration import TEMPERATURE_RANGE
 
 STILL_FALLING = 0.01
@@ -23,29 +23,37 @@ MARKS_NOTHING_RECALL = 0.02
 def no_separation(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
     """Probabilities inside and outside spans differ by less than 0.05 on average."""
     found = arm.arm.summary.separation
-    remedy = (
-        "Train with the `jade` recipe (displacement features, Dice or structured loss, mirror "
-        "augmentation): the original's 12 features never say how far price has moved."
-        if arm.arm.recipe.startswith("seed_")
-        else "Try the feature set `displacement-17`, a positive weight or more Dice in the loss, more epochs, or the "
-        "single-span loss; check that the labels fit the bars (`jade validate`)."
-    )
-    if arm.is_blind:
+    if arm.arm.recipe.startswith("seed_"):
+        remedy = (
+            "Train with the `jade` recipe (displacement features, Dice or structured loss, mirror augmentation): the "
+            "original's 12 features never say how far price has moved."
+        )
+    else:
+        features = "" if arm.arm.feature_set.startswith("displacement") else "Try the feature set `displacement-17`. "
+        remedy = (
+            f"{features}Train longer than {plural(arm.epochs, 'epoch')}, or with another loss, and check that the "
+            "labels fit the bars (`jade validate`)."
+        )
+    if arm.is_weak:
         yield Insight(
-            "critical",
-            f"**{arm.name}: separation about 0. The model has not learned to tell in-span from out-of-span.**",
+            "critical" if arm.is_blind else "warning",
+            f"**{arm.name}: separation about 0. The model has {_learned(arm)} to tell in-span from out-of-span.**",
             f"mean probability {number(found.in_span_mean)} inside spans, "
             f"{number(found.out_of_span_mean)} outside, separation {number(found.separation)}",
-            f"No threshold can help a model that gives every bar the same probability. {remedy}",
-            "**Separation about 0: these models have not learned to tell in-span from out-of-span.**",
+            remedy,
+            f"**Separation about 0: these models have {_learned(arm)} to tell in-span from out-of-span.**",
         )
+
+
+def _learned(arm: ArmFacts) -> str:
+    return "not learned" if arm.is_blind else "hardly learned"
 
 
 def below_all_positive(facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
     """The interval of F1 reaches down to what marking every bar gives."""
     f1, floor = arm.decoder.f1, facts.all_positive
     is_close = f1 < 1.5 * floor
-    if not facts.beats_all_positive(arm):
+    if not arm.beats_all_positive:
         yield Insight(
             "critical" if is_close else "warning",
             f"**{arm.name} {'does not beat' if f1 <= floor else 'is not shown to beat'} marking every bar.**",
@@ -63,7 +71,7 @@ def below_untrained(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
     if f1 <= before:
         yield Insight(
             "critical",
-            f"**Training brought {arm.name} nothing:** the same network before training does as well.",
+            f"**Training brought {arm.name} nothing:** the same network before training scores no less.",
             f"F1 {number(f1)} trained, {number(before)} untrained",
         )
 
@@ -177,7 +185,8 @@ def temperature_at_bound(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
 def decoder_gap(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
     """Viterbi and posterior marginals differ by more than 0.03 in F1."""
     path, marginal = arm.arm.summary.decoders.get("viterbi"), arm.arm.summary.decoders.get("marginal")
-    if path and marginal and abs(path.f1 - marginal.f1) > DECODER_GAP:
+    # Of two that are no better than marking every bar, neither reads anything out.
+    if path and marginal and abs(path.f1 - marginal.f1) > DECODER_GAP and max(path.f1, marginal.f1) > arm.all_positive:
         is_marginal = marginal.f1 > path.f1
         better = "posterior marginals" if is_marginal else "the Viterbi path"
         yield Insight(
@@ -206,8 +215,20 @@ def blurred_boundaries(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
 # Of one arm's training
 
 
+def diverged(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
+    """The training loss ended above where it began."""
+    if arm.diverged:
+        curve_E = mean_curve(arm.train_RE)
+        yield Insight(
+            "critical",
+            f"**{arm.name}'s training diverged.**",
+            f"training loss {number(curve_E[0], 2)} after the first epoch, {number(curve_E[-1], 2)} after the last",
+            "Lower the learning rate, or clip gradients harder; nothing else about it means much before.",
+        )
+
+
 def overfitting(facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
-    """The validation loss rose by more than 5 % after its best epoch."""
+    """The validation loss rose by more than 5 % after its best epoch, while the training loss fell."""
     if arm.overfits and arm.best_epoch is not None:
         best = number(arm.best_epoch, 0)
         yield Insight(
@@ -229,7 +250,7 @@ def not_converged(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
         yield Insight(
             "note",
             f"**{arm.name} was still improving** when training ended.",
-            f"validation loss down {percent(fall)} over the last {tail - 1} epochs; best epoch is the last, "
+            f"validation loss down {percent(fall)} over the last {plural(tail - 1, 'epoch')}; best epoch is the last, "
             f"{arm.epochs}",
             f"Train longer, for example `--epochs {2 * arm.epochs}`.",
         )
@@ -258,8 +279,7 @@ def type_at_majority(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
             "warning",
             f"**{arm.name}'s classification is no better than always naming the commonest type.**",
             f"accuracy {number(found.accuracy)}, majority class {number(found.majority_accuracy)}",
-            "A type head that pools over all bars never gets further: pool over the span's posterior "
-            "(`type_pooling` in the recipe); if it does already, train longer.",
+            "Pool over the span's posterior (`type_pooling` in the recipe); if it does already, train longer.",
             "**Classification is no better than always naming the commonest type.**",
         )
 
@@ -267,5 +287,5 @@ def type_at_majority(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
 ARM_RULES: tuple[Callable[[Facts, ArmFacts], Iterator[Insight]], ...] = (
     no_separation, below_all_positive, below_untrained, marks_everything, marks_nothing, beats_rule, not_beating_rule,
     clear_separation, wide_interval, poor_calibration, temperature_at_bound, decoder_gap, blurred_boundaries,
-    overfitting, not_converged, weight_imbalance, type_at_majority,
+    diverged, overfitting, not_converged, weight_imbalance, type_at_majority,
 )  # fmt: skip

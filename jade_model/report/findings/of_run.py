@@ -65,7 +65,7 @@ def one_seed(facts: Facts) -> Iterator[Insight]:
         else f"Folds vary the data ({settings.num_folds} of them here), but luck in starting weights and batch "
         "order is seen once only."
     )
-    if seen is not None:
+    if seen is not None and seen < 1:
         chance += f" Only a difference of some {number(seen)} or more would be told from luck here."
     yield Insight(
         "warning",
@@ -135,9 +135,8 @@ def training_set_luck(facts: Facts) -> Iterator[Insight]:
             "note",
             "**The winner is better on training sets like this one; on another of the same market it need not be.**",
             f"{plural(facts.num_groups, 'group')} of windows, of which every training saw most",
-            f"Folds of one data set can't show that luck. Of equal recipes, 6 to 12 % were told apart with under "
-            f"{GROUPS_AGAINST_LUCK} groups in simulations of unstable learners, 5 % from there on for stable ones. "
-            "More windows help, more seeds don't.",
+            f"Folds of one data set can't show that luck: in simulations with under {GROUPS_AGAINST_LUCK} groups, 6 to "
+            "12 % of equal recipes were told apart. More windows help, more seeds don't.",
         )
 
 

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from jade_model.core.config import LOSSES
 from jade_model.data.sample import NAME as SAMPLE
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.numbers import count, number
 
 MODES = {"soft_span": "soft"}
+USUAL: Mapping[str, Any] = {
+    "data": [SAMPLE],
+    "host": ["local"],
+    "max_hours": 4.0,
+    "orphan_grace": 15.0,
+    "arms": [*LOSSES],
+    "recipe": "jade",
+    "split": "grouped",
+    "ensemble": 1,
+    "checkpoint": "last",
+    "margin": 0.03,
+    "min_span_length": 1,
+    "merge_gap": 0,
+}
+"""What `jade compare` does without a flag."""
+REPEATED = {"host"}
+"""Flags that take one value each; those of other lists stand with commas between them."""
 
 
 @dataclass(frozen=True)
@@ -30,28 +50,34 @@ def next_actions(facts: Facts) -> list[Action]:
     settings, more = facts.numbers.settings, facts.numbers.verdict.groups_needed
     blind = [arm.name for arm in facts.arms if arm.is_blind]
     rising = [arm.name for arm in facts.arms if arm.overfits]
-    recipe, repeated = _recipe(facts), _repetition(facts)
-    found: list[tuple[str, tuple[str, ...]]] = []
+    fewest = min(data.num_groups for data in facts.numbers.data)
+    folds = max(settings.num_folds, min(5, fewest))
+    repeated = {"split": "grouped", "seeds": max(len(settings.seeds), 3), "folds": folds}
+    actions = []
     if facts.leaks:
         why = "**Compare without the leak**: these scores are too high."
-        found.append((why, (recipe, "--split grouped", repeated)))
+        actions.append(Action(why, compare_command(facts, **repeated)))
     elif len(settings.seeds) < 3:
-        found.append(("**Repeat with more seeds**: one or two prove little.", (recipe, repeated)))
-    if blind and recipe:
+        why = "**Repeat with more seeds**: one or two prove little."
+        actions.append(Action(why, compare_command(facts, **repeated)))
+    if blind and uses_seed_recipe(facts):
         why = f"**Give the models something to learn from** ({', '.join(blind)}: separation about 0)."
-        found.append((why, ("--recipe jade", repeated)))
+        actions.append(Action(why, compare_command(facts, recipe="jade", epochs=None, **repeated)))
     if rising and settings.checkpoint == "last":
         why = f"**Score the best epoch's weights**: {', '.join(rising)} got worse after it."
-        found.append((why, (recipe, repeated, "--checkpoint best")))
+        actions.append(Action(why, compare_command(facts, checkpoint="best", **repeated)))
     if more is not None and not facts.leaks and not blind and not facts.is_training_luck:
         why = f"**Label about {count(more)} more base windows**, or pool another file, to settle what is undecided."
-        found.append((why, ("--data MORE.parquet", recipe, repeated)))
-    return [Action(why, compare_command(facts, *flags)) for why, flags in found] + _single_run_actions(facts)
+        data = [*_parameters(facts)["data"], "MORE.parquet"]
+        actions.append(Action(why, compare_command(facts, data=data, **repeated)))
+    return actions + _single_run_actions(facts)
 
 
 def _single_run_actions(facts: Facts) -> list[Action]:
     actions = []
-    data = _paths(facts)
+    data = [path for path in _parameters(facts)["data"] if path != SAMPLE]
+    module = facts.report.run.get("parameters", {}).get("arm_module")
+    own = f" \\\n  --arm-module {shlex.quote(module)}" if module else ""
     leader = facts.ranking()[0]
     checkpoint = _checkpoint(leader)
     if checkpoint and facts.beats_rule(leader.key):
@@ -59,21 +85,16 @@ def _single_run_actions(facts: Facts) -> list[Action]:
             Action(
                 f"**Mark spans in new windows** with {leader.name} (F1 {number(leader.decoder.f1)}).",
                 f"jade predict \\\n  --model-path {shlex.quote(_in_run(facts, checkpoint))} \\\n  "
-                "--data-path NEW.parquet",
+                f"--data-path NEW.parquet{own}",
             )
         )
-    sweeps = [
-        f"jade optimize-threshold \\\n  --data-path {shlex.quote(data[0]) if data else 'NEW.parquet'} \\\n"
-        f"  --model-path {shlex.quote(_in_run(facts, path))} \\\n"
-        f"  --mode {MODES.get(arm.arm.loss, arm.arm.loss)} --device cpu"
-        for arm in facts.arms
-        if (path := _checkpoint(arm)) is not None
-    ]
-    if sweeps:
+    if checkpoint:
         actions.append(
             Action(
                 "**Sweep the threshold of a checkpoint**; on the file that it was trained on the result flatters it.",
-                "\n\n".join(sweeps),
+                f"jade optimize-threshold \\\n  --data-path {shlex.quote(data[0]) if data else 'NEW.parquet'} \\\n"
+                f"  --model-path {shlex.quote(_in_run(facts, checkpoint))} \\\n"
+                f"  --mode {MODES.get(leader.arm.loss, leader.arm.loss)}{own}",
             )
         )
     run_id = shlex.quote(facts.numbers.run_id)
@@ -81,27 +102,36 @@ def _single_run_actions(facts: Facts) -> list[Action]:
     return actions
 
 
-def compare_command(facts: Facts, *flags: str) -> str:
-    """Return `jade compare` on the same data with other flags."""
-    data = [f"--data {shlex.quote(path)}" for path in _paths(facts)]
-    return " ".join(["jade compare", *data, *[flag for flag in flags if flag]])
+def compare_command(facts: Facts, **changed: Any) -> str:
+    """Return the run's own `jade compare` with some of its flags changed."""
+    words, told = ["jade", "compare"], _parameters(facts)
+    for name, value in (told | changed).items():
+        is_usual = value == USUAL.get(name) and told.get(name, value) == value
+        if is_usual or value in (None, False, []):
+            continue
+        values = value if name in REPEATED | {"data"} else [",".join(value)] if isinstance(value, list) else [value]
+        for item in values:
+            words += [f"--{name.replace('_', '-')}", *([] if item is True else [shlex.quote(str(item))])]
+    return " ".join(words)
 
 
-def _recipe(facts: Facts) -> str:
-    """The flag for the original's recipes, where the run used them: `jade` is the default."""
-    return "--recipe seed" if any(arm.arm.recipe.startswith("seed_") for arm in facts.arms) else ""
+def uses_seed_recipe(facts: Facts) -> bool:
+    """Whether the original's recipes were compared: `jade` is the default."""
+    return any(arm.arm.recipe.startswith("seed_") for arm in facts.arms)
 
 
-def _repetition(facts: Facts) -> str:
-    settings = facts.numbers.settings
-    return f"--seeds {max(len(settings.seeds), 3)} --folds {max(settings.num_folds, 5)}"
-
-
-def _paths(facts: Facts) -> list[str]:
-    """Paths as given; the built-in sample has none."""
-    known = [data.path for data in facts.numbers.data]
-    given = facts.report.run.get("parameters", {}).get("data", known)
-    return [str(path) for path in given if path != SAMPLE]
+def _parameters(facts: Facts) -> dict[str, Any]:
+    """Return what the run was told, as `jade compare` takes it; of a run without a record, what its result says."""
+    known = {
+        "data": [data.path for data in facts.numbers.data],
+        "recipe": "seed" if uses_seed_recipe(facts) else "jade",
+        "split": facts.numbers.settings.split,
+    }
+    given = facts.report.run.get("parameters", {})
+    flat = {key: item for group in ("placement", "rental", "scoring") for key, item in given.get(group, {}).items()}
+    flat |= {key: item for key, item in given.items() if not isinstance(item, Mapping)}
+    flat.pop("fresh", None)
+    return known | flat
 
 
 def _checkpoint(arm: ArmFacts) -> str | None:

@@ -97,30 +97,25 @@ def reproducibility_rows(facts: Facts) -> Rows:
     """Return settings, code, host and versions."""
     run, settings = facts.report.run, facts.numbers.settings
     found = run.get("code_version") or run.get("code") or "not recorded"
-    version = {k: v for k, v in found.items() if v is not None} if isinstance(found, Mapping) else str(found)
     return [
-        *[[plain(name), code(value)] for name, value in _flat(version, "Code")],
+        ["Code", code(found) if isinstance(found, str) else _listed(found)],
         ["Seeds", ", ".join(map(str, settings.seeds))],
-        ["Folds", "single split" if settings.num_folds <= 1 else str(settings.num_folds)],
-        ["Split", code(settings.split)],
         ["Weights scored", f"{plain(settings.checkpoint)} epoch, {plural(settings.ensemble, 'member')}"],
         ["Decoder", code(settings.decoder)],
         ["Minimum span length, merged gap", f"{settings.min_span_length}, {settings.merge_gap} bars"],
         ["Margin, confidence", f"{number(settings.margin, 3)}, {percent(settings.confidence, 0)}"],
-        *[["Recipe of " + arm.name, code(arm.arm.recipe)] for arm in facts.arms],
-        *[[plain(name), plain(value)] for name, value in _flat(run.get("host"), "Host")],
-        *[[plain(name), plain(value)] for name, value in _flat(run.get("versions"), "Version of")],
+        *[[label, _listed(run[key])] for key, label in (("host", "Host"), ("versions", "Versions")) if key in run],
     ]
 
 
-def _flat(value: Mapping[str, Any] | str | None, label: str) -> list[tuple[str, str]]:
-    if not isinstance(value, Mapping):
-        return [] if value is None else [(label, str(value))]
-    return [
-        pair
-        for key, item in value.items()
-        for pair in _flat(item if isinstance(item, Mapping) else str(item), f"{label} {key}")
+def _listed(values: Mapping[str, Any]) -> str:
+    """Return `key value, key value`, of nested ones too."""
+    there = {name: value for name, value in values.items() if value is not None}
+    flat = [
+        _listed(value) if isinstance(value, Mapping) else f"{plain(name)} {code(value)}"
+        for name, value in there.items()
     ]
+    return ", ".join(flat)
 
 
 def data_rows(facts: Facts) -> Rows:

@@ -13,8 +13,9 @@ from jade_model.report.view import closing, probability, recommendation, trainin
 from jade_model.report.view.actions import next_actions, run_folder
 from jade_model.report.view.closing import PARTS
 from jade_model.report.view.first_screen import badge, first_screen, headline, title
-from jade_model.statistics.verdict import NOT_BEATEN
+from jade_model.statistics.verdict import LEAKS, MOSTLY_LUCK, NOT_BEATEN, WHOLE_SPANS_ALONE
 
+SAID_ELSEWHERE = (LEAKS, NOT_BEATEN, WHOLE_SPANS_ALONE, MOSTLY_LUCK)
 _PARTS = (verdict, training, probability, recommendation, closing)
 
 
@@ -35,12 +36,11 @@ def report_context(facts: Facts) -> dict[str, Any]:
         "actions": next_actions(facts),
         "findings": merged(find_insights(facts), facts),
         "folder": run_folder(facts),
-        "reason": plain(spelled_out(facts.numbers.verdict.reason, facts.styles)),
-        # The table of differences has the rule's, with their intervals.
+        # The tables have the baselines', with their intervals; a finding says where the doubt comes from.
         "caveats": [
             plain(spelled_out(caveat, facts.styles))
             for caveat in facts.numbers.verdict.caveats
-            if NOT_BEATEN not in caveat
+            if not any(words in caveat for words in SAID_ELSEWHERE)
         ],
         "contestant": lambda key: contestant(key, facts.styles),
         "view": _Namespace(facts),

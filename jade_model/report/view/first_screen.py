@@ -51,9 +51,10 @@ def _who(facts: Facts) -> str:
             )
         case "equivalent":
             pair = f"{contestant(verdict.first, facts.styles)} and {contestant(verdict.second, facts.styles)}"
+            neither = "Neither" if len(facts.arms) == 2 else "Neither of the best two"
             return (
-                f"**Who is better?** **Neither of the best two, as far as it matters:** {pair} are within "
-                f"{number(verdict.margin, 2)} of each other: {scores} {meaning}."
+                f"**Who is better?** **{neither}, as far as it matters:** {pair} are within {verdict.margin:g} of each "
+                f"other: {scores} {meaning}."
             )
         case _:
             return f"**Who is better?** **These data cannot tell.** The scores are {scores} {meaning}."
@@ -66,7 +67,10 @@ def _how_sure(facts: Facts) -> str:
     low, high = _lead_bounds(facts)
     likely = percent(settings.confidence, 0)
     if verdict.lack == "groups":
-        return f"{lead} Not at all: so few base windows, weighed by their bars, say too little of others."
+        return (
+            f"{lead} Not at all: {plural(facts.num_groups, 'base window')}, weighed by their bars, say too little of "
+            "others. Six of equal weight are the least, 30 or more are usual."
+        )
     if verdict.lack == "trainings":
         return (
             f"{lead} Not at all: each arm was trained too few times to tell a better arm from luck in training. "
@@ -86,7 +90,7 @@ def _how_sure(facts: Facts) -> str:
         return (
             f"{lead} Allowing for luck ({likely} interval), {ahead} is between {number(low)} and "
             f"{number(high)} above {trailing}; all of that is inside the margin of "
-            f"{number(verdict.margin, 2)} that was set beforehand."
+            f"{verdict.margin:g} that was set beforehand."
         )
     return (
         f"{lead} {ahead} is {number(abs(verdict.difference))} ahead of {trailing}, but luck alone "
@@ -143,7 +147,7 @@ def _all(names: list[str], does: str, do: str) -> str:
 
 
 def _floor(facts: Facts, arms: list[ArmFacts]) -> str:
-    under = [arm.name for arm in arms if not facts.beats_all_positive(arm)]
+    under = [arm.name for arm in arms if not arm.beats_all_positive]
     who = _all(under, "is", "are")
     return f"; {who} not even shown to beat marking every bar ({number(facts.all_positive)})" if under else ""
 
@@ -239,9 +243,10 @@ def _champion_line(facts: Facts) -> str:
 
 def _data_line(facts: Facts) -> str:
     data = facts.numbers.data
+    first = " in the first fold" if facts.numbers.settings.num_folds > 1 else ""
     sets = [
         f"{plain(item.name)} ({count(item.num_windows)} windows in {count(item.num_groups)} "
-        f"groups, {item.num_train} train / {item.num_validation} validation / {item.num_test} test)"
+        f"groups, {item.num_train} train / {item.num_validation} validation / {item.num_test} test{first})"
         for item in data[:4]
     ]
     return "; ".join([*sets, *([f"{plural(len(data) - 4, 'further data set')}"] if len(data) > 4 else [])])

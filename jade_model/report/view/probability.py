@@ -27,7 +27,9 @@ def probability_rows(facts: Facts) -> Rows:
 def _separation_reading(arm: ArmFacts) -> str:
     if arm.separation is None:
         return "no bar inside a span was scored"
-    return "✗ about 0: nothing learned" if arm.is_blind else "✓ clear" if arm.is_clear else "moderate"
+    if arm.is_weak:
+        return "✗ about 0: nothing learned" if arm.is_blind else "small"
+    return "✓ clear" if arm.is_clear else "moderate"
 
 
 def _calibration_reading(arm: ArmFacts) -> str:
@@ -35,6 +37,11 @@ def _calibration_reading(arm: ArmFacts) -> str:
     if ece > POOR_ECE:
         return "not calibrated"
     return "calibrated" if ece <= 0.02 else "roughly calibrated"
+
+
+def best_of_blind(facts: Facts) -> float:
+    """Return the highest F1 of any decoder of the arms that tell bars in a span from others not at all."""
+    return max(decoder.f1 for arm in facts.arms if arm.is_blind for decoder in arm.arm.summary.decoders.values())
 
 
 def head_rows(facts: Facts) -> Rows:
@@ -89,9 +96,16 @@ def curves_of(facts: Facts) -> str:
     return plain(join(sorted({curve.selected_on.removeprefix("the ") for curve in curves})))
 
 
-def threshold_advice(facts: Facts, arm: ArmFacts) -> str:
-    """Say by which decoder and threshold an arm is read out, and how far that may be moved."""
-    text = f"**{arm.name}**: read out by {decoder_name(arm.best_decoder).lower()}"
+def threshold_advice(facts: Facts) -> list[str]:
+    """Say by which decoder and threshold arms are read out, and how far that may be moved."""
+    told: dict[str, list[str]] = {}
+    for arm in facts.arms:
+        told.setdefault(_advice(facts, arm), []).append(arm.name)
+    return [f"**{join(names)}**: {advice}" for advice, names in told.items()]
+
+
+def _advice(facts: Facts, arm: ArmFacts) -> str:
+    text = f"read out by {decoder_name(arm.best_decoder).lower()}"
     curve = facts.report.curves.get(arm.key, {}).get(arm.best_decoder)
     if arm.decoder.threshold is None and curve is None:
         return f"{text}, which needs no threshold"
@@ -127,4 +141,4 @@ def _extracts(facts: Facts, arm: ArmFacts) -> str:
         return "No, it marks next to nothing"
     if any(marks_everything(facts, arm)):
         return "No, it marks bars blindly"
-    return "Yes" if facts.beats_all_positive(arm) else "Not shown, its interval reaches down to marking every bar"
+    return "Yes" if arm.beats_all_positive else "Not shown, its interval reaches down to marking every bar"

@@ -12,7 +12,7 @@ from jade_model.report.markup import Rows
 from jade_model.report.naming import task_name
 from jade_model.report.numbers import number, percent
 
-PLATEAU = 0.95
+FEWEST_EPOCHS = 10
 QUICK_SHARE = 0.6
 UNITS = {
     "soft_span": "mean over bars",
@@ -33,8 +33,10 @@ def loss_scale_rows(facts: Facts) -> Rows:
 
 def convergence(_facts: Facts, arm: ArmFacts) -> str:
     """Say how an arm's validation loss fell."""
+    if arm.diverged:
+        return "diverged: the training loss ended above where it began"
     if not arm.has_validation:
-        return "cannot be told without validation losses"
+        return "not known, as no validation losses were recorded"
     curve_E = mean_curve(arm.validation_RE)
     fall = curve_E[0] - curve_E.min()
     if not fall > 0:
@@ -42,9 +44,10 @@ def convergence(_facts: Facts, arm: ArmFacts) -> str:
     early = max(1, curve_E.size // 10)
     share = float((curve_E[0] - curve_E[: early + 1].min()) / fall)
     shape = "aggressive at first, then a plateau" if share >= QUICK_SHARE else "gradual"
-    rise = f"overfits at the end ({percent(arm.rise_since_best)} above its best)"
-    end = rise if arm.overfits else "steady to the end"
-    return f"{shape} ({percent(share, 0)} of its fall by epoch {early + 1}), {end}"
+    # Of a few epochs, each is a large part of all.
+    course = shape if curve_E.size >= FEWEST_EPOCHS else "too short to show a shape"
+    end = f"overfits: {percent(arm.rise_since_best)} above its best at the end" if arm.overfits else "steady to the end"
+    return f"{course} ({percent(share, 0)} of its fall by epoch {early + 1}), {end}"
 
 
 def trajectory(_facts: Facts, arm: ArmFacts) -> str:
@@ -78,35 +81,6 @@ def _remark(validation_E: Curves, epoch: int, best: int) -> str:
 def shown_epochs(num_epochs: int, best: int = 0) -> list[int]:
     """Return the epochs worth a line: the first, some way down, the middle, the best and the last."""
     return sorted({1, max(num_epochs // 10, 1), max(num_epochs // 2, 1), best or num_epochs, num_epochs})
-
-
-def characteristics(_facts: Facts, arm: ArmFacts) -> str:
-    """Say in a line what is to be known of an arm's losses."""
-    if not arm.has_validation:
-        train_E = mean_curve(arm.train_RE)
-        return (
-            f"Training loss {_fall(train_E[0], train_E[-1], None)}. No validation losses were recorded, so neither "
-            "overfitting nor the best epoch can be told."
-        )
-    validation_E = mean_curve(arm.validation_RE)
-    first, last, lowest = validation_E[0], validation_E[-1], float(validation_E.min())
-    said = f"Validation loss {_fall(first, last, arm.reduction)}"
-    if first > lowest:
-        reached = int(np.flatnonzero(validation_E <= first - PLATEAU * (first - lowest))[0]) + 1
-        said += f", {percent(PLATEAU, 0)} of the way to its lowest point ({number(lowest, 2)}) by epoch {reached}"
-    else:
-        said += "; it never fell below its first value"
-    if arm.rise_since_best is not None and arm.best_epoch is not None:
-        label = "overfitting" if arm.overfits else "little overfitting"
-        said += (
-            f"; {label}: best at epoch {number(arm.best_epoch, 0)}, {percent(arm.rise_since_best)} above it at the end"
-        )
-    return f"{said}."
-
-
-def _fall(first: float, last: float, reduction: float | None) -> str:
-    share = reduction if reduction is not None else (1 - last / first if first > 0 else None)
-    return f"{number(first, 2)} → {number(last, 2)} = **{percent(share)}** less"
 
 
 def weight_rows(facts: Facts) -> Rows:

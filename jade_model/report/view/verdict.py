@@ -20,7 +20,7 @@ def quick_rows(facts: Facts) -> Rows:
         ("Read out by", lambda a: decoder_name(a.best_decoder)),
         ("Same network, untrained (F1)", lambda a: number(a.arm.summary.untrained.f1)),
         (f"Untrained rule (F1 {number(facts.rule)})", lambda a: _beaten(facts.beats_rule(a.key))),
-        (f"Marking every bar (F1 {number(facts.all_positive)})", lambda a: _beaten(facts.beats_all_positive(a))),
+        (f"Marking every bar (F1 {number(facts.all_positive)})", lambda a: _beaten(a.beats_all_positive)),
         ("Probability separation", lambda a: number(a.separation)),
         (
             "Validation loss reduction (own units)",
@@ -28,6 +28,9 @@ def quick_rows(facts: Facts) -> Rows:
         ),
         (f"Training time{several}", lambda a: duration(a.seconds_train)),
     ]
+    if (spans := facts.numbers.baselines.span_score) is not None:
+        beats = facts.numbers.verdict.beats_span_score or {}
+        lines.insert(5, (f"Score of whole spans alone (F1 {number(spans.f1)})", lambda a: _beaten(beats.get(a.key))))
     return [[label, *[cell(arm) for arm in facts.arms]] for label, cell in lines]
 
 
@@ -52,7 +55,19 @@ def difference_rows(facts: Facts, is_pooled: bool) -> Rows:  # noqa: FBT001 - fr
             *(cell for metric in METRIC_NAMES for cell in _difference(facts, by_metric.get(metric))),
         ]
         for (first, second, dataset), by_metric in pairs.items()
-    ]
+    ] + (_against_span_score(facts) if is_pooled else [])
+
+
+def _against_span_score(facts: Facts) -> Rows:
+    """Return each arm minus the trained baseline, which is asked of bars alone."""
+    found = facts.numbers.baselines.span_score
+    rows = []
+    for arm, item in ({} if found is None else found.arms).items():
+        shown = with_interval(item.difference, item.confidence_interval, with_sign=True)
+        better = contestant(arm, facts.styles) if item.difference > 0 else "Whole spans alone"
+        outcome = f"**{better}**" if item.outcome == "winner" else item.outcome
+        rows.append([f"{contestant(arm, facts.styles)} − Whole spans alone", shown, ABSENT, outcome, *[ABSENT] * 3])
+    return rows
 
 
 def _difference(facts: Facts, item: Difference | None) -> list[str]:

@@ -54,6 +54,12 @@ def test_the_seeds_split_is_named_a_leak_in_bold(small_windows: Windows, tmp_pat
         )
         assert told != beats
     assert "The split leaks" in comparison["verdict"]["caveats"][0]
+    # Marking every bar stands beside the arms: it is scored on their windows, not on all.
+    with np.load(layout.root / "predictions" / "crf.npz") as scored:
+        rows = np.flatnonzero(np.isin(small_windows.window_id_N, scored["window_id"]))
+    rate = small_windows.in_span_NT()[rows].mean()
+    assert len(rows) == data["num_test"] < data["num_windows"]
+    assert comparison["baselines"]["all_positive"]["f1"] == pytest.approx(2 * rate / (1 + rate))
     report = (layout.report / MARKDOWN_NAME).read_text()
     bold = [part for index, part in enumerate(report.split("**")) if index % 2]
     assert any("leak" in part and str(data["num_straddling_groups"]) in part for part in bold)

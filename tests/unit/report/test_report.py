@@ -14,6 +14,7 @@ from helpers.report_inputs import make_report_input
 from helpers.report_reading import Page, changed, markdown_tables, rendered, table_with
 
 from flows.cli import jade
+from flows.parameters import CompareParameters
 from jade_model.core.errors import UserError
 from jade_model.report import ReportInput, markdown_for_artifact
 from jade_model.report.facts import gather
@@ -22,6 +23,7 @@ from jade_model.report.numbers import duration, interval, number, p_value, perce
 from jade_model.report.view.actions import next_actions
 from jade_model.report.view.first_screen import headline
 from jade_model.report.view.training import shown_epochs
+from jade_model.statistics.verdict import WHOLE_SPANS_ALONE
 
 # Numbers
 
@@ -215,15 +217,16 @@ def test_one_seed_suggests_more_seeds_and_folds_on_the_same_data() -> None:
 def test_commands_name_checkpoints_and_modes(good: ReportInput) -> None:
     commands = "\n".join(action.command for action in next_actions(gather(good)))
     words = shlex.split(commands)
-    assert [words[index + 1] for index, word in enumerate(words) if word == "--mode"] == ["soft", "crf", "single_span"]
-    assert "artifacts/20261122T175000Z-compare-0a1b2c/crf/seed0-fold0/checkpoint_crf_30.pt" in words
+    assert [words[index + 1] for index, word in enumerate(words) if word == "--mode"] == ["single_span"]
+    folder = "artifacts/20261122T175000Z-compare-0a1b2c/single_span"
+    assert f"{folder}/seed0-fold0/checkpoint_single_span_30.pt" in words
 
 
 @pytest.mark.parametrize("place", ["/srv/jade", "s3://bucket/prefix"])
 def test_commands_name_the_place_that_the_settings_chose(good: ReportInput, place: str) -> None:
     run = {**good.run, "artifacts": place, "parameters": {**good.run["parameters"], "artifacts": None}}
     markdown = markdown_for_artifact(replace(good, run=run))
-    assert f"--model-path {place}/20261122T175000Z-compare-0a1b2c/crf/" in markdown
+    assert f"--model-path {place}/20261122T175000Z-compare-0a1b2c/single_span/" in markdown
     assert "None/" not in markdown
 
 
@@ -240,6 +243,88 @@ def test_one_span_that_is_always_taken_is_no_threshold(good: ReportInput) -> Non
         summary["decoders"][summary["best_decoder"]]["threshold"] = 0.0
 
     assert "**CRF**: read out by one span at 0.000: the span of every window" in rendered(changed(good, take_all))[0]
+
+
+def test_arms_of_which_the_same_is_advised_share_a_line(good: ReportInput) -> None:
+    def take_all(comparison: dict[str, Any]) -> None:
+        for arm in comparison["arms"].values():
+            arm["summary"]["decoders"][arm["summary"]["best_decoder"]]["threshold"] = 0.0
+
+    advice = "**Soft Span Loss, CRF and Single Span**: read out by one span at 0.000"
+    assert advice in rendered(changed(good, take_all))[0]
+
+
+def test_a_repeated_comparison_is_told_what_the_run_was_told(good: ReportInput) -> None:
+    told = CompareParameters(
+        data=["a.parquet", "b.parquet"],
+        arms=["crf", "soft_span"],
+        epochs=7,
+        ensemble=2,
+        recipe="my own.toml",
+        placement={"host": ["gpu1", "gpu2"], "workers": 2},
+        rental={"gpu": ["A40", "L4"], "max_price": 0.5, "spot": True},
+        scoring={"checkpoint": "best", "margin": 0.05},
+    )
+    run = {**good.run, "parameters": told.model_dump(mode="json")}
+    one_seed = changed(replace(good, run=run), lambda comparison: comparison["settings"].update(seeds=[0]))
+    command = shlex.split(next_actions(gather(one_seed))[0].command)
+    again = jade.get_command(click.Context(jade), "compare").make_context("compare", command[2:]).params
+    first = jade.get_command(click.Context(jade), "compare").make_context("compare", COMMAND).params
+    assert again == first
+
+
+COMMAND = shlex.split(
+    "--data a.parquet --data b.parquet --arms crf,soft_span --epochs 7 --ensemble 2 --recipe 'my own.toml' --host gpu1 "
+    "--host gpu2 --workers 2 --gpu A40,L4 --max-price 0.5 --spot --checkpoint best --margin 0.05 --seeds 3 --folds 5"
+)
+
+
+def test_what_a_comparison_does_without_flags_is_not_repeated(good: ReportInput) -> None:
+    told = CompareParameters(data=["sample"]).model_dump(mode="json")
+    one_seed = changed(replace(good, run={**good.run, "parameters": told}), lambda c: c["settings"].update(seeds=[0]))
+    assert next_actions(gather(one_seed))[0].command == "jade compare --seeds 3 --folds 5"
+
+
+def test_commands_for_an_own_arm_name_its_module(good: ReportInput) -> None:
+    told = {**good.run["parameters"], "arm_module": "my_arms.py"}
+    commands = [action.command for action in next_actions(gather(replace(good, run={**good.run, "parameters": told})))]
+    assert sum("--arm-module my_arms.py" in command for command in commands) == len(commands) - 1  # all but `jade diff`
+
+
+def test_whole_spans_alone_stand_beside_the_arms(good: ReportInput) -> None:
+    def score(comparison: dict[str, Any]) -> None:
+        behind = {"difference": -0.077, "confidence_interval": [-0.119, -0.035], "outcome": "winner"}
+        comparison["baselines"]["span_score"] = {
+            "f1": 0.86,
+            "span_f1_iou50": 0.88,
+            "confidence_interval": [0.81, 0.9],
+            "num_parameters": 111,
+            "arms": dict.fromkeys(comparison["arms"], behind),
+        }
+        comparison["verdict"]["beats_span_score"] = dict.fromkeys(comparison["arms"], False)
+        comparison["verdict"]["caveats"].append(f"crf falls short of {WHOLE_SPANS_ALONE} (111 parameters, F1 0.860).")
+
+    markdown = rendered(changed(good, score))[0]
+    assert "| Score of whole spans alone (F1 0.860) | not beaten ✗ | not beaten ✗ | not beaten ✗ |" in markdown
+    assert "| CRF − Whole spans alone | -0.077 [-0.119, -0.035] | n/a | **Whole spans alone** |" in markdown
+    assert WHOLE_SPANS_ALONE not in markdown
+
+
+def test_names_of_arms_keep_their_capitals_to_the_last_line(good: ReportInput) -> None:
+    def win(comparison: dict[str, Any]) -> None:
+        comparison["verdict"].update(outcome="winner", winner="single_span")
+
+    assert "done and scored. Single Span is better" in rendered(changed(good, win))[0]
+
+
+def test_two_equal_arms_are_neither_better_within_the_margin_as_it_was_set() -> None:
+    report = make_report_input(("soft_span", "crf"), seeds=(0, 1), num_folds=2, num_windows=30, gallery=False)
+
+    def equal(comparison: dict[str, Any]) -> None:
+        comparison["verdict"].update(outcome="equivalent", winner=None, margin=0.005)
+
+    assert "**Neither, as far as it matters:** " in headline(gather(changed(report, equal)))[0]
+    assert "within 0.005 of each other" in headline(gather(changed(report, equal)))[0]
 
 
 @pytest.mark.parametrize("which", ["good", "pathology"])

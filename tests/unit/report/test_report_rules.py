@@ -140,6 +140,15 @@ RULES: list[tuple[str, Change, Change]] = [
         put("arms.crf.runs.*.validation_loss_rise_since_best", 0.2),
         put("arms.crf.runs.*.validation_loss_rise_since_best", 0.01),
     ),
+    ("diverged", put("arms.crf.runs.*.train_loss", [3.0, 9.0]), put("arms.crf.runs.*.train_loss", [3.0, 2.0])),
+    (
+        "overfitting",
+        put("arms.crf.runs.*.validation_loss_rise_since_best", 0.2),
+        both(
+            put("arms.crf.runs.*.validation_loss_rise_since_best", 0.2),
+            put("arms.crf.runs.*.train_loss", [3.0, 9.0]),
+        ),
+    ),
     ("not_converged", validation(4.0, best_epoch=30), validation(5.1, best_epoch=29)),
     ("weight_imbalance", weights(0.55, 0.11), weights(0.4, 0.3)),
     ("type_at_majority", put(f"{CRF}.type.accuracy", 0.67), put(f"{CRF}.type.accuracy", 0.8)),
@@ -161,6 +170,39 @@ def test_a_single_seed_says_how_large_a_difference_would_have_to_be(good: Report
     small = both(put("settings.seeds", [4]), put("verdict.detectable_difference", 0.214))
     (insight,) = [item for item in find_insights(gather(changed(good, small))) if item.rule == "one_seed"]
     assert "Only a difference of some 0.214 or more would be told from luck here." in insight.remedy
+
+
+def test_a_difference_as_large_as_can_be_is_no_measure(good: ReportInput) -> None:
+    nothing = both(put("settings.seeds", [4]), put("verdict.detectable_difference", 1.0))
+    (insight,) = [item for item in find_insights(gather(changed(good, nothing))) if item.rule == "one_seed"]
+    assert "Only a difference" not in insight.remedy
+
+
+def test_a_weak_arm_that_beats_marking_every_bar_has_learned_something(good: ReportInput) -> None:
+    weak = both(put(f"{CRF}.separation.separation", 0.03), scores(f1=0.2, confidence_interval=[0.15, 0.25]))
+    facts = gather(changed(good, weak))
+    (insight,) = [item for item in find_insights(facts) if item.rule == "no_separation"]
+    assert (insight.severity, "hardly learned" in insight.text) == ("warning", True)
+    assert "displacement-17" not in insight.remedy  # it has that already
+
+
+def test_marginals_that_mark_every_bar_read_nothing_out(good: ReportInput) -> None:
+    floor = good.comparison["baselines"]["all_positive"]["f1"]
+    found = find_insights(gather(changed(good, decoders(0.0, floor))))
+    assert "decoder_gap" not in {item.rule for item in found}
+
+
+def test_one_epoch_is_one(good: ReportInput) -> None:
+    def short(comparison: dict[str, Any]) -> None:
+        for run in comparison["arms"]["crf"]["runs"]:
+            run.update(train_loss=[3.0, 2.0, 1.0], validation_loss=[10.0, 8.0, 6.0], epochs=3, best_epoch=3)
+
+    (insight,) = [
+        item
+        for item in find_insights(gather(changed(good, short)))
+        if item.rule == "not_converged" and item.arm == "crf"
+    ]
+    assert "over the last 1 epoch;" in insight.evidence
 
 
 def test_every_rule_has_a_test() -> None:

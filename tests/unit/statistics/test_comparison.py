@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -525,7 +526,16 @@ def test_what_makes_the_doubt_is_said_with_the_training_that_moves_it_most() -> 
     )
     shares = [int(told.partition(" % the luck of whole trainings")[0].rpartition(", ")[2]) for told in (quiet, noisy)]
     assert shares[0] < 40 < shares[1]
-    assert "Without training " in noisy
+    assert re.search(r"Without fold [0-4] of seed [0-2] the lead", noisy)
+
+
+def test_trainings_have_the_names_that_they_have_elsewhere() -> None:
+    group_N, counts_SN3 = np.arange(60), np.tile(np.array([1, 1, 1]), (1, 60, 1))
+    better_SN3 = counts_SN3.copy()
+    better_SN3[0, 20:40] = 3, 0, 0  # what is told apart is all of one training
+    arms = [ArmCounts("a", better_SN3, better_SN3), ArmCounts("b", counts_SN3, counts_SN3)]
+    windows = ScoredWindows(group_N, group_N[None] // 20, seeds=[7])
+    assert "Without fold 1 of seed 7 the" in compare_arms(arms, windows).verdict.what_decides
 
 
 # --- bad input
