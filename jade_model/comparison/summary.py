@@ -13,14 +13,7 @@ from jade_model.comparison import model
 from jade_model.core.checkpoint import Checkpoint
 from jade_model.core.targets import Targets, build_targets
 from jade_model.scoring.calibration import brier, expected_calibration_error, reliability
-from jade_model.scoring.diagnostics import (
-    HeadErrors,
-    head_errors,
-    histogram,
-    loss_course,
-    separation,
-    type_scores,
-)
+from jade_model.scoring.diagnostics import head_errors, histogram, separation, type_scores
 from jade_model.scoring.evaluate import DataEvaluation, FoldEvaluation
 from jade_model.scoring.parts import TypeScore
 from jade_model.scoring.predictions import Predictions
@@ -52,8 +45,8 @@ def run_of(training: ArmTraining, evaluation: FoldEvaluation) -> model.Run:
     """Return an entry of `runs`: a training, and how it scored."""
     history = training.checkpoint.history
     validation = [record["validation_loss"] for record in history if record["validation_loss"] is not None]
-    # Without validation windows there is no course of their loss to speak of.
-    course = loss_course(validation) if validation else None
+    # Without validation windows there is no course of their loss to speak of; of equals the first is the best.
+    first, best, last = (validation[0], min(validation), validation[-1]) if validation else (None, None, None)
     return model.Run(
         dataset=training.dataset,
         seed=training.seed,
@@ -61,9 +54,9 @@ def run_of(training: ArmTraining, evaluation: FoldEvaluation) -> model.Run:
         epochs=len(history),
         train_loss=[record["train_loss"] for record in history],
         validation_loss=validation,
-        best_epoch=None if course is None else course.best_epoch,
-        validation_loss_reduction=None if course is None else course.reduction,
-        validation_loss_rise_since_best=None if course is None else course.rise_since_best,
+        best_epoch=None if best is None else validation.index(best) + 1,
+        validation_loss_reduction=_fraction(first, last, first),
+        validation_loss_rise_since_best=_fraction(last, best, best),
         sigma=history[-1]["sigma"],
         task_weight=history[-1]["task_weight"],
         seconds=model.Seconds(train=sum(record["seconds"] for record in history), evaluate=evaluation.seconds),
@@ -71,6 +64,11 @@ def run_of(training: ArmTraining, evaluation: FoldEvaluation) -> model.Run:
         run_key=training.checkpoint.run_key,
         temperature=evaluation.temperature,
     )
+
+
+def _fraction(start: float | None, end: float | None, whole: float | None) -> float | None:
+    """Return how far a loss fell, as a fraction of another; a loss of one's own may be negative, or 0."""
+    return None if start is None or end is None or not whole else (start - end) / abs(whole)
 
 
 def summarise_probabilities(evaluations: Sequence[DataEvaluation]) -> dict[str, Any]:
@@ -81,10 +79,12 @@ def summarise_probabilities(evaluations: Sequence[DataEvaluation]) -> dict[str, 
     truth_1B = np.concatenate([item.truth.mask_NT[fold.rows_M].ravel() for item, fold in folds])[None]
     targets = [build_targets(item.windows.take(fold.rows_M)) for item, fold in folds]
     predictions = [fold.predictions for _, fold in folds]
-    trained = _mean_errors([(said.pointers_N2, said.countdown_NT) for said in predictions], targets)
-    read_off = _mean_errors(
-        [(said.posterior_pointers_N2, said.posterior_countdown_NT) for said in predictions], targets
-    )
+    by_source = {
+        "trained_head": _mean_errors([(said.pointers_N2, said.countdown_NT) for said in predictions], targets),
+        "posterior": _mean_errors(
+            [(said.posterior_pointers_N2, said.posterior_countdown_NT) for said in predictions], targets
+        ),
+    }
     return {
         "separation": separation(probability_1B, truth_1B),
         "calibration": model.Calibration(
@@ -95,10 +95,9 @@ def summarise_probabilities(evaluations: Sequence[DataEvaluation]) -> dict[str, 
         ),
         "histogram": histogram(probability_1B, truth_1B, num_bins=HISTOGRAM_BINS),
         "pointer_error_bars": model.PointerErrors(
-            trained_head=model.SpanError(center=trained.center, length=trained.length),
-            posterior=model.SpanError(center=read_off.center, length=read_off.length),
+            **{name: model.SpanError(center=errors[0], length=errors[1]) for name, errors in by_source.items()}
         ),
-        "countdown_error_bars": model.CountdownErrors(trained_head=trained.countdown, posterior=read_off.countdown),
+        "countdown_error_bars": model.CountdownErrors(**{name: errors[2] for name, errors in by_source.items()}),
         "type": _mean_type_score(predictions, targets),
     }
 
@@ -119,10 +118,11 @@ def _mean_type_score(predictions: Sequence[Predictions], targets: Sequence[Targe
 
 def _mean_errors(
     said: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], targets: Sequence[Targets]
-) -> HeadErrors:
+) -> list[float] | list[None]:
     """Average over folds, each weighted by its windows with a span; folds without any have nothing to say."""
     kept = [(heads, target) for heads, target in zip(said, targets, strict=True) if target.has_span_N.any()]
+    if not kept:
+        return [None] * 3
     found = [head_errors(*heads, target) for heads, target in kept]
     weights = [int(target.has_span_N.sum()) for _, target in kept]
-    names = ("center", "length", "countdown")
-    return HeadErrors(*(float(np.average([getattr(item, name) for item in found], weights=weights)) for name in names))
+    return [float(value) for value in np.average(found, axis=0, weights=weights)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import assert_never
 
 import numpy as np
@@ -120,7 +121,12 @@ def evaluate_fold(
     chosen_on, scored = selection_rows(split), np.sort(split.test_rows)
     known, scored_truth = truth.take(chosen_on), truth.take(scored)
     temperature, on_selection, on_scored = _calibrated(predictor, windows, truth, chosen_on, scored)
-    choices = choose_decoders(on_selection, known, cleanup)
+    curves = {
+        name: threshold_curve(on_selection, known, name, cleanup)
+        for name in decoders_of(on_selection.loss)
+        if name != "viterbi"
+    }
+    choices = choose_decoders(on_selection, known, cleanup, curves)
     predicted = {name: decode(on_scored, choice) for name, choice in choices.items()}
     before_choices, before = choose_decoders(untrained.take(chosen_on), known, cleanup), untrained.take(scored)
     return FoldEvaluation(
@@ -129,7 +135,7 @@ def evaluate_fold(
         rows_M=scored,
         temperature=temperature,
         choices=choices,
-        curves={name: threshold_curve(on_selection, known, name, cleanup) for name in choices if name != "viterbi"},
+        curves=curves,
         predictions=on_scored,
         predicted=predicted,
         counts={name: count(mask_MT, scored_truth) for name, mask_MT in predicted.items()},
@@ -158,20 +164,29 @@ def score_fold(
     return FoldCounts(split.seed, scored, counts, temperature, choice)
 
 
-def choose_decoders(predictions: Predictions, truth: Truth, cleanup: Cleanup) -> dict[DecoderName, DecoderChoice]:
+def choose_decoders(
+    predictions: Predictions,
+    truth: Truth,
+    cleanup: Cleanup,
+    curves: Mapping[DecoderName, ThresholdCurve] = MappingProxyType({}),
+) -> dict[DecoderName, DecoderChoice]:
     """Choose the threshold of every decoder that the loss has, each by bar-level F1 on these windows.
 
     The threshold of one span rejects whole windows. Where no window is without a span, it could only follow how sure a
     model is of windows that it was fitted on, so every window's span is taken.
     """
-    return {name: _chosen(predictions, truth, name, cleanup) for name in decoders_of(predictions.loss)}
+    return {
+        name: _chosen(predictions, truth, name, cleanup, curves.get(name)) for name in decoders_of(predictions.loss)
+    }
 
 
-def _chosen(predictions: Predictions, truth: Truth, name: DecoderName, cleanup: Cleanup) -> DecoderChoice:
+def _chosen(
+    predictions: Predictions, truth: Truth, name: DecoderName, cleanup: Cleanup, curve: ThresholdCurve | None = None
+) -> DecoderChoice:
     has_empty_window = bool((np.diff(truth.span_offsets_N1) == 0).any())
     if name == "one_span" and not has_empty_window:
         return DecoderChoice(name, 0.0, cleanup.min_span_length, cleanup.merge_gap)
-    return choose_threshold(predictions, truth, name, cleanup)
+    return choose_threshold(predictions, truth, name, cleanup, curve=curve)
 
 
 def evaluate_rule(windows: Windows, splits: Sequence[Split]) -> tuple[list[ScoredRows], float]:

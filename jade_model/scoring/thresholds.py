@@ -206,6 +206,7 @@ def choose_threshold(
     cleanup: Cleanup = NO_CLEANUP,
     *,
     metric: Metric = "f1",
+    curve: ThresholdCurve | None = None,
 ) -> DecoderChoice:
     """Choose the threshold that is best on these windows, of all there are.
 
@@ -215,6 +216,7 @@ def choose_threshold(
         decoder: One that the model's loss has.
         cleanup: What happens to marked bars.
         metric: Which F1 over all windows: of bars, or of spans at IoU 0.5.
+        curve: What `threshold_curve` returns for the same, where it is there already.
 
     Returns:
         Ready for decode. Viterbi has no threshold.
@@ -226,7 +228,8 @@ def choose_threshold(
     require_decoder(predictions.loss, decoder)
     threshold: float | None = None
     if decoder != "viterbi":
-        threshold = threshold_curve(predictions, truth, decoder, cleanup, metric=metric).best().chosen
+        curve = curve or threshold_curve(predictions, truth, decoder, cleanup, metric=metric)
+        threshold = curve.best().chosen
     return DecoderChoice(decoder, threshold, cleanup.min_span_length, cleanup.merge_gap)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from jade_model.comparison import files
 from jade_model.comparison.__main__ import schema, with_tables
 from jade_model.comparison.files import parse_comparison, read_comparison, write_comparison
 from jade_model.comparison.model import SCHEMA_VERSION
+from jade_model.comparison.summary import ArmTraining, run_of
 from jade_model.core.errors import UserError
 from jade_model.statistics.compare import compare_arms
 from jade_model.statistics.scored_windows import ArmCounts, ScoredWindows
@@ -292,3 +294,25 @@ def test_an_older_file_goes_through_every_later_upgrade(tmp_path: Path, monkeypa
 
 def test_there_is_an_upgrade_from_every_older_version() -> None:
     assert len(files.UPGRADES) == SCHEMA_VERSION - 1
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([2.0, 1.0, 1.0, 1.5], (2, 0.25, 0.5)),  # of equals the first is the best
+        ([1.0, 3.0], (1, -2.0, 2.0)),
+        ([0.7], (1, 0.0, 0.0)),
+        ([1.0, 0.0], (2, 1.0, None)),
+        ([-1.0, -4.0, -3.0], (2, 2.0, 0.25)),  # a loss of one's own, such as the logarithm of a density
+        ([], (None, None, None)),
+    ],
+)
+def test_the_course_of_a_validation_loss_is_told_in_fractions_of_its_size(
+    losses: list[float], expected: tuple[int | None, float | None, float | None]
+) -> None:
+    tasks = dict.fromkeys(("pointer", "type", "span", "countdown"), 0.25)
+    common = {"train_loss": 1.0, "sigma": tasks, "task_weight": tasks, "seconds": 1.0}
+    history = [{**common, "validation_loss": loss} for loss in losses] or [{**common, "validation_loss": None}]
+    training = ArmTraining("x", 0, 0, SimpleNamespace(history=history, run_key="k"), "x.pt")  # type: ignore[arg-type]
+    run = run_of(training, SimpleNamespace(seconds=1.0, temperature=1.0))  # type: ignore[arg-type]
+    assert (run.best_epoch, run.validation_loss_reduction, run.validation_loss_rise_since_best) == expected
