@@ -8,7 +8,7 @@ or `code`, which leave nothing in it that Markdown, or these marks, would act on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,13 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jade_model.report import numbers
+from jade_model.report.naming import decoder_name, task_name
 
 Rows = list[list[str]]
 """A table's cells, inline markup."""
+
+CELLS = "⦙"
+"""What parts the cells of a row in a template; no text that is escaped for Markdown tables needs it."""
 
 Severity = Literal["critical", "warning", "note", "good"]
 MARKS: dict[Severity, str] = {"critical": "❌", "warning": "⚠️", "note": "ℹ️", "good": "✅"}
@@ -162,6 +166,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr
     return "\n".join("| " + " | ".join(_cell(cell) for cell in cells) + " |" for cells in (header, rules, *rows))
 
 
+def rows(header: Sequence[str], align: str, *, caller: Callable[[], str]) -> str:
+    """Return a Markdown table of a template's block: a line a row, its cells parted by CELLS."""
+    lines = [line for line in caller().splitlines() if line.strip()]
+    # A block that ends takes the end of its line with it.
+    return table(header, [[cell.strip() for cell in line.split(CELLS)] for line in lines], align) + "\n"
+
+
 def callout(severity: Severity, title: str, text: str) -> str:
     """Return something that the reader must not miss, as a quotation that begins with its mark."""
     return f"> {MARKS[severity]} {title}\n>\n> {text}"
@@ -190,12 +201,12 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        extensions=["jinja2.ext.do"],
     )
     shown = ("count", "duration", "interval", "moment", "number", "p_value", "percent", "plural", "signed")
     environment.filters |= {name: getattr(numbers, name) for name in (*shown, "size", "with_interval")}
     environment.filters |= {"plain": plain, "code": code, "listed": numbers.join}
-    environment.globals |= {"table": table, "callout": callout}
+    environment.filters |= {"task_name": task_name, "decoder_name": decoder_name}
+    environment.globals |= {"table": table, "rows": rows, "callout": callout}
     return environment
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jade_model.report.markup import Rows, Source, code, plain, render, to_markdown
 from jade_model.report.naming import metric_name
-from jade_model.report.numbers import count, interval, join, moment, number, p_value, plural, signed, with_interval
+from jade_model.report.numbers import count, join, moment, number, p_value, plural, with_interval
 from jade_model.report.view.closing import PARTS
 from jade_model.report.writing import ReportFiles, write_files
 
@@ -62,9 +62,9 @@ def _source(report: SweepReport) -> Source:
         "other_metric": metric_name(_other(metric)),
         "caveats": content["verdict"].get("caveats", []),
         "ranking_rows": _ranking_rows(content),
-        "worth_rows": _worth_rows(content),
+        "value": _value,
         "num_seeds": len(content["seeds_of_ingredients"]),
-        "stopped_rows": _stopped_rows(content),
+        "stopped": [entry for entry in content["ranking"] if entry["state"] == "stopped"],
         "failed": [entry for entry in content["ranking"] if entry["state"] == "failed"],
         **PARTS,
     }
@@ -100,7 +100,8 @@ def _headline(content: Mapping[str, Any]) -> list[str]:
     if largest is not None:
         lines.append(
             f"What matters most: {code(largest['key'])} {_value(largest['value'])} instead of "
-            f"{_value(largest['reference'])}, {with_sign(largest)}."
+            f"{_value(largest['reference'])}, "
+            f"{with_interval(largest['difference'], largest['confidence_interval'], with_sign=True)}."
         )
     elif content["ingredients"]:
         lines.append("No setting is shown to matter by itself.")
@@ -108,11 +109,6 @@ def _headline(content: Mapping[str, Any]) -> list[str]:
     failed = f", **{count(trainings['failed'])} failed**" if trainings["failed"] else ""
     lines.append(f"{count(trainings['done'])} of {count(trainings['planned'])} trainings done{spared}{failed}.")
     return lines
-
-
-def with_sign(item: Mapping[str, Any]) -> str:
-    """Return a difference and its interval."""
-    return with_interval(item["difference"], item["confidence_interval"], with_sign=True)
 
 
 def _facts(report: SweepReport) -> list[tuple[str, str]]:
@@ -169,35 +165,5 @@ def _state(content: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     return "not told apart" if entry["arm"] in content["verdict"]["equals"] else "behind"
 
 
-def _worth_rows(content: Mapping[str, Any]) -> Rows:
-    words = {"winner": "matters", "equivalent": "hardly matters", "undecided": "undecided"}
-    return [
-        [
-            code(item["key"]),
-            _value(item["value"]),
-            _value(item["reference"]),
-            with_sign(item),
-            p_value(item["adjusted_p_value"]),
-            str(item["pairs"]),
-            words[item["outcome"]],
-        ]
-        for item in content["ingredients"]
-    ]
-
-
 def _value(value: Any) -> str:
     return code("none" if value is None else str(value).lower() if isinstance(value, bool) else value)
-
-
-def _stopped_rows(content: Mapping[str, Any]) -> Rows:
-    return [
-        [
-            code(entry["arm"]),
-            str(entry["stopped"]["look"]),
-            code(entry["stopped"]["better"]),
-            signed(entry["stopped"]["difference"]),
-            interval(entry["stopped"]["confidence_interval"], with_sign=True),
-        ]
-        for entry in content["ranking"]
-        if entry["state"] == "stopped"
-    ]

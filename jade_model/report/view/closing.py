@@ -7,10 +7,9 @@ from typing import Any
 
 from jade_model.report.facts import Facts
 from jade_model.report.markup import Rows, code, plain
-from jade_model.report.numbers import ABSENT, count, duration, is_number, join, moment, number, p_value, percent, plural
+from jade_model.report.numbers import ABSENT, duration, is_number, join, moment, number, percent, plural
 
 TREND_LENGTH = 5
-CHECK_MARKS = {"warning": "**look at it**", "failed": "**failed**"}
 
 
 def trend_rows(facts: Facts) -> Rows:
@@ -56,23 +55,6 @@ def fallen(facts: Facts) -> list[str]:
     return told
 
 
-def check_rows(reports: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return the checks that did not pass, of reports as `DataReport.to_json` has them."""
-    several = len(reports) > 1
-    return [
-        [
-            *([plain(report["dataset"])] if several else []),
-            plain(check["name"]),
-            CHECK_MARKS[check["status"]],
-            plain(check["found"]),
-            plain(check["expected"]),
-        ]
-        for report in reports
-        for check in report["checks"]
-        if check["status"] != "passed"
-    ]
-
-
 def passed_checks(reports: Sequence[Mapping[str, Any]]) -> str:
     """Name the checks that every data set passed."""
     names = dict.fromkeys(check["name"] for report in reports for check in report["checks"])
@@ -83,14 +65,6 @@ def passed_checks(reports: Sequence[Mapping[str, Any]]) -> str:
 def drift_figure(dataset: str, *, several: bool) -> str:
     """Return the name of a data set's drift figure."""
     return f"drift-{''.join(char if char.isalnum() else '-' for char in dataset)}" if several else "drift"
-
-
-def drift_rows(report: Mapping[str, Any]) -> Rows:
-    """Return how far each feature has moved."""
-    return [
-        [plain(item["feature"]), number(item["psi"]), number(item["ks"]), p_value(item["p_value"])]
-        for item in report["drift"]
-    ]
 
 
 def reproducibility_rows(facts: Facts) -> Rows:
@@ -118,24 +92,6 @@ def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(flat)
 
 
-def data_rows(facts: Facts) -> Rows:
-    """Return sizes, features and digests of the data sets."""
-    return [
-        [
-            plain(item.name),
-            count(item.num_windows),
-            count(item.num_groups),
-            count(item.num_shared_bar_joins),
-            count(item.window_length),
-            percent(item.in_span_rate),
-            plain(item.feature_set),
-            code(item.path),
-            code(item.sha256),
-        ]
-        for item in facts.numbers.data
-    ]
-
-
 def time_rows(facts: Facts) -> Rows:
     """Return where the run's time went."""
     run = facts.report.run
@@ -152,30 +108,8 @@ def time_rows(facts: Facts) -> Rows:
     return rows
 
 
-def machine_rows(rental: Mapping[str, Any]) -> Rows:
-    """Return what was rented, what it cost, and what was tried before."""
-    rows = [
-        [
-            plain(machine["title"]) + (" (spot)" if machine["spot"] else ""),
-            f"${machine['price_usd_per_hour']:.2f}",
-            f"{machine['hours']:.2f}",
-            f"${machine['cost_usd']:.2f}",
-            plain(machine["problem"] or machine["state"]),
-        ]
-        for machine in rental["machines"]
-    ]
-    tried = [
-        [plain(item["what"]), f"${item['price_usd_per_hour']:.2f}", ABSENT, ABSENT, plain(item["outcome"])]
-        for item in rental["tried"]
-    ]
-    return rows + tried
-
-
 PARTS = {
-    "check_rows": check_rows,
     "passed_checks": passed_checks,
-    "drift_rows": drift_rows,
     "drift_figure": drift_figure,
-    "machine_rows": machine_rows,
 }
 """What `parts.md.j2` names."""

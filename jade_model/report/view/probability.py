@@ -6,22 +6,16 @@ import numpy as np
 
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.findings.of_arms import POOR_ECE, marks_everything, marks_nothing
-from jade_model.report.markup import Rows, plain
+from jade_model.report.markup import plain
 from jade_model.report.naming import decoder_name
-from jade_model.report.numbers import ABSENT, join, number, percent, with_interval
+from jade_model.report.numbers import join, number
 
 FORGIVING = 0.02
 
 
-def probability_rows(facts: Facts) -> Rows:
-    """Return mean probabilities in and out of spans, and whether they come true, with their reading."""
-    rows = []
-    for arm in facts.arms:
-        means, found = arm.arm.summary.separation, arm.calibration
-        shown = [number(value) for value in (means.in_span_mean, means.out_of_span_mean, means.separation)]
-        shown += [number(found.brier, 4), number(found.ece, 4), number(found.temperature, 2)]
-        rows.append([arm.name, *shown, f"{_separation_reading(arm)}; {_calibration_reading(arm)}"])
-    return rows
+def reading(_facts: Facts, arm: ArmFacts) -> str:
+    """Say what an arm's probabilities are worth."""
+    return f"{_separation_reading(arm)}; {_calibration_reading(arm)}"
 
 
 def _separation_reading(arm: ArmFacts) -> str:
@@ -44,50 +38,13 @@ def best_of_blind(facts: Facts) -> float:
     return max(decoder.f1 for arm in facts.arms if arm.is_blind for decoder in arm.arm.summary.decoders.values())
 
 
-def head_rows(facts: Facts) -> Rows:
-    """Return the other heads' errors, trained / read off the span posterior, and the accuracy of types."""
-    rows = []
-    for arm in facts.arms:
-        pointers, countdown = arm.arm.summary.pointer_error_bars, arm.arm.summary.countdown_error_bars
-        head, posterior, types = pointers.trained_head, pointers.posterior, arm.arm.summary.type
-        rows.append(
-            [
-                arm.name,
-                _better(head.center, posterior.center),
-                _better(head.length, posterior.length),
-                _better(countdown.trained_head, countdown.posterior),
-                ABSENT if types is None else f"{percent(types.accuracy)} / {percent(types.majority_accuracy)}",
-            ]
-        )
-    return rows
-
-
-def _better(head: float | None, posterior: float | None) -> str:
+def better(_facts: Facts, head: float | None, posterior: float | None) -> str:
+    """Return two errors, the smaller one bold."""
     shown = [number(head, 1), number(posterior, 1)]
     if head is not None and posterior is not None and head != posterior:
-        better = int(posterior < head)
-        shown[better] = f"**{shown[better]}**"
+        smaller = int(posterior < head)
+        shown[smaller] = f"**{shown[smaller]}**"
     return " / ".join(shown)
-
-
-def decoder_rows(facts: Facts) -> Rows:
-    """Return every decoder's threshold and scores."""
-    rows: Rows = []
-    for arm in facts.arms:
-        for name, scores in arm.arm.summary.decoders.items():
-            is_best = name == arm.best_decoder
-            f1 = with_interval(scores.f1, scores.confidence_interval)
-            rows.append(
-                [
-                    arm.name,
-                    f"**{decoder_name(name)}** (used)" if is_best else decoder_name(name),
-                    "none" if scores.threshold is None else number(scores.threshold),
-                    f"{number(scores.precision)} / {number(scores.recall)}",
-                    f"**{f1}**" if is_best else f1,
-                    f"{number(scores.span_f1_iou50)} / {number(scores.span_f1_iou50_95)}",
-                ]
-            )
-    return rows
 
 
 def curves_of(facts: Facts) -> str:

@@ -83,15 +83,6 @@ def shown_epochs(num_epochs: int, best: int = 0) -> list[int]:
     return sorted({1, max(num_epochs // 10, 1), max(num_epochs // 2, 1), best or num_epochs, num_epochs})
 
 
-def weight_rows(facts: Facts) -> Rows:
-    """Return each task's learned sigma and the share of the loss that follows from it."""
-    tasks = list(dict.fromkeys(task for arm in facts.arms for task in arm.weights))
-    return [
-        [task_name(task), *[f"{number(a.sigmas.get(task), 3)} → {percent(a.weights.get(task))}" for a in facts.arms]]
-        for task in tasks
-    ]
-
-
 def heaviest(_facts: Facts, arm: ArmFacts) -> str:
     """Name the task that an arm weighs most, with its share."""
     task, share = arm.heaviest

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.markup import Rows, plain
 from jade_model.report.naming import METRIC_NAMES, contestant, decoder_name
-from jade_model.report.numbers import ABSENT, count, duration, number, p_value, percent, with_interval
+from jade_model.report.numbers import ABSENT, duration, number, p_value, percent, with_interval
 from jade_model.statistics.verdict import Difference
 
 
@@ -84,30 +84,6 @@ def _outcome(facts: Facts, item: Difference) -> str:
     return f"**{contestant(better, facts.styles)}**"
 
 
-def baseline_rows(facts: Facts) -> Rows:
-    """Return what costs no training, or hardly any."""
-    baselines = facts.numbers.baselines
-    rule, every = baselines.largest_move, baselines.all_positive
-    return [
-        ["Marking every bar", number(every.f1), number(every.span_f1_iou50)],
-        [
-            f"Untrained rule: largest {facts.rule_move}",
-            with_interval(rule.f1, rule.confidence_interval),
-            number(rule.span_f1_iou50),
-        ],
-        *_span_score_rows(facts),
-    ]
-
-
-def _span_score_rows(facts: Facts) -> Rows:
-    """Return the trained baseline, where the comparison has it."""
-    found = facts.numbers.baselines.span_score
-    if found is None:
-        return []
-    name = f"Score of whole spans alone, trained ({count(found.num_parameters)} parameters)"
-    return [[name, with_interval(found.f1, found.confidence_interval), number(found.span_f1_iou50)]]
-
-
 def fold_rows(facts: Facts) -> Rows:
     """Return the F1 of every scored part."""
     by_arm = [{(item.dataset, item.seed, item.fold): item for item in arm.decoder.per_fold} for arm in facts.arms]
@@ -117,14 +93,3 @@ def fold_rows(facts: Facts) -> Rows:
         + [number(scores[key].f1) if key in scores else ABSENT for scores in by_arm]
         for key in keys
     ]
-
-
-def data_set_rows(facts: Facts) -> Rows:
-    """Return each arm's F1 by data set, then pooled."""
-    rows = []
-    for data in facts.numbers.data:
-        cells = [arm.decoder.per_dataset.get(data.name) for arm in facts.arms]
-        shown = [ABSENT if cell is None else with_interval(cell.f1, cell.confidence_interval) for cell in cells]
-        rows.append([plain(data.name), *shown])
-    pooled = [f"**{with_interval(a.decoder.f1, a.decoder.confidence_interval)}**" for a in facts.arms]
-    return [*rows, ["**All, pooled**", *pooled]]
