@@ -81,6 +81,11 @@ class ArmFacts:
         return self.validation_RE.size > 0
 
     @property
+    def watched_E(self) -> Curves:
+        """Mean over runs of the validation loss, of the training loss where there is none."""
+        return mean_curve(self.validation_RE if self.has_validation else self.train_RE)
+
+    @property
     def best_epoch(self) -> float | None:
         """Median over runs, 1-based, or None without validation losses."""
         return median([run.best_epoch for run in self.arm.runs])

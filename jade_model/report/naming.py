@@ -41,6 +41,13 @@ EXTENDING = {
 }
 
 
+LOSS_UNITS = {
+    "soft_span": "mean over bars",
+    "crf": "negative log-likelihood of a window's tags, grows with its length",
+    "single_span": "negative log-probability of one start and length",
+}
+
+
 @dataclass(frozen=True)
 class ArmStyle:
     """How one arm looks and is called.

@@ -8,7 +8,7 @@ from typing import Any
 from jade_model.report.facts import Facts
 from jade_model.report.findings import find_insights, merged
 from jade_model.report.markup import plain
-from jade_model.report.naming import contestant, spelled_out
+from jade_model.report.naming import LOSS_UNITS, contestant, spelled_out
 from jade_model.report.view import closing, probability, recommendation, training, verdict
 from jade_model.report.view.actions import next_actions, run_folder
 from jade_model.report.view.closing import PARTS
@@ -42,6 +42,7 @@ def report_context(facts: Facts) -> dict[str, Any]:
             for caveat in facts.numbers.verdict.caveats
             if not any(words in caveat for words in SAID_ELSEWHERE)
         ],
+        "loss_units": LOSS_UNITS,
         "contestant": lambda key: contestant(key, facts.styles),
         "view": _Namespace(facts),
         **PARTS,

@@ -8,27 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from jade_model.report.facts import ArmFacts, Curves, Facts, mean_curve
-from jade_model.report.markup import Rows
 from jade_model.report.naming import task_name
-from jade_model.report.numbers import number, percent
+from jade_model.report.numbers import percent
 
 FEWEST_EPOCHS = 10
 QUICK_SHARE = 0.6
-UNITS = {
-    "soft_span": "mean over bars",
-    "crf": "negative log-likelihood of a window's tags, grows with its length",
-    "single_span": "negative log-probability of one start and length",
-}
-
-
-def loss_scale_rows(facts: Facts) -> Rows:
-    """Return first and last loss of each arm, and the unit of its span loss."""
-    rows = []
-    for arm in facts.arms:
-        curve_E = mean_curve(arm.validation_RE if arm.has_validation else arm.train_RE)
-        moved = f"{number(curve_E[0], 2)} → {number(curve_E[-1], 2)}"
-        rows.append([arm.name, moved, UNITS.get(arm.arm.loss, "its own")])
-    return rows
 
 
 def convergence(_facts: Facts, arm: ArmFacts) -> str:
@@ -37,7 +21,7 @@ def convergence(_facts: Facts, arm: ArmFacts) -> str:
         return "diverged: the training loss ended above where it began"
     if not arm.has_validation:
         return "not known, as no validation losses were recorded"
-    curve_E = mean_curve(arm.validation_RE)
+    curve_E = arm.watched_E
     fall = curve_E[0] - curve_E.min()
     if not fall > 0:
         return "the validation loss never fell"

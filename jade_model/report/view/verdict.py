@@ -2,44 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from jade_model.report.facts import ArmFacts, Facts
+from jade_model.report.facts import Facts
 from jade_model.report.markup import Rows, plain
-from jade_model.report.naming import METRIC_NAMES, contestant, decoder_name
-from jade_model.report.numbers import ABSENT, duration, number, p_value, percent, with_interval
+from jade_model.report.naming import METRIC_NAMES, contestant
+from jade_model.report.numbers import ABSENT, number, p_value, with_interval
 from jade_model.statistics.verdict import Difference
-
-
-def quick_rows(facts: Facts) -> Rows:
-    """Return the quick comparison, a line a measure."""
-    several = ", all runs" if facts.num_runs > len(facts.arms) else ""
-    lines: list[tuple[str, Callable[[ArmFacts], str]]] = [
-        ("**F1 (bars)**", lambda a: f"**{with_interval(a.decoder.f1, a.decoder.confidence_interval)}**"),
-        ("Event F1 (IoU 0.5)", _event_f1),
-        ("Read out by", lambda a: decoder_name(a.best_decoder)),
-        ("Same network, untrained (F1)", lambda a: number(a.arm.summary.untrained.f1)),
-        (f"Untrained rule (F1 {number(facts.rule)})", lambda a: _beaten(facts.beats_rule(a.key))),
-        (f"Marking every bar (F1 {number(facts.all_positive)})", lambda a: _beaten(a.beats_all_positive)),
-        ("Probability separation", lambda a: number(a.separation)),
-        (
-            "Validation loss reduction (own units)",
-            lambda a: percent(a.reduction) if a.has_validation else "no validation loss",
-        ),
-        (f"Training time{several}", lambda a: duration(a.seconds_train)),
-    ]
-    if (spans := facts.numbers.baselines.span_score) is not None:
-        beats = facts.numbers.verdict.beats_span_score or {}
-        lines.insert(5, (f"Score of whole spans alone (F1 {number(spans.f1)})", lambda a: _beaten(beats.get(a.key))))
-    return [[label, *[cell(arm) for arm in facts.arms]] for label, cell in lines]
-
-
-def _event_f1(arm: ArmFacts) -> str:
-    return with_interval(arm.decoder.span_f1_iou50, arm.decoder.span_confidence_interval)
-
-
-def _beaten(beats: bool | None) -> str:  # noqa: FBT001 - a table cell
-    return ABSENT if beats is None else "beaten ✓" if beats else "not beaten ✗"
 
 
 def difference_rows(facts: Facts, is_pooled: bool) -> Rows:  # noqa: FBT001 - from a template
