@@ -120,7 +120,7 @@ def evaluate_fold(
     truth = truth_of(windows)
     chosen_on, scored = selection_rows(split), np.sort(split.test_rows)
     known, scored_truth = truth.take(chosen_on), truth.take(scored)
-    temperature, on_selection, on_scored = _calibrated(predictor, windows, truth, chosen_on, scored)
+    temperature, on_selection, on_scored = calibrated(predictor, windows, truth, chosen_on, scored)
     curves = {
         name: threshold_curve(on_selection, known, name, cleanup)
         for name in decoders_of(on_selection.loss)
@@ -158,7 +158,7 @@ def score_fold(
         cleanup: What happens to marked bars.
     """
     chosen_on, scored = selection_rows(split), np.sort(split.test_rows)
-    temperature, on_selection, on_scored = _calibrated(predictor, windows, truth, chosen_on, scored)
+    temperature, on_selection, on_scored = calibrated(predictor, windows, truth, chosen_on, scored)
     choice = _chosen(on_selection, truth.take(chosen_on), decoder, cleanup)
     counts = count(decode(on_scored, choice), truth.take(scored))
     return FoldCounts(split.seed, scored, counts, temperature, choice)
@@ -216,14 +216,25 @@ def _best_rule(windows: Windows, truth: Truth, rows: NDArray[np.intp]) -> tuple[
     return rules[int(np.argmax(f1))]
 
 
-def _calibrated(
+def calibrated(
     predictor: Predictor,
     windows: Windows,
     truth: Truth,
     chosen_on: NDArray[np.intp],
     scored: NDArray[np.intp],
 ) -> tuple[float, Predictions, Predictions]:
-    """Return the temperature, and the predictions at it on the selection and the scored windows."""
+    """Fit the temperature on some windows.
+
+    Args:
+        predictor: The trained model or ensemble.
+        windows: The data set.
+        truth: Its labels.
+        chosen_on: Rows that the temperature is fitted on.
+        scored: Other rows, for predictions alone.
+
+    Returns:
+        The temperature, and the predictions at it: on the rows that it was fitted on, and on the others.
+    """
     output = run_network(predictor, windows.bars_NT4[chosen_on])
     temperature = fit_temperature(
         lambda value: posterior(output, value).probability_NT, truth.mask_NT[chosen_on], tolerance=0.02

@@ -16,10 +16,9 @@ from jade_model.core.windows import Windows
 from jade_model.data.schema import load_windows
 from jade_model.data.splits import group_windows
 from jade_model.scoring.baselines import all_positive_scores
-from jade_model.scoring.calibration import fit_temperature
 from jade_model.scoring.decoding import Cleanup, DecoderName, decode, decoders_of
 from jade_model.scoring.diagnostics import separation
-from jade_model.scoring.evaluate import choose_decoders
+from jade_model.scoring.evaluate import calibrated, choose_decoders
 from jade_model.scoring.metrics import Counts, Truth, count, pooled, truth_of
 from jade_model.scoring.predict import Predictor, load_predictor, posterior, run_network, untrained_predictor
 from jade_model.scoring.thresholds import threshold_curve, threshold_grid
@@ -147,14 +146,8 @@ def _scores(
     found_thresholds: dict[DecoderName, list[float]] = {}
     temperatures, probabilities, truths = [], [], []
     for part in parts:
-        output = run_network(predictor, windows.bars_NT4[part.chosen_on])
-        temperature = fit_temperature(
-            lambda value, output=output: posterior(output, value).probability_NT,  # type: ignore[misc]
-            truth.mask_NT[part.chosen_on],
-            tolerance=0.02,
-        )
-        choices = choose_decoders(posterior(output, temperature), truth.take(part.chosen_on), cleanup)
-        on_scored = posterior(run_network(predictor, windows.bars_NT4[part.scored]), temperature)
+        temperature, known, on_scored = calibrated(predictor, windows, truth, part.chosen_on, part.scored)
+        choices = choose_decoders(known, truth.take(part.chosen_on), cleanup)
         for name, choice in choices.items():
             found.setdefault(name, []).append(count(decode(on_scored, choice), truth.take(part.scored)))
             if choice.threshold is not None:
