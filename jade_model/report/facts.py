@@ -162,6 +162,11 @@ class ArmFacts:
         return self.separation is not None and self.separation < NO_SEPARATION
 
     @property
+    def low_separation(self) -> str:
+        """How little a weak arm's probabilities differ, in words."""
+        return "about 0" if (self.separation or 0.0) > -NO_SEPARATION else "below 0"
+
+    @property
     def is_blind(self) -> bool:
         """Whether it tells bars in a span from others not at all: where spans are rare, a weak one may."""
         return self.is_weak and not self.beats_all_positive

@@ -21,7 +21,7 @@ MARKS_NOTHING_RECALL = 0.02
 
 
 def no_separation(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
-    """Probabilities inside and outside spans differ by less than 0.05 on average."""
+    """Probabilities inside spans are not 0.05 above those outside, on average."""
     found = arm.arm.summary.separation
     if arm.arm.recipe.startswith("seed_"):
         remedy = (
@@ -37,11 +37,12 @@ def no_separation(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
     if arm.is_weak:
         yield Insight(
             "critical" if arm.is_blind else "warning",
-            f"**{arm.name}: separation about 0. The model has {_learned(arm)} to tell in-span from out-of-span.**",
+            f"**{arm.name}: separation {arm.low_separation}. The model has {_learned(arm)} to tell in-span from "
+            "out-of-span.**",
             f"mean probability {number(found.in_span_mean)} inside spans, "
             f"{number(found.out_of_span_mean)} outside, separation {number(found.separation)}",
             remedy,
-            f"**Separation about 0: these models have {_learned(arm)} to tell in-span from out-of-span.**",
+            f"**Separation {arm.low_separation}: these models have {_learned(arm)} to tell in-span from out-of-span.**",
         )
 
 

@@ -22,7 +22,7 @@ def _separation_reading(arm: ArmFacts) -> str:
     if arm.separation is None:
         return "no bar inside a span was scored"
     if arm.is_weak:
-        return "✗ about 0: nothing learned" if arm.is_blind else "small"
+        return f"✗ {arm.low_separation}: nothing learned" if arm.is_blind else "small"
     return "✓ clear" if arm.is_clear else "moderate"
 
 

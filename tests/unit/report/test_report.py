@@ -331,7 +331,7 @@ def test_two_equal_arms_are_neither_better_within_the_margin_as_it_was_set() -> 
 def test_every_command_is_one_that_jade_accepts(which: str, request: pytest.FixtureRequest) -> None:
     actions = next_actions(gather(request.getfixturevalue(which)))
     commands = [line for action in actions for line in action.command.replace("\\\n", " ").splitlines() if line]
-    assert len(commands) >= 4
+    assert len(commands) >= 2
     for command in commands:
         program, name, *arguments = shlex.split(command)
         assert program == "jade"

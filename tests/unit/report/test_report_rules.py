@@ -186,6 +186,14 @@ def test_a_weak_arm_that_beats_marking_every_bar_has_learned_something(good: Rep
     assert "displacement-17" not in insight.remedy  # it has that already
 
 
+def test_a_separation_below_0_is_not_called_about_0(good: ReportInput) -> None:
+    below = both(put(f"{CRF}.separation.separation", -0.3), scores(f1=0.05, confidence_interval=[0.01, 0.1]))
+    report = changed(good, below)
+    (insight,) = [item for item in find_insights(gather(report)) if item.rule == "no_separation"]
+    assert insight.text.startswith("**CRF: separation below 0.")
+    assert "- **CRF: below 0.** No way of decoding scores more than F1" in rendered(report)[0]
+
+
 def test_marginals_that_mark_every_bar_read_nothing_out(good: ReportInput) -> None:
     floor = good.comparison["baselines"]["all_positive"]["f1"]
     found = find_insights(gather(changed(good, decoders(0.0, floor))))
