@@ -72,24 +72,24 @@ def reproducibility_rows(facts: Facts) -> Rows:
     run, settings = facts.report.run, facts.numbers.settings
     found = run.get("code_version") or run.get("code") or "not recorded"
     return [
-        ["Code", code(found) if isinstance(found, str) else _listed(found)],
+        ["Code", _listed(found)],
         ["Seeds", ", ".join(map(str, settings.seeds))],
         ["Weights scored", f"{plain(settings.checkpoint)} epoch, {plural(settings.ensemble, 'member')}"],
         ["Decoder", code(settings.decoder)],
         ["Minimum span length, merged gap", f"{settings.min_span_length}, {settings.merge_gap} bars"],
         ["Margin, confidence", f"{number(settings.margin, 3)}, {percent(settings.confidence, 0)}"],
-        *[[label, _listed(run[key])] for key, label in (("host", "Host"), ("versions", "Versions")) if key in run],
+        *[[label, _listed(run[key])] for key, label in (("host", "Host"), ("versions", "Versions")) if run.get(key)],
     ]
 
 
-def _listed(values: Mapping[str, Any]) -> str:
-    """Return `key value, key value`, of nested ones too."""
-    there = {name: value for name, value in values.items() if value is not None}
-    flat = [
-        _listed(value) if isinstance(value, Mapping) else f"{plain(name)} {code(value)}"
-        for name, value in there.items()
-    ]
-    return ", ".join(flat)
+def _listed(value: Mapping[str, Any] | str) -> str:
+    """Return `key value, key value`, of nested ones too; a text as it is."""
+    if not isinstance(value, Mapping):
+        return code(value)
+    there = {name: item for name, item in value.items() if item is not None}
+    return ", ".join(
+        _listed(item) if isinstance(item, Mapping) else f"{plain(name)} {code(item)}" for name, item in there.items()
+    )
 
 
 def time_rows(facts: Facts) -> Rows:

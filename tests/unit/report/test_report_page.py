@@ -209,7 +209,7 @@ def test_curves_with_gaps_and_many_points_are_drawn(good: ReportInput) -> None:
     cutoffs = np.linspace(0, 1, 20_000)
     f1 = np.where(cutoffs > 0.9, np.nan, cutoffs * (1 - cutoffs))
     curve = Curve(cutoffs, f1, f1, f1, 0.5, "validation windows")
-    figure = thresholds(gather(replace(good, curves={"crf": {"marginal": curve}})))
+    figure = thresholds(gather(replace(good, curves={"crf": {"one_span": curve}})))
     assert figure is not None
     assert "0.250 at 0.500" in figure.alt
     assert len(figure.svg) < 60_000
