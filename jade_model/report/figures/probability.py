@@ -124,22 +124,17 @@ def thresholds(facts: Facts) -> FigureFile | None:
     figure.legend(
         handles, labels, loc="upper left", ncols=4, bbox_to_anchor=(0.55 / WIDTH, 1 - 0.02 / height), borderaxespad=0.0
     )
+    in_use = [item for item in curves if item[1] == item[0].best_decoder]
     alt = "; ".join(
-        f"{arm.name} {number(_f1_at(curve, curve.chosen))} at {number(curve.chosen)}"
-        for arm, decoder, curve in curves
-        if curve.chosen is not None and decoder == arm.best_decoder
+        f"{arm.name} by {decoder_name(decoder)} {number(_f1_at(curve, curve.chosen))} at {number(curve.chosen)}"
+        for arm, decoder, curve in in_use or curves
+        if curve.chosen is not None
     )
     caption = (
         "The mark is the threshold in use. A broad hump forgives one that is a little off; along the dotted floor no "
         "threshold helps."
     )
-    return export(
-        figure,
-        "thresholds",
-        f"F1 over thresholds; by the decoder in use: {alt}." if alt else "F1 over thresholds.",
-        caption,
-        facts.styles,
-    )
+    return export(figure, "thresholds", f"F1 at the threshold in use: {alt}.", caption, facts.styles)
 
 
 def _curve(axes: Axes, facts: Facts, arm: ArmFacts, decoder: str, curve: Curve) -> None:
