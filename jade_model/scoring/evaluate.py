@@ -121,7 +121,7 @@ def evaluate_fold(
     chosen_on, scored = selection_rows(split), np.sort(split.test_rows)
     known, scored_truth = truth.take(chosen_on), truth.take(scored)
     temperature, on_selection, on_scored = calibrated(predictor, windows, truth, chosen_on, scored)
-    curves = {
+    curves: dict[DecoderName, ThresholdCurve] = {
         name: threshold_curve(on_selection, known, name, cleanup)
         for name in decoders_of(on_selection.loss)
         if name != "viterbi"
