@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from helpers.postgres import postgres
 from helpers.servers import PrefectServer, serving
 from helpers.sharing import made_once
 
+from tasks.provisioning.ledger import Ledger
 from tests.fakes.slack_server import SlackServer, running_slack
+from tests.fakes.sshd import Sshd, running_sshd
 
 CHROMIUM_FLAGS = [
     "--headless",
@@ -92,6 +95,20 @@ def deployed(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
     """Deploy `prefect.yaml` as it stands, and start a worker as a process of its own."""
     with working(prefect_server):
         yield prefect_server
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """Start an SSH server that admits whoever runs the tests."""
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Open an empty ledger of rentals, where `JADE_STATE_DIR` would have it."""
+    with closing(Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")) as opened:
+        yield opened
 
 
 @pytest.fixture

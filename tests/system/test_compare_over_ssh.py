@@ -22,7 +22,7 @@ from helpers.processes import heed_interrupts, processes_in, wait_until
 from helpers.servers import ROOT, PrefectServer, kill_group, serving
 
 from tests.fakes.s3_server import s3_client, s3_endpoint
-from tests.fakes.sshd import SSHD, Sshd, running_sshd
+from tests.fakes.sshd import SSHD, Sshd
 from tests.helpers.waiting_trainer import watched_python
 
 pytestmark = [
@@ -37,12 +37,6 @@ QUICK = ["--epochs", "2", "--folds", "2"]
 MEDIUM_EPOCHS = 12
 MEDIUM = ["--epochs", str(MEDIUM_EPOCHS), "--recipe", "seed", "--folds", "2", "--arms", "soft_span,crf"]
 ENDLESS = ["--epochs", "9000", "--folds", "2", "--arms", "soft_span,crf"]
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

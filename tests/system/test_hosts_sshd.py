@@ -38,12 +38,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
-        yield server
-
-
 def access_to(sshd: Sshd, *, trust: HostTrust | None = None, key_file: Path | None = None) -> SshAccess:
     return SshAccess(
         HostAddress("127.0.0.1", sshd.port, sshd.user),

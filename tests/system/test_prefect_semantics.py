@@ -18,15 +18,9 @@ from helpers.servers import PrefectServer
 from tasks.artifacts.backend import Records
 from tasks.artifacts.leases import holders
 from tasks.artifacts.local import LocalBackend
-from tests.fakes.sshd import SSHD, Sshd, running_sshd
+from tests.fakes.sshd import SSHD, Sshd
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(SSHD is None, reason="no sshd here")]
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
-        yield server
 
 
 class Site:

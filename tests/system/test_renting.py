@@ -31,13 +31,6 @@ def machines(tmp_path: Path) -> Iterator[LocalMachines]:
         yield lender
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
-    yield opened
-    opened.close()
-
-
 def test_a_machine_is_rented_looked_over_used_and_freed(
     machines: LocalMachines, ledger: Ledger, tmp_path: Path
 ) -> None:

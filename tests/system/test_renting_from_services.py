@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,6 @@ pytestmark = [
     pytest.mark.xdist_group("ec2"),
     pytest.mark.skipif(SSHD is None, reason="no sshd here"),
 ]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
-    yield opened
-    opened.close()
 
 
 def check_a_rental(provisioner: Provisioner, request: RentalRequest, ledger: Ledger, folder: Path) -> None:

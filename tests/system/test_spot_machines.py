@@ -56,13 +56,6 @@ def world(tmp_path: Path) -> Iterator[Ec2World]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
     """A run's folder, with a state folder beside it; what a provider announces is soon noticed."""
     monkeypatch.setenv("JADE_STATE_DIR", str(tmp_path / "state"))
