@@ -12,9 +12,9 @@ command -v bsd-csh >/dev/null 2>&1 || missing="$missing csh"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   echo "installing$missing"
-  apt-get update -qq
+  apt-get -o Acquire::Retries=5 update -qq
   # shellcheck disable=SC2086
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=5 install -y -qq --no-install-recommends $missing >/dev/null
 else
   echo "the system tests need$missing; install them (Debian: apt-get install$missing)" >&2
   exit 2
