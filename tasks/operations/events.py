@@ -10,29 +10,20 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
-EventName = Literal[
-    "jade.comparison.regressed",
-    "jade.model.promoted",
-    "jade.model.rolled-back",
-    "jade.model.kept-as-challenger",
-    "jade.data.refused",
-    "jade.budget.warning",
-]
-
-REGRESSED: EventName = "jade.comparison.regressed"
-PROMOTED: EventName = "jade.model.promoted"
-ROLLED_BACK: EventName = "jade.model.rolled-back"
-KEPT_AS_CHALLENGER: EventName = "jade.model.kept-as-challenger"
-DATA_REFUSED: EventName = "jade.data.refused"
-BUDGET_WARNING: EventName = "jade.budget.warning"
+REGRESSED = "jade.comparison.regressed"
+PROMOTED = "jade.model.promoted"
+ROLLED_BACK = "jade.model.rolled-back"
+KEPT_AS_CHALLENGER = "jade.model.kept-as-challenger"
+DATA_REFUSED = "jade.data.refused"
+BUDGET_WARNING = "jade.budget.warning"
 """Spending has reached 80 % of a budget."""
 
 DELIVERY_LIMIT_S = 10.0
 
 
-def tell(event: EventName, kind: str, name: str, **facts: Any) -> None:
+def tell(event: str, kind: str, name: str, **facts: Any) -> None:
     """Emit an event.
 
     Args:

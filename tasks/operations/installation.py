@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,26 +218,15 @@ def _stop(installation: Installation, name: str) -> bool:
         end_runs(process, STOP_GRACE_S)
     process.terminate()
     _, living = psutil.wait_procs(family, timeout=STOP_GRACE_S)
-    for left in living:
-        with _gone_is_fine():
-            left.terminate()
-    _, living = psutil.wait_procs(living, timeout=KILL_GRACE_S)
-    for left in living:
-        with _gone_is_fine():
-            left.kill()
-    _, living = psutil.wait_procs(living, timeout=KILL_GRACE_S)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for left in living:
+            with suppress(psutil.NoSuchProcess):
+                end(left)
+        _, living = psutil.wait_procs(living, timeout=KILL_GRACE_S)
     if living:
         raise RunError(f"processes {', '.join(str(left.pid) for left in living)} of the {name} do not end")
     installation.record(name).unlink(missing_ok=True)
     return True
-
-
-@contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        return
 
 
 def _require_free_port(port: int, whose: str) -> None:

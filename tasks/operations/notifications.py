@@ -32,6 +32,11 @@ _ENDS = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "
 _RUN_TEXT = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }} {{ flow_run|ui_url }}"
 _EVENT_TEXT = "{{ event.payload.message }}"
 _POOL_TEXT = "No worker of the work pool {{ work_pool.name }} gives a sign of life: nothing that is due will start."
+_PAYLOAD = (
+    "{% set message %}TEXT{% endset %}"
+    '{"subject": "SUBJECT", "occasion": "OCCASION", "message": {{ message|tojson }}, '
+    '"event": {{ event.event|tojson }}, "occurred": {{ event.occurred|string|tojson }}}'
+)
 _TRIED_AGAIN = "retry=4&wait=15"
 """What Apprise is to do about a message that was refused: four more attempts, so many seconds apart."""
 _EXPECTED_ADDRESS = {
@@ -138,11 +143,7 @@ def _automation(target: Target, occasion: Occasion, block_id: UUID) -> Automatio
     subject = f"Jade: {occasion}"
     action: CallWebhook | SendNotification
     if target.kind == "webhook":
-        payload = (
-            f'{{"subject": "{subject}", "occasion": "{occasion}", '
-            f'"message": {{{{ ({_as_expression(text)})|tojson }}}}, '
-            '"event": {{ event.event|tojson }}, "occurred": {{ event.occurred|string|tojson }}}'
-        )
+        payload = _PAYLOAD.replace("TEXT", text).replace("SUBJECT", subject).replace("OCCASION", occasion)
         action = CallWebhook(block_document_id=block_id, payload=payload)
     else:
         action = SendNotification(block_document_id=block_id, subject=subject, body=text)
@@ -164,24 +165,12 @@ def _text(occasion: Occasion) -> str:
             return _EVENT_TEXT
 
 
-def _as_expression(text: str) -> str:
-    """Turn a template's text into one expression, so that `tojson` can quote all of it."""
-    if text == _EVENT_TEXT:
-        return "event.payload.message"
-    if text == _POOL_TEXT:
-        before, _, after = text.partition("{{ work_pool.name }}")
-        return f"'{before}' ~ work_pool.name ~ '{after}'"
-    return (
-        "flow_run.name ~ ': ' ~ flow_run.state.name ~ '. ' ~ (flow_run.state.message or '') ~ ' ' ~ (flow_run|ui_url)"
-    )
-
-
 def _trigger(occasion: Occasion, silent_after_s: float) -> EventTrigger:
     match occasion:
-        case "failed":
-            return _on_run("prefect.flow-run.Failed")
-        case "crashed":
-            return _on_run("prefect.flow-run.Crashed")
+        case "failed" | "crashed" | "late":
+            return _as_soon_as(
+                _any_of("prefect.flow-run.*"), f"prefect.flow-run.{occasion.title()}", related=_of_ours()
+            )
         case "silent":
             return EventTrigger(
                 match=_any_of("prefect.flow-run.*"),
@@ -193,44 +182,34 @@ def _trigger(occasion: Occasion, silent_after_s: float) -> EventTrigger:
                 threshold=1,
                 within=timedelta(seconds=silent_after_s),
             )
-        case "late":
-            return _on_run("prefect.flow-run.Late")
         case "worker-gone":
-            return EventTrigger(
-                match=ResourceSpecification.model_validate(
+            return _as_soon_as(
+                ResourceSpecification.model_validate(
                     {"prefect.resource.id": "prefect.work-pool.*", "prefect.resource.name": POOL}
                 ),
-                expect={"prefect.work-pool.not-ready"},
-                for_each={"prefect.resource.id"},
-                posture=Posture.Reactive,
-                threshold=1,
-                within=timedelta(0),
+                "prefect.work-pool.not-ready",
             )
         case "regression":
-            return _on_event(REGRESSED)
+            return _as_soon_as(_any_of("jade.*"), REGRESSED)
         case "promoted":
-            return _on_event(PROMOTED, ROLLED_BACK)
+            return _as_soon_as(_any_of("jade.*"), PROMOTED, ROLLED_BACK)
         case "budget":
-            return _on_event(BUDGET_WARNING)
+            return _as_soon_as(_any_of("jade.*"), BUDGET_WARNING)
         case _:
             assert_never(occasion)
 
 
-def _on_run(event: str) -> EventTrigger:
+def _as_soon_as(
+    match: ResourceSpecification, *events: str, related: ResourceSpecification | None = None
+) -> EventTrigger:
     return EventTrigger(
-        match=_any_of("prefect.flow-run.*"),
-        match_related=_of_ours(),
-        expect={event},
+        match=match,
+        match_related=related or ResourceSpecification.model_validate({}),
+        expect=set(events),
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,
         within=timedelta(0),
-    )
-
-
-def _on_event(*events: str) -> EventTrigger:
-    return EventTrigger(
-        match=_any_of("jade.*"), expect=set(events), posture=Posture.Reactive, threshold=1, within=timedelta(0)
     )
 
 
