@@ -22,7 +22,7 @@ from tasks.experiments.champion import (
     roll_back,
 )
 from tasks.experiments.model_card import read_card
-from tasks.operations.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, EventName, tell
+from tasks.operations.events import KEPT_AS_CHALLENGER, PROMOTED, ROLLED_BACK, tell
 from tasks.runs.tracked_models import tell_models_in_time
 
 
@@ -134,7 +134,7 @@ def roll_back_champion(place: ArtifactPlace) -> HistoryEntry:
 
 
 def _announce(
-    place: ArtifactPlace, event: EventName, run_id: str, message: str, *, track: str | None = None, **facts: Any
+    place: ArtifactPlace, event: str, run_id: str, message: str, *, track: str | None = None, **facts: Any
 ) -> None:
     """Tell Prefect and MLflow what has become of a retrained run."""
     from tasks.experiments.champion_page import show_champion
