@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -246,3 +247,21 @@ def test_every_deployment_is_complete() -> None:
         ("watch_data", "every-10-minutes"),
         ("reap", "every-10-minutes"),
     }
+
+
+@pytest.mark.parametrize(("looks", "is_restarted"), [(1, False), (2, True)])
+def test_a_server_that_died_while_its_health_was_checked_is_left_to_systemd(
+    tmp_path: Path, looks: int, *, is_restarted: bool
+) -> None:
+    programs = {
+        "systemctl": f"""echo "$@" >> {tmp_path}/asked
+[ "$1" != is-active ] || [ "$(grep -c is-active {tmp_path}/asked)" -le {looks} ]""",
+        "sleep": "",
+    }
+    for name, does in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    check = ROOT / "deployments" / "systemd" / "check-health"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    subprocess.run(["sh", str(check)], env=environment, check=True, capture_output=True, timeout=120)
+    assert ("restart jade-server.service" in (tmp_path / "asked").read_text()) is is_restarted
