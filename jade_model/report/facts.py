@@ -229,7 +229,8 @@ class Facts:
     def leak_sentence(self) -> str:
         """Say how the split leaks; only where it does."""
         straddling = (
-            f"{plural(self.num_straddling, 'group')} of windows that share bars stand on both sides of the split"
+            f"{plural(self.num_straddling, 'group')} of windows that share bars "
+            f"{'stands' if self.num_straddling == 1 else 'stand'} on both sides of the split"
         )
         if self.numbers.settings.split != "seed":
             return straddling

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from jade_model.report.naming import metric_name
 from jade_model.report.numbers import count, join, moment, number, p_value, plural, with_interval
 from jade_model.report.view.closing import PARTS
 from jade_model.report.writing import ReportFiles, write_files
+from jade_model.statistics.verdict import NOT_BEATEN
 
 MARKDOWN_NAME = "SWEEP.md"
 
@@ -60,7 +61,7 @@ def _source(report: SweepReport) -> Source:
         "first_screen": _facts(report),
         "metric": metric_name(metric),
         "other_metric": metric_name(_other(metric)),
-        "caveats": content["verdict"].get("caveats", []),
+        "caveats": _caveats(content),
         "ranking_rows": _ranking_rows(content),
         "value": _value,
         "num_seeds": len(content["seeds_of_ingredients"]),
@@ -88,13 +89,28 @@ def _badge(content: Mapping[str, Any]) -> tuple[str, str]:
             return f"{verdict['best']} leads, undecided", "undecided"
 
 
+def _caveats(content: Mapping[str, Any]) -> list[str]:
+    """Return what to know before acting on it; the arms that the untrained rule equals are one caveat, not one each."""
+    said = content["verdict"].get("caveats", [])
+    behind = [caveat.partition(f" {NOT_BEATEN}")[0] for caveat in said if NOT_BEATEN in caveat]
+    caveats = [plain(caveat) for caveat in said if NOT_BEATEN not in caveat]
+    if behind:
+        of = f"{len(behind)} of {plural(len(content['ranking']), 'arm')}"
+        caveats.append(f"Not shown to beat the untrained rule, {of}: {_listed(behind)}.")
+    return caveats
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name four at most."""
+    return join([code(name) for name in names[:4]]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
 def _headline(content: Mapping[str, Any]) -> list[str]:
     verdict, trainings = content["verdict"], content["trainings"]
     equals = verdict["equals"]
     lines = [plain(verdict["reason"])]
     if equals:
-        shown = join([code(name) for name in equals[:4]]) + (f" and {len(equals) - 4} more" if len(equals) > 4 else "")
-        lines.append(f"Not told apart from the best: {shown}.")
+        lines.append(f"Not told apart from the best: {_listed(equals)}.")
     clear = [item for item in content["ingredients"] if item["outcome"] == "winner"]
     largest = max(clear, key=lambda item: abs(item["difference"]), default=None)
     if largest is not None:

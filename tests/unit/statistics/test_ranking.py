@@ -12,7 +12,7 @@ from jade_model.scoring.metrics import Counts, ScoredRows
 from jade_model.statistics.elimination import Elimination
 from jade_model.statistics.pool import DataSet
 from jade_model.statistics.ranking import RaceArm, rank
-from jade_model.statistics.verdict import Question
+from jade_model.statistics.verdict import NOT_BEATEN, Question
 
 SETTINGS = [{"recipe": recipe, "rate": rate} for recipe in ("x", "y") for rate in (1, 2)]
 SKILLS = (0.0, 0.1, 2.0, 2.1)
@@ -123,3 +123,12 @@ def test_the_report_says_the_same_in_markdown_and_on_a_page_with_its_figures(dat
     markdown = sweep_markdown(report)
     assert "stopped after round 1" in markdown
     assert "2 spared by stopping early" in markdown
+    content["verdict"]["caveats"] = [
+        "Only 8 base windows were scored: take the intervals as rough.",
+        *[f"{name} {NOT_BEATEN} largest_move: the difference is -0.1 (95 % interval -1 to +1)." for name in "vwxyz"],
+    ]
+    caveats = [line for line in sweep_markdown(report).splitlines() if line.startswith("> ") and "⚠️" not in line]
+    assert caveats == [
+        "> Only 8 base windows were scored: take the intervals as rough.",
+        "> Not shown to beat the untrained rule, 5 of 4 arms: `v`, `w`, `x` and `y` and 1 more.",
+    ]
