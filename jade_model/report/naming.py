@@ -34,12 +34,6 @@ BOUNDARIES = {
     "single_span": "start and end are chosen together",
 }
 
-EXTENDING = {
-    "soft_span": "Easy: soft labels, several spans",
-    "crf": "Moderate: more tags, more states",
-    "single_span": "Harder: several spans need a longer chain",
-}
-
 
 LOSS_UNITS = {
     "soft_span": "mean over bars",

@@ -279,7 +279,7 @@ def type_at_majority(_facts: Facts, arm: ArmFacts) -> Iterator[Insight]:
         yield Insight(
             "warning",
             f"**{arm.name}'s classification is no better than always naming the commonest type.**",
-            f"accuracy {number(found.accuracy)}, majority class {number(found.majority_accuracy)}",
+            f"accuracy {number(found.accuracy)} against {number(found.majority_accuracy)}",
             "Pool over the span's posterior (`type_pooling` in the recipe); if it does already, train longer.",
             "**Classification is no better than always naming the commonest type.**",
         )

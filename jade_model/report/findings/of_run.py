@@ -160,7 +160,7 @@ def shared_bars(facts: Facts) -> Iterator[Insight]:
             "note",
             f"**{plural(joins, 'pair')} of base windows share bars under different identifiers** and were kept "
             "on one side.",
-            f"{joins} joins, {facts.num_groups} groups from {facts.num_windows} windows",
+            f"{facts.num_groups} groups from {facts.num_windows} windows",
             "Splitting by identifier alone would have leaked here.",
         )
 

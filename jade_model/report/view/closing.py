@@ -92,20 +92,15 @@ def _listed(value: Mapping[str, Any] | str) -> str:
     )
 
 
-def time_rows(facts: Facts) -> Rows:
-    """Return where the run's time went."""
+def times(facts: Facts) -> str:
+    """Say where the run's time went; empty if that is not known."""
     run = facts.report.run
-    rows = [
-        [plain(str(phase).replace("_", " ")).capitalize(), duration(spent)]
-        for phase, spent in (run.get("seconds") or {}).items()
-    ]
-    overhead = run.get("overhead")
-    if isinstance(overhead, Mapping):
-        parts = [(str(name).replace("_", " "), spent) for name, spent in overhead.items() if is_number(spent)]
-        rows += [[f"Overhead, {plain(name)}", duration(spent)] for name, spent in parts]
-    elif overhead is not None:
-        rows.append(["Overhead (all that is not training)", duration(overhead)])
-    return rows
+    overhead = run.get("overhead") or {}
+    if not isinstance(overhead, Mapping):
+        overhead = {"all that is not training": overhead}
+    parts = [*(run.get("seconds") or {}).items(), *overhead.items()]
+    told = [f"{plain(str(name).replace('_', ' '))} {duration(spent)}" for name, spent in parts if is_number(spent)]
+    return join(told)
 
 
 PARTS = {

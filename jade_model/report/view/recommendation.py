@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.markup import Rows
-from jade_model.report.naming import BOUNDARIES, EXTENDING, INFERENCE, INFERENCE_RANK
+from jade_model.report.naming import BOUNDARIES, INFERENCE, INFERENCE_RANK
 from jade_model.report.numbers import ABSENT, is_number, number, percent, with_interval
 from jade_model.report.view.training import heaviest
 
@@ -32,7 +32,6 @@ def criteria_rows(facts: Facts) -> Rows:
             0.01,
         ),
         ("Inference complexity", lambda a: INFERENCE.get(a.arm.loss, ABSENT), _rank, True, 0.5),
-        ("Scalability", lambda a: EXTENDING.get(a.arm.loss, ABSENT), _rank, True, 0.5),
     ]
     winner = facts.numbers.verdict.winner
     tested = [

@@ -33,7 +33,7 @@ def _against_span_score(facts: Facts) -> Rows:
         shown = with_interval(item.difference, item.confidence_interval, with_sign=True)
         better = contestant(arm, facts.styles) if item.difference > 0 else "Whole spans alone"
         outcome = f"**{better}**" if item.outcome == "winner" else item.outcome
-        rows.append([f"{contestant(arm, facts.styles)} − Whole spans alone", shown, ABSENT, outcome, *[ABSENT] * 3])
+        rows.append([f"{contestant(arm, facts.styles)} − Whole spans alone", shown, "", outcome, "", "", ""])
     return rows
 
 

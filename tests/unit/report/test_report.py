@@ -306,7 +306,7 @@ def test_whole_spans_alone_stand_beside_the_arms(good: ReportInput) -> None:
 
     markdown = rendered(changed(good, score))[0]
     assert "| Score of whole spans alone (F1 0.860) | not beaten ✗ | not beaten ✗ | not beaten ✗ |" in markdown
-    assert "| CRF − Whole spans alone | -0.077 [-0.119, -0.035] | n/a | **Whole spans alone** |" in markdown
+    assert "| CRF − Whole spans alone | -0.077 [-0.119, -0.035] |  | **Whole spans alone** |" in markdown
     assert WHOLE_SPANS_ALONE not in markdown
 
 
