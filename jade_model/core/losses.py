@@ -46,11 +46,12 @@ class Labels(NamedTuple):
 def task_losses(model: JadeCompact, output: JadeOutput, labels: Labels, config: TrainingConfig) -> Tensor:
     """Return the tasks' losses, each a weighted mean over the windows that are labelled, as one vector of four."""
     counts_B = labels.weight_B * (labels.num_spans_B > 0)
+    known = {} if output.partition_B is None else {"partition_B": output.partition_B}
     return torch.stack(
         [
             weighted_huber(output.pointers_B2, labels.pointers_B2, counts_B, delta=POINTER_DELTA),
             type_loss(output.type_logits_B3, labels.type_B, labels.weight_B),
-            weighted_mean(model.head.loss(output.span_scores_BTK, labels, config), labels.weight_B),
+            weighted_mean(model.head.loss(output.span_scores_BTK, labels, config, **known), labels.weight_B),
             weighted_huber(output.countdown_BT, labels.countdown_BT, counts_B, delta=COUNTDOWN_DELTA),
         ]
     )

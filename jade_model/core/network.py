@@ -28,12 +28,14 @@ class JadeOutput(NamedTuple):
         type_logits_B3: Unnormalised scores of schema.TYPE_NAMES.
         pointers_B2: Centre and length of the span, as fractions of T, (0, 1).
         countdown_BT: Bars until the span starts; negative once it has.
+        partition_B: While training, what the span head's loss need not compute again; else None.
     """
 
     span_scores_BTK: Tensor
     type_logits_B3: Tensor
     pointers_B2: Tensor
     countdown_BT: Tensor
+    partition_B: Tensor | None = None
 
 
 class JadeCompact(nn.Module):
@@ -78,27 +80,31 @@ class JadeCompact(nn.Module):
         rate = self.config.head_dropout
         seen_BTF = x_BTF[:, :, self.num_path :]
         hidden_BTH, _ = self.lstm(self._dropout(seen_BTF, self.config.input_dropout, generator))
-        span_scores_BTK = self.span_head(self._dropout(hidden_BTH, rate, generator))
+        # An LSTM writes bar after bar: whoever reads what it wrote in another order has to copy it first.
+        hidden_TBH = hidden_BTH.transpose(0, 1)
+        span_scores_BTK = self.span_head(self._dropout(hidden_TBH, rate, generator)).transpose(0, 1)
         if self.span_scorer is not None:
             whole_BTL = self.span_scorer(x_BTF[:, :, : self.num_path])
             span_scores_BTK = torch.cat([span_scores_BTK, whole_BTL], dim=2)
-        countdown_BT = self.countdown_head(self._dropout(hidden_BTH, rate, generator)).squeeze(-1)
-        pooled_BP = torch.relu(self.pooled(hidden_BTH.mean(1)))
+        countdown_TB = self.countdown_head(self._dropout(hidden_TBH, rate, generator)).squeeze(-1)
+        pooled_BP = torch.relu(self.pooled(hidden_TBH.mean(0)))
+        partition_B = None
         match self.config.type_pooling:
             case "mean":
                 type_input_BP = pooled_BP
             case "span":
+                posterior_BT, partition_B = self.head.in_span_and_partition(span_scores_BTK)
                 with torch.no_grad():
-                    posterior_BT = self.head.in_span(span_scores_BTK)
                     share_BT = posterior_BT / posterior_BT.sum(1, keepdim=True).clamp_min(1e-6)
-                type_input_BP = torch.relu(self.pooled(torch.einsum("bt,bth->bh", share_BT, hidden_BTH)))
+                type_input_BP = torch.relu(self.pooled((share_BT.t()[:, :, None] * hidden_TBH).sum(0)))
             case unknown:
                 assert_never(unknown)
         return JadeOutput(
             span_scores_BTK=span_scores_BTK,
             type_logits_B3=self.type_head(self._dropout(type_input_BP, rate, generator)),
             pointers_B2=torch.sigmoid(self.pointer_head(self._dropout(pooled_BP, rate, generator))),
-            countdown_BT=countdown_BT,
+            countdown_BT=countdown_TB.t(),
+            partition_B=partition_B,
         )
 
     @property
@@ -131,5 +137,7 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor
     draws = torch.empty(num_draws, dtype=torch.int64, device=x.device)
     draws.random_(-(2**63), None, generator=generator)
     dropped_levels = round(rate * _RANDOM_LEVELS)
-    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped_levels - _RANDOM_LEVELS // 2
-    return x * kept.to(x.dtype).mul_(_RANDOM_LEVELS / (_RANDOM_LEVELS - dropped_levels))
+    levels = draws.view(torch.int16)[: x.numel()].view(x.shape)
+    # Written as the floats that it is multiplied as: to compare and then convert takes nine times as long.
+    kept = torch.ge(levels, dropped_levels - _RANDOM_LEVELS // 2, out=torch.empty_like(x))
+    return x * kept.mul_(_RANDOM_LEVELS / (_RANDOM_LEVELS - dropped_levels))

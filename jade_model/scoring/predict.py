@@ -162,7 +162,7 @@ def _batches(predictor: Predictor, bars_NT4: NDArray[np.float64], batch_size: in
 def _mean_output(model: JadeCompact, views_BTF: Sequence[Tensor]) -> JadeOutput:
     """Return what a model says of a batch, averaged over its views before anything becomes a probability."""
     outputs = [model(x_BTF.to(model.log_sigma.device)) for x_BTF in views_BTF]
-    return JadeOutput(*(torch.stack(values).mean(0) for values in zip(*outputs, strict=True)))
+    return JadeOutput(*(torch.stack(values).mean(0) for values in zip(*(each[:4] for each in outputs), strict=True)))
 
 
 def _predictions(predictor: Predictor, outputs: _Outputs, temperature: float) -> Predictions:

@@ -88,12 +88,16 @@ def count_lasts(span_BLT: Tensor) -> Tensor:
 def count_spans(span_BLT: Tensor) -> Tensor:
     """Sum the expected number of each span, [B, L, T], over those that hold a bar: P(bar in a span), [B, T]."""
     last_BT = count_lasts(span_BLT)
-    return (running_sum(span_BLT.sum(dim=1) - last_BT) + last_BT).clamp(min=0)
+    return _count_bars(span_BLT.sum(dim=1), last_BT)
+
+
+def _count_bars(start_BT: Tensor, last_BT: Tensor) -> Tensor:
+    return (running_sum(start_BT - last_BT) + last_BT).clamp(min=0)
 
 
 def single_log_partition(
     left_BT: Tensor, right_BT: Tensor, length_bias_L: Tensor, none_B: Tensor, own_BTL: Tensor | None = None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Sum over all single spans and none; differentiable once.
 
     Args:
@@ -104,9 +108,9 @@ def single_log_partition(
         own_BTL: As span_grid takes it.
 
     Returns:
-        Log partition, nats, float64 [B].
+        Log partition, nats, float64 [B]; and, not differentiable, P(bar in a span), [B, T].
     """
-    result: Tensor = _SinglePartition.apply(left_BT, right_BT, length_bias_L, none_B, own_BTL)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _SinglePartition.apply(left_BT, right_BT, length_bias_L, none_B, own_BTL)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -121,17 +125,20 @@ class _SinglePartition(torch.autograd.Function):
         length_bias_L: Tensor,
         none_B: Tensor,
         own_BTL: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         grid_BLT = span_grid(left_BT, right_BT, length_bias_L, own_BTL)
         log_partition_B, no_span_B, span_BLT = single_posterior(grid_BLT, none_B)
+        start_BT, last_BT = span_BLT.sum(dim=1), count_lasts(span_BLT)
         if any(ctx.needs_input_grad):
-            counts = span_BLT.sum(dim=1), count_lasts(span_BLT), span_BLT.sum(dim=2), no_span_B
-            ctx.save_for_backward(*counts, span_BLT if own_BTL is not None else None)
-        return log_partition_B
+            whole_BLT = span_BLT if own_BTL is not None else None
+            ctx.save_for_backward(start_BT, last_BT, span_BLT.sum(dim=2), no_span_B, whole_BLT)
+        in_span_BT = _count_bars(start_BT, last_BT)
+        ctx.mark_non_differentiable(in_span_BT)
+        return log_partition_B, in_span_BT
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_B: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         start_BT, last_BT, length_BL, no_span_B, span_BLT = ctx.saved_tensors
         weight_B1 = grad_B[:, None]
         own_BTL = None if span_BLT is None else (span_BLT * grad_B[:, None, None]).transpose(1, 2)

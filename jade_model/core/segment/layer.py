@@ -110,7 +110,18 @@ class SegmentModel(nn.Module):
         with torch.no_grad():
             self.none_bias.fill_(math.log(rate / (1 - rate)))
 
-    def loss_of_sets(self, scores_BTK: Tensor, span_BM2: Tensor, num_spans_B: Tensor) -> Tensor:
+    def log_partition(self, scores_BTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over all outcomes of the single model.
+
+        Returns:
+            Log partition, nats, float64 [B]; and, not differentiable, P(the bar lies in a span), [B, T].
+        """
+        partition_B, in_span_BT = single_log_partition(*self._potentials(scores_BTK)[:5])
+        return partition_B, in_span_BT.to(scores_BTK.dtype)
+
+    def loss_of_sets(
+        self, scores_BTK: Tensor, span_BM2: Tensor, num_spans_B: Tensor, partition_B: Tensor | None = None
+    ) -> Tensor:
         """Return the negative log-probability of each window's set of spans.
 
         Args:
@@ -118,6 +129,7 @@ class SegmentModel(nn.Module):
             span_BM2: Start and end, half-open, ascending and disjoint, int64; past a window's number of spans any span
                 that could be.
             num_spans_B: Int64; at most 1 unless `several`.
+            partition_B: Of the same scores, if `log_partition` was asked before.
 
         Returns:
             Nats per window, [B], at least 0.
@@ -143,7 +155,11 @@ class SegmentModel(nn.Module):
             score_BM = score_BM + pick(given.own_BTL.flatten(1), start_BM * self.max_span_length + length_BM)
         score_B = score_BM.masked_fill(~counts_BM, 0).sum(dim=1) + given.further_B * (num_spans_B - 1).clamp(min=0)
         score_B = torch.where(num_spans_B > 0, score_B, given.none_B)
-        return (self._log_partition(given) - score_B).to(scores_BTK.dtype)
+        if partition_B is None and self.several:
+            partition_B = total_over_sets(given.grid_BLT(), given.none_B, given.further_B, over="sum")
+        elif partition_B is None:
+            partition_B, _ = single_log_partition(*given[:5])
+        return (partition_B - score_B).to(scores_BTK.dtype)
 
     @torch.no_grad()
     def marginals(self, scores_BTK: Tensor, temperature: float = 1.0) -> Tensor:
@@ -193,7 +209,9 @@ class SegmentModel(nn.Module):
             )
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
-        scaled_BTK = scores_BTK.double() / temperature
+        scaled_BTK = scores_BTK.double()
+        if temperature != 1:
+            scaled_BTK = scaled_BTK / temperature
         left_BT, right_BT = edge_scores(scaled_BTK[:, :, :3])
         longest = min(num_bars, self.max_span_length)
         log_num_spans = math.log(longest * num_bars - longest * (longest - 1) / 2)
@@ -206,11 +224,6 @@ class SegmentModel(nn.Module):
             scaled_BTK[:, :, 3:] if scores_BTK.shape[2] > 3 else None,
             ((further.double() - log_num_spans) / temperature).expand(batch),
         )
-
-    def _log_partition(self, given: Potentials) -> Tensor:
-        if self.several:
-            return total_over_sets(given.grid_BLT(), given.none_B, given.further_B, over="sum")
-        return single_log_partition(given.left_BT, given.right_BT, given.length_bias_L, given.none_B, given.own_BTL)
 
 
 def check_spans(span_BM2: Tensor, counts_BM: Tensor, num_bars: int, max_length: int) -> None:

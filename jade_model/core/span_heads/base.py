@@ -62,6 +62,11 @@ class SpanHead(nn.Module, ABC):
     def in_span(self, scores_BTK: Tensor) -> Tensor:
         """Return P(bar in a span), [B, T]; not differentiable unless bars are independent."""
 
+    def in_span_and_partition(self, scores_BTK: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return in_span without a gradient; and what the same work gives that `loss` takes as partition_B, or None."""
+        with torch.no_grad():
+            return self.in_span(scores_BTK), None
+
     @abstractmethod
     def posterior(self, scores_BTK: Tensor, temperature: float = 1.0) -> SpanPosterior:
         """Return probabilities and the best labelling, all scores and parameters divided by the temperature, > 0."""

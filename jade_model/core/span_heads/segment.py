@@ -31,9 +31,22 @@ class SegmentHead(SegmentModel, SpanHead):
         """Give "none" the odds that it has in the training windows."""
         self.set_none_rate((int((num_spans_B == 0).sum()) + 0.5) / (len(num_spans_B) + 1))
 
-    def loss(self, scores_BTK: Tensor, labels: Labels, config: TrainingConfig) -> Tensor:  # noqa: ARG002
+    def loss(
+        self,
+        scores_BTK: Tensor,
+        labels: Labels,
+        config: TrainingConfig,  # noqa: ARG002
+        partition_B: Tensor | None = None,
+    ) -> Tensor:
         """Return the negative log-probability of the labelled spans, nats a window, [B]."""
-        return self.loss_of_sets(scores_BTK, labels.span_BM2, labels.num_spans_B)
+        return self.loss_of_sets(scores_BTK, labels.span_BM2, labels.num_spans_B, partition_B)
+
+    def in_span_and_partition(self, scores_BTK: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return P(bar in a span), and while training the log partition: both come of one sum over all spans."""
+        if self.several or not self.training:
+            return super().in_span_and_partition(scores_BTK)
+        partition_B, in_span_BT = self.log_partition(scores_BTK)
+        return in_span_BT, partition_B
 
     def in_span(self, scores_BTK: Tensor) -> Tensor:
         """Return P(bar in a span), [B, T]."""

@@ -28,7 +28,7 @@ def test_the_quantities_equal_the_slow_loop(num_bars: int) -> None:
     max_length = 20
     bars_NT4 = random_bars(3, num_windows=2, num_bars=num_bars)
     found = measured(bars_NT4, max_length)
-    assert found.shape == (2, num_bars, max_length, 4)
+    assert found.shape == (4, 2, num_bars, max_length)
     for row, bars in enumerate(bars_NT4.tolist()):
         path = [bars[0][0], *(bar[3] for bar in bars)]
         atr = [values[3] * abs(path[0]) for values in slow_displacement_and_path(bars)]
@@ -42,7 +42,7 @@ def test_the_quantities_equal_the_slow_loop(num_bars: int) -> None:
                 straight = net / way if way > 0 else 0.0
                 expected = [strength, straight, strength * straight, math.log(length)]
                 # The path is a difference of float32 values near 1: a millionth of the price.
-                assert found[row, start, length - 1].tolist() == pytest.approx(expected, rel=1e-3, abs=2e-3)
+                assert found[:, row, start, length - 1].tolist() == pytest.approx(expected, rel=1e-3, abs=2e-3)
 
 
 def test_a_later_bar_changes_no_span_that_ends_before_it() -> None:
@@ -52,7 +52,7 @@ def test_a_later_bar_changes_no_span_that_ends_before_it() -> None:
     before, after = measured(bars_NT4, 8), measured(changed_NT4, 8)
     for start in range(25):
         ends_before = max(0, min(8, 25 - start))
-        assert torch.equal(before[:, start, :ends_before], after[:, start, :ends_before])
+        assert torch.equal(before[:, :, start, :ends_before], after[:, :, start, :ends_before])
 
 
 @pytest.mark.parametrize("num_bars", [16, 105, 1024])
@@ -64,8 +64,8 @@ def test_flat_and_wild_bars_give_finite_scores(num_bars: int) -> None:
     for bars_NT4 in (flat_bars(2, num_bars), gapped_NT4, random_bars(1, num_bars=num_bars, move=0.3)):
         quantities = measured(bars_NT4, 32)
         assert quantities.isfinite().all()
-        assert quantities[..., 0].max() <= 20
-        assert quantities[..., 1].max() <= 1
+        assert quantities[0].max() <= 20
+        assert quantities[1].max() <= 1
         features_NTF = feature_set("displacement-21").compute(bars_NT4)
         assert scorer(torch.from_numpy(features_NTF[:, :, :4])).isfinite().all()
 
