@@ -155,3 +155,26 @@ def test_the_seeds_sigmas_give_the_seeds_task_weights():
 def test_a_recipe_can_soften_nothing_by_default():
     assert TrainingConfig().positive_weight == 1
     assert TrainingConfig().dice_weight == 0
+
+
+def test_what_pooling_has_summed_the_loss_need_not_sum_again():
+    windows = random_windows(12, num_bars=40)
+    chosen = fitted_recipe(recipe("jade_single_span"), windows)
+    chosen = replace(chosen, model=replace(chosen.model, several_spans=False, input_dropout=0.0, head_dropout=0.0))
+    data = prepare(windows, chosen)
+    model = build_model(chosen, seed=0).train()
+    torch.nn.init.normal_(model.span_scorer.out.weight, std=0.1)
+    labels = take_labels(data.labels, torch.arange(12))
+    found, parameters = {}, list(model.parameters())
+    for name in ("shared", "anew"):
+        output = model(data.x_VNTF[0])
+        assert output.partition_B is not None
+        if name == "anew":
+            output = output._replace(partition_B=None)
+        losses_4 = task_losses(model, output, labels, chosen.training)
+        found[name] = (
+            losses_4.detach(),
+            torch.autograd.grad(losses_4.sum(), parameters, materialize_grads=True),
+        )
+    torch.testing.assert_close(found["shared"], found["anew"], rtol=1e-5, atol=1e-6)
+    assert model.eval()(data.x_VNTF[0]).partition_B is None

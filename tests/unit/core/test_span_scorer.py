@@ -78,3 +78,32 @@ def test_many_windows_score_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("jade_model.core.segment.scorer.VALUES_AT_ONCE", 2 * 105 * 8 * 16)
     torch.testing.assert_close(scorer(path_BT4), together_BTL)
     assert scorer(path_BT4[:0]).shape == (0, 105, 8)
+
+
+def test_scores_and_gradients_are_those_of_the_two_layers_in_plain_torch() -> None:
+    torch.manual_seed(0)
+    scorer = SpanScorer(8, 16).double()
+    torch.nn.init.normal_(scorer.out.weight)
+    features_NTF = feature_set("displacement-21").compute(random_bars(2, num_windows=3, num_bars=20))
+    path_BT4 = torch.from_numpy(features_NTF[:, :, :4]).double()
+    quantities_BTLQ = span_quantities(path_BT4, 8).permute(1, 2, 3, 0)
+    plain_BTL = 8 * scorer.out(torch.relu(scorer.hidden(quantities_BTLQ))).squeeze(-1)
+    torch.testing.assert_close(scorer(path_BT4), plain_BTL)
+    weight_BTL, parameters = torch.randn_like(plain_BTL), list(scorer.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad((weight_BTL * scorer(path_BT4)).sum(), parameters),
+        torch.autograd.grad((weight_BTL * plain_BTL).sum(), parameters),
+    )
+
+
+def test_gradients_pass_gradcheck() -> None:
+    torch.manual_seed(1)
+    scorer = SpanScorer(3, 5).double()
+    path_BT4 = torch.rand(2, 6, 4, dtype=torch.float64) + 0.5
+    names = [name for name, _ in scorer.named_parameters()]
+
+    def score(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(scorer, dict(zip(names, values, strict=True)), (path_BT4,))
+
+    values = [torch.randn_like(value).requires_grad_() for value in scorer.parameters()]
+    assert torch.autograd.gradcheck(score, values)
