@@ -42,6 +42,14 @@ class Labels(NamedTuple):
     span_BM2: Tensor
     num_spans_B: Tensor
 
+    def take(self, rows: Tensor) -> Labels:
+        """Return those of some windows, on the labels' device."""
+        return Labels(*(values[rows] for values in self))
+
+    def to(self, device: torch.device) -> Labels:
+        """Return them on a device."""
+        return Labels(*(values.to(device) for values in self))
+
 
 def task_losses(model: JadeCompact, output: JadeOutput, labels: Labels, config: TrainingConfig) -> Tensor:
     """Return the tasks' losses, each a weighted mean over the windows that are labelled, as one vector of four."""

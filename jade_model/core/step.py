@@ -1,4 +1,4 @@
-"""One step of training, as Python runs it, or recorded once as a CUDA graph and replayed.
+"""One step of training, as Python runs it, or recorded once as a CUDA graph and replayed; and its learning rate.
 
 Nothing in a step waits for the device: what the host must know of it, it reads once an epoch.
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -20,10 +21,34 @@ from jade_model.core.config import TASKS, TrainingConfig
 from jade_model.core.errors import CaptureFailed
 from jade_model.core.losses import Labels, task_losses, uncertainty_weighted
 from jade_model.core.train_state import TrainState, remember, undo
-from jade_model.core.training_data import take_labels
 
 STEP_VALUES = (*TASKS, "total", "gradient_norm")
 _WARM_UP_STEPS = 3
+_WARM_UP_SHARE, _INITIAL_DIVISOR, _FINAL_DIVISOR = 0.3, 25.0, 1e4
+
+
+def learning_rate_at(step: int, num_steps: int, config: TrainingConfig) -> float:
+    """Return the learning rate of a 0-based step out of num_steps.
+
+    One-cycle (Smith and Topin 2018): cosine from 1/25 of the peak up to it over the first 30 % of the
+    steps, then cosine down to 1/10,000 of the start.
+    """
+    match config.schedule:
+        case "constant":
+            return config.learning_rate
+        case "one_cycle":
+            start = config.learning_rate / _INITIAL_DIVISOR
+            peak_step = max(_WARM_UP_SHARE * num_steps - 1, 1)
+            if step <= peak_step:
+                return _cosine(start, config.learning_rate, step / peak_step)
+            done = (step - peak_step) / max(num_steps - 1 - peak_step, 1)
+            return _cosine(config.learning_rate, start / _FINAL_DIVISOR, done)
+        case unknown:
+            assert_never(unknown)
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
 class Step:
@@ -57,7 +82,7 @@ class Step:
         state, config = self.state, self.config
         num_windows = len(self.labels.type_B)
         output = state.model(self.x_RTF[rows_B], state.generator)
-        labels = take_labels(self.labels, rows_B % num_windows)
+        labels = self.labels.take(rows_B % num_windows)
         losses_4 = task_losses(state.model, output, labels, config)
         total = uncertainty_weighted(losses_4 / state.loss_scale_4, state.model.log_sigma)
         state.optimizer.zero_grad()

@@ -23,8 +23,7 @@ from jade_model.core.config import SPAN_HEADS, TASKS, Recipe, TrainingConfig
 from jade_model.core.errors import CaptureFailed, DataError, TrainingDiverged, Violation
 from jade_model.core.features import feature_set
 from jade_model.core.losses import Labels, sigmas, task_weights
-from jade_model.core.schedule import learning_rate_at
-from jade_model.core.step import STEP_VALUES, CapturedStep, Step
+from jade_model.core.step import STEP_VALUES, CapturedStep, Step, learning_rate_at
 from jade_model.core.train_state import (
     TrainState,
     copied,
@@ -34,7 +33,7 @@ from jade_model.core.train_state import (
     training_state,
     usable_device,
 )
-from jade_model.core.training_data import PreparedWindows, labels_to, prepare
+from jade_model.core.training_data import PreparedWindows, prepare
 from jade_model.core.validation import bar_f1, evaluate
 
 __all__ = [
@@ -145,7 +144,7 @@ def steps_of_training(
             restore_state(state, resume, recipe, seed=seed, run_key=run_key)
         return state
 
-    x_VNTF, labels = data.x_VNTF.to(on), labels_to(data.labels, on)
+    x_VNTF, labels = data.x_VNTF.to(on), data.labels.to(on)
     # Both views are rows of one array: mirroring a window is then an addition to its row number.
     x_RTF = x_VNTF.flatten(0, 1)
     steps_per_epoch = -(-len(train_rows) // config.batch_size)

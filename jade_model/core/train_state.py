@@ -15,7 +15,7 @@ from jade_model.core.checkpoint import Checkpoint, build_model
 from jade_model.core.config import TASKS, Recipe
 from jade_model.core.errors import CheckpointError, ConfigError
 from jade_model.core.network import JadeCompact
-from jade_model.core.training_data import PreparedWindows, labels_to
+from jade_model.core.training_data import PreparedWindows
 from jade_model.core.validation import evaluate
 
 
@@ -64,7 +64,7 @@ def initial_state(
     loss_scale_4 = torch.ones(len(TASKS), device=device)
     if config.normalise_losses:
         rows = torch.as_tensor(train_rows, dtype=torch.int64, device=device)
-        first_4 = evaluate(model, data.x_VNTF[0].to(device), labels_to(data.labels, device), rows, config).losses_4
+        first_4 = evaluate(model, data.x_VNTF[0].to(device), data.labels.to(device), rows, config).losses_4
         loss_scale_4 = torch.where(first_4 > 0, first_4, 1.0)
     generator = torch.Generator(device).manual_seed(seed)
     is_cpu = device.type == "cpu"

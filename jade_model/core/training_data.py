@@ -74,16 +74,6 @@ def prepare(windows: Windows, recipe: Recipe) -> PreparedWindows:
     return PreparedWindows(windows.name, windows.sha256, x_VNTF, labels)
 
 
-def take_labels(labels: Labels, rows: Tensor) -> Labels:
-    """Return the labels of some windows, on the labels' device."""
-    return Labels(*(values[rows] for values in labels))
-
-
-def labels_to(labels: Labels, device: torch.device) -> Labels:
-    """Return the labels on a device."""
-    return Labels(*(values.to(device) for values in labels))
-
-
 def _padded_spans(windows: Windows) -> NDArray[np.int64]:
     """Return every window's spans, int64 [N, M, 2], M at least 1; where it has fewer, its last bar."""
     num_spans_N = windows.num_spans_N

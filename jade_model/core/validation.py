@@ -13,7 +13,6 @@ from torch import Tensor
 from jade_model.core.config import TASKS, TrainingConfig
 from jade_model.core.losses import Labels, task_losses
 from jade_model.core.network import JadeCompact
-from jade_model.core.training_data import take_labels
 
 EVALUATION_BATCH = 256
 
@@ -38,7 +37,7 @@ def evaluate(model: JadeCompact, x_NTF: Tensor, labels: Labels, rows: Tensor, co
     sums_4, scores = torch.zeros(len(TASKS), device=x_NTF.device), []
     for batch in torch.split(rows, EVALUATION_BATCH):
         output = model(x_NTF[batch])
-        sums_4 += task_losses(model, output, take_labels(labels, batch), config) * len(batch)
+        sums_4 += task_losses(model, output, labels.take(batch), config) * len(batch)
         scores.append(output.span_scores_BTK)
     model.train(was_training)
     return Evaluation(sums_4 / len(rows), torch.cat(scores))
@@ -57,7 +56,7 @@ def bar_f1(model: JadeCompact, span_scores_NTK: Tensor, labels: Labels, rows: Te
     Returns:
         [0, 1], windows counted by weight; None where no bar is labelled, and none found.
     """
-    of_rows = take_labels(labels, rows)
+    of_rows = labels.take(rows)
     labelled_NT, found_NT = of_rows.in_span_BT > 0, model.head.best_path(span_scores_NTK)
     hits = (of_rows.weight_B * (labelled_NT & found_NT).sum(1)).sum()
     total = (of_rows.weight_B * (labelled_NT.sum(1) + found_NT.sum(1))).sum()

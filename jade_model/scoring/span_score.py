@@ -23,7 +23,7 @@ from jade_model.core.recipes import recipe as recipe_of
 from jade_model.core.segment import SpanScorer
 from jade_model.core.span_heads.segment import SegmentHead
 from jade_model.core.targets import fitted_recipe
-from jade_model.core.training_data import PreparedWindows, prepare, take_labels
+from jade_model.core.training_data import PreparedWindows, prepare
 from jade_model.core.windows import Windows
 from jade_model.data.splits import Split
 from jade_model.scoring.decoding import Cleanup, DecoderName, decode
@@ -99,7 +99,7 @@ def _trained(path_NT4: Tensor, prepared: PreparedWindows, split: Split, *, sever
     for epoch in range(EPOCHS):
         optimiser.set_learning_rate(LEARNING_RATE * (1.0 - 0.9 * epoch / EPOCHS))
         for batch in torch.split(rows[torch.randperm(len(rows), generator=generator)], BATCH_SIZE):
-            labels = take_labels(prepared.labels, batch)
+            labels = prepared.labels.take(batch)
             loss_B = model.head.loss(model(path_NT4[batch]), labels, config)
             loss = (loss_B * labels.weight_B).sum() / labels.weight_B.sum()
             optimiser.zero_grad()

@@ -25,8 +25,7 @@ from jade_model.core.errors import CaptureFailed
 from jade_model.core.job import Execution
 from jade_model.core.job_runner import Task, run_together
 from jade_model.core.recipes import recipe
-from jade_model.core.schedule import learning_rate_at
-from jade_model.core.step import CapturedStep, Step
+from jade_model.core.step import CapturedStep, Step, learning_rate_at
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.train import PreparedWindows, prepare
 from jade_model.core.train_state import TrainState, initial_state

@@ -27,7 +27,6 @@ from jade_model.core.step import CapturedStep, Step
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.train import prepare, steps_of_training, train
 from jade_model.core.train_state import initial_state
-from jade_model.core.training_data import labels_to
 from jade_model.core.training_files import files_of
 
 pytestmark = [
@@ -84,7 +83,7 @@ def new_step(case: str, of: Recipe, *, capture: bool, seed: int = 0) -> Step:
     device = torch.device("cuda", torch.cuda.current_device())
     data = prepare(windows_of(case), of)
     state = initial_state(of, data, rows(0, 18), seed=seed, device=device)
-    x_RTF, labels = data.x_VNTF.to(device).flatten(0, 1), labels_to(data.labels, device)
+    x_RTF, labels = data.x_VNTF.to(device).flatten(0, 1), data.labels.to(device)
     if capture:
         return CapturedStep(state, x_RTF, labels, of.training, sizes=[4, 2])
     return Step(state, x_RTF, labels, of.training)

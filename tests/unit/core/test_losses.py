@@ -22,7 +22,7 @@ from jade_model.core.network import JadeCompact
 from jade_model.core.recipes import recipe
 from jade_model.core.span_heads.bars import dice_loss, soft_span_loss
 from jade_model.core.targets import fitted_recipe
-from jade_model.core.training_data import prepare, take_labels
+from jade_model.core.training_data import prepare
 
 
 def slow_cross_entropy(logits, targets, positive_weight):
@@ -109,9 +109,7 @@ def test_every_task_counts_windows_by_their_weight(loss):
     weighted = data.labels._replace(weight_B=torch.tensor([1.0, 2.0, 0.5]))
     repeated = torch.tensor([0, 0, 1, 1, 1, 1, 2])
     losses_4 = task_losses(model, model(data.x_VNTF[0]), weighted, chosen.training)
-    expected_4 = task_losses(
-        model, model(data.x_VNTF[0, repeated]), take_labels(data.labels, repeated), chosen.training
-    )
+    expected_4 = task_losses(model, model(data.x_VNTF[0, repeated]), data.labels.take(repeated), chosen.training)
     torch.testing.assert_close(losses_4, expected_4, rtol=1e-4, atol=1e-5)
 
 
@@ -164,7 +162,7 @@ def test_what_pooling_has_summed_the_loss_need_not_sum_again():
     data = prepare(windows, chosen)
     model = build_model(chosen, seed=0).train()
     torch.nn.init.normal_(model.span_scorer.out.weight, std=0.1)
-    labels = take_labels(data.labels, torch.arange(12))
+    labels = data.labels.take(torch.arange(12))
     found, parameters = {}, list(model.parameters())
     for name in ("shared", "anew"):
         output = model(data.x_VNTF[0])

@@ -21,7 +21,7 @@ from jade_model.core.step import STEP_VALUES, Step
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.train import prepare, steps_of_training, train
 from jade_model.core.train_state import TrainState, initial_state, remember, undo
-from jade_model.core.training_data import PreparedWindows, labels_to
+from jade_model.core.training_data import PreparedWindows
 from jade_model.core.validation import evaluate
 
 # What a GPU in deterministic mode refuses, or has a way for that copies from the host; and what always waits.
@@ -86,7 +86,7 @@ def test_a_step_neither_waits_for_its_device_nor_copies_from_the_host(loss, seve
     assert chosen.model.several_spans == several
     data = prepare(windows, chosen)
     meta = torch.device("meta")
-    labels: Labels = labels_to(data.labels, meta)
+    labels: Labels = data.labels.to(meta)
     x_RTF = data.x_VNTF.to(meta).flatten(0, 1)
     state = meta_state(chosen, data)
     state.model.train()

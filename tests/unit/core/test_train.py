@@ -21,7 +21,6 @@ from jade_model.core.train import (
     train,
     usable_device,
 )
-from jade_model.core.training_data import take_labels
 
 
 def tweaked(name, *, epochs=3, **changes):
@@ -128,7 +127,7 @@ def test_without_dropout_sixty_steps_equal_plain_pytorch():
     generator = torch.Generator().manual_seed(torch_seed(4, 0))
     for _ in range(12):
         for batch in torch.randperm(20, generator=generator).split(4):
-            labels = take_labels(data.labels, batch)
+            labels = data.labels.take(batch)
             losses = task_losses(model, model(data.x_VNTF[0][batch]), labels, chosen.training)
             optimizer.zero_grad()
             uncertainty_weighted(losses, model.log_sigma).backward()
