@@ -9,14 +9,14 @@ from jade_model.report.facts import Facts
 from jade_model.report.findings import find_insights, merged
 from jade_model.report.markup import plain
 from jade_model.report.naming import LOSS_UNITS, contestant, spelled_out
-from jade_model.report.view import closing, probability, recommendation, training, verdict
+from jade_model.report.view import closing, first_screen, probability, recommendation, training, verdict
 from jade_model.report.view.actions import next_actions, run_folder
 from jade_model.report.view.closing import PARTS
-from jade_model.report.view.first_screen import badge, first_screen, headline, title
+from jade_model.report.view.first_screen import badge, headline, title
 from jade_model.statistics.verdict import LEAKS, MOSTLY_LUCK, NOT_BEATEN, WHOLE_SPANS_ALONE
 
 SAID_ELSEWHERE = (LEAKS, NOT_BEATEN, WHOLE_SPANS_ALONE, MOSTLY_LUCK)
-_PARTS = (verdict, training, probability, recommendation, closing)
+_PARTS = (first_screen, verdict, training, probability, recommendation, closing)
 
 
 def report_context(facts: Facts) -> dict[str, Any]:
@@ -31,7 +31,6 @@ def report_context(facts: Facts) -> dict[str, Any]:
         "names": [arm.name for arm in facts.arms],
         "title": title(facts),
         "headline": headline(facts),
-        "first_screen": first_screen(facts),
         "badge": badge(facts)[0],
         "actions": next_actions(facts),
         "findings": merged(find_insights(facts), facts),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from jade_model.report.facts import ArmFacts, Facts
 from jade_model.report.markup import code, plain
 from jade_model.report.naming import contestant
-from jade_model.report.numbers import count, interval, join, moment, number, percent, plural, signed
-from jade_model.report.view.actions import run_folder
+from jade_model.report.numbers import count, interval, join, number, percent, plural, signed
 
 
 def title(facts: Facts) -> str:
@@ -189,33 +185,15 @@ def _instruments(facts: Facts) -> str:
     return f" It holds for these {len(names)} data sets; {beyond}."
 
 
-def first_screen(facts: Facts) -> list[tuple[str, str]]:
-    """Return label and value of what is looked at first: what, since when, on what data, at what cost, where."""
-    settings, run = facts.numbers.settings, facts.report.run
-    lines = [("Date", moment(facts.numbers.created_at)), ("Dataset", _data_line(facts))]
-    if since := since_last(facts):
-        lines.append(("Since the last comparison", since))
-    if champion := _champion_line(facts):
-        lines.append(("Champion", champion))
-    if data := _data_alarm(facts):
-        lines.append(("Data checks", data))
-    parameters = join([f"{count(arm.arm.num_parameters)} ({arm.name})" for arm in facts.arms])
-    lines.append(("Model", f"JadeCompact, {parameters} parameters"))
-    epochs = sorted({trained.epochs for arm in facts.arms for trained in arm.arm.runs})
-    recipes = join([code(name) for name in dict.fromkeys(arm.arm.recipe for arm in facts.arms)])
-    repetition = f"{plural(len(settings.seeds), 'seed')} x " + (
-        "a single split" if settings.num_folds <= 1 else plural(settings.num_folds, "fold")
-    )
-    shown = plural(epochs[0], "epoch") if len(epochs) == 1 else f"{join([str(e) for e in epochs])} epochs"
-    split = code(settings.split)
-    lines.append(("Training", f"{shown}, recipes {recipes}, {repetition}, {split} split"))
-    if cost := _cost_line(run):
-        lines.append(("Cost", cost))
-    troubles = facts.report.troubles
-    told = f"{plural(len(troubles), 'warning')}, the last: {plain(troubles[-1])}" if troubles else "none"
-    lines.append(("Failures and retries", told))
-    lines.append(("Run", f"{code(run_folder(facts))}; what was said is in {code('log.jsonl')}"))
-    return lines
+def parameters(facts: Facts) -> str:
+    """Say how many parameters each arm has."""
+    return join([f"{count(arm.arm.num_parameters)} ({arm.name})" for arm in facts.arms])
+
+
+def epochs(facts: Facts) -> str:
+    """Say how long was trained."""
+    found = sorted({trained.epochs for arm in facts.arms for trained in arm.arm.runs})
+    return plural(found[0], "epoch") if len(found) == 1 else f"{join(list(map(str, found)))} epochs"
 
 
 def since_last(facts: Facts) -> str:
@@ -234,14 +212,8 @@ def since_last(facts: Facts) -> str:
     return f"{join(moved) or 'other arms'}, against {code(last)}"
 
 
-def _champion_line(facts: Facts) -> str:
-    champion = facts.report.champion
-    if champion is None:
-        return ""
-    return f"F1 {number(champion['f1'])} on the windows that it was judged by, run {code(champion['run_id'])}"
-
-
-def _data_line(facts: Facts) -> str:
+def data_line(facts: Facts) -> str:
+    """Name the data sets and how they were split, four at most."""
     data = facts.numbers.data
     first = " in the first fold" if facts.numbers.settings.num_folds > 1 else ""
     sets = [
@@ -252,16 +224,16 @@ def _data_line(facts: Facts) -> str:
     return "; ".join([*sets, *([f"{plural(len(data) - 4, 'further data set')}"] if len(data) > 4 else [])])
 
 
-def _data_alarm(facts: Facts) -> str:
+def data_alarm(facts: Facts) -> str:
+    """Say which data checks are to be looked at; empty if none was made."""
     checks = [check for report in facts.report.data_checks for check in report["checks"]]
     odd = [plain(check["name"]) for check in checks if check["status"] != "passed"]
     return f"look at {join(odd)}" if odd else f"all {count(len(checks))} passed" if checks else ""
 
 
-def _cost_line(run: Mapping[str, Any]) -> str:
-    rental = run.get("rental")
-    if not isinstance(rental, Mapping):
-        return ""
+def cost(facts: Facts) -> str:
+    """Say what rented machines cost."""
+    rental = facts.report.run["rental"]
     replaced = sum(1 for machine in rental["machines"] if machine["problem"])
     lost = f", {plural(replaced, 'machine')} lost or replaced" if replaced else ""
     return f"{rental['cost_usd']:.2f} USD for {plural(len(rental['machines']), 'machine')}{lost}"
