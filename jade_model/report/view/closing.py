@@ -7,7 +7,7 @@ from typing import Any
 
 from jade_model.report.facts import Facts
 from jade_model.report.markup import Rows, code, plain
-from jade_model.report.numbers import ABSENT, duration, is_number, join, moment, number, percent, plural
+from jade_model.report.numbers import ABSENT, duration, is_number, join, moment, number
 
 TREND_LENGTH = 5
 
@@ -67,28 +67,13 @@ def drift_figure(dataset: str, *, several: bool) -> str:
     return f"drift-{''.join(char if char.isalnum() else '-' for char in dataset)}" if several else "drift"
 
 
-def reproducibility_rows(facts: Facts) -> Rows:
-    """Return settings, code, host and versions."""
-    run, settings = facts.report.run, facts.numbers.settings
-    found = run.get("code_version") or run.get("code") or "not recorded"
-    return [
-        ["Code", _listed(found)],
-        ["Seeds", ", ".join(map(str, settings.seeds))],
-        ["Weights scored", f"{plain(settings.checkpoint)} epoch, {plural(settings.ensemble, 'member')}"],
-        ["Decoder", code(settings.decoder)],
-        ["Minimum span length, merged gap", f"{settings.min_span_length}, {settings.merge_gap} bars"],
-        ["Margin, confidence", f"{number(settings.margin, 3)}, {percent(settings.confidence, 0)}"],
-        *[[label, _listed(run[key])] for key, label in (("host", "Host"), ("versions", "Versions")) if run.get(key)],
-    ]
-
-
-def _listed(value: Mapping[str, Any] | str) -> str:
+def key_values(value: Mapping[str, Any] | str) -> str:
     """Return `key value, key value`, of nested ones too; a text as it is."""
     if not isinstance(value, Mapping):
         return code(value)
     there = {name: item for name, item in value.items() if item is not None}
     return ", ".join(
-        _listed(item) if isinstance(item, Mapping) else f"{plain(name)} {code(item)}" for name, item in there.items()
+        key_values(item) if isinstance(item, Mapping) else f"{plain(name)} {code(item)}" for name, item in there.items()
     )
 
 
@@ -104,6 +89,7 @@ def times(facts: Facts) -> str:
 
 
 PARTS = {
+    "key_values": key_values,
     "passed_checks": passed_checks,
     "drift_figure": drift_figure,
 }
