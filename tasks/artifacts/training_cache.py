@@ -5,6 +5,7 @@ What is taken over is only a candidate: the training job verifies it before it s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -43,9 +44,11 @@ Note = Callable[[str], None]
 
 
 def say(message: str) -> None:
-    """Tell the person at the terminal; results go to standard output, this does not."""
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
+    """Tell the person at the terminal, who may have left it; results go to standard output, this does not."""
+    # What trains goes on, and what is rented is freed, whoever still listens.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,8 +24,8 @@ from tasks.hosts.host import Host, RemotePlace
 from tasks.hosts.keys import fingerprint_of_line
 from tasks.hosts.preflight import check_ready
 from tasks.provisioning import deadman
-from tasks.provisioning.entries import LeaseState, LedgerEntry
-from tasks.provisioning.errors import InstanceLost, ProviderError, ProviderUnavailable
+from tasks.provisioning.entries import TOUCH_EVERY_S, LeaseState, LedgerEntry
+from tasks.provisioning.errors import InstanceLost, LedgerError, ProviderError, ProviderUnavailable
 from tasks.provisioning.keys import RentalKeys
 from tasks.provisioning.ledger import Ledger
 from tasks.provisioning.provisioner import InstanceState, Provisioner, Timing
@@ -92,6 +93,24 @@ class Connector:
     def pause(self, seconds: float) -> None:
         """Wait, unless there is no more to wait for."""
         self.sleep(seconds)
+
+    @contextlib.contextmanager
+    def claimed(self, request_id: str) -> Iterator[None]:
+        """Give signs of life for a request while the block lasts, however long its single calls take."""
+        is_over = threading.Event()
+
+        def touch() -> None:
+            while not is_over.wait(TOUCH_EVERY_S):
+                with contextlib.suppress(LedgerError):  # whoever takes the next step notices, too
+                    self.ledger.touch(request_id, self.claim)
+
+        thread = threading.Thread(target=touch, daemon=True, name=f"claim-{request_id}")
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     def keys(self, entry: LedgerEntry) -> RentalKeys:
         """Return where a request's keys lie."""

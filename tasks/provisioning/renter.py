@@ -31,6 +31,7 @@ from tasks.provisioning.provisioner import InstanceRequest, InstanceState, Offer
 
 REAPER_SEEN_WITHIN_S = 15 * 60.0
 OVER_BUDGET = "over the budget"
+_ATTACHABLE = {LeaseState.READY, LeaseState.BUSY}
 
 
 @dataclass(frozen=True)
@@ -219,39 +220,41 @@ class Renter(Connector):
         for entry in self.ledger.entries(owner=self.owner, only_open=True) if wanted else ():
             if entry.provider != self.provider or not entry.run_keys.issuperset(wanted) or entry.request_id in beside:
                 continue
-            if entry.state not in {LeaseState.READY, LeaseState.BUSY} or not self.keys(entry).exist():
+            if entry.state not in _ATTACHABLE or not self.keys(entry).exist():
                 continue
-            self._wait_for_claim(entry)
-            if not self.ledger.take(entry.request_id, self.claim, instead_of=entry.claim):
-                raise RunError(f"machine {entry.instance_id} of {entry.provider} was just taken by another process")
-            found = self._attach_to(entry)
+            left = self._when_unclaimed(entry)
+            if left.state not in _ATTACHABLE:
+                continue  # its owner has ended it meanwhile
+            if not self.ledger.take(left.request_id, self.claim, instead_of=left.claim):
+                raise RunError(f"machine {left.instance_id} of {left.provider} was just taken by another process")
+            found = self._attach_to(left)
             if found is not None:
                 return found
         return None
 
-    def _wait_for_claim(self, entry: LedgerEntry) -> None:
-        """Return once the claim has run out or its process is dead.
+    def _when_unclaimed(self, entry: LedgerEntry) -> LedgerEntry:
+        """Return how a machine stands once nobody claims it, the claim has run out or its process is dead.
 
         Raises:
             RunError: It is alive.
         """
         told = False
-        while entry.claim and not is_certainly_dead(entry.claim):
+        while entry.claim and entry.state in _ATTACHABLE and not is_certainly_dead(entry.claim):
             now = self.ledger.now()
             if now - entry.seen_at > CLAIM_S:
-                return
+                break
             if not told:
                 self.note(f"{entry.provider}: waiting whether {entry.run_id} still controls {entry.instance_id}")
                 told = True
             self.pause(min(CLAIM_S - (now - entry.seen_at) + 1, 10.0))
             later = self.ledger.entry(entry.request_id)
-            if later.claim == entry.claim and later.seen_at > entry.seen_at:
+            if later.claim == entry.claim and later.seen_at > entry.seen_at and later.state in _ATTACHABLE:
                 raise RunError(
                     f"{entry.run_id} is alive and trains just this on machine {entry.instance_id} of "
                     f"{entry.provider}. Wait for it: its trainings are then taken over. Or stop it."
                 )
-            if later.state.is_over or later.claim != entry.claim:
-                return
+            entry = later
+        return entry
 
     def _attach_to(self, entry: LedgerEntry) -> Lease | None:
         self.rented.append(entry.request_id)
@@ -295,19 +298,20 @@ class Renter(Connector):
         )
         self.requests.append(entry.request_id)
         try:
-            self._announce(entry)
-            self.keys(entry).make()
-            instance = create_instance(
-                self.lender.provisioner,
-                self._instance_request(entry, offer),
-                self.lender.timing,
-                sleep=self.pause,
-                clock=self.ledger.now,
-            )
-            entry = self.ledger.advance(entry.request_id, LeaseState.PROVISIONING, instance=instance)
-            self.rented.append(entry.request_id)
-            self._check_price(entry)
-            return Lease(self, *self.connect(entry))
+            with self.claimed(entry.request_id):
+                self._announce(entry)
+                self.keys(entry).make()
+                instance = create_instance(
+                    self.lender.provisioner,
+                    self._instance_request(entry, offer),
+                    self.lender.timing,
+                    sleep=self.pause,
+                    clock=self.ledger.now,
+                )
+                entry = self.ledger.advance(entry.request_id, LeaseState.PROVISIONING, instance=instance)
+                self.rented.append(entry.request_id)
+                self._check_price(entry)
+                return Lease(self, *self.connect(entry))
         except (NoCapacity, ProviderRefused, NothingDone) as problem:
             # An answer to the request, or to a later call about the machine that there is by now.
             self._tell_tried(entry, str(problem))

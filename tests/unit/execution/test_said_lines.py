@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+
+from tasks.artifacts.training_cache import say
 from tasks.execution.progress import RECORD_LINE_CHARACTERS, RECORD_LINES, SaidLines
 
 
@@ -36,3 +41,14 @@ def test_a_record_is_bounded_whatever_a_line_is() -> None:
     said.add("x" * 10**6)
     assert len(said.take_for_log()) == RECORD_LINE_CHARACTERS
     assert len(said.take_for_terminal()) == 10**6 + 1
+
+
+def test_a_terminal_that_has_gone_stops_nobody_who_tells_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def write(self, _: str) -> None:
+            raise BrokenPipeError(errno.EPIPE, "nobody reads it")
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    say("a machine is freed")
+    monkeypatch.setattr("sys.stderr", None)
+    say("a machine is freed")
