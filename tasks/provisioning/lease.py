@@ -194,12 +194,21 @@ def release(
     if entry.state.is_over:
         return entry
     if entry.state is not LeaseState.TERMINATING:
-        entry = ledger.advance(entry.request_id, LeaseState.TERMINATING, reason=why)
+        entry = _advanced(ledger, entry, LeaseState.TERMINATING, why)
     try:
         terminate_instance(provisioner, entry.machine, timing, sleep=sleep, clock=ledger.now)
     except HostError as error:
         ledger.correct(entry.request_id, reason=f"{why}; its end is not proven: {error}")
         raise
-    # Another process may have proven it meanwhile.
-    entry = ledger.entry(entry.request_id)
-    return entry if entry.state.is_over else ledger.advance(entry.request_id, LeaseState.TERMINATED)
+    return _advanced(ledger, entry, LeaseState.TERMINATED)
+
+
+def _advanced(ledger: Ledger, entry: LedgerEntry, new: LeaseState, reason: str = "") -> LedgerEntry:
+    """Take a step towards the end, which another process, such as the reaper, may take at the same time."""
+    try:
+        return ledger.advance(entry.request_id, new, reason=reason)
+    except LedgerError:
+        found = ledger.entry(entry.request_id)
+        if found.state is not new and not found.state.is_over:
+            raise
+        return found

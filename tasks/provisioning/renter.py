@@ -260,7 +260,8 @@ class Renter(Connector):
         self.rented.append(entry.request_id)
         self.requests.append(entry.request_id)
         try:
-            lease = Lease(self, *self.connect_again(entry))
+            with self.claimed(entry.request_id):
+                lease = Lease(self, *self.connect_again(entry))
         except HostError as problem:
             self._tell_tried(entry, f"had an earlier run's work, but {problem}")
             self.release(entry, f"could not be attached to: {problem}")

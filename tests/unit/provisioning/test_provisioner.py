@@ -14,9 +14,10 @@ import pytest
 from tasks.core.errors import RunError
 from tasks.core.names import HostAddress
 from tasks.provisioning.connect import Provider
-from tasks.provisioning.entries import LeaseState
+from tasks.provisioning.entries import LeaseState, LedgerEntry
 from tasks.provisioning.keys import open_rented
-from tasks.provisioning.ledger import Ledger
+from tasks.provisioning.lease import release
+from tasks.provisioning.ledger import Ledger, Purpose
 from tasks.provisioning.offers import RentalRequest
 from tasks.provisioning.provisioner import (
     Instance,
@@ -24,7 +25,9 @@ from tasks.provisioning.provisioner import (
     InstanceScripts,
     InstanceState,
     Offer,
+    Timing,
     check_owner,
+    gone,
     instance_name,
     owner_and_request,
 )
@@ -120,3 +123,32 @@ def test_a_machine_whose_preflight_takes_long_is_claimed_all_the_while(
         time.sleep(0.2)
         # From then on the lease's own heartbeat says it.
         assert ledger.entry(lease.entry.request_id).seen_at <= seen[2] + 0.2
+
+
+def test_two_who_end_a_machine_at_the_same_time_both_see_it_ended(tmp_path: Path) -> None:
+    class Raced(Ledger):
+        """Somebody else takes a step right after we have looked."""
+
+        others: tuple[LeaseState, ...] = ()
+
+        def entry(self, request_id: str) -> LedgerEntry:
+            found = super().entry(request_id)
+            for state in self.others[:1]:
+                self.others = self.others[1:]
+                self.advance(request_id, state)
+            return found
+
+    with closing(Raced(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
+        entry = ledger.request(
+            Offer("fake", "k", "K", 1, 1.0), Purpose("run"), claim="me", max_hours=1, orphan_grace_s=900
+        )
+        machine = Instance("fake", "m1", entry.name, entry.owner, InstanceState.RUNNING, None, 1.0, None)
+        ledger.advance(entry.request_id, LeaseState.PROVISIONING, instance=machine)
+
+        def terminate(instance_id: str) -> Instance:
+            ledger.advance(entry.request_id, LeaseState.TERMINATED)
+            return gone("fake", instance_id)
+
+        fake: Any = SimpleNamespace(provider="fake", terminate=terminate)
+        ledger.others = (LeaseState.TERMINATING,)
+        assert release(ledger, fake, entry, "the run is over", Timing()).state is LeaseState.TERMINATED
