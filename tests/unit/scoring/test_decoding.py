@@ -84,6 +84,10 @@ def test_gaps_at_the_edge_stay_open_and_gaps_close_before_short_runs_go() -> Non
     np.testing.assert_array_equal(clean_up(row, Cleanup(3, 1)), [[False, True, True, True, False, False, False, False]])
 
 
+def test_a_gap_at_the_edge_makes_no_run_longer_however_much_is_closed() -> None:
+    np.testing.assert_array_equal(clean_up(np.array([[True, False]]), Cleanup(2, 7)), [[False, False]])
+
+
 @pytest.mark.parametrize("merge_gap", [9, 10, 500])
 def test_a_gap_closes_up_to_its_exact_length_however_long(merge_gap: int) -> None:
     row = np.array([[True] + [False] * 10 + [True, False]])
@@ -161,6 +165,13 @@ def test_a_path_below_the_margin_is_dropped_whole() -> None:
     predictions = predictions_of("crf", probability, margin_N=np.array([1.5, 3.0]))
     marked = decode(predictions, DecoderChoice("score_margin", 2.0))
     np.testing.assert_array_equal(marked, [[False] * 3, [False, True, True]])
+
+
+def test_what_stands_at_the_threshold_is_marked() -> None:
+    bars = predictions_of("soft_span", np.array([[0.25, 0.5, 0.75]]))
+    assert decode(bars, DecoderChoice("threshold", 0.5)).tolist() == [[False, True, True]]
+    whole = predictions_of("crf", np.zeros((1, 3)), path_NT=np.array([[False, True, True]]), margin_N=np.array([2.0]))
+    assert decode(whole, DecoderChoice("score_margin", 2.0)).tolist() == [[False, True, True]]
 
 
 def test_one_span_respects_the_shortest_length_and_its_cutoff() -> None:
