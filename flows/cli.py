@@ -6,6 +6,7 @@ standard error. Nothing heavy is imported here, so that `jade --help` answers at
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -59,6 +60,12 @@ _MODULES = {
 
 _NO_SERVER = "Failed to reach API at"
 """How Prefect says that the server has gone."""
+
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or write to another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "write to another place, or get the right to"),
+}
+"""What can be done about a file that cannot be written."""
 
 
 class LazyGroup(click.Group):
@@ -122,7 +129,15 @@ def run(arguments: list[str]) -> int:
     try:
         # Outside of its standalone mode, click returns the code of a command that exits early.
         left_with = jade.main(arguments, prog_name="jade", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.UsageError as error:
+        if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+            # What is refused with a word on its successor is nothing to propose.
+            hidden = {name for item in error.ctx.command.params if getattr(item, "hidden", False) for name in item.opts}
+            possible = [name for name in error.possibilities or () if name not in hidden]
+            error = click.NoSuchOption(error.option_name, possibilities=possible, ctx=error.ctx)
         return _complain(error.format_message(), kind="UsageError", code=2, wants_json=wants_json, context=error.ctx)
     except click.ClickException as error:
         return _complain(error.format_message(), kind=type(error).__name__, code=2, wants_json=wants_json)
@@ -134,6 +149,9 @@ def run(arguments: list[str]) -> int:
     except BaseException as error:
         # Not all that ends a command is an Exception: a flow that was stopped is none.
         code = getattr(error, "exit_code", None)
+        if isinstance(error, OSError) and error.errno in _ADVICE:
+            message = f"{error}; {_ADVICE[error.errno]}"
+            return _complain(message, kind=type(error).__name__, code=1, wants_json=wants_json)
         if not isinstance(code, int):
             is_away = any(base.__module__.startswith("httpx") for base in type(error).__mro__)
             if not is_away and not (isinstance(error, RuntimeError) and str(error).startswith(_NO_SERVER)):

@@ -17,7 +17,6 @@ from jade_model.core.windows import Windows
 from jade_model.data.cutting import Cutting
 from jade_model.data.cutting import cut_windows as cut_windows_and_notes
 from jade_model.data.sample import NAME as SAMPLE
-from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
 from jade_model.data.text.columns import Reading
 from jade_model.scoring.parts import Metric
@@ -87,8 +86,6 @@ def read_windows(source: str | Path | Sequence[str | Path] = SAMPLE, *, require_
         >>> windows.spans_of(0).tolist()  # half-open: bars 15 to 20
         [[15, 21]]
     """
-    if source == SAMPLE:
-        return sample_windows()
     return load_windows(source, require_labels=require_labels)
 
 
@@ -201,6 +198,7 @@ def compare_arms(
             raise ConfigError("a table without a column arm has no name; give {name: table}")
         for name in items:
             if name in named:
-                raise ConfigError(f"two predictions are called {name!r}; give them names: {{name: file}}")
+                how = "{name: file}, or NAME=FILE on the command line"
+                raise ConfigError(f"two predictions are called {name!r}; give them names: {how}")
         named |= items
     return compare_given(named, Question(metric, margin, confidence), labels=labels)

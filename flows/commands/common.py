@@ -92,6 +92,7 @@ def print_table(title: str | None, columns: list[str], rows: list[list[str]], *,
 
     # As text: markup would take the brackets of a path such as data[v2].parquet for a style.
     table = Table(title=None if title is None else Text(title), box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.show_header = any(columns)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index >= numeric_from else "left", overflow="fold")
     for row in rows:

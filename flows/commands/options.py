@@ -12,9 +12,11 @@ from pydantic.fields import FieldInfo
 from flows.commands.common import FunctionT
 from flows.parameters import fields_of
 from jade_model.data.sample import NAME as SAMPLE
-from tasks.execution.placement import check_placement
+from tasks.execution.placement import Placement, check_placement
+from tasks.provisioning.offers import RentalRequest
 from tasks.runs.tracking import tracks
 from tasks.settings.load import load_settings
+from tasks.settings.models import LOCAL, PROVIDERS
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -95,7 +97,12 @@ def parameters_of(
     except ValidationError as error:
         problems = [_problem(problem, set(said), file, sorted(paths)) for problem in error.errors()]
         raise click.UsageError("; ".join(problems)) from error
-    check_placement(parameters.trains_on)  # type: ignore[attr-defined]
+    placement: Placement = parameters.trains_on  # type: ignore[attr-defined]
+    about_renting = [f"--{name.replace('_', '-')}" for name in RentalRequest.model_fields if name in said]
+    if about_renting and placement.provider is None:
+        rented = f"; --host {PROVIDERS[0]} would rent one" if placement.host == (LOCAL,) else ""
+        raise click.UsageError(f"{', '.join(about_renting)}: no machine is rented here{rented}")
+    check_placement(placement)
     tracks(getattr(parameters, "track", None))
     return parameters
 
@@ -111,6 +118,8 @@ def _problem(problem: Any, flags: set[str], file: str, known: list[str]) -> str:
     name = next((name for name in reversed(names) if name in known), None)
     if name is None:
         return f"{file}: {told}" if file else told
+    if problem["type"] == "missing":
+        return f"--{name.replace('_', '-')} is missing"
     where = f"--{name.replace('_', '-')}" if not file or name in flags else f"{file}: {'.'.join(names)}"
     return f"{where}: {told} (given: {problem['input']!r})"
 

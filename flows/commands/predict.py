@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from flows.commands.common import arm_module_option, artifacts_option, json_option, load_arm_module, print_json
-from flows.commands.reading import check_output, reading_of, reading_options, tell_notes
+from flows.commands.reading import check_output, reading_of, reading_options, refuse, tell_notes
 from jade_model.data.cutting import newest_windows
 from jade_model.scoring.decoding import DECODERS, DecoderChoice, DecoderName
 from jade_model.scoring.trained import open_model
@@ -30,7 +30,7 @@ TEXT = {".csv", ".txt", ".tsv"}
 @click.option(
     "--data-path",
     metavar="DATA",
-    help="Windows: a file, folder or glob; needs only window_id and features.",
+    help="Windows: a file, folder or glob, or `sample`; needs only window_id and features.",
 )
 @click.option(
     "--bars",
@@ -76,6 +76,8 @@ def command(
         raise click.UsageError("say --data-path for windows, or --bars for raw bars")
     if data_path is not None and Path(data_path).suffix.lower() in TEXT:
         raise click.UsageError(f"--data-path takes windows in Parquet; for raw bars, as text too: --bars {data_path}")
+    if bars is None:
+        refuse("this is about --bars", instrument=instrument, **reading)
     target = check_output(out, inputs=[data_path, bars], formats=(".parquet", ".csv"))
     load_arm_module(arm_module)
     model = open_model(model_of(model_path, artifacts), device=device)
@@ -89,6 +91,8 @@ def command(
         if threshold is None and decoder != "viterbi":
             raise click.UsageError(f"--decoder {decoder} needs its --threshold (`jade optimize-threshold` finds it)")
         chosen = DecoderChoice(decoder, threshold)
+    if threshold is not None and chosen.decoder in {"threshold", "marginal"} and not 0 <= threshold <= 1:
+        raise click.UsageError(f"--threshold of {chosen.decoder} is a probability from 0 to 1, not {threshold:g}")
     choice = DecoderChoice(
         chosen.decoder,
         chosen.threshold if threshold is None else threshold,

@@ -46,6 +46,17 @@ def reading_of(flags: dict[str, Any]) -> Reading:
     return Reading(columns=columns, zone=flags["timezone"], **named)
 
 
+def refuse(why: str, **flags: Any) -> None:
+    """Refuse flags that were given and would change nothing.
+
+    Raises:
+        click.UsageError: One was given, that is, is neither None nor empty.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value not in (None, (), "")]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: {why}; leave it out")
+
+
 def tell_notes(notes: Sequence[str]) -> None:
     """Say on standard error what was understood of files."""
     for note in notes:

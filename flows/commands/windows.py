@@ -10,13 +10,13 @@ import numpy as np
 from pyarrow import ArrowException, parquet
 
 from flows.commands.common import json_option, print_json, print_table
-from flows.commands.reading import check_output, reading_of, reading_options, tell_notes
+from flows.commands.reading import check_output, reading_of, reading_options, refuse, tell_notes
 from jade_model.core.errors import DataError
-from jade_model.data.bars import read_bars
+from jade_model.data.bars import read_bars, shown_time
 from jade_model.data.cutting import Cutting, cut_windows
 from jade_model.data.labels import read_labels
 from jade_model.data.sample import sample_windows
-from jade_model.data.schema import find_violations, iter_windows, load_windows, write_windows
+from jade_model.data.schema import iter_windows, load_windows, write_windows
 from jade_model.data.splits import group_windows
 from jade_model.data.text.columns import Reading
 from jade_model.data.text.table import is_parquet
@@ -33,12 +33,17 @@ MOST_WINDOWS_GROUPED = 20_000
 @reading_options
 @json_option
 def validate(data: str, *, unlabelled: bool, labels: Path | None, as_json: bool, **reading: Any) -> None:
-    """Check windows (a Parquet file, folder or glob), or raw bars (text or Parquet); name every violation.
+    """Check windows (a Parquet file, folder or glob, or `sample`), or raw bars (text or Parquet); name every violation.
 
     docs/data.md is the contract of both.
     """
+    are_bars = holds_bars(data)
+    if are_bars:
+        refuse(f"{data} holds raw bars, and this is about windows", unlabelled=unlabelled or None)
+    else:
+        refuse(f"{data} holds no raw bars, and this is about them", labels=labels, **reading)
     try:
-        if holds_bars(data):
+        if are_bars:
             facts, notes = _facts_of_bars(data, labels, reading_of(reading))
         else:
             facts, notes = _facts_of_windows(data, labelled=not unlabelled), []
@@ -74,7 +79,7 @@ def _facts_of_bars(data: str, labels: Path | None, reading: Reading) -> tuple[di
     for bars in read_bars(data, reading):
         what = f" {bars.instrument}" if reading.by else ""
         facts["num_bars"] += len(bars.time_B)
-        facts |= {f"first{what}": f"{bars.time_B[0]}", f"last{what}": f"{bars.time_B[-1]}"}
+        facts |= {f"first{what}": shown_time(bars.time_B[0]), f"last{what}": shown_time(bars.time_B[-1])}
         if len(bars.time_B) > 1:
             facts[f"usual step{what}, s"] = float(np.median(np.diff(bars.time_B)) / np.timedelta64(1, "s"))
         notes += bars.notes
@@ -82,14 +87,11 @@ def _facts_of_bars(data: str, labels: Path | None, reading: Reading) -> tuple[di
             found = read_labels(labels, bars, reading)
             facts[f"num_spans{what}"] = len(found.spans_S2)
             notes += found.notes
-    return facts, notes
+    return facts, list(dict.fromkeys(notes))
 
 
 def _facts_of_windows(data: str, *, labelled: bool) -> dict[str, int | float | str]:
     """Count in batches: a file larger than memory is checked too."""
-    violations = find_violations(data, require_labels=labelled)
-    if violations:
-        raise DataError(violations)
     num_windows = num_spans = num_in_span = num_bars = window_length = 0
     for batch in iter_windows(data, batch_size=BATCH_SIZE, require_labels=labelled):
         num_windows += batch.num_windows

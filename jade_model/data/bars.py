@@ -218,7 +218,7 @@ def _check_agreement(best: _TimeColumn, other: _TimeColumn, faults: Faults) -> N
     differs_R = both_R & ((ahead_R < 0) | (ahead_R >= np.maximum(other.times.precision_R, 1)))
     if differs_R.any():
         row = int(np.flatnonzero(differs_R)[0])
-        said = f"{best.name} says {_shown(first_R[row])}, {other.name} {_shown(second_R[row])}"
+        said = f"{best.name} says {shown_time(first_R[row])}, {other.name} {shown_time(second_R[row])}"
         found = f"two columns of times that differ: {said}"
         expected = "one column of times: --columns time=NAME says which"
         raise faults.stop(None, found, expected, line=faults.line_of(row))
@@ -333,6 +333,7 @@ def _check_prices(bars_B4: NDArray[np.float64], faults: Faults) -> None:
         faults.add_rows(wrong_B, "close", lambda row: shown_bar(bars_B4[row]), expected)
 
 
-def _shown(time: np.datetime64) -> str:
+def shown_time(time: np.datetime64) -> str:
+    """Return a time without the zeros behind its seconds."""
     text = str(time)
     return text.rstrip("0").rstrip(".") if "." in text else text

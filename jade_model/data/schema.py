@@ -22,9 +22,11 @@ from jade_model.core.errors import DataError, Violation
 from jade_model.core.files import atomic_path, sha256_file
 from jade_model.core.windows import Windows
 from jade_model.data.parquet.files import Source, find_files
-from jade_model.data.parquet.reader import check_files, check_identifiers, scan, with_rows, wrong_lengths_of_batch
+from jade_model.data.parquet.reader import check_files, scan, with_rows
 from jade_model.data.parquet.rows import Rows
 from jade_model.data.parquet.table import to_table
+from jade_model.data.sample import NAME as SAMPLE
+from jade_model.data.sample import sample_windows
 
 _ROW_GROUP_SIZE = 8192
 
@@ -34,7 +36,7 @@ def load_windows(source: Source, *, name: str | None = None, require_labels: boo
 
     Args:
         source: A Parquet file, a folder of them (searched through, in the order of their paths), a glob, or
-            several of these; the windows of all files follow one another.
+            several of these; the windows of all files follow one another. Or `sample`, the built-in sample.
         name: Short name of the data set; by default the file's stem, or the folder's name for several files.
         require_labels: False reads bars only: columns with labels are neither needed, read nor checked.
 
@@ -44,6 +46,8 @@ def load_windows(source: Source, *, name: str | None = None, require_labels: boo
     Raises:
         DataError: The files break the contract; all violations are in it.
     """
+    if source == SAMPLE:
+        return sample_windows()
     files, violations = _files_of(source)
     batches: list[Rows] = []
     violations += check_files(files, require_labels=require_labels, keep=batches)
@@ -52,24 +56,8 @@ def load_windows(source: Source, *, name: str | None = None, require_labels: boo
     return _join(batches, _origin_of(source, files, name), is_labelled=require_labels)
 
 
-def find_violations(source: Source, *, require_labels: bool = True) -> list[Violation]:
-    """Return every place where the files break the contract, in file order; memory does not grow with them.
-
-    Args:
-        source: As load_windows takes it.
-        require_labels: Likewise.
-
-    Returns:
-        The violations; none if load_windows would read the files.
-    """
-    files, violations = _files_of(source)
-    return violations + check_files(files, require_labels=require_labels)
-
-
 def iter_windows(source: Source, *, batch_size: int, require_labels: bool = True) -> Iterator[Windows]:
-    """Read windows batch by batch; memory does not grow with the number of windows.
-
-    Identifiers are read once beforehand, so that a duplicate is found before the first batch is given.
+    """Check all windows, then give them batch by batch; memory does not grow with their number.
 
     Args:
         source: As load_windows takes it.
@@ -80,25 +68,25 @@ def iter_windows(source: Source, *, batch_size: int, require_labels: bool = True
         Windows in file order, checked. Their digest is that of all the files.
 
     Raises:
-        DataError: The files, or the batch that was to come next, break the contract; `find_violations` gives
-            all there is.
+        DataError: The files break the contract; all violations are in it, before the first batch is given.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if source == SAMPLE:
+        windows = sample_windows()
+        for first in range(0, windows.num_windows, batch_size):
+            yield windows.take(np.arange(first, min(first + batch_size, windows.num_windows)))
+        return
     files, violations = _files_of(source)
-    violations += check_identifiers(files)
+    violations += check_files(files, require_labels=require_labels)
     if violations:
         raise DataError(violations)
     origin = _origin_of(source, files, None)
-    expected_length: int | None = None
     for file in files:
-        for batch in scan(file, require_labels=require_labels, batch_size=batch_size):
-            wrong = batch.violations + wrong_lengths_of_batch(file, batch, expected_length)
-            if wrong or batch.rows is None:
+        for rows, wrong in scan(file, require_labels=require_labels, batch_size=batch_size):
+            if wrong or rows is None:  # changed since it was checked
                 raise DataError(wrong)
-            windows = _join([batch.rows], origin, is_labelled=require_labels)
-            expected_length = windows.window_length
-            yield windows
+            yield _join([rows], origin, is_labelled=require_labels)
 
 
 def write_windows(windows: Windows, path: str | Path) -> None:

@@ -129,7 +129,7 @@ def _exportable(member: JadeCompact) -> JadeCompact:
 
 
 def export_model(model: TrainedModel, out: Path, kind: Format, *, card: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Write a model as one file, and its card beside it as `<name>.card.json`.
+    """Write a model as one file, and its card beside it as `<file's name>.card.json`.
 
     What was written is read again and run on 100 windows; unless all probabilities are ours to 1e-5, it is refused.
 
@@ -172,7 +172,7 @@ def export_model(model: TrainedModel, out: Path, kind: Format, *, card: dict[str
 
 def card_path(out: Path) -> Path:
     """Return where the card of an exported model lies."""
-    return out.with_name(f"{out.stem}.card.json")
+    return out.with_name(f"{out.name}.card.json")
 
 
 def _write(whole: ExportedModel, bars: Tensor, path: Path, kind: Format) -> Any:

@@ -145,7 +145,7 @@ def _needed(
     source: str, labels: Windows | None, group_N: NDArray[np.int64] | None
 ) -> tuple[Windows, NDArray[np.int64]]:
     if labels is None or group_N is None:
-        raise ConfigError(f"{source} holds spans: labels (--labels) say what they are scored against")
+        raise ConfigError(f"{source} holds spans: labels (--labels DATA) say what they are scored against")
     return labels, group_N
 
 

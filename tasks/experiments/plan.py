@@ -15,7 +15,6 @@ from jade_model.core.recipes import recipe
 from jade_model.core.targets import fitted_recipe
 from jade_model.core.windows import Windows, save_arrays
 from jade_model.data.sample import NAME as SAMPLE
-from jade_model.data.sample import sample_windows
 from jade_model.data.schema import load_windows
 from jade_model.data.splits import (
     Grouping,
@@ -75,7 +74,7 @@ def load_data(sources: list[str]) -> list[Windows]:
         BadRequest: A data set is named twice, or has no span at all.
     """
     check_each_once(sources)
-    data = [sample_windows() if source == SAMPLE else load_windows(source) for source in sources]
+    data = [load_windows(source) for source in sources]
     for windows in data:
         _check_spans(windows)
     names = _names_apart(sources, [windows.name for windows in data])
@@ -91,8 +90,6 @@ def load_joined(sources: list[str]) -> Windows:
     """
     if SAMPLE in sources and len(sources) > 1:
         raise BadRequest(f"`{SAMPLE}` is the built-in sample; it is not pooled with files")
-    if sources == [SAMPLE]:
-        return sample_windows()
     windows = load_windows(sources[0] if len(sources) == 1 else sources)
     _check_spans(windows)
     return windows

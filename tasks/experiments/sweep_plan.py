@@ -118,6 +118,8 @@ def recipes_of(family: str, arms: Sequence[str]) -> dict[str, str | Recipe]:
         return {arm: f"{family}_{arm}" for arm in arms}
     try:
         table = tomllib.loads(Path(family).expanduser().read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise BadRequest(f"--recipe {family}: there is no such file; docs/extending.md shows one") from error
     except (OSError, ValueError) as error:
         raise BadRequest(f"--recipe {family}: cannot be read as TOML: {error}") from error
     base, of_arms = table.pop("base", FAMILIES[0]), table.pop("arms", {})

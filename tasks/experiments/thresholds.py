@@ -113,7 +113,7 @@ def _one_training(path: Path) -> Path:
     if not found:
         raise BadRequest(f"{path} holds no checkpoint; name a training's folder, or its checkpoint_*.pt")
     # The first training of an arm lies in the arm's own folder, those of other seeds and folds below it.
-    names = ", ".join(file.relative_to(path.parent).as_posix() for file in found[:MOST_NAMED])
+    names = ", ".join(map(str, found[:MOST_NAMED]))
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     raise BadRequest(f"{path} holds {len(found)} trainings, and a threshold is one model's. Name one: {names}{more}")
 

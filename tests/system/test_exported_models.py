@@ -41,7 +41,7 @@ def test_an_onnx_file_runs_without_jade_and_its_card_says_how(
     session = onnxruntime.InferenceSession((tmp_path / "spans.onnx").read_bytes())
     (found,) = session.run(["probability"], {"bars": HUNDRED.bars_NT4})
     np.testing.assert_allclose(found, open_model(path).probabilities(HUNDRED), atol=1e-5)
-    card = json.loads((tmp_path / "spans.card.json").read_text())
+    card = json.loads((tmp_path / "spans.onnx.card.json").read_text())
     assert card["input"]["shape"] == ["windows", LENGTH, 4]
     assert card["decoding"]["decoder"] == "one_span"
 

@@ -95,7 +95,8 @@ def _expand(part: str) -> tuple[list[str], list[str], Violation | None]:
     is_hidden = {file: any(name.startswith(_HIDDEN) for name in file.relative_to(root).parts) for file in found}
     files = sorted(str(file) for file, hidden in is_hidden.items() if not hidden)
     left_out = sorted(str(file.relative_to(root)) for file, hidden in is_hidden.items() if hidden)
-    violation = None if files else Violation(part, None, None, _missing(path), expected)
+    nothing = "no file that ends in .parquet" if path.is_dir() else _missing(path)
+    violation = None if files else Violation(part, None, None, nothing, expected)
     return files, left_out, violation
 
 

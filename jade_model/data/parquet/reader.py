@@ -6,7 +6,6 @@ Legend: N rows of one batch, R rows of one file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,22 +26,9 @@ _BATCH_SIZE = 1024
 _READ_BUFFER_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some rows of one file, and what is wrong with them.
-
-    Attributes:
-        first_row: The file's number of the first of them.
-        rows: None where nothing of the contract could be read.
-        violations: Of these rows; the first batch also has those of the file as a whole.
-    """
-
-    first_row: int
-    rows: Rows | None
-    violations: list[Violation]
-
-
-def scan(file: str, *, require_labels: bool, batch_size: int = _BATCH_SIZE) -> Iterator[Batch]:
+def scan(
+    file: str, *, require_labels: bool, batch_size: int = _BATCH_SIZE
+) -> Iterator[tuple[Rows | None, list[Violation]]]:
     """Read and check one file batch by batch, with memory for one batch.
 
     Args:
@@ -51,7 +37,8 @@ def scan(file: str, *, require_labels: bool, batch_size: int = _BATCH_SIZE) -> I
         batch_size: Largest number of rows a batch.
 
     Yields:
-        Batches; one without rows where nothing can be read (any more).
+        A batch's rows and what is wrong with them, the first time also what is with the file as a whole; no rows where
+        nothing can be read (any more).
     """
     import pyarrow as pa
 
@@ -69,16 +56,17 @@ def scan(file: str, *, require_labels: bool, batch_size: int = _BATCH_SIZE) -> I
                 # Threads read ahead, and with that the memory would grow with the file.
                 for batch in parquet.iter_batches(batch_size, columns=columns, use_threads=False):
                     rows = decode_batch(batch, faults, named)
-                    yield Batch(faults.first_row, rows, faults.found)
+                    yield rows, faults.found
                     faults = Faults(file, faults.first_row + batch.num_rows)
     except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError) as error:
         # Nothing is wrong with the file: this reader does not know what it holds.
         found = f"types that Jade cannot read ({str(error).strip().splitlines()[0]})"
         faults.add(None, found, "plain strings, numbers, lists and timestamps")
     except (pa.ArrowException, OSError) as error:
-        faults.add(None, _reason(file, error), "a readable Parquet file")
+        cut = "" if file.lower().endswith(".parquet") else "; `jade window` cuts windows out of raw bars"
+        faults.add(None, _reason(file, error), f"a readable Parquet file{cut}")
     if faults.found:
-        yield Batch(faults.first_row, None, faults.found)
+        yield None, faults.found
 
 
 def with_rows(files: list[str]) -> list[str]:
@@ -108,51 +96,30 @@ def check_files(files: list[str], *, require_labels: bool, keep: list[Rows] | No
         Violations in the order of files and rows, those of whole files first.
     """
     violations: list[list[Violation]] = []
-    lengths_R: list[NDArray[np.int64]] = []
-    hashes: list[_Hashes] = []
+    lengths_R: list[NDArray[np.int32]] = []
+    hashes_R: list[NDArray[np.int64]] = []
     for file in files:
         found: list[Violation] = []
-        length_batches, hash_batches = [], []
-        for batch in scan(file, require_labels=require_labels):
-            found += batch.violations
-            if batch.rows is not None:
-                length_batches.append(batch.rows.length_N.astype(np.int32))
-                hash_batches.append(_hash_identifiers(batch.rows.window_id_N, batch.first_row))
+        length_batches, hash_batches = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int64)]
+        for rows, wrong in scan(file, require_labels=require_labels):
+            found += wrong
+            if rows is not None:
+                length_batches.append(rows.length_N.astype(np.int32))
+                # 8 bytes a window instead of a string: a million windows are checked in flat memory.
+                hash_batches.append(np.fromiter(map(hash, rows.window_id_N), np.int64, len(rows.window_id_N)))
                 if keep is not None and not found:
-                    keep.append(batch.rows)
+                    keep.append(rows)
         violations.append(found)
-        lengths_R.append(np.concatenate([np.zeros(0, dtype=np.int64), *length_batches]))
-        hashes.append(_concatenate(hash_batches))
-    across = _wrong_lengths(files, lengths_R) + _duplicates(files, hashes)
+        lengths_R.append(np.concatenate(length_batches))
+        hashes_R.append(np.concatenate(hash_batches))
+    across = _wrong_lengths(files, lengths_R) + _duplicates(files, hashes_R)
     for number, file in enumerate(files):
         violations[number] += [violation for violation in across if violation.file == file]
         violations[number].sort(key=lambda violation: -1 if violation.row is None else violation.row)
     return [violation for of_file in violations for violation in of_file]
 
 
-def check_identifiers(files: list[str]) -> list[Violation]:
-    """Return the duplicates among the files' identifiers, reading that column only."""
-    hashes = []
-    for file in files:
-        batches = [_hash_identifiers(ids, first_row) for first_row, ids in _identifier_batches(file)]
-        hashes.append(_concatenate(batches))
-    return _duplicates(files, hashes)
-
-
-def wrong_lengths_of_batch(file: str, batch: Batch, expected: int | None) -> list[Violation]:
-    """Name a batch's windows of another length than expected (None: than most of them)."""
-    if batch.rows is None:
-        return []
-    length_N = batch.rows.length_N
-    violations = [] if expected is not None else _out_of_range(file, _commonest(length_N))
-    expected = _commonest(length_N) if expected is None else expected
-    wrong = np.flatnonzero(length_N != expected)
-    ids = {batch.first_row + row: batch.rows.window_id_N[row] for row in wrong.tolist()}
-    found = dict(zip(ids, length_N[wrong].tolist(), strict=True))
-    return violations + _odd_rows(file, found, f"{expected} bars, as in the rows before", ids)
-
-
-def _wrong_lengths(files: list[str], lengths_R: list[NDArray[np.int64]]) -> list[Violation]:
+def _wrong_lengths(files: list[str], lengths_R: list[NDArray[np.int32]]) -> list[Violation]:
     """Name windows of another length than most of their file, and files of another length than the first.
 
     Args:
@@ -169,9 +136,14 @@ def _wrong_lengths(files: list[str], lengths_R: list[NDArray[np.int64]]) -> list
             continue
         usual = _commonest(length_R[length_R >= 0])
         wrong = np.flatnonzero((length_R >= 0) & (length_R != usual))
-        found = dict(zip(wrong.tolist(), length_R[wrong].tolist(), strict=True))
-        violations += _out_of_range(file, usual)
-        violations += _odd_rows(file, found, f"{usual} bars, as in most rows", _identifiers_at(file, wrong))
+        ids = _identifiers_at(file, wrong)
+        if not MIN_WINDOW_LENGTH <= usual <= MAX_WINDOW_LENGTH:
+            expected = f"{MIN_WINDOW_LENGTH} to {MAX_WINDOW_LENGTH} bars"
+            violations.append(Violation(file, None, "features", f"windows of {usual} bars", expected))
+        violations += [
+            Violation(file, row, "features", f"{length_R[row]} bars", f"{usual} bars, as in most rows", ids.get(row))
+            for row in wrong.tolist()
+        ]
         first = first or (file, usual)
         if usual != first[1]:
             expected = f"{first[1]} bars, as in {first[0]}"
@@ -179,21 +151,7 @@ def _wrong_lengths(files: list[str], lengths_R: list[NDArray[np.int64]]) -> list
     return violations
 
 
-def _out_of_range(file: str, length: int) -> list[Violation]:
-    if MIN_WINDOW_LENGTH <= length <= MAX_WINDOW_LENGTH:
-        return []
-    expected = f"{MIN_WINDOW_LENGTH} to {MAX_WINDOW_LENGTH} bars"
-    return [Violation(file, None, "features", f"windows of {length} bars", expected)]
-
-
-def _odd_rows(file: str, length_by_row: dict[int, int], expected: str, ids: dict[int, str]) -> list[Violation]:
-    return [
-        Violation(file, row, "features", f"{length} bars", expected, ids.get(row))
-        for row, length in length_by_row.items()
-    ]
-
-
-def _commonest(length_R: NDArray[np.int64]) -> int:
+def _commonest(length_R: NDArray[np.int32]) -> int:
     values, firsts, counts = np.unique(length_R, return_index=True, return_counts=True)
     # Of equally common ones, the first in the file.
     return int(values[np.lexsort((firsts, -counts))[0]])
@@ -212,57 +170,23 @@ def _reason(file: str, error: Exception) -> str:
     return f"no Parquet file, or a damaged one ({str(error).strip().splitlines()[0]})"
 
 
-@dataclass(frozen=True, eq=False)
-class _Hashes:
-    """Hashes of a file's identifiers beside their rows; rows without an identifier are left out."""
-
-    row_R: NDArray[np.int64]
-    hash_R: NDArray[np.int64]
-
-
-def _hash_identifiers(window_id_N: NDArray[np.object_], first_row: int) -> _Hashes:
-    # 8 bytes a window instead of a string: a million windows are checked in flat memory.
-    hash_N = np.fromiter(map(hash, window_id_N), np.int64, len(window_id_N))
-    given = np.flatnonzero(window_id_N.astype(bool))
-    return _Hashes(first_row + given, hash_N[given])
-
-
-def _concatenate(parts: list[_Hashes]) -> _Hashes:
-    none = np.zeros(0, dtype=np.int64)
-    return _Hashes(
-        np.concatenate([none, *(part.row_R for part in parts)]),
-        np.concatenate([none, *(part.hash_R for part in parts)]),
-    )
-
-
-def _duplicates(files: list[str], hashes: list[_Hashes]) -> list[Violation]:
+def _duplicates(files: list[str], hashes_R: list[NDArray[np.int64]]) -> list[Violation]:
     """Name every identifier that stood before. Equal hashes are only a suspicion: the strings decide."""
-    values, counts = np.unique(
-        np.concatenate([np.zeros(0, dtype=np.int64), *(part.hash_R for part in hashes)]), return_counts=True
-    )
+    values, counts = np.unique(np.concatenate(hashes_R), return_counts=True)
     suspects = values[counts > 1]
     if not len(suspects):
         return []
     violations = []
     seen: dict[str, tuple[str, int]] = {}
-    for file, part in zip(files, hashes, strict=True):
-        rows = part.row_R[np.isin(part.hash_R, suspects)]
-        for row, window_id in _identifiers_at(file, rows).items():
+    for file, hash_R in zip(files, hashes_R, strict=True):
+        for row, window_id in _identifiers_at(file, np.flatnonzero(np.isin(hash_R, suspects))).items():
             if window_id not in seen:
                 seen[window_id] = (file, row)
                 continue
             other_file, other_row = seen[window_id]
             place = f"row {other_row}" + ("" if other_file == file else f" of {other_file}")
-            violations.append(
-                Violation(
-                    file,
-                    row,
-                    "window_id",
-                    f"{window_id!r}, as in {place}",
-                    "an identifier of its own",
-                    window_id,
-                )
-            )
+            found = f"{window_id!r}, as in {place}"
+            violations.append(Violation(file, row, "window_id", found, "an identifier of its own", window_id))
     return violations
 
 

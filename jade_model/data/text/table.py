@@ -109,7 +109,7 @@ def read_text(path: Path, faults: Faults) -> bytes:
         raise faults.stop(None, f"what cannot be read ({error})", "a readable file") from error
     for magic, kind in _OTHER_FORMATS.items():
         if content.startswith(magic):
-            raise faults.stop(None, kind, _EXPECTED)
+            raise faults.stop(None, kind, f"{_EXPECTED}; or Parquet")
     content = _as_utf8(content, faults)
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

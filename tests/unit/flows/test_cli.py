@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -63,7 +64,18 @@ def test_every_command_explains_itself_and_speaks_json(name: str, capsys: pytest
         (["compare", "--parallel-arms"], "--workers arms"),
         (["compare", "--arms", "crf"], "--arms"),
         (["compare", "--split", "seed", "--folds", "5"], "split `seed` is a single split"),
-        (["train"], "--loss"),
+        (["train"], "error: --loss is missing\n"),
+        (["compare", "--ssed", "3"], "(Did you mean '--seeds'?)"),
+        (["compare", "--max-price", "0.5"], "--max-price: no machine is rented here; --host runpod would rent one"),
+        (["compare", "--recipe", "mine.toml"], "--recipe mine.toml: there is no such file"),
+        (["compare", "--data", __file__], "`jade window` cuts windows out of raw bars"),
+        (["validate", "sample", "--timezone", "UTC"], "--timezone: sample holds no raw bars"),
+        (["validate", "sample", "--labels", "labels.csv"], "--labels: sample holds no raw bars"),
+        (["validate", "bars.csv", "--unlabelled"], "--unlabelled: bars.csv holds raw bars"),
+        (
+            ["predict", "--model-path", "m", "--data-path", "sample", "--month-first"],
+            "--day-first: this is about --bars",
+        ),
         (["validate", "nowhere.parquet"], "nowhere.parquet"),
         (["report", "nowhere"], "no run called 'nowhere'"),
         (["export", "--model-path", "champion"], "`jade retrain` makes the first champion"),
@@ -124,6 +136,40 @@ def test_the_sample_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     checked = json.loads(capsys.readouterr().out)
     assert checked["valid"] is True
     assert checked["num_windows"] == written["num_windows"] >= 200
+
+
+def test_the_sample_is_known_by_name_wherever_windows_are_read(
+    small_run: RunLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["validate", "sample", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_groups"] == 100
+    out = tmp_path / "spans.csv"
+    arguments = ["predict", "--model-path", str(small_run.root / "crf"), "--data-path", "sample", "--out", str(out)]
+    assert run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_windows"] == 206
+    assert run([*arguments, "--decoder", "marginal", "--threshold", "7"]) == 2
+    assert "a probability from 0 to 1, not 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["hosts"], ["artifacts"]])
+def test_a_command_alone_explains_itself_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.count("Usage: jade") == 1
+    assert "error" not in told
+
+
+def test_a_place_that_cannot_be_written_to_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(self: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "replace", is_full)
+    assert run(["sample", str(tmp_path / "sample.parquet")]) == 1
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert told.endswith("; free some space, or write to another place\n")
 
 
 def test_validate_lists_every_violation_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
