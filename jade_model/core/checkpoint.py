@@ -117,8 +117,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "weights": _on_cpu(checkpoint.weights),
         "training_state": _on_cpu(checkpoint.training_state),
     }
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    # Into a file of Python's: of a path that cannot be written, such as on a full disk, torch does not say why.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path, *, feature_set_name: str | None = None) -> Checkpoint:

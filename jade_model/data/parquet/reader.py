@@ -172,7 +172,8 @@ def _reason(file: str, error: Exception) -> str:
 
 def _duplicates(files: list[str], hashes_R: list[NDArray[np.int64]]) -> list[Violation]:
     """Name every identifier that stood before. Equal hashes are only a suspicion: the strings decide."""
-    values, counts = np.unique(np.concatenate(hashes_R), return_counts=True)
+    none = np.zeros(0, dtype=np.int64)
+    values, counts = np.unique(np.concatenate([none, *hashes_R]), return_counts=True)
     suspects = values[counts > 1]
     if not len(suspects):
         return []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import resource
 import struct
 import zipfile
 
@@ -137,6 +138,16 @@ def test_a_failed_write_leaves_the_old_checkpoint(checkpoint, tmp_path, monkeypa
         save_checkpoint(dataclasses.replace(checkpoint, history=({"epoch": float("nan")},)), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_disk_that_takes_no_more_is_the_reason_that_is_given(checkpoint, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(checkpoint, tmp_path / "a.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_seed_gives_the_same_weights_and_leaves_torchs_generator_alone():

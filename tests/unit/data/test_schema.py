@@ -536,6 +536,10 @@ class TestStreaming:
         with pytest.raises(DataError, match=r"row 3 \(w3_offset\+52\), column features"):
             next(iter_windows(path, batch_size=2))
 
+    def test_a_source_without_files_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no file that ends in \.parquet"):
+            next(iter_windows(tmp_path, batch_size=2))
+
     def test_unreadable_files_are_named(self, tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_bytes(b"nothing")
         with pytest.raises(DataError, match="no Parquet file"):
