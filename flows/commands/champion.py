@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flows.commands.common import artifacts_option, json_option, print_json, print_table
+from flows.commands.common import artifacts_option, json_option, print_json, print_table, tell
 from tasks.settings.prefect import prepare_prefect
 
 
@@ -74,10 +74,8 @@ def promote(*, run: str, force: bool, artifacts: str | None, as_json: bool) -> N
     from tasks.experiments.promote import promote_by_hand
 
     entry = promote_by_hand(open_place(artifacts), run, force=force)
-    if as_json:
-        print_json({"champion": entry.run_id, "number": entry.number})
-    else:
-        click.echo(f"{entry.run_id} is champion. `jade rollback` goes back.")
+    text = f"{entry.run_id} is champion. `jade rollback` goes back."
+    tell({"champion": entry.run_id, "number": entry.number}, text, as_json=as_json)
 
 
 @click.command("rollback")
@@ -90,7 +88,5 @@ def rollback(*, artifacts: str | None, as_json: bool) -> None:
     from tasks.experiments.promote import roll_back_champion
 
     entry = roll_back_champion(open_place(artifacts))
-    if as_json:
-        print_json({"champion": entry.run_id, "number": entry.number})
-    else:
-        click.echo(f"{entry.run_id} is champion again.")
+    text = f"{entry.run_id} is champion again."
+    tell({"champion": entry.run_id, "number": entry.number}, text, as_json=as_json)

@@ -76,6 +76,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def tell(result: Any, text: str, *, as_json: bool) -> None:
+    """Print a result on standard output: as JSON for programs, in words for people."""
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(text)
+
+
 def print_table(title: str | None, columns: list[str], rows: list[list[str]], *, numeric_from: int = 1) -> None:
     """Print a table on standard output.
 

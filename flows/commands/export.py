@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from flows.commands.common import arm_module_option, artifacts_option, json_option, load_arm_module, print_json
+from flows.commands.common import arm_module_option, artifacts_option, json_option, load_arm_module, tell
 from flows.commands.reading import check_output
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -53,8 +53,8 @@ def command(
     path = model_of(model_path, artifacts)
     (chosen,) = (item for item in FORMATS if item == kind)
     card = export_model(open_model(path), target, chosen, card=card_of(path))
-    if as_json:
-        print_json({"out": str(target), "card": str(card_path(target)), **card})
-        return
-    click.echo(f"{target}: {card['loss']}, bars of {card['input']['shape'][1]} a window; card: {card_path(target)}")
-    click.echo(f"largest difference in {card['windows_tried']} windows: {card['largest_difference']:.1g}")
+    text = (
+        f"{target}: {card['loss']}, bars of {card['input']['shape'][1]} a window; card: {card_path(target)}\n"
+        f"largest difference in {card['windows_tried']} windows: {card['largest_difference']:.1g}"
+    )
+    tell({"out": str(target), "card": str(card_path(target)), **card}, text, as_json=as_json)

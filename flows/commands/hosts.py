@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flows.commands.common import json_option, print_json, print_table
+from flows.commands.common import json_option, print_json, print_table, tell
 from tasks.core.errors import SettingsError
 from tasks.settings.load import Settings, forget_host, load_settings, save_host
 from tasks.settings.models import DAY_S, HostEntry, checked, parse_address
@@ -146,10 +146,7 @@ def list_hosts(*, as_json: bool) -> None:
 def remove(*, name: str, as_json: bool) -> None:
     """Take a host out of the user's jade.toml. What lies on the host stays."""
     path = forget_host(name)
-    if as_json:
-        print_json({"file": str(path), "removed": name})
-    else:
-        click.echo(f"{name} is no longer in {path}.")
+    tell({"file": str(path), "removed": name}, f"{name} is no longer in {path}.", as_json=as_json)
 
 
 @command.command("check")

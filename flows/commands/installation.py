@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from flows.commands.common import artifacts_option, json_option, nearby, print_json, print_table
+from flows.commands.common import artifacts_option, json_option, nearby, print_json, print_table, tell
 from tasks.operations.installation import (
     DEFAULT_PORT,
     LAST_PORT,
@@ -54,10 +54,8 @@ def down(*, as_json: bool) -> None:
     """Stop the local Prefect server and worker, and what they run; runs and history stay."""
     installation = local_installation()
     stopped = stop_installation(installation)
-    if as_json:
-        print_json({"stopped": stopped})
-    else:
-        click.echo(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing ran.")
+    text = f"Stopped: {', '.join(stopped)}." if stopped else "Nothing ran."
+    tell({"stopped": stopped}, text, as_json=as_json)
 
 
 @click.command("doctor")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flows.commands.common import json_option, print_json, print_table
+from flows.commands.common import json_option, print_json, print_table, tell
 from tasks.core.errors import BadRequest
 from tasks.operations.notify_targets import KINDS, OCCASIONS, SILENT_AFTER_S, Target, targets_from
 from tasks.settings.environment import secret_from_environment
@@ -47,10 +47,8 @@ def add(
     else:
         address = sys.stdin.read()
     made = add_target(target, address)
-    if as_json:
-        print_json({"name": name, "kind": kind, "automations": made})
-    else:
-        click.echo(f"{name} is told of: {', '.join(target.occasions)}.")
+    text = f"{name} is told of: {', '.join(target.occasions)}."
+    tell({"name": name, "kind": kind, "automations": made}, text, as_json=as_json)
 
 
 @command.command("apply")
@@ -105,10 +103,7 @@ def remove(*, name: str, as_json: bool) -> None:
     from tasks.operations.notifications import remove_target
 
     remove_target(name)
-    if as_json:
-        print_json({"removed": name})
-    else:
-        click.echo(f"{name} is not notified any more.")
+    tell({"removed": name}, f"{name} is not notified any more.", as_json=as_json)
 
 
 def _prepare() -> None:

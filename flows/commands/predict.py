@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flows.commands.common import arm_module_option, artifacts_option, json_option, load_arm_module, print_json
+from flows.commands.common import arm_module_option, artifacts_option, json_option, load_arm_module, tell
 from flows.commands.reading import check_output, reading_of, reading_options, refuse, tell_notes
 from jade_model.data.cutting import newest_windows
 from jade_model.scoring.decoding import DECODERS, DecoderChoice, DecoderName
@@ -106,16 +106,13 @@ def command(
         windows, time_NT, notes = newest_windows(bars, model.window_length, instrument, reading_of(reading))
         tell_notes(notes)
         numbers = predict_newest(model, windows, time_NT, target)
-    if as_json:
-        print_json(
-            {
-                "out": str(out),
-                **numbers,
-                "decoder": choice.decoder,
-                "threshold": choice.threshold,
-                "temperature": model.temperature,
-            }
-        )
-    else:
-        how = f"{choice.decoder}, temperature {model.temperature:.3g}"
-        click.echo(f"{out}: {numbers['num_spans']} spans in {numbers['num_windows']} windows ({how})")
+    result = {
+        "out": str(out),
+        **numbers,
+        "decoder": choice.decoder,
+        "threshold": choice.threshold,
+        "temperature": model.temperature,
+    }
+    how = f"{choice.decoder}, temperature {model.temperature:.3g}"
+    text = f"{out}: {numbers['num_spans']} spans in {numbers['num_windows']} windows ({how})"
+    tell(result, text, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.commands.common import artifacts_option, json_option, print_json, print_table
+from flows.commands.common import artifacts_option, json_option, print_json, print_table, tell
 
 if TYPE_CHECKING:
     from tasks.runs.active import FoundRun
@@ -109,10 +109,8 @@ def report(run: str, *, artifacts: str | None, as_json: bool) -> None:
     place, layout = open_run(run, artifacts)
     written = write_run_report(layout)
     place.publish_report(layout)
-    if as_json:
-        print_json({"run_id": layout.run_id, "markdown": str(written.markdown), "html": str(written.html)})
-    else:
-        click.echo(f"{written.markdown}\n{written.html}")
+    result = {"run_id": layout.run_id, "markdown": str(written.markdown), "html": str(written.html)}
+    tell(result, f"{written.markdown}\n{written.html}", as_json=as_json)
 
 
 @click.command("diff")
@@ -195,12 +193,10 @@ def track(*, run: str, artifacts: str | None, as_json: bool) -> None:
     place, layout = open_run(run, artifacts)
     identifier = tell_run(layout, place.address, is_running=place.is_running(layout.run_id))
     aliases = tell_models(place)
-    if as_json:
-        print_json({"run_id": layout.run_id, "mlflow_run": identifier, "aliases": aliases})
-        return
-    click.echo(f"{layout.run_id} is the MLflow run {identifier}.")
-    for alias, version in aliases.items():
-        click.echo(f"{alias} is version {version} of the model `jade`.")
+    lines = [f"{layout.run_id} is the MLflow run {identifier}."]
+    lines += [f"{alias} is version {version} of the model `jade`." for alias, version in aliases.items()]
+    result = {"run_id": layout.run_id, "mlflow_run": identifier, "aliases": aliases}
+    tell(result, "\n".join(lines), as_json=as_json)
 
 
 @click.command("acknowledge")
@@ -217,7 +213,4 @@ def acknowledge(*, run: str, artifacts: str | None, as_json: bool) -> None:
     from tasks.experiments.trend import acknowledge
 
     run_id = acknowledge(open_place(artifacts), run)
-    if as_json:
-        print_json({"run_id": run_id})
-    else:
-        click.echo(f"The trend of comparisons like {run_id} begins with it.")
+    tell({"run_id": run_id}, f"The trend of comparisons like {run_id} begins with it.", as_json=as_json)

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from pyarrow import ArrowException, parquet
 
-from flows.commands.common import json_option, print_json, print_table
+from flows.commands.common import json_option, print_json, print_table, tell
 from flows.commands.reading import check_output, reading_of, reading_options, refuse, tell_notes
 from jade_model.core.errors import DataError
 from jade_model.data.bars import read_bars, shown_time
@@ -163,12 +163,8 @@ def window(
         "notes": notes,
     }
     tell_notes(notes)
-    if as_json:
-        print_json(facts)
-    else:
-        click.echo(
-            f"{out}: {windows.num_windows} windows of {windows.window_length} bars, {len(windows.spans_S2)} spans"
-        )
+    text = f"{out}: {windows.num_windows} windows of {windows.window_length} bars, {len(windows.spans_S2)} spans"
+    tell(facts, text, as_json=as_json)
 
 
 @click.command("sample")
@@ -180,7 +176,5 @@ def sample(out: Path, *, seed: int, as_json: bool) -> None:
     target = check_output(out, inputs=[])
     windows = sample_windows(seed=seed)
     write_windows(windows, target)
-    if as_json:
-        print_json({"path": str(out), "num_windows": windows.num_windows, "window_length": windows.window_length})
-    else:
-        click.echo(f"{out}: {windows.num_windows} windows of {windows.window_length} bars")
+    facts = {"path": str(out), "num_windows": windows.num_windows, "window_length": windows.window_length}
+    tell(facts, f"{out}: {windows.num_windows} windows of {windows.window_length} bars", as_json=as_json)

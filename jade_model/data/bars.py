@@ -76,16 +76,14 @@ def read_bars(path: str | Path, reading: Reading = Reading()) -> list[Bars]:  # 
     faults.raise_if_any()
     series = _series(columns, faults)
     times = _times(columns, time_cells, faults)
-    prices = [
-        _prices(columns.cells(at), name, "." if at in table.numeric else reading.decimal, faults)
-        for name, at in zip(PRICES, price_columns, strict=True)
-        if at is not None
-    ]
+    texts = [columns.cells(at) for at in price_columns if at is not None]
+    marks = ["." if at in table.numeric else reading.decimal for at in price_columns]
+    prices = [_prices(*price, faults) for price in zip(texts, PRICES, marks, strict=True)]
     faults.raise_if_any()
-    found = [
-        _bars_of(rows_B, name, table.instrument, times, prices, reading, faults, table.notes, price_columns, columns)
-        for name, rows_B in series.items()
-    ]
+    price_R4 = np.stack([numbers.value_R for numbers in prices], axis=1)
+    is_missing_R = np.any([numbers.is_missing_R for numbers in prices], axis=0)
+    rows = _Rows(columns, times, texts, price_R4, is_missing_R, faults)
+    found = [_bars_of(rows, rows_B, name or table.instrument) for name, rows_B in series.items()]
     faults.raise_if_any()
     return [bars for bars in found if bars is not None]
 
@@ -270,35 +268,35 @@ def _prices(cells: pa.Array, name: str, decimal: DecimalMark | None, faults: Fau
     return numbers
 
 
-def _bars_of(
-    rows_B: NDArray[np.intp],
-    series: str,
-    instrument: str,
-    times: _TimeColumn,
-    prices: list[Numbers],
-    reading: Reading,
-    faults: Faults,
-    notes: tuple[str, ...],
-    price_columns: list[int | None],
-    columns: NamedColumns,
-) -> Bars | None:
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What was read of a file's rows, all series together; prices as text and as numbers."""
+
+    columns: NamedColumns
+    times: _TimeColumn
+    texts: list[pa.Array]
+    price_R4: NDArray[np.float64]
+    is_missing_R: NDArray[np.bool_]
+    faults: Faults
+
+
+def _bars_of(rows: _Rows, rows_B: NDArray[np.intp], instrument: str) -> Bars | None:
     """Return one series in ascending order, without rows that lack a price; name what is wrong with it."""
-    values_B4 = np.stack([numbers.value_R[rows_B] for numbers in prices], axis=1)
-    missing_B = np.any([numbers.is_missing_R[rows_B] for numbers in prices], axis=0)
-    said = list(notes)
+    table, times, faults = rows.columns.table, rows.times, rows.faults
+    missing_B = rows.is_missing_R[rows_B]
+    said = list(table.notes)
     if missing_B.any():
-        lines = columns.table.line_R[rows_B[missing_B]].tolist()
+        lines = table.line_R[rows_B[missing_B]].tolist()
         shown = ", ".join(map(str, lines[:_MOST_SHOWN])) + (", ..." if len(lines) > _MOST_SHOWN else "")
         said.append(f"{len(lines)} rows without a price left out (line {shown})")
         if missing_B.all():
             faults.add("close", "no row with all four prices", "at least one bar")
             return None
-    rows_B, values_B4 = rows_B[~missing_B], values_B4[~missing_B]
-    rows_B, was_reversed = ascending_rows(times.times, rows_B)
+    rows_B, was_reversed = ascending_rows(times.times, rows_B[~missing_B])
     if was_reversed:
-        values_B4 = values_B4[::-1]
         said.append("newest bars first: turned around")
-    own = Faults(faults.file, line_N=faults.line_N[rows_B] if faults.line_N is not None else None)
+    bars_B4 = rows.price_R4[rows_B]
+    own = Faults(faults.file, line_N=table.line_R[rows_B])
     ours = times.times.take(rows_B)
     time_B, is_zoned = resolve(ours, times.zone, times.name, own)
     if not own.found:
@@ -308,18 +306,16 @@ def _bars_of(
         if len(units) > 1:
             said.append(f"times of several kinds, each read by its own digits: {', '.join(units)}")
         check_order(time_B, times.name, own, is_zoned=is_zoned, is_mixed=len(units) > 1)
-    texts = [columns.cells(at) for at in price_columns if at is not None]
-    if not own.found and reading.decimal is None:
-        check_jumps(values_B4, [text.take(_indices(rows_B)) for text in texts], own)
+    if not own.found and rows.columns.reading.decimal is None:
+        check_jumps(bars_B4, [text.take(_indices(rows_B)) for text in rows.texts], own)
     if not own.found:
-        _check_prices(values_B4, own)
+        _check_prices(bars_B4, own)
     faults.found += own.found
     if own.found:
         return None
     if not is_zoned:
         said.append(f"times in {times.name} carry no zone and are taken as UTC (--timezone says otherwise)")
-    num_rows = len(columns.table.line_R)
-    return Bars(time_B, values_B4, rows_B, num_rows, is_zoned, series or instrument, faults.file, tuple(said))
+    return Bars(time_B, bars_B4, rows_B, len(table.line_R), is_zoned, instrument, faults.file, tuple(said))
 
 
 def _indices(rows_B: NDArray[np.intp]) -> pa.Array:

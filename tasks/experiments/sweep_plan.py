@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import operator
 import re
 import tomllib
 import types
@@ -76,13 +78,13 @@ def plan_arms(
         BadRequest: A key is unknown, a value of another type or out of range, an arm there twice, or there are fewer
             than two or too many; the message names the key.
     """
-    flat = {key: values for key, values in _flat(grid, "grid").items() if _known(key, "grid")}
+    flat = _flat(grid, "grid")
     for key, values in flat.items():
         if not isinstance(values, list) or not values:
             raise BadRequest(f"grid.{key} must be a list of values, such as {_example(key)}, not {values!r}")
     if flat and "recipe" not in flat:
         raise BadRequest(f"grid.recipe is missing: a list of recipes to vary; choices: {', '.join(recipe_names())}")
-    if (number := len(listed) + (_product(flat) if flat else 0)) > MAX_ARMS:
+    if (number := len(listed) + (math.prod(map(len, flat.values())) if flat else 0)) > MAX_ARMS:
         raise BadRequest(f"this is {number} arms; a sweep compares every pair and takes {MAX_ARMS} at most")
     asked: list[tuple[str, str | None, dict[str, Any]]] = []
     if flat:
@@ -94,8 +96,6 @@ def plan_arms(
     for number, table in enumerate(listed):
         where = f"arms[{number}]"
         settings = _flat({key: value for key, value in table.items() if key != "name"}, where)
-        for key in settings:
-            _known(key, where)
         asked.append((where, table.get("name"), settings))
     arms = [_arm(where, name, settings, epochs) for where, name, settings in asked]
     _check_distinct(arms)
@@ -142,10 +142,8 @@ def recipes_of(family: str, arms: Sequence[str]) -> dict[str, str | Recipe]:
 
 def _settings_of_all(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     settings = _flat(table, where)
-    for key in settings:
-        if key == "recipe":
-            raise BadRequest(f"{where}.recipe: `base` says which recipes the file starts from: {', '.join(FAMILIES)}")
-        _known(key, where)
+    if "recipe" in settings:
+        raise BadRequest(f"{where}.recipe: `base` says which recipes the file starts from: {', '.join(FAMILIES)}")
     return {key: _typed(where, key, value) for key, value in settings.items()}
 
 
@@ -161,10 +159,7 @@ def varied_settings(arms: Sequence[SweepArm]) -> dict[str, tuple[Any, ...]]:
 
 def setting_of(arm: SweepArm, key: str) -> Any:
     """Return an arm's value of a setting."""
-    if key == "recipe":
-        return arm.settings["recipe"]
-    part, _, name = key.rpartition(".")
-    return getattr(getattr(arm.recipe, part) if part else arm.recipe, name)
+    return arm.settings["recipe"] if key == "recipe" else operator.attrgetter(key)(arm.recipe)
 
 
 def _arm(where: str, name: Any, settings: dict[str, Any], epochs: int | None) -> SweepArm:
@@ -204,14 +199,9 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
     changed = sorted(
         f"{key.rpartition('.')[2]}={_shown(value)}"
         for key, value in settings.items()
-        if key not in {"recipe", "training.epochs"} and _field(base, key) != value
+        if key not in {"recipe", "training.epochs"} and operator.attrgetter(key)(base) != value
     )
     return dataclasses.replace(chosen, name="+".join([base.name, *changed]))
-
-
-def _field(of: Recipe, key: str) -> Any:
-    part, _, name = key.rpartition(".")
-    return getattr(getattr(of, part) if part else of, name)
 
 
 def _check_distinct(arms: Sequence[SweepArm]) -> None:
@@ -227,21 +217,23 @@ def _check_distinct(arms: Sequence[SweepArm]) -> None:
 
 
 def _flat(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return settings by their full keys, all of them known."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         entries = (
             {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, Mapping) else {key: value}
         )
         for full, item in entries.items():
+            _check_known(full, where)
             if full in found:
                 raise BadRequest(f"{where}.{full} is given twice")
             found[full] = item
     return found
 
 
-def _known(key: str, where: str) -> bool:
+def _check_known(key: str, where: str) -> None:
     if key in _KINDS:
-        return True
+        return
     if key == "loss":
         raise BadRequest(f"{where}.loss: a recipe has its loss; choose by recipe: {', '.join(recipe_names())}")
     by_field = {full.rpartition(".")[2]: full for full in _KINDS}
@@ -272,13 +264,6 @@ def _kind_name(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(kind))
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): f"{NONE!r}"}[kind]
-
-
-def _product(flat: Mapping[str, Sequence[Any]]) -> int:
-    number = 1
-    for values in flat.values():
-        number *= len(values)
-    return number
 
 
 def _name_of(settings: Mapping[str, Any]) -> str:
