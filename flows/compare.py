@@ -95,11 +95,8 @@ def evaluate(folder: str, parameters: CompareParameters, created_at: str) -> Non
     from tasks.experiments.evaluate import EvaluationSettings, evaluate_run
 
     settings = EvaluationSettings(
-        checkpoint=parameters.scoring.checkpoint,
-        margin=parameters.scoring.margin,
+        **dict(parameters.scoring),
         confidence=CONFIDENCE,
-        min_span_length=parameters.scoring.min_span_length,
-        merge_gap=parameters.scoring.merge_gap,
         split=parameters.split,
         num_folds=parameters.num_folds,
         ensemble=parameters.ensemble,

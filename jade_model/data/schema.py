@@ -12,8 +12,8 @@ What touches Parquet imports pyarrow when it is called. Hosts without it read wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -107,21 +107,14 @@ def _files_of(source: Source) -> tuple[list[str], list[Violation]]:
     return with_rows(files), violations
 
 
-@dataclass(frozen=True)
-class _Origin:
-    name: str
-    path: str
-    sha256: str
-
-
-def _join(batches: list[Rows], origin: _Origin, *, is_labelled: bool) -> Windows:
+def _join(batches: list[Rows], origin: Mapping[str, str], *, is_labelled: bool) -> Windows:
     num_spans_N = np.concatenate([rows.num_spans_N for rows in batches])
     bars_B4 = np.concatenate([rows.bars_B4 for rows in batches])
     shared = {name: np.concatenate([getattr(rows, name) for rows in batches]) for name in _SHARED_FIELDS}
     return Windows(
-        name=origin.name,
-        path=origin.path,
-        sha256=origin.sha256,
+        name=origin["name"],
+        path=origin["path"],
+        sha256=origin["sha256"],
         window_id_N=np.concatenate([rows.window_id_N for rows in batches]).astype(np.str_),
         bars_NT4=bars_B4.reshape(len(num_spans_N), -1, 4),
         span_offsets_N1=np.concatenate(([0], np.cumsum(num_spans_N))),
@@ -133,15 +126,12 @@ def _join(batches: list[Rows], origin: _Origin, *, is_labelled: bool) -> Windows
 _SHARED_FIELDS = ({item.name for item in fields(Rows)} & {item.name for item in fields(Windows)}) - {"window_id_N"}
 
 
-def _origin_of(source: Source, files: list[str], name: str | None) -> _Origin:
+def _origin_of(source: Source, files: list[str], name: str | None) -> dict[str, str]:
     given = [source] if isinstance(source, (str, Path)) else source
     paths = [Path(file).expanduser() for file in files]
     digests = [sha256_file(path) for path in paths]
     if name is None:
         # A single file is known by its stem, several by the folder that holds the first.
         name = paths[0].stem if len(paths) == 1 else paths[0].resolve().parent.name
-    return _Origin(
-        name=name,
-        path=", ".join(str(part) for part in given),
-        sha256=digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest(),
-    )
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return {"name": name, "path": ", ".join(str(part) for part in given), "sha256": sha256}

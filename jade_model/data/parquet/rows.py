@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jade_model.core.windows import NO_TYPE, TYPE_NAMES
 from jade_model.data.faults import Faults
 from jade_model.data.parquet.bars import decode_bars
+from jade_model.data.parquet.layout import BOUND_LISTS, BOUNDS
 from jade_model.data.parquet.spans import decode_integers, decode_spans
 
 if TYPE_CHECKING:
@@ -66,29 +67,45 @@ def decode_batch(batch: pa.RecordBatch, faults: Faults, named: Mapping[str, str]
     columns = {name: _plain(batch.column(name)) for name in batch.schema.names}
     for name, value in (named or {}).items():
         columns.setdefault(name, pa.array([value or None] * num_rows, pa.string()))
+    # Of a pair, one bound alone says nothing; check_layout has named the other.
+    alone = {name for pair in (BOUNDS, BOUND_LISTS) if not set(pair) <= columns.keys() for name in pair}
+    columns = {name: column for name, column in columns.items() if name not in alone}
+    for name, kind in _kinds().items():
+        if name not in columns or pa.types.is_null(columns[name].type):
+            columns[name] = pa.nulls(num_rows, kind)
     window_id_N = _identifiers(columns.get("window_id"), num_rows, faults)
     length_N, bars_B4 = np.full(num_rows, -1), np.zeros((0, 4))
     if "features" in columns:
         length_N, bars_B4 = decode_bars(columns["features"], faults)
     num_spans_N, spans_S2 = decode_spans(columns, length_N, faults)
-    offset_N = np.zeros(num_rows, dtype=np.int64)
-    if "offset" in columns:
-        offset_N = decode_integers(columns["offset"], "offset", faults)
     return Rows(
         window_id_N=window_id_N,
-        base_window_id_N=_bases(columns.get("base_window_id"), columns.get("window_id"), num_rows),
+        base_window_id_N=_bases(columns["base_window_id"], columns.get("window_id")),
         length_N=length_N,
         bars_B4=bars_B4,
-        type_N=_types(columns.get("label"), num_spans_N, faults),
+        type_N=_types(columns["label"], num_spans_N, faults),
         num_spans_N=num_spans_N,
         spans_S2=spans_S2,
-        offset_N=offset_N,
-        overlap_fraction_N=_fractions(columns.get("overlap_fraction"), num_rows, faults),
-        quality_N=_texts(columns.get("quality"), num_rows),
-        source_N=_texts(columns.get("source"), num_rows),
-        instrument_N=_texts(columns.get("instrument"), num_rows),
-        start_time_N=_times(columns.get("start_time"), num_rows, faults),
+        offset_N=decode_integers(columns["offset"], "offset", faults),
+        overlap_fraction_N=_fractions(columns["overlap_fraction"], faults),
+        quality_N=_texts(columns["quality"]),
+        source_N=_texts(columns["source"]),
+        instrument_N=_texts(columns["instrument"]),
+        start_time_N=_times(columns["start_time"], faults),
     )
+
+
+def _kinds() -> dict[str, pa.DataType]:
+    """Return the columns that a file may lack, or have without a value: all of it is null then."""
+    import pyarrow as pa
+
+    return {
+        **dict.fromkeys(("base_window_id", "label", "source", "quality", "instrument"), pa.string()),
+        **dict.fromkeys((*BOUNDS, "offset"), pa.int64()),
+        **dict.fromkeys(BOUND_LISTS, pa.list_(pa.int64())),
+        "overlap_fraction": pa.float64(),
+        "start_time": pa.timestamp("ns"),
+    }
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -113,35 +130,26 @@ def _identifiers(array: pa.Array | None, num_rows: int, faults: Faults) -> NDArr
     return window_id_N
 
 
-def _bases(array: pa.Array | None, window_id: pa.Array | None, num_rows: int) -> NDArray[np.str_]:
+def _bases(array: pa.Array, window_id: pa.Array | None) -> NDArray[np.str_]:
     """Return the base identifiers; where a file does not say, window_id without its `_offset...` ending."""
     import pyarrow.compute as pc
 
-    base_N = _texts(array, num_rows)
+    base_N = _texts(array)
     if window_id is None or (base_N != "").all():
         return base_N
     derived = pc.replace_substring_regex(window_id, pattern=_OFFSET_ENDING, replacement="")
-    return np.where(base_N == "", _texts(derived, num_rows), base_N)
+    return np.where(base_N == "", _texts(derived), base_N)
 
 
-def _texts(array: pa.Array | None, num_rows: int) -> NDArray[np.str_]:
-    import pyarrow as pa
+def _texts(array: pa.Array) -> NDArray[np.str_]:
     import pyarrow.compute as pc
 
-    if array is None or pa.types.is_null(array.type):
-        return np.zeros(num_rows, dtype=np.str_)
     return np.asarray(pc.fill_null(array, "").to_numpy(zero_copy_only=False), dtype=np.str_)
 
 
-def _types(array: pa.Array | None, num_spans_N: NDArray[np.int64], faults: Faults) -> NDArray[np.int64]:
-    import pyarrow as pa
+def _types(array: pa.Array, num_spans_N: NDArray[np.int64], faults: Faults) -> NDArray[np.int64]:
     import pyarrow.compute as pc
 
-    num_rows = len(num_spans_N)
-    if array is None:
-        return np.full(num_rows, NO_TYPE)
-    if pa.types.is_null(array.type):
-        array = array.cast(pa.string())
     encoded = array.dictionary_encode()
     names = encoded.dictionary.to_pylist()
     known = {name: code for code, name in enumerate(TYPE_NAMES)}
@@ -156,11 +164,7 @@ def _types(array: pa.Array | None, num_spans_N: NDArray[np.int64], faults: Fault
     return type_N
 
 
-def _fractions(array: pa.Array | None, num_rows: int, faults: Faults) -> NDArray[np.float64]:
-    import pyarrow as pa
-
-    if array is None or pa.types.is_null(array.type):
-        return np.ones(num_rows)
+def _fractions(array: pa.Array, faults: Faults) -> NDArray[np.float64]:
     values_N = array.to_numpy(zero_copy_only=False).astype(np.float64)
     fraction_N = np.where(np.isnan(values_N), 1.0, values_N)
     faults.add_rows(
@@ -172,11 +176,9 @@ def _fractions(array: pa.Array | None, num_rows: int, faults: Faults) -> NDArray
     return fraction_N
 
 
-def _times(array: pa.Array | None, num_rows: int, faults: Faults) -> NDArray[np.datetime64]:
+def _times(array: pa.Array, faults: Faults) -> NDArray[np.datetime64]:
     import pyarrow as pa
 
-    if array is None or pa.types.is_null(array.type):
-        return np.full(num_rows, np.datetime64("NaT", "ns"))
     if pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("ms"))
     try:
@@ -184,5 +186,5 @@ def _times(array: pa.Array | None, num_rows: int, faults: Faults) -> NDArray[np.
         in_ns = array.cast(pa.timestamp("ns", tz=array.type.tz))
     except pa.ArrowInvalid as error:
         faults.add("start_time", str(error), "times from 1678 to 2261")
-        return np.full(num_rows, np.datetime64("NaT", "ns"))
+        return np.full(len(array), np.datetime64("NaT", "ns"))
     return np.asarray(in_ns.to_numpy(zero_copy_only=False), dtype="datetime64[ns]")

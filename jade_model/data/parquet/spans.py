@@ -33,15 +33,12 @@ def decode_spans(
     Returns:
         Number of spans of each row, int64 [N]; half-open spans, ascending within a row, int64 [S, 2].
     """
-    row_S, bounds_S2 = np.zeros(0, dtype=np.intp), np.zeros((0, 2), dtype=np.int64)
-    if set(BOUNDS) <= columns.keys():
-        row_S, bounds_S2 = _single(columns, length_N, faults)
-    if set(BOUND_LISTS) <= columns.keys():
-        is_listed_N, row_L, bounds_L2 = _listed(columns, length_N, faults)
-        beside_S = is_listed_N[row_S]
-        _name_disagreement(row_S[beside_S], bounds_S2[beside_S], row_L, bounds_L2, faults)
-        row_S = np.concatenate((row_S[~beside_S], row_L))
-        bounds_S2 = np.concatenate((bounds_S2[~beside_S], bounds_L2))
+    row_S, bounds_S2 = _single(columns, length_N, faults)
+    is_listed_N, row_L, bounds_L2 = _listed(columns, length_N, faults)
+    beside_S = is_listed_N[row_S]
+    _name_disagreement(row_S[beside_S], bounds_S2[beside_S], row_L, bounds_L2, faults)
+    row_S = np.concatenate((row_S[~beside_S], row_L))
+    bounds_S2 = np.concatenate((bounds_S2[~beside_S], bounds_L2))
     order_S = np.lexsort((bounds_S2[:, 0], row_S))
     # The one place where a file's inclusive end becomes half-open.
     spans_S2 = bounds_S2[order_S] + np.array([0, 1])
@@ -83,11 +80,7 @@ def _listed(
     """Return which rows have readable lists, and the rows and bounds of their spans."""
     import pyarrow as pa
 
-    num_rows = len(length_N)
-    starts, ends = (
-        pa.nulls(num_rows, pa.list_(pa.int64())) if pa.types.is_null(columns[name].type) else columns[name]
-        for name in BOUND_LISTS
-    )
+    starts, ends = (columns[name] for name in BOUND_LISTS)
     num_starts_N, num_ends_N = list_lengths(starts), list_lengths(ends)
 
     def found(row: int) -> str:
@@ -120,9 +113,6 @@ def _whole_numbers(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_null(array.type):
-        none = np.ones(len(array), dtype=bool)
-        return np.zeros(len(array), dtype=np.int64), none, ~none
     is_null = np.asarray(array.is_null(nan_is_null=True).to_numpy(zero_copy_only=False), dtype=bool)
     if pa.types.is_integer(array.type):
         values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
