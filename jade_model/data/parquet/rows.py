@@ -83,7 +83,7 @@ def decode_batch(batch: pa.RecordBatch, faults: Faults, named: Mapping[str, str]
         base_window_id_N=_bases(columns["base_window_id"], columns.get("window_id")),
         length_N=length_N,
         bars_B4=bars_B4,
-        type_N=_types(columns["label"], num_spans_N, faults),
+        type_N=_types(columns.get("label"), num_spans_N, faults),
         num_spans_N=num_spans_N,
         spans_S2=spans_S2,
         offset_N=decode_integers(columns["offset"], "offset", faults),
@@ -100,7 +100,7 @@ def _kinds() -> dict[str, pa.DataType]:
     import pyarrow as pa
 
     return {
-        **dict.fromkeys(("base_window_id", "label", "source", "quality", "instrument"), pa.string()),
+        **dict.fromkeys(("base_window_id", "source", "quality", "instrument"), pa.string()),
         **dict.fromkeys((*BOUNDS, "offset"), pa.int64()),
         **dict.fromkeys(BOUND_LISTS, pa.list_(pa.int64())),
         "overlap_fraction": pa.float64(),
@@ -147,9 +147,14 @@ def _texts(array: pa.Array) -> NDArray[np.str_]:
     return np.asarray(pc.fill_null(array, "").to_numpy(zero_copy_only=False), dtype=np.str_)
 
 
-def _types(array: pa.Array, num_spans_N: NDArray[np.int64], faults: Faults) -> NDArray[np.int64]:
+def _types(array: pa.Array | None, num_spans_N: NDArray[np.int64], faults: Faults) -> NDArray[np.int64]:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    if array is None:  # named by check_layout where it must be there
+        return np.full(len(num_spans_N), NO_TYPE)
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.string())
     encoded = array.dictionary_encode()
     names = encoded.dictionary.to_pylist()
     known = {name: code for code, name in enumerate(TYPE_NAMES)}
