@@ -98,11 +98,11 @@ def parameters_of(
         problems = [_problem(problem, set(said), file, sorted(paths)) for problem in error.errors()]
         raise click.UsageError("; ".join(problems)) from error
     placement: Placement = parameters.trains_on  # type: ignore[attr-defined]
+    check_placement(placement)
     about_renting = [f"--{name.replace('_', '-')}" for name in RentalRequest.model_fields if name in said]
     if about_renting and placement.provider is None:
         rented = f"; --host {PROVIDERS[0]} would rent one" if placement.host == (LOCAL,) else ""
         raise click.UsageError(f"{', '.join(about_renting)}: no machine is rented here{rented}")
-    check_placement(placement)
     tracks(getattr(parameters, "track", None))
     return parameters
 
