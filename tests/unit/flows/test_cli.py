@@ -65,7 +65,7 @@ def test_every_command_explains_itself_and_speaks_json(name: str, capsys: pytest
         (["compare", "--arms", "crf"], "--arms"),
         (["compare", "--split", "seed", "--folds", "5"], "split `seed` is a single split"),
         (["train"], "error: --loss is missing\n"),
-        (["compare", "--ssed", "3"], "(Did you mean '--seeds'?)"),
+        (["compare", "--ssed", "3"], "No such option '--ssed'. Did you mean '--seeds'?"),
         (["compare", "--max-price", "0.5"], "--max-price: no machine is rented here; --host runpod would rent one"),
         (["compare", "--recipe", "mine.toml"], "--recipe mine.toml: there is no such file"),
         (["compare", "--data", __file__], "`jade window` cuts windows out of raw bars"),
