@@ -5,6 +5,7 @@ Legend: F features.
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import threading
@@ -21,7 +22,7 @@ from torch import Tensor
 from jade_model.core.config import SPAN_HEADS, Recipe, SpanHeadEntry, recipe_from_json, to_json
 from jade_model.core.errors import CheckpointError, ConfigError
 from jade_model.core.features import feature_set
-from jade_model.core.files import atomic_path
+from jade_model.core.files import write_atomically
 from jade_model.core.network import JadeCompact
 
 FORMAT = "jade-checkpoint"
@@ -117,9 +118,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "weights": _on_cpu(checkpoint.weights),
         "training_state": _on_cpu(checkpoint.training_state),
     }
-    # Into a file of Python's: of a path that cannot be written, such as on a full disk, torch does not say why.
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    # In memory first: of a file that cannot be written, such as on a full disk, torch does not say why.
+    written = io.BytesIO()
+    torch.save(content, written)
+    write_atomically(path, written.getvalue())
 
 
 def load_checkpoint(path: Path, *, feature_set_name: str | None = None) -> Checkpoint:
