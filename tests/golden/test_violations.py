@@ -21,7 +21,7 @@ from jade_model.data.checks import check_data
 from jade_model.data.groups import group_windows
 from jade_model.data.labels import read_labels
 from jade_model.data.sample import sample_windows
-from jade_model.data.schema import find_violations
+from jade_model.data.schema import load_windows
 
 KEPT = Path(__file__).with_name("violations.txt")
 NUM_BARS = 16
@@ -112,7 +112,7 @@ def _said(folder: Path) -> Iterator[tuple[str, str, str]]:
     for name, change in FILES.items():
         columns = {column: values for column, values in (GOOD | change).items() if values is not None}
         pq.write_table(pa.table(columns), folder / "windows.parquet")
-        yield "windows", name, "\n".join(map(str, find_violations(folder / "windows.parquet")))
+        yield "windows", name, _refusal(lambda: load_windows(folder / "windows.parquet"))
     for name, text in BARS.items():
         (folder / "bars.csv").write_text(text)
         yield "bars", name, _refusal(lambda: read_bars(folder / "bars.csv"))
