@@ -141,7 +141,7 @@ def test_what_the_host_says_is_read(tmp_path: Path, programs: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_problem_that_names_what_is_in_its_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    report = check_host(LocalHost(tmp_path), replace(PLACE, folder=f"{tmp_path}/file/jade"), needs_gpu=False)
+    report = check_host(LocalHost(tmp_path), replace(PLACE, folder=f"{tmp_path}/file/jade"))
     assert row_of(report, "disk").found == "not writable"
     assert f"make files in {tmp_path}/file:" in row_of(report, "disk").advice
 
