@@ -216,6 +216,11 @@ class TestHoldout:
             split = holdout_split(windows, grouping, seed=seed)
             assert min(map(len, (split.train_rows, split.validation_rows, split.test_rows))) > 0
 
+    def test_a_part_with_the_smallest_share_gets_a_group_all_the_same(self) -> None:
+        windows = random_windows(3, LENGTH)
+        split = holdout_split(windows, group_windows(windows), seed=0, fractions=(0.98, 0.01, 0.01))
+        assert [len(split.train_rows), len(split.validation_rows), len(split.test_rows)] == [1, 1, 1]
+
     def test_too_few_groups_are_refused(self) -> None:
         windows = replace(random_windows(9, LENGTH), base_window_id_N=np.array(list("aaaabbbbb")))
         with pytest.raises(ConfigError, match=r"2 groups .* at least 3 are needed"):
@@ -242,6 +247,14 @@ class TestFolds:
                 assert (split.kind, split.seed, split.fold) == ("fold", seed, fold)
                 assert abs(len(split.validation_rows) - 0.2 * 0.8 * sample.num_windows) <= 2
                 assert abs(len(split.test_rows) - 0.2 * sample.num_windows) <= 2
+
+    def test_a_seed_gives_the_same_folds_and_others_give_others(self, sample: Windows, grouping: Grouping) -> None:
+        tested = [
+            grouped_folds(sample, grouping, num_folds=3, seed=seed, validation_fraction=0)[0].test_rows.tolist()
+            for seed in (0, 0, 1, 2)
+        ]
+        assert tested[0] == tested[1]
+        assert len({tuple(rows) for rows in tested}) == 3
 
     def test_no_validation_part_is_made_where_none_is_asked_for(self, sample: Windows, grouping: Grouping) -> None:
         for split in grouped_folds(sample, grouping, num_folds=4, seed=0, validation_fraction=0):

@@ -452,11 +452,21 @@ def test_an_undecided_reason_says_what_could_be_seen_and_what_it_would_take() ->
     assert [c for c in verdict.caveats if "more seeds" in c]
 
 
-def test_a_win_by_less_than_the_margin_is_said_to_hardly_matter() -> None:
+@pytest.mark.parametrize(("training_share", "said"), [(0.6, 1), (0.5, 0), (0.3, 0), (None, 0)])
+def test_more_seeds_are_advised_where_most_of_the_uncertainty_is_luck_in_training(
+    training_share: float | None, said: int
+) -> None:
+    pairs = [pair("a", "b", 0.1, 0.2).model_copy(update={"training_share": training_share})]
+    verdict = decide({"a": 0.7, "b": 0.6}, pairs, Question(), num_groups=43)
+    assert len([caveat for caveat in verdict.caveats if "more seeds" in caveat]) == said
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_win_by_less_than_the_margin_is_said_to_hardly_matter(sign: int) -> None:
     said = {}
     for difference, half in ((0.01, 0.005), (0.025, 0.02), (0.04, 0.02)):
-        pairs = [pair("a", "b", difference, half)]
-        verdict = decide({"a": 0.7, "b": 0.7 - difference}, pairs, Question(), num_groups=9)
+        pairs = [pair("a", "b", sign * difference, half)]
+        verdict = decide({"a": 0.7, "b": 0.7 - sign * difference}, pairs, Question(), num_groups=9)
         assert verdict.outcome == "winner"
         said[difference] = [caveat.rsplit(": ")[-1] for caveat in verdict.caveats]
     assert said == {0.01: ["it hardly matters."], 0.025: ["it may hardly matter."], 0.04: []}
