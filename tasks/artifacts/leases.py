@@ -111,7 +111,7 @@ class Heartbeat:
                     if found is None or _parsed(found).get("nonce") != self._nonce:
                         return self._lose("another run took it for dead and may train the same by now")
                     self._version = found.version
-            except StoreError as error:
+            except Exception as error:  # whatever it is: a thread that ended would leave the run training unclaimed
                 silent_s = time.monotonic() - self._last_beat
                 if silent_s > LOST_AFTER_S:
                     return self._lose(f"no sign of life reached the artifacts for {silent_s:.0f} s: {error}")

@@ -27,6 +27,7 @@ class Cuttable(Records):
     """Records that do not answer while `is_cut`, and that only who holds `asleep` can write."""
 
     is_cut, num_cuts = False, 0
+    cut: Exception = StoreUnavailable("the artifacts", "writing", "the cable is out")
 
     def __init__(self, backend: LocalBackend) -> None:
         super().__init__(backend)
@@ -35,7 +36,7 @@ class Cuttable(Records):
     def write(self, name: str, content: bytes, *, replaces: str | None) -> str:
         if self.is_cut:
             self.num_cuts += 1
-            raise StoreUnavailable("the artifacts", "writing", "the cable is out")
+            raise self.cut
         with self.asleep:
             return super().write(name, content, replaces=replaces)
 
@@ -144,9 +145,11 @@ def test_an_owner_that_was_only_asleep_learns_that_it_was_taken_for_dead(records
     assert late == lost
 
 
+@pytest.mark.parametrize("cut", [Cuttable.cut, RuntimeError("no new thread: the cable is out")])
 def test_an_owner_that_reaches_nobody_gives_up_by_its_own_clock(
-    records: Cuttable, monkeypatch: pytest.MonkeyPatch
+    cut: Exception, records: Cuttable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    records.cut = cut
     assert leases.LOST_AFTER_S < leases.STALE_AFTER_S
     monkeypatch.setattr(leases, "LOST_AFTER_S", 0.3)
     heartbeat = Heartbeat(records, "first", beat_every_s=0.05)
