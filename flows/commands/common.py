@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import BaseModel
 
 if TYPE_CHECKING:
+    from flows.parameters import Parameters
     from tasks.execution.placement import Placement
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -45,7 +45,7 @@ def load_arm_module(path: Path | None) -> None:
         load_arms(path)
 
 
-def run_flow(name: str, parameters: BaseModel, *, as_json: bool) -> Path:
+def run_flow(name: str, parameters: Parameters, *, as_json: bool) -> Path:
     """Run a flow in this process, with the Prefect server that is set or one of this command's own.
 
     Args:
@@ -55,11 +55,16 @@ def run_flow(name: str, parameters: BaseModel, *, as_json: bool) -> Path:
 
     Returns:
         The run's folder.
+
+    Raises:
+        BadStoreAddress: The runs are to be kept where nothing can be.
     """
+    from tasks.artifacts.repository import open_place
     from tasks.execution.progress import terminal_is_live
     from tasks.operations.temporary_server import TemporaryServer
     from tasks.settings.prefect import prefect_folder, prefect_setting, prepare_prefect
 
+    open_place(parameters.artifacts)
     prepare_prefect(quiet=as_json or terminal_is_live())
     server = None
     if prefect_setting("api", "url") is None:

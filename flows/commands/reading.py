@@ -52,7 +52,11 @@ def refuse(why: str, **flags: Any) -> None:
     Raises:
         click.UsageError: One was given, that is, is neither None nor empty.
     """
-    given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value not in (None, (), "")]
+    given = [
+        (option.secondary_opts if flags[name] is False else option.opts)[0]
+        for option in click.get_current_context().command.params
+        if (name := str(option.name)) in flags and flags[name] not in (None, (), "")
+    ]
     if given:
         raise click.UsageError(f"{', '.join(given)}: {why}; leave it out")
 

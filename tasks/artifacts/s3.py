@@ -308,10 +308,10 @@ class _Checked:
 
 
 def _bucket_and_prefix(address: str) -> tuple[str, str]:
-    scheme, _, rest = address.partition("://")
-    bucket, _, prefix = rest.partition("/")
+    scheme, _, rest = address.partition(":")
+    bucket, _, prefix = rest.removeprefix("//").partition("/")
     if scheme != "s3":
-        raise errors.BadStoreAddress(address, f"{scheme.partition(':')[0]}:// is not supported")
+        raise errors.BadStoreAddress(address, f"{scheme}:// is not supported")
     if not _BUCKET.fullmatch(bucket):
         rule = "3 to 63 lower-case letters, digits, dashes"
         raise errors.BadStoreAddress(address, f"{bucket!r} is not a bucket's name ({rule})")

@@ -7,13 +7,15 @@
 * notice by its own questions that it is to end: after an outage of the server, Prefect's observer has given up;
 * outlive the server: its process waits for one that is away when it begins, and its place under a concurrency limit is
   renewed for as long as the run goes on;
-* say its outcome in the message of its last state.
+* say its outcome in the message of its last state, and an error of ours in its own words: without the way there through
+  the code, unless Prefect's log level is DEBUG.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import signal
 import threading
@@ -38,6 +40,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Running
 
+from jade_model.core.errors import JadeError
 from tasks.core.errors import TaskError
 from tasks.operations.events import events_delivered
 from tasks.settings.prefect import has_lasting_server
@@ -50,6 +53,8 @@ RENEW_AGAIN_S = 5.0
 
 BEGIN_LIMIT_S = 1200.0
 """How long the process of a run waits for a server that is away before the run has begun."""
+
+LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,6 +140,15 @@ def prefect_run(function: Callable[P, R]) -> Callable[P, R]:
 # functions of a module go by their names, and what they use stays here.
 def _begin() -> None:
     _outcome.set(None)
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_leave_out_traceback)
+
+
+def _leave_out_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, TaskError | JadeError) and not logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+        record.exc_info = None
+    return True
 
 
 def _concluded() -> tuple[str, str] | None:

@@ -19,10 +19,10 @@ from threading import Lock
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 
+from tasks.operations.flow_runs import LOGGERS
 from tasks.settings.environment import secret_values
 
 LOG_NAME = "log.jsonl"
-LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 MASK = "********"
 
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")

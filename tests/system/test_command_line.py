@@ -65,6 +65,15 @@ def test_bad_data_exit_with_2_before_anything_is_started(tmp_path: Path, environ
     assert not list((tmp_path / "a").glob("*")), "nothing was started that could fail"
 
 
+def test_runs_that_cannot_be_kept_are_refused_before_anything_is_started(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        jade("compare", "--artifacts", "s3://"), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 's3:' is no place for artifacts: '' is not a bucket's name")
+    assert done.stderr.endswith("Give a folder or s3://bucket/prefix.\n")
+
+
 def test_a_server_of_its_own_that_cannot_start_is_one_error(
     small_file: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -302,8 +302,10 @@ class TestBucket(WithBucket, PlaceContract):
         assert not place.folder.exists()
 
     def test_an_address_that_is_none_is_refused(self) -> None:
-        with pytest.raises(BadStoreAddress):
+        with pytest.raises(BadStoreAddress, match="gs:// is not supported"):
             open_place("gs://bucket/x")
+        with pytest.raises(BadStoreAddress, match="'' is not a bucket's name"):
+            open_place("s3://")
         with pytest.raises(RunNotFound, match="names no run"):
             fetch_path("s3://bucket/prefix/latest/crf", None)
 

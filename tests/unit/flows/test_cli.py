@@ -74,7 +74,7 @@ def test_every_command_explains_itself_and_speaks_json(name: str, capsys: pytest
         (["validate", "bars.csv", "--unlabelled"], "--unlabelled: bars.csv holds raw bars"),
         (
             ["predict", "--model-path", "m", "--data-path", "sample", "--month-first"],
-            "--day-first: this is about --bars",
+            "--month-first: this is about --bars",
         ),
         (["validate", "nowhere.parquet"], "nowhere.parquet"),
         (["report", "nowhere"], "no run called 'nowhere'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 from prefect.utilities.names import generate_slug
 
+from jade_model.core.errors import ConfigError
+from tasks.core.errors import BadRequest
 from tasks.experiments.publish import verdict_in_short
 from tasks.operations import flow_runs
-from tasks.operations.flow_runs import prefect_run, run_name
+from tasks.operations.flow_runs import LOGGERS, prefect_run, run_name
 
 
 @pytest.fixture
@@ -78,3 +81,25 @@ def test_a_verdict_in_one_line_names_who_leads_and_by_how_much() -> None:
     unsure = tied | {"outcome": "undecided", "confidence_interval": [-0.2, 0.3]}
     assert verdict_in_short(unsure) == "undecided: crf leads single_span by 0.010 [-0.200, 0.300]"
     assert verdict_in_short(VERDICT | {"difference": None}) == "only one arm"
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "has_traceback"),
+    [
+        (BadRequest("no such host"), "INFO", False),
+        (ConfigError("no such recipe"), "INFO", False),
+        (ValueError("a defect"), "INFO", True),
+        (BadRequest("no such host"), "DEBUG", True),
+    ],
+)
+def test_an_error_of_ours_is_logged_in_its_own_words(
+    error: Exception, level: str, has_traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    prefect_run(lambda: None)()  # what holds from a process's first run on
+    logger = logging.getLogger(LOGGERS[1])
+    with caplog.at_level(level, LOGGERS[1]):
+        logger.addHandler(caplog.handler)
+        logger.error("Encountered exception: %r", error, exc_info=error)
+        logger.removeHandler(caplog.handler)
+    assert repr(error) in caplog.text
+    assert (f"{type(error).__name__}: {error}" in caplog.text) == has_traceback

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from tasks.runs.log import LOGGERS, MASK, logged_to, mask
+from tasks.operations.flow_runs import LOGGERS
+from tasks.runs.log import MASK, logged_to, mask
 
 
 def test_lines_name_run_task_and_arm(tmp_path: Path) -> None:
