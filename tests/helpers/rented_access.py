@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from pathlib import Path
 
 import paramiko
 
 from tasks.hosts.access import SshAccess
+from tasks.hosts.errors import ConnectionLost
 from tasks.hosts.keys import HostTrust
 from tasks.hosts.ssh import SshHost
+from tasks.provisioning.lease import Lease
 from tasks.provisioning.provisioner import Instance, InstanceState, Offer, Provisioner
 from tests.fakes.provisioner_contract import new_request
 from tests.fakes.ssh_server import write_private_key
@@ -57,6 +60,12 @@ class Rented:
 
     def wait_for(self, state: InstanceState, limit_s: float = 60.0) -> None:
         wait_until(lambda: self.described.state is state, limit_s, lambda: str(self.described))
+
+
+def end_from_within(host: SshHost | Lease, provisioner: Provisioner) -> None:
+    """Have a machine end itself, as its switch would; it may be gone before it answers."""
+    with contextlib.suppress(ConnectionLost):
+        host.run(provisioner.scripts.end, timeout_s=60)
 
 
 def fingerprint_of_line(line: str) -> str:

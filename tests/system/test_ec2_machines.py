@@ -11,7 +11,7 @@ from tasks.hosts.errors import HostKeyMismatch
 from tasks.provisioning.provisioner import InstanceState, Offer
 from tests.fakes.ec2_world import Ec2World, ec2_world
 from tests.fakes.provisioner_contract import ended
-from tests.helpers.rented_access import Rented, fingerprint_of_line
+from tests.helpers.rented_access import Rented, end_from_within, fingerprint_of_line
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ec2")]
 ON_DEMAND = Offer("ec2", "g5.xlarge", "NVIDIA A10G", 22.4, 1.006, region="us-east-1")
@@ -42,7 +42,7 @@ def test_the_end_script_terminates_the_machine(world: Ec2World, tmp_path: Path) 
     rented = Rented(world.provisioner, ON_DEMAND, tmp_path / "ours")
     host = rented.host()
     host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=60)
-    host.run(world.provisioner.scripts.end, timeout_s=60)
+    end_from_within(host, world.provisioner)
     rented.wait_for(InstanceState.GONE)
     host.close()
     assert world.costing() == 0

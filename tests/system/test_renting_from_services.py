@@ -20,6 +20,7 @@ from tests.fakes.ec2_world import ec2_world
 from tests.fakes.runpod_world import runpod_world
 from tests.fakes.sshd import SSHD
 from tests.helpers.rentals import renter_of
+from tests.helpers.rented_access import end_from_within
 
 pytestmark = [
     pytest.mark.system,
@@ -38,7 +39,7 @@ def check_a_rental(provisioner: Provisioner, request: RentalRequest, ledger: Led
     assert deadman.beat(rented, rented.place.folder, rented.entry.request_id) is deadman.Switch.ARMED
     assert rented.entry.fingerprint != renter.keys(rented.entry).first_fingerprint
     # What the switch would run when nobody looks after the machine any more.
-    rented.run(provisioner.scripts.end, timeout_s=60)
+    end_from_within(rented, provisioner)
     rented.close()
     assert renter.release(rented.entry, "done")
     assert provisioner.describe(rented.entry.machine).state is InstanceState.GONE

@@ -16,7 +16,7 @@ from tests.fakes.rented_machine import RentedMachine
 from tests.fakes.runpod_server import RunPodServer, running_runpod
 from tests.fakes.runpod_world import QUICK
 from tests.helpers.processes import wait_until
-from tests.helpers.rented_access import Rented, fingerprint_of_line
+from tests.helpers.rented_access import Rented, end_from_within, fingerprint_of_line
 
 TIMING = Timing(look_s=0.02, release_s=60.0)
 
@@ -112,14 +112,14 @@ def test_the_end_script_deletes_the_pod_where_its_key_may(server: RunPodServer, 
     server.pods_may_delete = True
     host = rented.host()
     host.run("setsid sleep 600 >/dev/null 2>&1 </dev/null &", timeout_s=60)
-    host.run(rented.provisioner.scripts.end, timeout_s=60)
+    end_from_within(host, rented.provisioner)
     rented.wait_for(InstanceState.GONE)
     host.close()
 
 
 def test_the_end_script_stops_the_pod_where_its_key_may_not_delete(rented: RentedPod) -> None:
     host = rented.host()
-    host.run(rented.provisioner.scripts.end, timeout_s=60)
+    end_from_within(host, rented.provisioner)
     rented.wait_for(InstanceState.STOPPED)
     host.close()
     assert rented.computer.processes() == set()
